@@ -1,0 +1,124 @@
+"""What a checkpoint says about itself, read before any engine starts, and the plan for serving it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from whyrank.config import EngineConfig
+from whyrank.errors import CheckpointError, EngineNotInstalled
+from whyrank.formats import PromptFormat, Route, fitting_format
+from whyrank.tokens import PromptEncoder
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["Checkpoint", "Plan", "make_plan", "read_checkpoint"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The parts of config.json that decide how it is served. `hybrid`: has linear-attention layers (Qwen3.5)."""
+
+    model: str
+    revision: str | None
+    architectures: tuple[str, ...]
+    hybrid: bool
+    max_positions: int | None
+    remote_code: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything decided before an engine starts. `answer_room`: tokens kept free behind the prompt."""
+
+    config: EngineConfig
+    checkpoint: Checkpoint
+    format: PromptFormat
+    route: Route
+    encoder: PromptEncoder
+    answer_room: int
+
+
+def make_plan(config: EngineConfig) -> Plan:
+    """Resolve prompt, route, tokenizer, labels and lengths; every mismatch is an error here, not a wrong score later."""
+    checkpoint = read_checkpoint(config)
+    fmt = fitting_format(config.model, checkpoint.architectures, config.prompt)
+    route = config.route or fmt.routes[0]
+    if route not in fmt.routes:
+        raise CheckpointError(f"route {route}: prompt '{fmt.name}' allows {', '.join(fmt.routes)}")
+    if checkpoint.remote_code and route == "encoder" and not config.trust_remote_code:
+        raise CheckpointError(
+            f"{config.model} brings Python code of its own and runs only with it: "
+            "read that code, then say --trust-remote-code"
+        )
+    answer_room = 1
+    if route == "generate" and fmt.continuation:
+        # Opening, tags and the end token beside the sections' own budgets.
+        answer_room = 64 + sum(section.max_tokens for section in fmt.continuation.sections)
+    encoder = PromptEncoder(fmt, _tokenizer(config), _max_length(config, checkpoint, fmt, answer_room))
+    return Plan(config, checkpoint, fmt, route, encoder, answer_room)
+
+
+def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, answer_room: int) -> int:
+    most = checkpoint.max_positions - answer_room if checkpoint.max_positions else None
+    if config.max_length and most and config.max_length > most:
+        raise CheckpointError(
+            f"max_length {config.max_length}: {config.model} has {checkpoint.max_positions} positions, of which "
+            f"{answer_room} are kept for the answer; at most {most}"
+        )
+    wanted = config.max_length or fmt.max_length
+    return min(wanted, most) if most else wanted
+
+
+def read_checkpoint(config: EngineConfig) -> Checkpoint:
+    """Read config.json, from a folder or the hub, without running any of the checkpoint's code."""
+    table = _config_table(config)
+    text = table.get("text_config") or table
+    return Checkpoint(
+        config.model,
+        config.revision,
+        tuple(table.get("architectures") or ()),
+        hybrid="linear_attention" in (text.get("layer_types") or ()) or "linear_num_value_heads" in text,
+        # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
+        max_positions=text.get("max_position_embeddings"),
+        remote_code="auto_map" in table,
+    )
+
+
+def _config_table(config: EngineConfig) -> dict[str, Any]:
+    transformers = _transformers()
+    try:
+        table, _ = transformers.PretrainedConfig.get_config_dict(config.model, revision=config.revision)
+    except (OSError, ValueError) as cause:
+        raise CheckpointError(
+            f"model {config.model!r}: neither a folder with a config.json nor a name that the hub answers for "
+            f"({str(cause).splitlines()[0]:.200})"
+        ) from cause
+    if not table:
+        raise CheckpointError(f"model {config.model!r}: no config.json there")
+    return dict(table)
+
+
+def _tokenizer(config: EngineConfig) -> Tokenizer:
+    transformers = _transformers()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, ImportError, KeyError) as cause:
+        raise CheckpointError(f"model {config.model!r}: its tokenizer does not load: {cause}") from cause
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise CheckpointError(f"model {config.model!r}: whyrank needs a tokenizer.json (a 'fast' tokenizer)")
+    return backend
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as cause:
+        raise EngineNotInstalled(
+            "the engine is not installed: pip install 'whyrank[cpu]' or 'whyrank[cuda]', or run scripts/setup in a checkout"
+        ) from cause
+    return transformers

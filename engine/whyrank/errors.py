@@ -1,0 +1,58 @@
+"""Everything that whyrank raises.
+
+    WhyrankError
+    ├── PermanentError          the same call will fail again: change it
+    │   ├── InvalidRequest      the query, the documents or an option cannot be used
+    │   ├── PromptFileError     a prompt file is wrong; names file and key
+    │   ├── CheckpointError     this checkpoint cannot be served as asked
+    │   └── EngineNotInstalled  the light install has no engine
+    └── RetryableError          the same call may succeed later, or on another replica
+        └── EngineDead          the engine process is gone; every call fails until a new one is started
+
+A document that cannot be scored raises nothing: its row carries a `DocumentError` (types.py).
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "EngineDead",
+    "EngineNotInstalled",
+    "InvalidRequest",
+    "PermanentError",
+    "PromptFileError",
+    "RetryableError",
+    "WhyrankError",
+]
+
+
+class WhyrankError(Exception):
+    """Root of the tree above. The message names the item and the remedy."""
+
+
+class PermanentError(WhyrankError):
+    pass
+
+
+class InvalidRequest(PermanentError, ValueError):
+    pass
+
+
+class PromptFileError(PermanentError, ValueError):
+    pass
+
+
+class CheckpointError(PermanentError):
+    pass
+
+
+class EngineNotInstalled(PermanentError, ImportError):
+    pass
+
+
+class RetryableError(WhyrankError):
+    pass
+
+
+class EngineDead(RetryableError):
+    pass

@@ -1,0 +1,226 @@
+"""prompts/*.toml → PromptFormat: everything whyrank knows about a model family, as data.
+
+A prompt is a list of *runs*. Each run is tokenised in one go and the ids are joined, because that is how the model cards
+differ: Prism tokenises one string, Qwen3-Reranker three, mxbai one per segment. A run is a list of pieces: literal frame
+text, or `{ field = "..." }` for what the caller brings.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import tomllib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from whyrank.errors import CheckpointError, PromptFileError
+from whyrank.scoring import ScoreRule
+
+__all__ = ["FeatureKind", "Piece", "PromptFormat", "Route", "builtin_formats", "fitting_format", "load_format"]
+
+_HERE = Path(__file__).parent
+# A wheel carries prompts/ inside the package; a checkout keeps it beside engine/.
+PROMPTS = next(p for p in (_HERE / "prompts", _HERE.parents[1] / "prompts") if p.is_dir())
+
+Route = Literal["generate", "classify", "encoder"]
+FeatureKind = Literal["integer", "word", "list", "flag"]
+"""How a document's metadata enters the prompt. Integers and single words may form control tokens with the frame around
+them ("[HOP:" + 2 + "]"); lists are free text and never do; flags only switch pieces on."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Piece(_Table):
+    """Literal `text` or a `field`. A piece with `when` is there only if that field has a value."""
+
+    text: str = ""
+    field: str | None = None
+    when: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _literal(cls, value: Any) -> Any:
+        return {"text": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _text_or_field(self) -> Self:
+        if bool(self.text) == (self.field is not None):
+            raise ValueError("a piece is either a non-empty text or a field")
+        return self
+
+
+class Fits(_Table):
+    """Shell patterns for the last part of the model's name and for config.json's architectures; both must match."""
+
+    names: list[str]
+    architectures: list[str] = Field(min_length=1)
+
+
+class Instruction(_Table):
+    """The text of the field `instruction`. `fixed` holds the reason why callers may not change it."""
+
+    default: str = ""
+    fixed: str | None = None
+
+
+class Labels(_Table):
+    """The answer tokens, as text or id. Without a negative one the positive label's raw logit is the margin."""
+
+    positive: str | int
+    negative: str | int | None = None
+
+
+class Rule(_Table):
+    """score = sigmoid(scale * (margin - offset)); margin: difference of two labels, logit: one raw value."""
+
+    rule: Literal["margin", "logit"] = "margin"
+    scale: float = Field(default=1.0, gt=0)
+    offset: float = 0.0
+
+
+class Budget(_Table):
+    """The most tokens a field may take, where the model was trained so; the rest of max_length is shared."""
+
+    query: int | None = Field(default=None, ge=1)
+    document: int | None = Field(default=None, ge=1)
+
+
+class Section(_Table):
+    """One tagged part of the model's written answer."""
+
+    name: str
+    open: str = Field(min_length=1)
+    close: str = Field(min_length=1)
+    max_tokens: int = Field(ge=1)
+    one_line: bool = False
+
+
+class Continuation(_Table):
+    """What a positive answer goes on with: opening, then the sections with `between` between them."""
+
+    opening: str
+    between: str = "\n"
+    sections: list[Section] = Field(min_length=1)
+
+
+class PromptFormat(_Table):
+    """One prompt file, checked. `fingerprint` changes when anything that can change a score does."""
+
+    name: str
+    summary: str
+    fits: Fits
+    routes: list[Route] = Field(min_length=1)
+    max_length: int = Field(ge=16)
+    runs: list[Annotated[list[Piece], Field(min_length=1)]] = Field(min_length=1)
+    instruction: Instruction | None = None
+    labels: Labels | None = None
+    score: Rule = Rule()
+    budget: Budget = Budget()
+    features: dict[str, FeatureKind] = {}
+    continuation: Continuation | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        fields = [piece.field for run in self.runs for piece in run if piece.field]
+        known = {"query", "document", "instruction", *self.features}
+        named = {*fields, *(piece.when for run in self.runs for piece in run if piece.when)}
+        if unknown := named - known:
+            raise ValueError(f"runs: no such field {sorted(unknown)}; known are {sorted(known)}")
+        for once in ("query", "document"):
+            if fields.count(once) != 1:
+                raise ValueError(f"runs: the field '{once}' must stand exactly once, not {fields.count(once)} times")
+        if ("instruction" in fields) != (self.instruction is not None):
+            raise ValueError("instruction: the table and the field in runs must come together")
+        two_labels = self.labels is not None and self.labels.negative is not None
+        if two_labels != (self.score.rule == "margin"):
+            raise ValueError("score.rule: 'margin' needs labels.positive and labels.negative, 'logit' only the positive")
+        if self.labels is None and "generate" in self.routes:
+            raise ValueError("labels: the generate route reads label tokens; name them")
+        return self
+
+    @property
+    def score_rule(self) -> ScoreRule:
+        return ScoreRule(self.score.scale, self.score.offset)
+
+    @property
+    def fingerprint(self) -> str:
+        """`name@` and 12 hex digits over all that reaches the model or turns its answer into a score."""
+        scored = self.model_dump_json(include={"runs", "instruction", "labels", "score", "features", "budget"})
+        return f"{self.name}@{hashlib.sha256(scored.encode()).hexdigest()[:12]}"
+
+    def fits_name(self, model: str) -> bool:
+        last = model.rstrip("/").rsplit("/", 1)[-1].lower()
+        return any(fnmatch.fnmatchcase(last, pattern.lower()) for pattern in self.fits.names)
+
+    def fits_architecture(self, architectures: Iterable[str]) -> bool:
+        return any(fnmatch.fnmatchcase(have, want) for have in architectures for want in self.fits.architectures)
+
+
+def load_format(path: Path) -> PromptFormat:
+    """Read one prompt file; every error names the file and the key."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise PromptFileError(f"{path}: cannot be read ({cause.strerror})") from cause
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+        raise PromptFileError(f"{path}: not TOML: {cause}") from cause
+    try:
+        return PromptFormat.model_validate({"name": path.stem, **table})
+    except ValidationError as cause:
+        raise PromptFileError("\n".join(f"{path}: {_say(error)}" for error in cause.errors())) from cause
+
+
+def _say(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{key}: {message}" if key else message
+
+
+@cache
+def builtin_formats() -> dict[str, PromptFormat]:
+    """The formats that come with whyrank, by name."""
+    return {path.stem: load_format(path) for path in sorted(PROMPTS.glob("*.toml"))}
+
+
+def fitting_format(model: str, architectures: Iterable[str], asked: str | None = None) -> PromptFormat:
+    """The format for a checkpoint: the one asked for (a name or a file), else the only one that fits name and architecture.
+
+    We never guess from the architecture alone: a Qwen3 under the wrong reranker's prompt gives scores that look fine.
+    """
+    have = sorted(architectures)
+    if asked is not None:
+        fmt = _asked_format(asked)
+        if not fmt.fits_architecture(have):
+            raise CheckpointError(
+                f"{model}: its architecture is {', '.join(have) or 'unknown'}, "
+                f"but prompt '{fmt.name}' is for {', '.join(fmt.fits.architectures)}"
+            )
+        return fmt
+    possible = [f for f in builtin_formats().values() if f.fits_architecture(have)]
+    fitting = [f for f in possible if f.fits_name(model)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " or ".join(f"--prompt {f.name}" for f in fitting)
+        raise CheckpointError(f"{model}: several prompts fit its name and architecture; choose with {names}")
+    # A format for any architecture ("*") says nothing about this one.
+    hints = [f.name for f in possible if "*" not in f.fits.architectures]
+    raise CheckpointError(
+        f"{model}: no prompt fits this name with architecture {', '.join(have) or 'unknown'}. "
+        + (f"If it was trained with one of {', '.join(hints)}, say --prompt NAME; else " if hints else "")
+        + "describe its prompt in a TOML file (`whyrank formats --where` shows ours) and pass --prompt FILE"
+    )
+
+
+def _asked_format(asked: str) -> PromptFormat:
+    if asked in builtin_formats():
+        return builtin_formats()[asked]
+    if asked.endswith(".toml") or Path(asked).exists():
+        return load_format(Path(asked))
+    raise PromptFileError(f"--prompt {asked}: neither a .toml file nor one of {', '.join(builtin_formats())}")

@@ -1,0 +1,51 @@
+"""vLLM's pooling runner: one logit from a classification head, the checkpoint's own or one made of its label rows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from whyrank.checkpoints import Plan
+from whyrank.runtimes.vllm_engine import VllmRuntime
+from whyrank.scoring import LabelRead
+from whyrank.tokens import Ids
+from whyrank.types import DocumentError
+
+__all__ = ["ClassifyRuntime"]
+
+
+class ClassifyRuntime(VllmRuntime):
+    @classmethod
+    def options(cls, plan: Plan) -> dict[str, Any]:
+        return {"runner": "pooling", "hf_overrides": _conversion(plan)}
+
+    def _submit(self, ids: Ids, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+        from vllm import PoolingParams
+        from vllm.inputs import tokens_input
+
+        # The raw logit: the score rule squashes it, once.
+        params = PoolingParams(task="classify", use_activation=False)
+        outputs: AsyncGenerator[Any, None] = self.engine.encode(
+            tokens_input(list(ids)), params, request_id, priority=priority
+        )
+        return outputs
+
+    def _label_read(self, output: Any) -> LabelRead | DocumentError:
+        values = output.outputs.data.float().flatten().tolist()
+        if len(values) != 1:
+            return DocumentError("no_label", f"the classification head has {len(values)} outputs; whyrank reads one")
+        return LabelRead(values[0], None, len(output.prompt_token_ids), output.num_cached_tokens or 0)
+
+
+def _conversion(plan: Plan) -> dict[str, Any]:
+    """A causal checkpoint becomes a classifier whose row is W[positive] - W[negative], or W[positive] alone."""
+    (architecture,) = plan.checkpoint.architectures[:1]
+    labels = plan.encoder.labels
+    if labels is None or not architecture.endswith("ForCausalLM"):
+        return {}
+    ids = [i for i in (labels.negative, labels.positive) if i is not None]
+    return {
+        "architectures": [architecture.replace("ForCausalLM", "ForSequenceClassification")],
+        "classifier_from_token": [plan.encoder.token_text(i) for i in ids],
+        "method": "from_2_way_softmax" if len(ids) == 2 else "no_post_processing",
+    }

@@ -1,0 +1,108 @@
+"""Plain transformers, in a thread: encoders that vLLM cannot serve (DeBERTa) and checkpoints that run their own code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
+
+from whyrank.checkpoints import Plan
+from whyrank.errors import CheckpointError
+from whyrank.runtimes.base import Answer
+from whyrank.scoring import LabelRead
+from whyrank.tokens import Ids
+from whyrank.types import DocumentError, Usage
+
+__all__ = ["EncoderRuntime", "load_classifier"]
+
+# Tokens in one forward pass, padding included.
+_BATCH_TOKENS = 16384
+
+
+class EncoderRuntime:
+    """One model, one worker thread; calls take turns batch by batch."""
+
+    def __init__(self, model: Any, plan: Plan) -> None:
+        self.model = model
+        self.plan = plan
+        self._worker = ThreadPoolExecutor(1, "whyrank-encoder")
+
+    @classmethod
+    async def start(cls, plan: Plan) -> Self:
+        return cls(await asyncio.to_thread(load_classifier, plan), plan)
+
+    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+        return Usage()
+
+    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+        loop = asyncio.get_running_loop()
+        for batch in _batches(prompts, alone=self.plan.checkpoint.remote_code):
+            logits = await loop.run_in_executor(self._worker, self._forward, [prompts[i] for i in batch])
+            for i, logit in zip(batch, logits, strict=True):
+                read = LabelRead(logit, None, len(prompts[i])) if isinstance(logit, float) else logit
+                yield i, read
+
+    def _forward(self, rows: Sequence[Ids]) -> Sequence[float | DocumentError]:
+        import torch
+
+        longest = max(map(len, rows))
+        padding = self.model.config.pad_token_id or 0
+        ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=self.model.device)
+        inputs = {"input_ids": ids}
+        if len(rows) > 1:
+            lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+            inputs["attention_mask"] = (torch.arange(longest, device=ids.device) < lengths[:, None]).long()
+        try:
+            with torch.inference_mode():
+                output = self.model(**inputs)
+        except (RuntimeError, ValueError, IndexError, TypeError) as cause:
+            return [DocumentError("engine", f"the model refused this document: {cause}")] * len(rows)
+        values = (output["score"] if "score" in output else output["logits"]).float().reshape(len(rows), -1)
+        if values.shape[1] != 1:
+            return [DocumentError("no_label", f"the model has {values.shape[1]} outputs; whyrank reads one")] * len(rows)
+        return [float(value) for value in values[:, 0]]
+
+    def facts(self) -> dict[str, str | int]:
+        import transformers
+
+        return {
+            "engine": f"transformers {transformers.__version__}, route encoder",
+            "device": str(self.model.device),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "prefix_caching": "off (an encoder has none)",
+            "max_length": self.plan.encoder.max_length,
+        }
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
+
+
+def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
+    """Prompts of like length together, so that little is padded. Foreign code gets one at a time: its masks are its own."""
+    batches: list[list[int]] = []
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        if not batches or alone or (len(batches[-1]) + 1) * len(prompts[i]) > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def load_classifier(plan: Plan) -> Any:
+    """The checkpoint through transformers, on the GPU where there is one. fp32 on a CPU unless asked otherwise."""
+    import torch
+    import transformers
+
+    config = plan.config
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "auto")
+    # Rerankers with their own code register as a bare model more often than as a classifier.
+    own = plan.checkpoint.remote_code and plan.route == "encoder"
+    auto = transformers.AutoModel if own else transformers.AutoModelForSequenceClassification
+    try:
+        model = auto.from_pretrained(
+            config.model, revision=config.revision, dtype=dtype, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as cause:
+        raise CheckpointError(f"model {config.model!r}: transformers cannot load it: {cause}") from cause
+    return model.to(device).eval()

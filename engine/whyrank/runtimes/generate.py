@@ -1,0 +1,102 @@
+"""Causal models on vLLM: one prompt, one token, the labels' log-probabilities at that position."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from os.path import commonprefix
+from typing import Any
+
+from whyrank.checkpoints import Plan
+from whyrank.runtimes.vllm_engine import VllmRuntime
+from whyrank.scoring import LabelRead
+from whyrank.tokens import Ids, LabelIds
+from whyrank.types import DocumentError, Usage
+
+__all__ = ["GenerateRuntime"]
+
+# Hybrids store their state once a request; hits are possible every so many tokens. Divides every real block size.
+_MATCH_UNIT = 16
+# Fewer prompts than this are not worth the extra step that a primer takes.
+_PRIME_FROM = 8
+
+
+class GenerateRuntime(VllmRuntime):
+    def __init__(self, engine: Any, plan: Plan) -> None:
+        super().__init__(engine, plan)
+        assert plan.encoder.labels is not None  # formats.py demands labels for this route
+        self.labels: LabelIds = plan.encoder.labels
+        self._params = _label_params(self.labels)
+        self._primed_frames: set[Ids] = set()
+
+    @classmethod
+    def options(cls, plan: Plan) -> dict[str, Any]:
+        from vllm.platforms import current_platform
+
+        options: dict[str, Any] = {}
+        if plan.checkpoint.hybrid:
+            options["prefix_match_unit"] = _MATCH_UNIT
+        if not current_platform.is_cpu():
+            # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
+            options["hf_overrides"] = {"head_dtype": "float32"}
+        if plan.format.score.rule == "logit":
+            # The raw logit cannot be had back from a log-probability.
+            options["logprobs_mode"] = "raw_logits"
+        return options
+
+    def _submit(self, ids: Ids, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+        from vllm.inputs import tokens_input
+
+        outputs: AsyncGenerator[Any, None] = self.engine.generate(
+            tokens_input(list(ids)), self._params, request_id, priority=priority
+        )
+        return outputs
+
+    def _label_read(self, output: Any) -> LabelRead | DocumentError:
+        completion = output.outputs[0]
+        values = completion.logprobs[0] if completion.logprobs else {}
+        found = {i: values[i].logprob for i in (self.labels.positive, self.labels.negative) if i in values}
+        if self.labels.positive not in found or (self.labels.negative is not None and len(found) < 2):
+            return DocumentError(
+                "no_label", f"the engine gave no value for the label tokens (finish: {completion.finish_reason})"
+            )
+        return LabelRead(
+            found[self.labels.positive],
+            None if self.labels.negative is None else found[self.labels.negative],
+            len(output.prompt_token_ids),
+            output.num_cached_tokens or 0,
+        )
+
+    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+        """Hybrids: a hit is possible only where an earlier request ended. So one request ends with the frame, the next with
+        the query, and the documents then start from there. Each is one token longer than what it shares, because the last
+        token is always computed anew."""
+        if not self.plan.checkpoint.hybrid or len(prompts) < _PRIME_FROM:
+            return Usage()
+        usage = Usage()
+        if frame not in self._primed_frames:
+            usage += await self._prime_one(prompts[0][: len(frame) + 1])
+            self._primed_frames.add(frame)
+        query = await self._prime_one(prompts[0][: len(commonprefix(prompts)) + 1])
+        if query.cached_tokens == 0:
+            self._primed_frames.discard(frame)  # evicted meanwhile: prime it again next time
+        return usage + query
+
+    async def _prime_one(self, ids: Ids) -> Usage:
+        read = await self._read_one(ids, priority=0)
+        return Usage(read.prompt_tokens, read.cached_tokens) if isinstance(read, LabelRead) else Usage()
+
+
+def _label_params(labels: LabelIds) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        # Exact for ids outside any top-k, and before every mask and penalty; `logprobs` must stay unset.
+        logprob_token_ids=[i for i in (labels.positive, labels.negative) if i is not None],
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,
+        watermarking=False,
+    )

@@ -1,0 +1,179 @@
+"""What the two vLLM routes share: starting the engine, asking it, and turning its failures into ours."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import itertools
+import os
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any, Self
+
+from whyrank.checkpoints import Plan
+from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled
+from whyrank.runtimes.base import Answer, as_answered
+from whyrank.scoring import LabelRead
+from whyrank.tokens import Ids
+from whyrank.types import DocumentError, Usage
+
+__all__ = ["VllmRuntime"]
+
+# How many prompts of one call wait in the engine. Enough to fill its batches; a huge call still leaves memory to others.
+_AT_ONCE = 1024
+# Prompts of one call that go to the engine with the same priority: calls take turns in slices of this size.
+_SLICE = 32
+_GIB = 1 << 30
+
+
+class VllmRuntime(ABC):
+    """A vLLM engine client and how to ask it. Works the same on an engine of our own and inside `vllm serve`."""
+
+    def __init__(self, engine: Any, plan: Plan) -> None:
+        self.engine = engine
+        self.plan = plan
+        self._request_ids = itertools.count()
+
+    @classmethod
+    async def start(cls, plan: Plan) -> Self:
+        """Start an engine process of our own. The event loop stands still meanwhile: vLLM ties its sockets to it."""
+        _set_environment()
+        vllm = await asyncio.to_thread(_import_vllm)
+        options = {**_common_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu()), **cls.options(plan)}
+        try:
+            engine = vllm.v1.engine.async_llm.AsyncLLM.from_engine_args(
+                vllm.engine.arg_utils.AsyncEngineArgs(**options)
+            )
+        except (ValueError, RuntimeError, AssertionError) as cause:
+            raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_first_line(cause)}") from cause
+        return cls(engine, plan)
+
+    @classmethod
+    @abstractmethod
+    def options(cls, plan: Plan) -> dict[str, Any]:
+        """Engine arguments of this route, over the common ones."""
+
+    @abstractmethod
+    def _submit(self, ids: Ids, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+        """Hand one prompt to the engine."""
+
+    @abstractmethod
+    def _label_read(self, output: Any) -> LabelRead | DocumentError:
+        """What the engine's output says about the labels."""
+
+    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+        """Full attention shares blocks even within one batch: nothing to do."""
+        return Usage()
+
+    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+        if self.engine.errored:
+            raise EngineDead("the engine process has died; start a new Reranker")
+
+        async def ask(index: int) -> LabelRead | DocumentError:
+            return await self._read_one(prompts[index], priority=index // _SLICE)
+
+        async with aclosing(as_answered(ask, len(prompts), _AT_ONCE)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _read_one(self, ids: Ids, priority: int) -> LabelRead | DocumentError:
+        from vllm.exceptions import VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        try:
+            output = await self._last_output(ids, priority)
+        except EngineDeadError as cause:
+            raise EngineDead("the engine process has died; start a new Reranker") from cause
+        except (VLLMClientError, EngineGenerateError, ValueError) as cause:
+            return DocumentError("engine", f"the engine refused this document: {_first_line(cause.__cause__ or cause)}")
+        return self._label_read(output)
+
+    async def _last_output(self, ids: Ids, priority: int) -> Any:
+        output = None
+        async with aclosing(self._submit(ids, f"whyrank-{next(self._request_ids)}", priority)) as outputs:
+            async for output in outputs:
+                pass
+        return output
+
+    def facts(self) -> dict[str, str | int]:
+        config = self.engine.vllm_config
+        return {
+            "engine": f"vLLM {importlib.import_module('vllm').__version__}, route {self.plan.route}",
+            "device": str(config.device_config.device_type),
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "block_size": config.cache_config.block_size,
+            "prefix_match_unit": config.cache_config.prefix_match_unit or config.cache_config.block_size,
+            "prefix_caching": "on" if config.cache_config.enable_prefix_caching else "off",
+            "max_length": self.plan.encoder.max_length,
+        }
+
+    async def aclose(self) -> None:
+        await asyncio.to_thread(self.engine.shutdown)
+
+
+def _set_environment() -> None:
+    """Before vLLM is imported, and only where the user has not decided. Our process's output belongs to our user."""
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    torch = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        # One process for engine and worker, all cores for it, and no compiler run at the first request.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+
+
+def _import_vllm() -> Any:
+    try:
+        for name in ("vllm.platforms", "vllm.engine.arg_utils", "vllm.v1.engine.async_llm"):
+            importlib.import_module(name)
+    except ImportError as cause:
+        raise EngineNotInstalled(
+            f"vLLM does not import ({cause}): pip install 'whyrank[cpu]' or 'whyrank[cuda]', "
+            "or run scripts/setup in a checkout"
+        ) from cause
+    return importlib.import_module("vllm")
+
+
+def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
+    config, hybrid = plan.config, plan.checkpoint.hybrid
+    if on_cpu and hybrid and config.dtype in ("float32", "float16"):
+        raise CheckpointError(
+            f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels know only bfloat16; "
+            "say --dtype bfloat16 or leave it out"
+        )
+    options: dict[str, Any] = {
+        "model": config.model,
+        "revision": config.revision,
+        "trust_remote_code": config.trust_remote_code,
+        "dtype": config.dtype,
+        "max_model_len": plan.encoder.max_length + plan.answer_room,
+        "enable_prefix_caching": True,
+        "scheduling_policy": "priority",
+        "disable_log_stats": True,
+        "max_num_batched_tokens": 16384,
+        "max_num_seqs": 256,
+    }
+    if on_cpu:
+        options.update(
+            dtype=config.dtype if config.dtype != "auto" else "bfloat16" if hybrid else "float32",
+            enforce_eager=True,
+            # With a size given, vLLM skips its profiling run; its own default is nearly all of the memory.
+            kv_cache_memory_bytes=int((config.kv_cache_gib or _default_kv_cache_gib()) * _GIB),
+            # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
+            block_size=32,
+            max_num_batched_tokens=8192 if hybrid else 2048,
+            max_num_seqs=64,
+        )
+    return options
+
+
+def _default_kv_cache_gib() -> float:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+    return min(4.0, memory / 4)
+
+
+def _first_line(cause: BaseException) -> str:
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

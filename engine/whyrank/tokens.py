@@ -1,0 +1,384 @@
+"""PromptFormat + query + documents → token ids. The only place where text becomes ids.
+
+Three promises, each with its mechanism here:
+
+- *The card's own ids.* A run is joined to one string and goes through the checkpoint's own tokenizer (`_encode_run`).
+- *User text is never control.* If that yields a control token inside a query, document or instruction, the run is encoded
+  again with a tokenizer that does not know control tokens (`_encode_hostile`).
+- *The frame is never cut.* The ids of query and document are known by position; only they give way (`_fit`).
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from os.path import commonprefix
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from whyrank.errors import CheckpointError, InvalidRequest
+from whyrank.formats import FeatureKind, Piece, PromptFormat
+from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy, Window
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+__all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder"]
+
+# Less room than this beside the frame is a misconfiguration, not a prompt.
+_LEAST_ROOM = 8
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One engine request: the ids, and what of the document they hold."""
+
+    ids: Ids
+    truncation: Truncation
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedDocument:
+    """A document's prompts: one, or one per window. `neutralised` says whether user text held control tokens."""
+
+    prompts: tuple[Prompt, ...]
+    neutralised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelIds:
+    positive: int
+    negative: int | None
+
+
+class _Span(NamedTuple):
+    """A stretch of a run's text. Trusted text is ours and may hold control tokens; the rest never does."""
+
+    text: str
+    owner: Literal["frame", "query", "document"]
+    trusted: bool
+
+
+_Run = tuple[_Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Ids, and which of them are the query's and the document's. Offsets count characters of the document."""
+
+    ids: list[int]
+    query: range = range(0)
+    document: range = range(0)
+    offsets: Sequence[tuple[int, int]] = ()
+    neutralised: bool = False
+
+
+class PromptEncoder:
+    """Turns (query, document) into ids for one format and one tokenizer. Safe to share between threads."""
+
+    def __init__(self, fmt: PromptFormat, tokenizer: Tokenizer, max_length: int) -> None:
+        self.format = fmt
+        self.max_length = max_length
+        self._card, self._plain, self._control = _two_tokenizers(tokenizer, fmt)
+        self._frame_controls = lru_cache(1024)(self._find_controls)
+        self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
+        self.labels = self._label_ids()
+        self._require_room(self._instruction(None), f"max_length {max_length} is too short", CheckpointError)
+
+    def encode(
+        self, query: str, documents: Sequence[Document], instruction: str | None, policy: TruncationPolicy
+    ) -> list[EncodedDocument | DocumentError]:
+        """One answer per document, in order. Raises InvalidRequest where the fault is the query's or the instruction's."""
+        instruction = _well_formed(self._instruction(instruction))
+        if self.format.instruction and instruction != self.format.instruction.default:
+            self._require_room(instruction, "instruction is too long", InvalidRequest)
+        fields = {"query": _well_formed(query), "instruction": instruction}
+        rendered = [self._render(fields, document) for document in documents]
+        encoded = self._encode_all([runs for runs in rendered if not isinstance(runs, DocumentError)])
+        return [runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy) for runs in rendered]
+
+    def _find_shared_prefix(self, instruction: str | None) -> Ids:
+        """The ids that every prompt with this instruction begins with, whatever the query."""
+        rows = [self.encode(probe, [Document(probe)], instruction, "tail")[0] for probe in ("a", "0")]
+        return tuple(commonprefix([row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)]))
+
+    def token_text(self, token: int) -> str:
+        """A token as the vocabulary spells it."""
+        return str(self._card.id_to_token(token))
+
+    # Rendering: which text stands where, and whose it is.
+
+    def _instruction(self, asked: str | None) -> str:
+        known = self.format.instruction
+        if known is None:
+            if asked:
+                raise InvalidRequest(f"instruction: prompt '{self.format.name}' has no place for one; leave it out")
+            return ""
+        if asked is None or asked == known.default:
+            return known.default
+        if known.fixed:
+            raise InvalidRequest(f"instruction: fixed for prompt '{self.format.name}': {known.fixed}; leave it out")
+        return asked
+
+    def _render(self, fields: dict[str, str], document: Document) -> list[_Run] | DocumentError:
+        try:
+            features = {
+                name: _feature(name, kind, document.metadata.get(name)) for name, kind in self.format.features.items()
+            }
+        except ValueError as cause:
+            return DocumentError("bad_feature", str(cause))
+        values = {**features, **fields, "document": _well_formed(document.content)}
+        return [
+            tuple(self._span(piece, values) for piece in run if piece.when is None or values[piece.when])
+            for run in self.format.runs
+        ]
+
+    def _span(self, piece: Piece, values: dict[str, str]) -> _Span:
+        match piece.field:
+            case None:
+                return _Span(piece.text, "frame", trusted=True)
+            case "query" | "document" as owner:
+                return _Span(values[owner], owner, trusted=False)
+            case "instruction":
+                # The file's own instruction is ours; a caller's is not.
+                own = self.format.instruction is not None and values["instruction"] == self.format.instruction.default
+                return _Span(values["instruction"], "frame", trusted=own)
+            case feature:
+                return _Span(values[feature], "frame", trusted=self.format.features[feature] in ("integer", "word"))
+
+    # Encoding.
+
+    def _encode_all(self, rendered: list[list[_Run]]) -> Iterator[_Encoded]:
+        """One row per document. A run that several documents share is encoded once."""
+        distinct = list({run: None for runs in rendered for run in runs})
+        encodings = self._card.encode_batch(
+            ["".join(span.text for span in run) for run in distinct], add_special_tokens=False
+        )
+        encoded = {run: self._encode_run(run, e) for run, e in zip(distinct, encodings, strict=True)}
+        return (_joined([encoded[run] for run in runs]) for runs in rendered)
+
+    def _encode_run(self, run: _Run, encoding: Any) -> _Encoded:
+        ids = encoding.ids
+        meant = sum(len(self._frame_controls(span.text)) for span in run if span.trusted)
+        if sum(i in self._control for i in ids) == meant:
+            return _located(run, ids, encoding.offsets)
+        return self._encode_hostile(run)
+
+    def _encode_hostile(self, run: _Run) -> _Encoded:
+        """The frame's control tokens stay what they are; all text between them goes through the plain tokenizer."""
+        text = "".join(span.text for span in run)
+        starts = accumulate((len(span.text) for span in run), initial=0)
+        frame = [
+            (token, at + start, at + end)
+            for span, at in zip(run, starts, strict=False)
+            if span.trusted
+            for token, start, end in self._frame_controls(span.text)
+        ]
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        done = 0
+        for token, start, end in frame:
+            self._encode_plain(text, done, start, ids, offsets)
+            ids.append(token)
+            offsets.append((start, end))
+            done = end
+        self._encode_plain(text, done, len(text), ids, offsets)
+        return _located(run, ids, offsets, neutralised=True)
+
+    def _encode_plain(self, text: str, start: int, end: int, ids: list[int], offsets: list[tuple[int, int]]) -> None:
+        """Append text[start:end]. Some vocabularies spell a control token in one piece even so: such a piece is broken up."""
+        encoding = self._plain.encode(text[start:end], add_special_tokens=False)
+        for token, (low, high) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token not in self._control:
+                ids.append(token)
+                offsets.append((start + low, start + high))
+            elif high - low > 1:
+                self._encode_plain(text, start + low, start + low + 1, ids, offsets)
+                self._encode_plain(text, start + low + 1, start + high, ids, offsets)
+            # A control token for a single character cannot be broken up: that character is left out.
+
+    def _find_controls(self, text: str) -> tuple[tuple[int, int, int], ...]:
+        encoding = self._card.encode(text, add_special_tokens=False)
+        return tuple((i, *at) for i, at in zip(encoding.ids, encoding.offsets, strict=True) if i in self._control)
+
+    # Fitting: what gives way when the prompt is too long.
+
+    def _fit(self, row: _Encoded, policy: TruncationPolicy) -> EncodedDocument:
+        query, document = len(row.query), len(row.document)
+        frame = len(row.ids) - query - document
+        query_room, document_room = self._share(self.max_length - frame, query, document)
+        prompts = []
+        for kept in _kept(document, document_room, policy):
+            start = row.document.start
+            parts = {
+                row.document.start: [i for low, high in kept for i in row.ids[start + low : start + high]],
+                row.query.start: row.ids[row.query.start : row.query.start + query_room],
+            }
+            used = sum(high - low for low, high in kept)
+            window = None
+            if policy == "windows" and used < document:
+                (low, high) = kept[0]
+                window = Window(row.offsets[low][0], row.offsets[high - 1][1])
+            prompts.append(
+                Prompt(
+                    _replaced(row, parts),
+                    Truncation(document, used, policy, query_tokens_cut=query - query_room, window=window),
+                )
+            )
+        return EncodedDocument(tuple(prompts), row.neutralised)
+
+    def _share(self, room: int, query: int, document: int) -> tuple[int, int]:
+        """Tokens for query and document. The document gives way first, down to a quarter of the room; then the query."""
+        query = min(query, self.format.budget.query or query)
+        document = min(document, self.format.budget.document or document)
+        if query + document > room:
+            document = min(document, max(room - query, room // 4))
+            query = min(query, room - document)
+        return query, document
+
+    # Checks at start.
+
+    def _require_room(self, instruction: str, why: str, error: type[Exception]) -> None:
+        frame = self._render({"query": "", "instruction": instruction}, Document(""))
+        assert not isinstance(frame, DocumentError)  # an empty document has no features that could be wrong
+        size = len(next(self._encode_all([frame])).ids)
+        if size + _LEAST_ROOM > self.max_length:
+            raise error(
+                f"{why}: the frame of prompt '{self.format.name}' takes {size} tokens without query and document; "
+                f"a max_length of at least {size + _LEAST_ROOM} is needed, not {self.max_length}"
+            )
+
+    def _label_ids(self) -> LabelIds | None:
+        labels = self.format.labels
+        if labels is None:
+            return None
+        negative = None if labels.negative is None else self._label_id("negative", labels.negative)
+        return LabelIds(self._label_id("positive", labels.positive), negative)
+
+    def _label_id(self, which: str, label: str | int) -> int:
+        if isinstance(label, int):
+            if not 0 <= label < self._card.get_vocab_size():
+                raise CheckpointError(f"labels.{which} = {label}: this tokenizer has no such id; check the prompt file")
+            return label
+        ids = self._card.encode(label, add_special_tokens=False).ids
+        if len(ids) != 1:
+            pieces = [self._card.id_to_token(i) for i in ids]
+            raise CheckpointError(
+                f"labels.{which} = {label!r} is not a single token of this tokenizer but {pieces}: "
+                f"prompt '{self.format.name}' does not fit this checkpoint"
+            )
+        return int(ids[0])
+
+
+def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer, Tokenizer, frozenset[int]]:
+    """The checkpoint's own tokenizer, its twin without control tokens, and the ids of those.
+
+    Control is what is marked special, what was bolted on to the trained vocabulary (Qwen's <think>), and whatever the frame
+    uses. Added tokens that the vocabulary had all along (Gemma's newline runs and HTML tags) are text.
+    """
+    from tokenizers import Tokenizer
+
+    table = json.loads(tokenizer.to_str())
+    # Ids come from us alone: no BOS from a post-processor, no cutting or padding left over from another user of the object.
+    table.update(post_processor=None, truncation=None, padding=None)
+    card = Tokenizer.from_str(json.dumps(table))
+    model = table["model"]
+    trained = set(model["vocab"] if isinstance(model["vocab"], dict) else (piece for piece, _ in model["vocab"]))
+    # The unknown token stands for characters, not for control; it is named by text or by id, as the model's kind has it.
+    unknown = model.get("unk_id", card.token_to_id(model.get("unk_token") or ""))
+    frame = {i for run in fmt.runs for piece in run for i in card.encode(piece.text, add_special_tokens=False).ids}
+    control = frozenset(
+        token["id"]
+        for token in table["added_tokens"]
+        if token["id"] != unknown and (token["special"] or token["content"] not in trained or token["id"] in frame)
+    )
+    table["added_tokens"] = [token for token in table["added_tokens"] if token["id"] not in control]
+    return card, Tokenizer.from_str(json.dumps(table)), control
+
+
+def _well_formed(text: str) -> str:
+    """Lone surrogates become U+FFFD; anything else is left alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _feature(name: str, kind: FeatureKind, value: Any) -> str:
+    """A metadata value as the prompt shows it; "" where there is none. Raises ValueError naming key and remedy."""
+    if value is None:
+        return ""
+    if kind == "integer" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if kind == "word" and isinstance(value, str) and value.replace("_", "").isalnum() and value.isascii():
+        return value
+    if kind == "list" and isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ",".join(_well_formed(part) for part in value)
+    if kind == "flag" and isinstance(value, bool):
+        return "true" if value else ""
+    wanted = {
+        "integer": "a whole number",
+        "word": "one word of ASCII letters, digits and _",
+        "list": "a list of strings",
+        "flag": "true or false",
+    }[kind]
+    raise ValueError(f"metadata '{name}' is {value!r:.60}: it must be {wanted}")
+
+
+def _located(run: _Run, ids: list[int], offsets: list[tuple[int, int]], neutralised: bool = False) -> _Encoded:
+    """Find the query's and the document's ids by their characters. A token that also holds frame characters is the frame's."""
+    found: dict[str, range] = {}
+    inside: Sequence[tuple[int, int]] = ()
+    at = 0
+    for span in run:
+        end = at + len(span.text)
+        if span.owner != "frame":
+            first = bisect_left(offsets, at, key=lambda o: o[0])
+            last = max(first, bisect_right(offsets, end, key=lambda o: o[1]))
+            found[span.owner] = range(first, last)
+            if span.owner == "document":
+                inside = [(low - at, high - at) for low, high in offsets[first:last]]
+        at = end
+    return _Encoded(ids, offsets=inside, neutralised=neutralised, **found)
+
+
+def _joined(rows: Sequence[_Encoded]) -> _Encoded:
+    ids: list[int] = []
+    spans = {"query": range(0), "document": range(0)}
+    offsets: Sequence[tuple[int, int]] = ()
+    for row in rows:
+        for owner, span in (("query", row.query), ("document", row.document)):
+            if span:
+                spans[owner] = range(len(ids) + span.start, len(ids) + span.stop)
+        offsets = row.offsets or offsets
+        ids.extend(row.ids)
+    return _Encoded(ids, spans["query"], spans["document"], offsets, any(row.neutralised for row in rows))
+
+
+def _replaced(row: _Encoded, parts: dict[int, list[int]]) -> Ids:
+    """The row's ids with query and document replaced by what is kept of them."""
+    ids: list[int] = []
+    done = 0
+    for span in sorted(filter(None, (row.query, row.document)), key=lambda s: s.start):
+        ids += row.ids[done : span.start] + parts[span.start]
+        done = span.stop
+    return tuple(ids + row.ids[done:])
+
+
+def _kept(length: int, room: int, policy: TruncationPolicy) -> list[list[tuple[int, int]]]:
+    """Which of the document's tokens are read, as (start, end) stretches: one list of them, or one per window."""
+    if length <= room:
+        return [[(0, length)]]
+    match policy:
+        case "tail":
+            return [[(0, room)]]
+        case "head":
+            return [[(length - room, length)]]
+        case "middle":
+            return [[(0, room - room // 2), (length - room // 2, length)]]
+        case "windows":
+            step = max(1, room - room // 4)  # neighbours share a quarter
+            starts = [*range(0, length - room, step), length - room]
+            return [[(start, start + room)] for start in starts]

@@ -1,0 +1,205 @@
+"""The values that travel through whyrank: frozen, plain, and the same in-process and over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, Unpack, get_args
+
+from whyrank.errors import InvalidRequest
+
+__all__ = [
+    "Document",
+    "DocumentError",
+    "DocumentLike",
+    "RankedDocument",
+    "Ranking",
+    "RerankOptions",
+    "RerankRequest",
+    "Truncation",
+    "TruncationPolicy",
+    "Usage",
+    "Window",
+]
+
+TruncationPolicy = Literal["tail", "head", "middle", "windows"]
+"""Which part of an over-long document is given up; `windows` gives up none and keeps the best window's score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One candidate. `metadata` feeds prompts that use features (multi-hop) and comes back with the result."""
+
+    text: str
+    id: str | None = None
+    title: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """What the model reads: title and text joined by a space, as BEIR's own rerankers do."""
+        return f"{self.title} {self.text}" if self.title else self.text
+
+    @classmethod
+    def of(cls, value: DocumentLike, where: str) -> Document:
+        """Accept a string, a mapping with `text`, or a Document; `where` names the item in errors."""
+        if isinstance(value, Document):
+            document = value
+        elif isinstance(value, str):
+            return cls(value)
+        elif isinstance(value, Mapping):
+            document = _document_from_mapping(value, where)
+        else:
+            raise InvalidRequest(f"{where} is a {type(value).__name__}: give a string or an object with 'text'")
+        for name in ("text", "id", "title"):
+            part = getattr(document, name)
+            if not isinstance(part, str) and (name == "text" or part is not None):
+                raise InvalidRequest(f"{where}: '{name}' must be a string, not {type(part).__name__}")
+        if not isinstance(document.metadata, Mapping):
+            raise InvalidRequest(f"{where}: 'metadata' must be an object, not {type(document.metadata).__name__}")
+        return document
+
+
+DocumentLike = str | Mapping[str, Any] | Document
+
+
+def _document_from_mapping(value: Mapping[str, Any], where: str) -> Document:
+    """Keys beside text, id, title and metadata are metadata too: JSON lines often hold them flat."""
+    if "text" not in value:
+        raise InvalidRequest(f"{where} has no 'text': its keys are {sorted(map(str, value))}")
+    nested = value.get("metadata") or {}
+    if not isinstance(nested, Mapping):
+        raise InvalidRequest(f"{where}: 'metadata' must be an object, not {type(nested).__name__}")
+    flat = {key: part for key, part in value.items() if key not in ("text", "id", "title", "metadata")}
+    ident = value.get("id")
+    return Document(
+        value["text"],
+        id=str(ident) if isinstance(ident, int) else ident,
+        title=value.get("title"),
+        metadata={**flat, **nested},
+    )
+
+
+class RerankOptions(TypedDict, total=False):
+    """What a caller may say beside query and documents. top_n and min_score shorten the answer, never the scoring."""
+
+    instruction: str | None
+    top_n: int | None
+    min_score: float | None
+    truncation: TruncationPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """One query and its candidates. Build it with `of`, which checks everything that needs no model."""
+
+    query: str
+    documents: tuple[Document, ...]
+    instruction: str | None = None
+    top_n: int | None = None
+    min_score: float | None = None
+    truncation: TruncationPolicy = "tail"
+
+    @classmethod
+    def of(cls, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> RerankRequest:
+        if not isinstance(query, str):
+            raise InvalidRequest(f"query is a {type(query).__name__}: give a string")
+        if not query.strip():
+            raise InvalidRequest("query is empty: give the text that documents should be relevant to")
+        if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
+            raise InvalidRequest(f"documents is a {type(documents).__name__}: give a list of documents")
+        checked = tuple(Document.of(value, f"documents[{i}]") for i, value in enumerate(documents))
+        if not checked:
+            raise InvalidRequest("documents is empty: give at least one document")
+        request = cls(query, checked, **options)
+        request._check_options()
+        return request
+
+    def _check_options(self) -> None:
+        if self.instruction is not None and not isinstance(self.instruction, str):
+            raise InvalidRequest(f"instruction is a {type(self.instruction).__name__}: give a string")
+        if self.top_n is not None and (type(self.top_n) is not int or self.top_n < 1):
+            raise InvalidRequest(f"top_n is {self.top_n!r}: give a whole number of at least 1, or leave it out")
+        if self.min_score is not None and (type(self.min_score) not in (int, float) or not 0 <= self.min_score <= 1):
+            raise InvalidRequest(f"min_score is {self.min_score!r}: give a number between 0 and 1, or leave it out")
+        if self.truncation not in get_args(TruncationPolicy):
+            choices = ", ".join(get_args(TruncationPolicy))
+            raise InvalidRequest(f"truncation is {self.truncation!r}: choose from {choices}")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of an over-long document that was read: character offsets into title + text as the model saw it."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Truncation:
+    """How much of the document, and of the query, the model read. Tokens of the frame are not counted."""
+
+    original_tokens: int
+    used_tokens: int
+    policy: TruncationPolicy
+    query_tokens_cut: int = 0
+    window: Window | None = None
+
+    @property
+    def truncated(self) -> bool:
+        return self.used_tokens < self.original_tokens or self.query_tokens_cut > 0
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentError:
+    """Why one document has no score. `code` is for programs, `message` names item and remedy for people."""
+
+    code: Literal["bad_feature", "engine", "no_label", "not_finite"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """One row of the answer.
+
+    `margin` is the log-odds (or raw logit) that orders results; `score` is its squashed form in 0..1;
+    `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. A document in error has none of them.
+    """
+
+    index: int
+    document: Document
+    rank: int | None = None
+    score: float | None = None
+    margin: float | None = None
+    label_mass: float | None = None
+    truncation: Truncation | None = None
+    error: DocumentError | None = None
+
+    @property
+    def id(self) -> str | None:
+        return self.document.id
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the engine counted them. computed = prompt - cached, primer requests included."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def computed_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.cached_tokens + other.cached_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer to one request. `results` is ordered best first; documents in error come last."""
+
+    results: tuple[RankedDocument, ...]
+    usage: Usage
+    model: str
+    prompt: str

@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Write a tiny checkpoint with random weights: the real architecture, tokenizer layout and file format, and no knowledge.
+
+Tests, benchmarks and the demo start real engines on these in seconds. Their scores mean nothing.
+
+    scripts/tiny_checkpoint.py qwen3 /tmp/prism-tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+import pydoc_data.topics
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# Qwen's own layout: the first row is marked special, the second is bolted on without being special.
+QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>", "<|vision_start|>"]
+QWEN_ADDED = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def write_checkpoint(kind: str, folder: Path) -> Path:
+    """Write a checkpoint of `kind` into `folder`. The folder's name decides which prompt fits it."""
+    import torch
+
+    torch.manual_seed(20)
+    tokenizer, model = _KINDS[kind]()
+    # Random layers at the library's own small scale answer every prompt alike; wider ones make margins of a few units.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@cache
+def _page() -> list[str]:
+    """English for the vocabulary, and the labels of all prompts often enough to become one token each."""
+    labels = ["yes", "no", "Yes", "No", "true"] * 2000
+    return [*pydoc_data.topics.topics.values(), *labels]
+
+
+def _fast(tokenizer: Any, **special: str) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+def _qwen_tokenizer() -> Any:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=4000, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(_page(), trainer)
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in QWEN_SPECIAL])
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in QWEN_ADDED])
+    return _fast(tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def _gemma_tokenizer() -> Any:
+    """Spaces become ▁, bytes are the fallback, and newline runs and HTML tags are added tokens that are plain text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    text = ["\n\n", "\n\n\n", "<b>", "</b>"]
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=[*special, *fallback, *text])
+    tokenizer.train_from_iterator(_page(), trainer)
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in text])
+    return _fast(tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
+
+
+def _deberta_tokenizer() -> Any:
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    features = ["[CAUSAL]", "[REASONING]", *(f"[HOP:{hop}]" for hop in range(4)), "[ROLE:Main_Claim]"]
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=special, unk_token="[UNK]")
+    tokenizer.train_from_iterator(_page()[:120], trainer)
+    tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in features])
+    ids = {token: tokenizer.token_to_id(token) for token in special}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    )
+    return _fast(tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]")
+
+
+_SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+def _decoder_shape(tokenizer: Any) -> dict[str, Any]:
+    return {
+        **_SHAPE,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 16384,
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }
+
+
+def _qwen3() -> tuple[Any, Any]:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = _qwen_tokenizer()
+    return tokenizer, Qwen3ForCausalLM(Qwen3Config(**_decoder_shape(tokenizer)))
+
+
+def _qwen2() -> tuple[Any, Any]:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = _qwen_tokenizer()
+    return tokenizer, Qwen2ForCausalLM(Qwen2Config(**_decoder_shape(tokenizer)))
+
+
+def _qwen3_seq_cls() -> tuple[Any, Any]:
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    tokenizer = _qwen_tokenizer()
+    return tokenizer, Qwen3ForSequenceClassification(Qwen3Config(**_decoder_shape(tokenizer), num_labels=1))
+
+
+def _qwen3_5() -> tuple[Any, Any]:
+    """Three linear-attention layers and a full one, as the real checkpoints; bf16, because the CPU kernels ask for it."""
+    import torch
+    from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
+
+    tokenizer = _qwen_tokenizer()
+    shape = _decoder_shape(tokenizer) | {"num_hidden_layers": 4, "head_dim": 64}
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    linear |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64}
+    return tokenizer, Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shape, **linear)).to(torch.bfloat16)
+
+
+def _gemma() -> tuple[Any, Any]:
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    tokenizer = _gemma_tokenizer()
+    return tokenizer, GemmaForCausalLM(GemmaConfig(**_decoder_shape(tokenizer)))
+
+
+def _deberta() -> tuple[Any, Any]:
+    from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+    tokenizer = _deberta_tokenizer()
+    config = DebertaV2Config(
+        **_SHAPE,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        relative_attention=True,
+        position_buckets=32,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+        position_biased_input=False,
+        type_vocab_size=0,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return tokenizer, DebertaV2ForSequenceClassification(config)
+
+
+_KINDS = {
+    "qwen3": _qwen3,
+    "qwen3-seq-cls": _qwen3_seq_cls,
+    "qwen3_5": _qwen3_5,
+    "qwen2": _qwen2,
+    "gemma": _gemma,
+    "deberta": _deberta,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=_KINDS)
+    parser.add_argument("folder", type=Path)
+    asked = parser.parse_args()
+    print(write_checkpoint(asked.kind, asked.folder))
+
+
+if __name__ == "__main__":
+    main()
