@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError, EngineNotInstalled
@@ -88,6 +89,8 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
 
 def _config_table(config: EngineConfig) -> dict[str, Any]:
     transformers = _transformers()
+    if config.model.startswith(("/", "./", "../", "~")) and not Path(config.model).is_dir():
+        raise CheckpointError(f"model {config.model!r}: no such folder")
     try:
         table, _ = transformers.PretrainedConfig.get_config_dict(config.model, revision=config.revision)
     except (OSError, ValueError) as cause:
@@ -111,7 +114,7 @@ def _tokenizer(config: EngineConfig) -> Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise CheckpointError(f"model {config.model!r}: whyrank needs a tokenizer.json (a 'fast' tokenizer)")
-    return backend
+    return cast("Tokenizer", backend)
 
 
 def _transformers() -> Any:

@@ -139,7 +139,9 @@ class PromptFormat(_Table):
             raise ValueError("instruction: the table and the field in runs must come together")
         two_labels = self.labels is not None and self.labels.negative is not None
         if two_labels != (self.score.rule == "margin"):
-            raise ValueError("score.rule: 'margin' needs labels.positive and labels.negative, 'logit' only the positive")
+            raise ValueError(
+                "score.rule: 'margin' needs labels.positive and labels.negative, 'logit' only the positive"
+            )
         if self.labels is None and "generate" in self.routes:
             raise ValueError("labels: the generate route reads label tokens; name them")
         return self

@@ -42,19 +42,20 @@ class Reranker:
         async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
             ranking = await reranker.rerank("boiling point of water", ["Water boils at 100 °C.", "Everest is high."])
 
-    Options are the fields of EngineConfig. Calls may overlap and share the engine; cancelling one frees its work.
+    Give a model's name and the fields of EngineConfig, or an EngineConfig.
+    Calls may overlap and share the engine; cancelling one frees its work.
     """
 
-    def __init__(self, model: str, **options: Any) -> None:
-        self.config = EngineConfig(model, **options)
+    def __init__(self, model: str | EngineConfig, **options: Any) -> None:
+        self.config = EngineConfig(model, **options) if isinstance(model, str) else model
         self._runtime: Runtime | None = None
         self._encoder: PromptEncoder | None = None
 
     @classmethod
     def over(cls, runtime: Runtime, encoder: PromptEncoder, config: EngineConfig) -> Reranker:
         """On an engine that runs already and belongs to somebody else, who also stops it."""
-        reranker = cls(config.model)
-        reranker.config, reranker._runtime, reranker._encoder = config, runtime, encoder
+        reranker = cls(config)
+        reranker._runtime, reranker._encoder = runtime, encoder
         return reranker
 
     async def __aenter__(self) -> Self:
@@ -185,9 +186,7 @@ def _row(
     if not math.isfinite(best.margin):
         error = DocumentError("not_finite", f"the model answered {best.margin}: its weights or dtype do not fit")
         return RankedDocument(index, document, truncation=truncation, error=error)
-    return RankedDocument(
-        index, document, None, best.score, best.margin, best.label_mass, truncation=truncation
-    )
+    return RankedDocument(index, document, None, best.score, best.margin, best.label_mass, truncation=truncation)
 
 
 def _chosen(ranked: Sequence[RankedDocument], request: RerankRequest) -> tuple[RankedDocument, ...]:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from whyrank.errors import CheckpointError, InvalidRequest
@@ -26,7 +25,7 @@ from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy,
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder"]
+__all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_prefix"]
 
 # Less room than this beside the frame is a misconfiguration, not a prompt.
 _LEAST_ROOM = 8
@@ -105,7 +104,7 @@ class PromptEncoder:
     def _find_shared_prefix(self, instruction: str | None) -> Ids:
         """The ids that every prompt with this instruction begins with, whatever the query."""
         rows = [self.encode(probe, [Document(probe)], instruction, "tail")[0] for probe in ("a", "0")]
-        return tuple(commonprefix([row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)]))
+        return common_prefix([row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)])
 
     def token_text(self, token: int) -> str:
         """A token as the vocabulary spells it."""
@@ -273,6 +272,13 @@ class PromptEncoder:
                 f"prompt '{self.format.name}' does not fit this checkpoint"
             )
         return int(ids[0])
+
+
+def common_prefix(rows: Sequence[Ids]) -> Ids:
+    """The ids that all rows begin with; () for no rows."""
+    # In lexical order, what the first and the last share is shared by all between them.
+    low, high = min(rows, default=()), max(rows, default=())
+    return low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
 
 
 def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer, Tokenizer, frozenset[int]]:

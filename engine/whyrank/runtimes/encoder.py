@@ -60,7 +60,9 @@ class EncoderRuntime:
             return [DocumentError("engine", f"the model refused this document: {cause}")] * len(rows)
         values = (output["score"] if "score" in output else output["logits"]).float().reshape(len(rows), -1)
         if values.shape[1] != 1:
-            return [DocumentError("no_label", f"the model has {values.shape[1]} outputs; whyrank reads one")] * len(rows)
+            return [DocumentError("no_label", f"the model has {values.shape[1]} outputs; whyrank reads one")] * len(
+                rows
+            )
         return [float(value) for value in values[:, 0]]
 
     def facts(self) -> dict[str, str | int]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from os.path import commonprefix
 from typing import Any
 
 from whyrank.checkpoints import Plan
 from whyrank.runtimes.vllm_engine import VllmRuntime
 from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids, LabelIds
+from whyrank.tokens import Ids, LabelIds, common_prefix
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["GenerateRuntime"]
@@ -76,7 +75,7 @@ class GenerateRuntime(VllmRuntime):
         if frame not in self._primed_frames:
             usage += await self._prime_one(prompts[0][: len(frame) + 1])
             self._primed_frames.add(frame)
-        query = await self._prime_one(prompts[0][: len(commonprefix(prompts)) + 1])
+        query = await self._prime_one(prompts[0][: len(common_prefix(prompts)) + 1])
         if query.cached_tokens == 0:
             self._primed_frames.discard(frame)  # evicted meanwhile: prime it again next time
         return usage + query

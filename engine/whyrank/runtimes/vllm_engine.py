@@ -92,8 +92,8 @@ class VllmRuntime(ABC):
     async def _last_output(self, ids: Ids, priority: int) -> Any:
         output = None
         async with aclosing(self._submit(ids, f"whyrank-{next(self._request_ids)}", priority)) as outputs:
-            async for output in outputs:
-                pass
+            async for last in outputs:
+                output = last
         return output
 
     def facts(self) -> dict[str, str | int]:
@@ -109,6 +109,9 @@ class VllmRuntime(ABC):
         }
 
     async def aclose(self) -> None:
+        # Otherwise it sees the engine process end and reports a crash.
+        if self.engine.output_handler is not None:
+            self.engine.output_handler.cancel()
         await asyncio.to_thread(self.engine.shutdown)
 
 

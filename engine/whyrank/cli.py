@@ -1,0 +1,188 @@
+"""The command `whyrank`. Thin: options in, one call, rendering out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+
+from whyrank import render
+from whyrank.config import Dtype, EngineConfig
+from whyrank.errors import InvalidRequest, WhyrankError
+from whyrank.formats import PROMPTS, Route, builtin_formats
+from whyrank.reranker import Reranker
+from whyrank.types import Document, DocumentLike, Ranking, TruncationPolicy
+from whyrank.wire import RankingBody
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Rerank documents with generative rerankers on vLLM.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
+
+
+def _choice(values: Any) -> str:
+    return "[" + "|".join(get_args(values)) + "]"
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A folder or a hub name, e.g. Qwen/Qwen3-Reranker-0.6B.")]
+Prompt = Annotated[str | None, typer.Option(help="A prompt's name (see `whyrank formats`) or a TOML file of your own.")]
+RouteOption = Annotated[
+    str | None, typer.Option("--route", metavar=_choice(Route), help="The prompt's first by default.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", metavar=_choice(Dtype), help="auto: what the device does best.")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens of a prompt; the prompt file's by default.")]
+KvCache = Annotated[float | None, typer.Option(help="GiB for the prefix cache on a CPU.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that the checkpoint brings.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
+
+
+@app.command()
+def rerank(
+    model: Model,
+    query: Annotated[str, typer.Option("--query", "-q", help="What the documents should be relevant to.")],
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Documents, one an argument.")] = None,
+    documents: Annotated[
+        str | None, typer.Option("--documents", "-d", help="A file of JSON lines or plain lines; - for stdin.")
+    ] = None,
+    instruction: Annotated[
+        str | None, typer.Option(help="What relevant means, where the prompt lets you say it.")
+    ] = None,
+    top_n: Annotated[int | None, typer.Option(help="Show only the best N.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Show only scores from here up (0 to 1).")] = None,
+    truncation: Annotated[
+        str, typer.Option(metavar=_choice(TruncationPolicy), help="What of an over-long document is given up.")
+    ] = "tail",
+    prompt: Prompt = _DEFAULTS["prompt"],
+    route: RouteOption = _DEFAULTS["route"],
+    revision: Revision = _DEFAULTS["revision"],
+    dtype: DtypeOption = _DEFAULTS["dtype"],
+    max_length: MaxLength = _DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
+    as_json: AsJson = False,
+) -> None:
+    """Score documents against a query and order them, best first.
+
+    `whyrank rerank -m Qwen/Qwen3-Reranker-0.6B -q "boiling point of water" "Water boils at 100 °C." "Everest is high."`
+
+    `whyrank rerank -m MODEL -q QUERY -d documents.jsonl --top-n 5 --json | jq .results`
+
+    A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
+    """
+    with _reported() as stdout:
+        config = EngineConfig(model, prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code)  # type: ignore[arg-type]
+        candidates = _documents(texts or [], documents)
+        options: Any = {"instruction": instruction, "top_n": top_n, "min_score": min_score, "truncation": truncation}
+        ranking = asyncio.run(_rerank(config, query, candidates, options))
+        if as_json:
+            print(json.dumps(RankingBody.of(ranking).json_document(), ensure_ascii=False), file=stdout)
+        else:
+            Console(file=stdout).print(render.ranking_table(ranking, query))
+
+
+async def _rerank(config: EngineConfig, query: str, documents: list[DocumentLike], options: Any) -> Ranking:
+    async with AsyncExitStack() as stack:
+        with render.waiting(f"starting {config.model}"):
+            reranker = await stack.enter_async_context(Reranker(config))
+        with render.progress("scoring", len(documents)) as progress:
+            return await reranker.rerank(query, documents, progress=progress, **options)
+
+
+@app.command()
+def formats(
+    where: Annotated[bool, typer.Option("--where", help="Print the folder of the prompt files.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the prompt formats that come with whyrank."""
+    with _reported() as stdout:
+        if where:
+            print(PROMPTS, file=stdout)
+        elif as_json:
+            print(json.dumps([f.model_dump(mode="json") for f in builtin_formats().values()]), file=stdout)
+        else:
+            Console(file=stdout).print(render.formats_table(builtin_formats().values()))
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
+    prompt: Prompt = _DEFAULTS["prompt"],
+    route: RouteOption = _DEFAULTS["route"],
+    revision: Revision = _DEFAULTS["revision"],
+    dtype: DtypeOption = _DEFAULTS["dtype"],
+    max_length: MaxLength = _DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
+) -> None:
+    """Say whether a checkpoint can be trusted as served: prompt, labels, parity with transformers, cache.
+
+    `whyrank doctor Qwen/Qwen3-Reranker-0.6B`
+
+    Exit code 1 where it cannot.
+    """
+    with _reported() as stdout:
+        from whyrank.doctor import examine
+
+        config = EngineConfig(model, prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code)  # type: ignore[arg-type]
+        with render.waiting(f"examining {model}"):
+            report = asyncio.run(examine(config))
+        Console(file=stdout).print(render.report_table(report, model))
+    if not report.trusted:
+        raise typer.Exit(1)
+
+
+def _documents(texts: list[str], source: str | None) -> list[DocumentLike]:
+    if texts and source:
+        raise InvalidRequest("documents: give them as arguments or with --documents, not both")
+    if source is None:
+        return list(texts)
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except OSError as cause:
+        raise InvalidRequest(f"--documents {source}: {cause.strerror}") from cause
+    except UnicodeDecodeError as cause:
+        raise InvalidRequest(f"--documents {source}: not UTF-8 text ({cause.reason} at byte {cause.start})") from cause
+    numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not numbered or not numbered[0][1].lstrip().startswith("{"):
+        return [line.rstrip("\r") for _, line in numbered]
+    return [_json_line(line, f"{source}, line {number}") for number, line in numbered]
+
+
+def _json_line(line: str, where: str) -> Document:
+    try:
+        return Document.of(json.loads(line), where)
+    except json.JSONDecodeError as cause:
+        raise InvalidRequest(f"{where}: not JSON ({cause.msg}), although the first line is an object") from cause
+
+
+@contextmanager
+def _reported() -> Iterator[Any]:
+    """Give the command the real stdout, send everything else (engines print, too) to stderr, and say errors in one line."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
+        os.dup2(2, 1)
+        try:
+            yield stdout
+        except WhyrankError as error:
+            Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+        finally:
+            stdout.flush()
+            os.dup2(stdout.fileno(), 1)
