@@ -9,6 +9,7 @@ Tests, benchmarks and the demo start real engines on these in seconds. Their sco
 from __future__ import annotations
 
 import argparse
+import json
 import pydoc_data.topics
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,8 @@ def write_checkpoint(kind: str, folder: Path) -> Path:
                 parameter.mul_(3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if kind == "querit":
+        _add_own_code(folder)
     return folder
 
 
@@ -83,6 +86,10 @@ def _gemma_tokenizer() -> Any:
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=[*special, *fallback, *text])
     tokenizer.train_from_iterator(_page(), trainer)
+    # The trainer marks all that it was told to keep as special; bytes and text are not.
+    table = json.loads(tokenizer.to_str())
+    table["added_tokens"] = [token for token in table["added_tokens"] if token["content"] in special]
+    tokenizer = Tokenizer.from_str(json.dumps(table))
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in text])
     return _fast(tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
 
@@ -146,13 +153,16 @@ def _qwen3_seq_cls() -> tuple[Any, Any]:
 
 
 def _qwen3_5() -> tuple[Any, Any]:
-    """Three linear-attention layers and a full one, as the real checkpoints; bf16, because the CPU kernels ask for it."""
+    """Three linear-attention layers and a full one; bf16, because the CPU kernels ask for it.
+
+    As in the real checkpoints one layer's state is as large as the keys and values of some 500 tokens, so that vLLM
+    raises the block size to more than a prompt's shared prefix."""
     import torch
     from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
     tokenizer = _qwen_tokenizer()
-    shape = _decoder_shape(tokenizer) | {"num_hidden_layers": 4, "head_dim": 64}
-    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4}
+    shape = _decoder_shape(tokenizer) | {"num_hidden_layers": 4, "num_key_value_heads": 1, "head_dim": 64}
+    linear = {"linear_num_key_heads": 4, "linear_num_value_heads": 8}
     linear |= {"linear_key_head_dim": 64, "linear_value_head_dim": 64}
     return tokenizer, Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shape, **linear)).to(torch.bfloat16)
 
@@ -185,7 +195,43 @@ def _deberta() -> tuple[Any, Any]:
     return tokenizer, DebertaV2ForSequenceClassification(config)
 
 
+_OWN_CODE = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+class TinyConfig(PretrainedConfig):
+    model_type = "tiny-querit"
+
+class TinyModel(PreTrainedModel):
+    config_class = TinyConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.embed = torch.nn.Embedding(config.vocab_size, 64)
+        self.head = torch.nn.Linear(64, 1)
+        self.post_init()
+    def forward(self, input_ids):
+        return {"score": self.head(self.embed(input_ids).cumsum(1)[:, -1] / input_ids.shape[1])}
+"""
+
+
+def _querit() -> tuple[Any, Any]:
+    """A model that only its own code can run, answering as Querit's does."""
+    tokenizer = _qwen_tokenizer()
+    tokenizer.add_special_tokens({"cls_token": "[CLS]"})
+    namespace: dict[str, Any] = {"__name__": "tiny_querit"}
+    exec(_OWN_CODE, namespace)
+    return tokenizer, namespace["TinyModel"](namespace["TinyConfig"](vocab_size=len(tokenizer)))
+
+
+def _add_own_code(folder: Path) -> None:
+    (folder / "tiny_querit.py").write_text(_OWN_CODE)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "tiny_querit.TinyConfig", "AutoModel": "tiny_querit.TinyModel"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 _KINDS = {
+    "querit": _querit,
     "qwen3": _qwen3,
     "qwen3-seq-cls": _qwen3_seq_cls,
     "qwen3_5": _qwen3_5,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -68,12 +68,16 @@ _Run = tuple[_Span, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Ids, and which of them are the query's and the document's. Offsets count characters of the document."""
+    """Ids, and which of them are the query's and the document's. Offsets count characters of the document.
+
+    `shared`: tokens with characters of both frame and document (" Water" after "<Document>:"). They are never cut.
+    """
 
     ids: list[int]
     query: range = range(0)
     document: range = range(0)
     offsets: Sequence[tuple[int, int]] = ()
+    shared: int = 0
     neutralised: bool = False
 
 
@@ -133,7 +137,7 @@ class PromptEncoder:
             return DocumentError("bad_feature", str(cause))
         values = {**features, **fields, "document": _well_formed(document.content)}
         return [
-            tuple(self._span(piece, values) for piece in run if piece.when is None or values[piece.when])
+            _merged(self._span(piece, values) for piece in run if piece.when is None or values[piece.when])
             for run in self.format.runs
         ]
 
@@ -226,7 +230,7 @@ class PromptEncoder:
             prompts.append(
                 Prompt(
                     _replaced(row, parts),
-                    Truncation(document, used, policy, query_tokens_cut=query - query_room, window=window),
+                    Truncation(document + row.shared, used + row.shared, policy, query - query_room, window),
                 )
             )
         return EncodedDocument(tuple(prompts), row.neutralised)
@@ -307,6 +311,17 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
     return card, Tokenizer.from_str(json.dumps(table)), control
 
 
+def _merged(spans: Iterable[_Span]) -> _Run:
+    """Neighbouring trusted stretches as one: a control token of ours may lie across them."""
+    run: list[_Span] = []
+    for span in spans:
+        if run and run[-1].trusted and span.trusted:
+            run[-1] = _Span(run[-1].text + span.text, "frame", trusted=True)
+        else:
+            run.append(span)
+    return tuple(run)
+
+
 def _well_formed(text: str) -> str:
     """Lone surrogates become U+FFFD; anything else is left alone."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -334,10 +349,10 @@ def _feature(name: str, kind: FeatureKind, value: Any) -> str:
 
 
 def _located(run: _Run, ids: list[int], offsets: list[tuple[int, int]], neutralised: bool = False) -> _Encoded:
-    """Find the query's and the document's ids by their characters. A token that also holds frame characters is the frame's."""
+    """Find the query's and the document's ids by their characters."""
     found: dict[str, range] = {}
     inside: Sequence[tuple[int, int]] = ()
-    at = 0
+    at = shared = 0
     for span in run:
         end = at + len(span.text)
         if span.owner != "frame":
@@ -346,8 +361,10 @@ def _located(run: _Run, ids: list[int], offsets: list[tuple[int, int]], neutrali
             found[span.owner] = range(first, last)
             if span.owner == "document":
                 inside = [(low - at, high - at) for low, high in offsets[first:last]]
+                ends = (offsets[i] for i in (first - 1, last) if 0 <= i < len(offsets))
+                shared = sum(low < end and high > at for low, high in ends)
         at = end
-    return _Encoded(ids, offsets=inside, neutralised=neutralised, **found)
+    return _Encoded(ids, offsets=inside, shared=shared, neutralised=neutralised, **found)
 
 
 def _joined(rows: Sequence[_Encoded]) -> _Encoded:
@@ -360,7 +377,8 @@ def _joined(rows: Sequence[_Encoded]) -> _Encoded:
                 spans[owner] = range(len(ids) + span.start, len(ids) + span.stop)
         offsets = row.offsets or offsets
         ids.extend(row.ids)
-    return _Encoded(ids, spans["query"], spans["document"], offsets, any(row.neutralised for row in rows))
+    shared = sum(row.shared for row in rows)
+    return _Encoded(ids, spans["query"], spans["document"], offsets, shared, any(row.neutralised for row in rows))
 
 
 def _replaced(row: _Encoded, parts: dict[int, list[int]]) -> Ids:

@@ -1,0 +1,103 @@
+"""Tiny checkpoints, and one running engine per kind for the whole session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tiny_checkpoint import write_checkpoint
+from whyrank import EngineConfig, Reranker
+from whyrank.checkpoints import Plan, make_plan
+from whyrank.runtimes import Runtime, start_runtime
+from whyrank.runtimes.reference import Reference
+from whyrank.scoring import Score, score_of
+from whyrank.tokens import EncodedDocument
+from whyrank.types import Document
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Which tiny checkpoint stands for which family. The folder's name is what fitting_format sees.
+KIND_OF = {
+    "prism": "qwen3",
+    "qwen3-reranker": "qwen3",
+    "zerank": "qwen3",
+    "ctxl-v2": "qwen3",
+    "qanchor": "qwen3-seq-cls",
+    "mxbai-v2": "qwen2",
+    "bge-v2-gemma": "gemma",
+    "multi-hop": "deberta",
+    "querit": "querit",
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """checkpoint(kind) → a folder, written once a session."""
+    folder, written = tmp_path_factory.mktemp("checkpoints"), set[str]()
+
+    def written_once(kind: str) -> Path:
+        if kind not in written:
+            write_checkpoint(kind, folder / kind)
+            written.add(kind)
+        return folder / kind
+
+    return written_once
+
+
+@dataclass
+class Served:
+    """A running reranker, its plan, and plain transformers on the same checkpoint to hold it against."""
+
+    reranker: Reranker
+    plan: Plan
+    runtime: Runtime
+
+    @cached_property
+    def reference(self) -> Reference:
+        return Reference(self.plan)
+
+    def expected(self, query: str, text: str) -> Score:
+        (row,) = self.plan.encoder.encode(query, [Document(text)], None, "tail")
+        assert isinstance(row, EncodedDocument)
+        return score_of(self.reference.read(row.prompts[0].ids), self.plan.format.score_rule)
+
+
+Serve = Callable[..., Any]
+
+
+@pytest_asyncio.fixture(scope="session")
+async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
+    """await serve(prompt, kind=None, route=None): the engine is started once and shared by formats that can."""
+    engines: dict[tuple[Any, ...], Runtime] = {}
+
+    async def start(prompt: str, kind: str | None = None, route: str | None = None) -> Served:
+        folder = checkpoint(kind or KIND_OF[prompt])
+        consent = (kind or KIND_OF[prompt]) == "querit"
+        config = EngineConfig(str(folder), prompt=prompt, route=route, kv_cache_gib=0.5, trust_remote_code=consent)  # type: ignore[arg-type]
+        plan = await asyncio.to_thread(make_plan, config)
+        # Same checkpoint, same way of reading: the engine can be shared, the format and its labels are per Served.
+        key = (folder, plan.route, plan.format.score.rule, plan.encoder.labels if plan.route == "classify" else None)
+        if key not in engines:
+            engines[key] = await start_runtime(plan)
+        runtime = engines[key] if plan.route == "encoder" else type(engines[key])(engines[key].engine, plan)  # type: ignore[attr-defined,call-arg]
+        return Served(Reranker.over(runtime, plan.encoder, config), plan, runtime)
+
+    served: dict[tuple[Any, ...], Served] = {}
+
+    async def once(*asked: Any, **options: Any) -> Served:
+        key = (*asked, *sorted(options.items()))
+        if key not in served:
+            served[key] = await start(*asked, **options)
+        return served[key]
+
+    yield once
+    for engine in engines.values():
+        await engine.aclose()

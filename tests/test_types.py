@@ -1,0 +1,61 @@
+"""Requests: what is accepted, and the words with which the rest is refused."""
+
+from typing import Any
+
+import pytest
+
+from whyrank.errors import InvalidRequest
+from whyrank.types import Document, RerankRequest, Usage
+
+
+def test_documents_come_as_strings_objects_or_documents() -> None:
+    request = RerankRequest.of(
+        "q",
+        [
+            "plain",
+            {"text": "t", "id": 7, "title": "T", "hop": 1, "metadata": {"role": "Main_Claim"}},
+            Document("d", id="x"),
+        ],
+    )
+    assert request.documents == (
+        Document("plain"),
+        Document("t", id="7", title="T", metadata={"hop": 1, "role": "Main_Claim"}),
+        Document("d", id="x"),
+    )
+    assert request.documents[1].content == "T t"
+
+
+@pytest.mark.parametrize(
+    ("query", "documents", "options", "said"),
+    [
+        ("", ["d"], {}, "query is empty"),
+        (" \n", ["d"], {}, "query is empty"),
+        (None, ["d"], {}, "query is a NoneType"),
+        ("q", [], {}, "documents is empty"),
+        ("q", "one string", {}, "documents is a str: give a list"),
+        ("q", {"text": "d"}, {}, "documents is a dict: give a list"),
+        ("q", 5, {}, "documents is a int: give a list"),
+        ("q", ["d", 3], {}, "documents[1] is a int"),
+        ("q", ["d", {"txt": "d"}], {}, "documents[1] has no 'text': its keys are ['txt']"),
+        ("q", [{"text": None}], {}, "documents[0]: 'text' must be a string, not NoneType"),
+        ("q", [{"text": "d", "id": 1.5}], {}, "documents[0]: 'id' must be a string, not float"),
+        ("q", [{"text": "d", "title": 1}], {}, "documents[0]: 'title' must be a string"),
+        ("q", [{"text": "d", "metadata": "m"}], {}, "documents[0]: 'metadata' must be an object"),
+        ("q", ["d"], {"instruction": 1}, "instruction is a int"),
+        ("q", ["d"], {"top_n": 0}, "top_n is 0: give a whole number of at least 1"),
+        ("q", ["d"], {"top_n": True}, "top_n is True"),
+        ("q", ["d"], {"top_n": 1.5}, "top_n is 1.5"),
+        ("q", ["d"], {"min_score": 1.1}, "min_score is 1.1: give a number between 0 and 1"),
+        ("q", ["d"], {"min_score": "0.5"}, "min_score is '0.5'"),
+        ("q", ["d"], {"truncation": "left"}, "truncation is 'left': choose from tail, head, middle, windows"),
+    ],
+)
+def test_bad_input_is_named_with_its_remedy(query: Any, documents: Any, options: Any, said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        RerankRequest.of(query, documents, **options)
+    assert said in str(refused.value)
+
+
+def test_usage_adds_up() -> None:
+    total = Usage(100, 60) + Usage(10, 0)
+    assert (total.prompt_tokens, total.cached_tokens, total.computed_tokens) == (110, 60, 50)
