@@ -1,0 +1,100 @@
+"""Scores equal to plain transformers: every prompt on its route, every kind of text, alone and in any company."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from samples import DOCUMENTS, QUERY, hostile_texts
+
+from conftest import Serve, Served
+from whyrank.scoring import Score
+from whyrank.types import RankedDocument
+
+ROUTES = [
+    pytest.param(("prism",), id="prism"),
+    pytest.param(("qwen3-reranker",), id="qwen3-reranker"),
+    pytest.param(("prism", "qwen3_5"), id="prism-hybrid"),
+    pytest.param(("zerank",), id="zerank"),
+    pytest.param(("ctxl-v2",), id="ctxl-v2"),
+    pytest.param(("mxbai-v2",), id="mxbai-v2"),
+    pytest.param(("bge-v2-gemma",), id="bge-v2-gemma"),
+    pytest.param(("qanchor",), id="qanchor"),
+    pytest.param(("multi-hop",), id="multi-hop"),
+    pytest.param(("querit",), id="querit"),
+    pytest.param(("prism", "qwen3", "classify"), id="prism-classify"),
+    pytest.param(("bge-v2-gemma", "gemma", "classify"), id="bge-v2-gemma-classify"),
+]
+_FP32_SCORE = 1e-5
+_BF16_MARGIN = 0.05
+
+
+@pytest.fixture(params=ROUTES)
+async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
+    found: Served = await serve(*request.param)
+    return found
+
+
+def assert_equal(served: Served, rows: tuple[RankedDocument, ...], wanted: list[Score]) -> None:
+    exact = served.runtime.facts()["dtype"] == "float32"
+    for row, want in zip(rows, wanted, strict=True):
+        assert row.error is None, row
+        assert row.margin is not None and row.score is not None
+        where = f"{row.document.content[:40]!r}: {row.margin} instead of {want.margin}"
+        if exact:
+            assert abs(row.score - want.score) <= _FP32_SCORE, where
+        else:
+            assert abs(row.margin - want.margin) <= _BF16_MARGIN, where
+        if row.label_mass is not None:
+            assert row.label_mass == pytest.approx(want.label_mass, rel=1e-3 if exact else 0.2)
+
+
+async def test_every_kind_of_text_alone(served: Served) -> None:
+    texts = [*DOCUMENTS.values(), *hostile_texts(["<|im_end|>", "[SEP]", "<eos>"], count=12)[4:]]
+    for text in texts:
+        assert_equal(served, await served.reranker.score(QUERY, [text]), [served.expected(QUERY, text)])
+
+
+async def test_in_a_batch_of_mixed_lengths(served: Served) -> None:
+    dice = random.Random(3)
+    words = DOCUMENTS["long"].split()
+    # Few enough to be checked against slow transformers, repeated with new neighbours to make a batch of 64.
+    known = [" ".join(words[: dice.choice([1, 7, 40, 160])]) + f" {i}" for i in range(16)]
+    fillers = [" ".join(dice.choices(words, k=dice.randint(1, 300))) for _ in range(48)]
+    batch = known + fillers
+    dice.shuffle(batch)
+    rows = {row.document.text: row for row in await served.reranker.score(QUERY, batch)}
+    assert_equal(served, tuple(rows[text] for text in known), [served.expected(QUERY, text) for text in known])
+
+
+async def test_under_concurrent_calls(served: Served) -> None:
+    texts = [DOCUMENTS[kind] for kind in ("short", "chinese", "emoji", "html")]
+    queries = [f"{QUERY} ({n})" for n in range(20)]
+    answers = await asyncio.gather(*(served.reranker.score(query, texts) for query in queries))
+    for query, rows in list(zip(queries, answers, strict=True))[::5]:
+        assert_equal(served, rows, [served.expected(query, text) for text in texts])
+
+
+async def test_labels_agree_with_the_masked_top_k_recipe_where_that_one_has_them(serve: Serve) -> None:
+    """The widely copied recipe (logprobs=20 with allowed_token_ids) reads the unmasked top 20: here it misses a label."""
+    served: Served = await serve("prism")
+    from vllm import SamplingParams
+    from vllm.inputs import tokens_input
+
+    from whyrank.tokens import EncodedDocument
+    from whyrank.types import Document
+
+    labels = served.plan.encoder.labels
+    assert labels is not None and labels.negative is not None
+    (row,) = served.plan.encoder.encode(QUERY, [Document("water")], None, "tail")
+    assert isinstance(row, EncodedDocument)
+    recipe = SamplingParams(
+        max_tokens=1, temperature=0, logprobs=20, allowed_token_ids=[labels.positive, labels.negative]
+    )
+    prompt = tokens_input(list(row.prompts[0].ids))
+    outputs = [out async for out in served.runtime.engine.generate(prompt, recipe, "recipe")]  # type: ignore[attr-defined]
+    found = set(outputs[-1].outputs[0].logprobs[0])
+    assert not {labels.positive, labels.negative} <= found
+    (ours,) = await served.reranker.score(QUERY, ["water"])
+    assert ours.margin == pytest.approx(served.expected(QUERY, "water").margin, abs=1e-4)

@@ -1,0 +1,279 @@
+"""The road: order, choice, duplicates, windows, bad documents, cancelling, and an engine that dies."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from samples import DOCUMENTS, QUERY, hostile_texts
+
+from conftest import Serve, Served
+from whyrank import CheckpointError, EngineDead, InvalidRequest, Ranking, Reranker, RerankRequest
+from whyrank.runtimes.base import Answer
+from whyrank.scoring import LabelRead
+from whyrank.tokens import Ids
+from whyrank.types import Usage
+
+TEXTS = list(DOCUMENTS.values())[:8]
+
+
+@pytest.fixture
+async def prism(serve: Serve) -> Served:
+    found: Served = await serve("prism")
+    return found
+
+
+class FakeRuntime:
+    """Answers each prompt with a function of its ids; counts what it was asked."""
+
+    def __init__(self, answer: Callable[[Ids], float]) -> None:
+        self.answer = answer
+        self.asked: list[Ids] = []
+
+    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+        return Usage()
+
+    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+        self.asked += prompts
+        for i in reversed(range(len(prompts))):  # answers may come in any order
+            yield i, LabelRead(self.answer(prompts[i]), None, len(prompts[i]))
+
+    def facts(self) -> dict[str, str | int]:
+        return {}
+
+    async def aclose(self) -> None: ...
+
+
+def over_fake(prism: Served, answer: Callable[[Ids], float]) -> tuple[Reranker, FakeRuntime]:
+    fake = FakeRuntime(answer)
+    return Reranker.over(fake, prism.plan.encoder, prism.plan.config), fake
+
+
+async def test_results_are_ordered_and_carry_everything(prism: Served) -> None:
+    ranking = await prism.reranker.rerank(QUERY, [{"text": text, "id": f"d{i}"} for i, text in enumerate(TEXTS)])
+    assert [row.rank for row in ranking.results] == list(range(1, len(TEXTS) + 1))
+    margins = [row.margin for row in ranking.results if row.margin is not None]
+    assert margins == sorted(margins, reverse=True)
+    assert len(margins) == len(TEXTS)
+    assert all(row.id == f"d{row.index}" and row.document.text == TEXTS[row.index] for row in ranking.results)
+    assert all(row.score is not None and 0 < row.score < 1 and row.label_mass for row in ranking.results)
+    assert ranking.prompt == prism.plan.format.fingerprint
+    assert ranking.usage.prompt_tokens > ranking.usage.cached_tokens > 0
+
+
+async def test_score_keeps_the_order_of_the_documents(prism: Served) -> None:
+    ranking = await prism.reranker.rerank(QUERY, TEXTS)
+    rows = await prism.reranker.score(QUERY, TEXTS)
+    assert [row.index for row in rows] == list(range(len(TEXTS)))
+    assert {row.index: row.margin for row in rows} == pytest.approx(
+        {row.index: row.margin for row in ranking.results}, abs=1e-5
+    )
+
+
+async def test_duplicates_are_scored_once(prism: Served) -> None:
+    reranker, fake = over_fake(prism, lambda ids: float(len(ids)))
+    ranking = await reranker.rerank(QUERY, ["a", "b c d", "a", "a"])
+    assert len(fake.asked) == 2
+    assert [(row.index, row.margin) for row in ranking.results][1:] == [
+        (0, ranking.results[1].margin),
+        (2, ranking.results[1].margin),
+        (3, ranking.results[1].margin),
+    ]
+
+
+async def test_top_n_and_min_score_shorten_the_answer(prism: Served) -> None:
+    reranker, fake = over_fake(prism, lambda ids: 1.0 if len(ids) > 350 else -1.0)
+    texts = ["water " * n for n in range(1, 9)]
+    everything = await reranker.rerank(QUERY, texts)
+    assert len(everything.results) == 8
+    best = await reranker.rerank(QUERY, texts, top_n=2)
+    assert best.results == everything.results[:2]
+    likely = await reranker.rerank(QUERY, texts, min_score=0.5)
+    assert likely.results == tuple(row for row in everything.results if row.score and row.score >= 0.5)
+    assert 0 < len(likely.results) < 8
+    assert len(fake.asked) == 24  # neither spares the scoring
+
+
+async def test_a_value_that_is_not_finite_is_that_rows_error(prism: Served) -> None:
+    broken = prism.plan.encoder.encode(QUERY, [RerankRequest.of("q", ["bad"]).documents[0]], None, "tail")
+    ids = broken[0].prompts[0].ids  # type: ignore[union-attr]
+    reranker, _ = over_fake(prism, lambda asked: math.nan if asked == ids else 1.0)
+    ranking = await reranker.rerank(QUERY, ["good", "bad"], top_n=1)
+    good, bad = ranking.results
+    assert (good.document.text, good.rank, good.error) == ("good", 1, None)
+    assert (bad.rank, bad.score, bad.error and bad.error.code) == (None, None, "not_finite")
+
+
+async def test_the_best_window_gives_the_score(serve: Serve) -> None:
+    served: Served = await serve("multi-hop")
+    text = " ".join(f"word{n}" for n in range(900))
+    (row,) = await served.reranker.score(QUERY, [text], truncation="windows")
+    assert row.truncation is not None and row.truncation.window is not None
+    window = row.truncation.window
+    assert 0 <= window.start < window.end <= len(text)
+    (tail,) = await served.reranker.score(QUERY, [text], truncation="tail")
+    assert row.margin is not None and tail.margin is not None
+    assert row.margin >= tail.margin - 1e-5
+
+
+async def test_a_hostile_document_costs_its_neighbours_nothing(prism: Served) -> None:
+    hostile = hostile_texts(["<|im_end|>", "<|im_start|>", "</think>", "<|endoftext|>"], count=60)
+    alone = [(await prism.reranker.score(QUERY, [text]))[0] for text in TEXTS]
+    mixed = await prism.reranker.score(QUERY, [*hostile[:30], *TEXTS, *hostile[30:]])
+    assert all(row.error is None and row.score is not None for row in mixed)
+    together = mixed[30 : 30 + len(TEXTS)]
+    assert [row.score for row in together] == pytest.approx([row.score for row in alone], abs=1e-5)
+
+
+async def test_a_bad_feature_costs_one_row(serve: Serve) -> None:
+    served: Served = await serve("multi-hop")
+    ranking = await served.reranker.rerank(QUERY, ["good", {"text": "bad", "hop": "one"}, "also good"])
+    assert [row.index for row in ranking.results][-1] == 1
+    assert ranking.results[-1].error is not None
+    assert "metadata 'hop' is 'one'" in ranking.results[-1].error.message
+    assert all(row.score is not None for row in ranking.results[:2])
+
+
+async def test_rerank_many_gives_each_request_its_answer_or_its_error(prism: Served) -> None:
+    answers = await prism.reranker.rerank_many(
+        [
+            {"query": QUERY, "documents": TEXTS},
+            {"query": "", "documents": TEXTS},
+            {"query": QUERY, "documents": ["a"], "topn": 3},
+            RerankRequest.of("other", ["b"]),
+            {"query": QUERY, "documents": ["a"], "instruction": "be kind"},
+        ]
+    )
+    assert isinstance(answers[0], Ranking) and len(answers[0].results) == len(TEXTS)
+    assert isinstance(answers[3], Ranking) and len(answers[3].results) == 1
+    said = [str(answer) for answer in answers if isinstance(answer, InvalidRequest)]
+    assert said[0].startswith("requests[1]: query is empty")
+    assert said[1].startswith("requests[2]: ") and "topn" in said[1]
+    assert "instruction: fixed for prompt 'prism'" in said[2]
+
+
+async def test_a_grid_equals_its_cells(prism: Served) -> None:
+    queries = [QUERY, "How high is Everest?", "水"]
+    grid = await prism.reranker.score_grid(queries, TEXTS)
+    assert [len(row) for row in grid] == [len(TEXTS)] * 3
+    for query, row in zip(queries, grid, strict=True):
+        for text, cell in zip(TEXTS[:3], row, strict=False):
+            (alone,) = await prism.reranker.score(query, [text])
+            assert cell.score == pytest.approx(alone.score, abs=1e-5)
+    with pytest.raises(InvalidRequest, match="queries is 'one'"):
+        await prism.reranker.score_grid("one", TEXTS)
+
+
+async def test_progress_counts_to_the_end(prism: Served) -> None:
+    seen: list[tuple[int, int]] = []
+    await prism.reranker.rerank(QUERY, TEXTS, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(n, len(TEXTS)) for n in range(1, len(TEXTS) + 1)]
+
+
+async def test_a_cancelled_call_leaves_nothing_running(prism: Served) -> None:
+    engine: Any = prism.runtime.engine  # type: ignore[attr-defined]
+    first = asyncio.Event()
+    texts = [f"{n} {DOCUMENTS['long'][:6000]}" for n in range(200)]
+    call = asyncio.create_task(prism.reranker.rerank(QUERY, texts, progress=lambda done, total: first.set()))
+    await first.wait()
+    assert engine.get_num_unfinished_requests() > 100
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert engine.get_num_unfinished_requests() == 0
+    (row,) = await asyncio.wait_for(prism.reranker.score(QUERY, ["still here"]), 10)
+    assert row.score is not None
+
+
+async def test_calls_take_turns(prism: Served) -> None:
+    """A small call that comes while a big one runs is answered long before the big one."""
+    texts = [f"{n} {DOCUMENTS['long'][:3000]}" for n in range(300)]
+    done: list[str] = []
+    started = asyncio.Event()
+
+    async def big() -> None:
+        await prism.reranker.rerank(QUERY, texts, progress=lambda _done, _total: started.set())
+        done.append("big")
+
+    async def small() -> None:
+        await started.wait()
+        await prism.reranker.rerank("something else", ["x", "y"])
+        done.append("small")
+
+    await asyncio.gather(big(), small())
+    assert done == ["small", "big"]
+
+
+async def test_a_dead_engine_is_a_typed_error_at_once(checkpoint: Callable[[str], Path]) -> None:
+    async with Reranker(str(checkpoint("qwen3")), prompt="prism", kv_cache_gib=0.25) as reranker:
+        before = asyncio.create_task(reranker.rerank(QUERY, [f"{n} {DOCUMENTS['long'][:6000]}" for n in range(300)]))
+        await asyncio.sleep(1.0)
+        newest = max(psutil.Process().children(), key=lambda child: child.create_time())
+        newest.kill()
+        with pytest.raises(EngineDead, match="engine process has died; start a new Reranker"):
+            await asyncio.wait_for(before, 10)
+        with pytest.raises(EngineDead):
+            await asyncio.wait_for(reranker.rerank(QUERY, ["x"]), 2)
+
+
+async def test_a_reranker_that_is_not_running_says_so() -> None:
+    with pytest.raises(InvalidRequest, match="use `async with Reranker"):
+        await Reranker("some/model").rerank(QUERY, ["x"])
+
+
+# What is refused before an engine starts.
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("qwen3", {}, "no prompt fits this name"),
+        ("qwen3", {"prompt": "prism", "route": "encoder"}, "route encoder: prompt 'prism' allows generate, classify"),
+        ("qwen3", {"prompt": "prism", "max_length": 50}, "max_length 50 is too short: the frame"),
+        ("qwen3", {"prompt": "prism", "max_length": 20000}, "has 16384 positions"),
+        ("qwen3_5", {"prompt": "prism", "dtype": "float32"}, "whose CPU kernels know only bfloat16"),
+        ("querit", {"prompt": "querit"}, "brings Python code of its own"),
+        ("gemma", {"prompt": "zerank"}, "its architecture is GemmaForCausalLM"),
+    ],
+)
+async def test_what_cannot_be_served_is_refused_with_a_remedy(
+    kind: str, options: dict[str, Any], said: str, checkpoint: Callable[[str], Path]
+) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        async with Reranker(str(checkpoint(kind)), **options):
+            pass
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [("/no/such/folder", "no such folder"), ("acme/not-there", "neither a folder with a config.json nor a name")],
+)
+async def test_an_unknown_model_is_named(model: str, said: str) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        async with Reranker(model):
+            pass
+    assert model in str(refused.value)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "fp32"}, "dtype is 'fp32': choose from auto, float32"),
+        ({"route": "score"}, "route is 'score': choose from generate, classify, encoder"),
+        ({"max_length": 0}, "max_length is 0"),
+        ({"kv_cache_gib": -1}, "kv_cache_gib is -1"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        Reranker("some/model", **options)
+    assert said in str(refused.value)
+
+
