@@ -53,8 +53,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
-from tiny_checkpoint import write_checkpoint
 
+from tiny_checkpoint import write_checkpoint
 from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.formats import PromptFormat
@@ -363,15 +363,14 @@ def _summary(
 ) -> dict[str, Any]:
     ours, others = seconds["whyrank"], [name for name in seconds if name != "whyrank"]
     middle = {name: statistics.median(spent) for name, spent in seconds.items()}
-    apart = {
-        name: max(abs(a - b) for a, b in zip(margins["whyrank"], margins[name], strict=True)) for name in others
-    }
+    apart = {name: max(abs(a - b) for a, b in zip(margins["whyrank"], margins[name], strict=True)) for name in others}
     return {
         "documents": documents,
         "repeats": len(ours),
         "docs_per_second": {name: round(documents / spent, 2) for name, spent in middle.items()},
         "ratio": {
-            name: round(statistics.median(b / a for a, b in zip(ours, seconds[name], strict=True)), 3) for name in others
+            name: round(statistics.median(b / a for a, b in zip(ours, seconds[name], strict=True)), 3)
+            for name in others
         },
         "latency_ms": {name: round(1000 * spent, 2) for name, spent in middle.items()} if documents == 1 else None,
         "largest_margin_difference": {name: round(gap, 6) for name, gap in apart.items()},
@@ -437,7 +436,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=_SHAPES, default=["tiny-qwen3", "tiny-qwen3.5"])
     parser.add_argument("--counts", nargs="+", type=int, default=[1, 20, 100, 1000], help="documents in a call")
-    parser.add_argument("--pair-tokens", type=int, default=300, help="query and document together; the frame comes on top")
+    parser.add_argument(
+        "--pair-tokens", type=int, default=300, help="query and document together; the frame comes on top"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="more for counts below 10")
     parser.add_argument("--patience", type=float, default=300, help="seconds after which a count is not repeated again")
     parser.add_argument("--without", nargs="+", default=[], metavar="SYSTEM", help="leave systems out")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 import pytest
-from samples import DOCUMENTS
 
 from conftest import Serve, Served
+from samples import DOCUMENTS
 from whyrank.types import Usage
 
 WORDS = DOCUMENTS["long"].split()
@@ -50,7 +50,9 @@ async def test_the_hybrids_block_is_longer_than_the_shared_prefix(serve: Serve) 
     block = served.runtime.facts()["block_size"]
     assert isinstance(block, int)
     assert block > 500 > len(served.plan.encoder.shared_prefix(None))
-    few = (await served.reranker.rerank("too few documents for a primer", [sixty_words(n) for n in range(900, 904)])).usage
+    few = (
+        await served.reranker.rerank("too few documents for a primer", [sixty_words(n) for n in range(900, 904)])
+    ).usage
     await served.runtime.engine.reset_prefix_cache()  # type: ignore[attr-defined]
     cold = (await served.reranker.rerank("nobody primed this", [sixty_words(n) for n in range(950, 954)])).usage
     assert cold.cached_tokens == 0

@@ -113,7 +113,6 @@ def test_a_prompt_asked_for_must_fit_the_architecture() -> None:
         fitting_format("acme/x", ["BertModel"], "prsm")
 
 
-
 def test_the_fingerprint_follows_what_can_change_a_score(tmp_path: Path) -> None:
     first = load_format(write(tmp_path, GOOD)).fingerprint
     assert load_format(write(tmp_path, GOOD.replace("a prompt", "other words"))).fingerprint == first

@@ -6,9 +6,9 @@ import asyncio
 import random
 
 import pytest
-from samples import DOCUMENTS, QUERY, hostile_texts
 
 from conftest import Serve, Served
+from samples import DOCUMENTS, QUERY, hostile_texts
 from whyrank.scoring import Score
 from whyrank.types import RankedDocument
 

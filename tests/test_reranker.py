@@ -10,9 +10,9 @@ from typing import Any
 
 import psutil
 import pytest
-from samples import DOCUMENTS, QUERY, hostile_texts
 
 from conftest import Serve, Served
+from samples import DOCUMENTS, QUERY, hostile_texts
 from whyrank import CheckpointError, EngineDead, InvalidRequest, Ranking, Reranker, RerankRequest
 from whyrank.runtimes.base import Answer
 from whyrank.scoring import LabelRead
@@ -275,5 +275,3 @@ def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         Reranker("some/model", **options)
     assert said in str(refused.value)
-
-

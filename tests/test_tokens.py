@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from samples import CARDS, DOCUMENTS, INSTRUCTED, QUERY, hostile_texts, tokenise_with
 from transformers import AutoTokenizer
 
 from conftest import KIND_OF
+from samples import CARDS, DOCUMENTS, INSTRUCTED, QUERY, hostile_texts, tokenise_with
 from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.formats import builtin_formats, load_format
 from whyrank.tokens import EncodedDocument, Prompt, PromptEncoder, common_prefix
@@ -259,7 +259,9 @@ def test_a_field_budget_holds_where_there_is_room(checkpoint: Callable[[str], Pa
 
 
 def test_a_frame_that_does_not_fit_is_refused(checkpoint: Callable[[str], Path]) -> None:
-    with pytest.raises(CheckpointError, match=r"max_length 60 is too short: the frame of prompt 'prism' takes \d+ tokens"):
+    with pytest.raises(
+        CheckpointError, match=r"max_length 60 is too short: the frame of prompt 'prism' takes \d+ tokens"
+    ):
         make("prism", checkpoint, max_length=60)
 
 
@@ -289,9 +291,7 @@ def test_a_prompt_without_instruction_says_so(checkpoint: Callable[[str], Path])
         ("999999", "labels.positive = 999999: this tokenizer has no such id"),
     ],
 )
-def test_labels_must_be_single_tokens(
-    label: str, said: str, checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_labels_must_be_single_tokens(label: str, said: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     source = Path(__file__).parents[1] / "prompts" / "prism.toml"
     changed = tmp_path / "changed.toml"
     changed.write_text(source.read_text().replace('positive = "yes"', f"positive = {label}"))

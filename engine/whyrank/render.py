@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["formats_table", "progress", "ranking_table", "report_table", "waiting"]
 
 _BAR = 10
+_SNIPPET = 160
 _WATCHED_FROM = 32
 
 
@@ -33,11 +34,11 @@ def ranking_table(ranking: Ranking, query: str) -> Table:
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("#", justify="right")
+    table.add_column("#", justify="right", no_wrap=True)
     table.add_column("score", no_wrap=True)
-    table.add_column("margin", justify="right")
-    table.add_column("id", overflow="fold")
-    table.add_column("document", ratio=1, overflow="ellipsis", no_wrap=True)
+    table.add_column("margin", justify="right", no_wrap=True)
+    table.add_column("id", no_wrap=True, max_width=24)
+    table.add_column("document", overflow="fold")
     for row in ranking.results:
         table.add_row(str(row.rank or "–"), _bar(row.score), _number(row.margin), escape(_name(row)), _text(row))
     return table
@@ -61,7 +62,8 @@ def _name(row: RankedDocument) -> str:
 def _text(row: RankedDocument) -> str:
     if row.error:
         return f"[red]{escape(row.error.message)}[/]"
-    text = escape(" ".join(row.document.content.split()))
+    text = " ".join(row.document.content[: 4 * _SNIPPET].split())
+    text = escape(text if len(text) <= _SNIPPET else text[:_SNIPPET] + "…")
     cut = row.truncation
     return (
         f"[yellow](read {cut.used_tokens} of {cut.original_tokens} tokens)[/] {text}" if cut and cut.truncated else text
@@ -69,7 +71,11 @@ def _text(row: RankedDocument) -> str:
 
 
 def formats_table(formats: Iterable[PromptFormat]) -> Table:
-    table = Table("prompt", "routes", "labels", "max tokens", "instruction", "checkpoints", title="Prompt formats")
+    table = Table(title="Prompt formats", title_justify="left")
+    for name in ("prompt", "labels", "instruction"):
+        table.add_column(name, no_wrap=True)
+    for name in ("routes", "max tokens", "checkpoints"):
+        table.add_column(name, overflow="fold")
     for fmt in formats:
         labels = fmt.labels
         shown = (
@@ -78,10 +84,8 @@ def formats_table(formats: Iterable[PromptFormat]) -> Table:
             else " / ".join(str(x) for x in (labels.positive, labels.negative) if x is not None)
         )
         instruction = "none" if fmt.instruction is None else "fixed" if fmt.instruction.fixed else "yours"
-        names = ", ".join(fmt.fits.names)
-        table.add_row(
-            f"[bold]{fmt.name}[/]", ", ".join(fmt.routes), shown, str(fmt.max_length), instruction, escape(names)
-        )
+        names = escape(", ".join(fmt.fits.names))
+        table.add_row(fmt.name, shown, instruction, ", ".join(fmt.routes), str(fmt.max_length), names)
     return table
 
 

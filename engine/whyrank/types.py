@@ -159,6 +159,55 @@ class DocumentError:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceSpan:
+    """One sentence of the evidence and the stretch of the document that says most of the same. Character offsets."""
+
+    evidence_start: int
+    evidence_end: int
+    start: int
+    end: int
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """Something checkable in the evidence that the document does not say. Character offsets into the evidence."""
+
+    kind: Literal["number", "date", "url", "code", "name"]
+    text: str
+    start: int
+    end: int
+
+
+GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "language"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """How far the evidence is backed by its document. `supported`: share of the evidence's characters, 0..1."""
+
+    supported: float
+    spans: tuple[SourceSpan, ...] = ()
+    unsupported: tuple[Unsupported, ...] = ()
+    flags: tuple[GroundingFlag, ...] = ()
+
+
+Finish = Literal["complete", "budget", "repetition", "aborted", "deadline", "error"]
+"""How a continuation ended. budget: a text was cut at its token budget, the tags still closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the model wrote about one document, held against it. Texts may be empty where `finish` is not complete."""
+
+    contribution: str
+    evidence: str
+    finish: Finish
+    output_tokens: int = 0
+    grounding: Grounding | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RankedDocument:
     """One row of the answer.
 
@@ -174,6 +223,7 @@ class RankedDocument:
     label_mass: float | None = None
     truncation: Truncation | None = None
     error: DocumentError | None = None
+    evidence: Evidence | None = None
 
     @property
     def id(self) -> str | None:

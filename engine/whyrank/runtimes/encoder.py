@@ -47,7 +47,7 @@ class EncoderRuntime:
         import torch
 
         longest = max(map(len, rows))
-        padding = self.model.config.pad_token_id or 0
+        padding = getattr(self.model.config, "pad_token_id", None) or 0
         ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=self.model.device)
         inputs = {"input_ids": ids}
         if len(rows) > 1:

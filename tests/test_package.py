@@ -1,0 +1,120 @@
+"""The package as a whole: light to import, layered as planned, complete in its wheel, true in its README."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import whyrank
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "engine" / "whyrank"
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    assert whyrank.__all__ == sorted(whyrank.__all__)
+    assert all(hasattr(whyrank, name) for name in whyrank.__all__)
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import sys, whyrank; print([m for m in ('torch', 'vllm', 'transformers', 'tokenizers') if m in sys.modules])"
+    )
+    assert run(code).strip() == "[]"
+
+
+def test_import_is_quick() -> None:
+    timed = "import time; t = time.perf_counter(); import whyrank; print(time.perf_counter() - t)"
+    assert min(float(run(timed)) for _ in range(5)) < 0.3
+
+
+# Which rooms may import what, anywhere in their code. Everything else may not.
+ALLOWED = {
+    "vllm": {"runtimes/vllm_engine.py", "runtimes/generate.py", "runtimes/classify.py"},
+    "torch": {"runtimes/encoder.py", "runtimes/reference.py", "runtimes/vllm_engine.py"},
+    "transformers": {"runtimes/encoder.py", "runtimes/reference.py", "checkpoints.py"},
+    "tokenizers": {"tokens.py", "checkpoints.py"},
+    "pydantic": {"formats.py", "wire.py"},
+    "typer": {"cli.py"},
+    "rich": {"cli.py", "render.py"},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_heavy_packages_stay_in_their_rooms(package: str) -> None:
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == package for name in imports_of(path))
+    }
+    assert users <= ALLOWED[package]
+
+
+def test_pure_rooms_know_nothing_above_them() -> None:
+    pure = {"errors": set(), "types": {"errors"}, "scoring": {"types"}, "formats": {"errors", "scoring"}}
+    pure["tokens"] = {"errors", "formats", "types"}
+    for room, below in pure.items():
+        ours = {name.split(".")[1] for name in imports_of(PACKAGE / f"{room}.py") if name.startswith("whyrank.")}
+        assert ours <= below, room
+
+
+def test_versions_agree() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert whyrank.__version__ == version == newest.group(1)
+
+
+def test_the_wheel_carries_the_prompts(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name for name in names if name.startswith("whyrank/prompts/")} == {
+        f"whyrank/prompts/{path.name}" for path in (ROOT / "prompts").iterdir()
+    }
+    assert "whyrank/py.typed" in names
+    unpacked = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(unpacked)
+    code = (
+        f"import sys; sys.path.insert(0, {str(unpacked)!r}); from whyrank.formats import *; print(*builtin_formats())"
+    )
+    assert "prism" in run(code).split()
+
+
+def test_the_readmes_python_example_runs(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """As printed, but for the model: a tiny checkpoint under the real one's name."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    model = re.search(r'Reranker\("([^"]+)"', example)
+    assert model is not None
+    folder = tmp_path / model.group(1)
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(checkpoint("qwen3"))
+    script = tmp_path / "example.py"
+    script.write_text(example.replace(model.group(1), str(folder)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert sum(bool(line.strip()) for line in example.splitlines()) <= 10
