@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -68,6 +69,12 @@ class Served:
         (row,) = self.plan.encoder.encode(query, [Document(text)], None, "tail")
         assert isinstance(row, EncodedDocument)
         return score_of(self.reference.read(row.prompts[0].ids), self.plan.format.score_rule)
+
+
+def newest_engine() -> psutil.Process:
+    """The engine process that was started last."""
+    engines = [child for child in psutil.Process().children() if "EngineCore" in " ".join(child.cmdline())]
+    return max(engines, key=lambda child: child.create_time())
 
 
 Serve = Callable[..., Any]

@@ -38,8 +38,8 @@ def test_json_is_one_document_of_the_documented_shape(encoder: list[str], tmp_pa
     done = whyrank("rerank", *encoder, "-q", "boiling point", "-d", str(documents), "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert set(answer) == {"results", "usage", "model", "prompt"}
-    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "computed_tokens"}
+    assert set(answer) == {"results", "usage", "evidence_usage", "model", "prompt"}
+    assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "computed_tokens", "output_tokens"}
     by_id = {row["id"]: row for row in answer["results"]}
     assert set(by_id["a"]) == {"index", "id", "rank", "score", "margin", "label_mass", "truncation", "error"}
     assert by_id["a"]["error"] is None and 0 < by_id["a"]["score"] < 1
@@ -77,6 +77,7 @@ def test_plain_lines_come_from_stdin(encoder: list[str]) -> None:
         (["-q", "q", "-d", "-"], '{"text": "a"}\nplain', "error: -, line 2: not JSON"),
         (["-q", "q", "text", "--instruction", "be kind"], None, "prompt 'multi-hop' has no place for one"),
         (["-q", "q", "text", "--truncation", "left"], None, "truncation is 'left'"),
+        (["-q", "q", "text", "--mode", "evidence"], None, "mode 'evidence': this route only scores"),
         (["-q", "q", "text", "--dtype", "fp32"], None, "dtype is 'fp32'"),
     ],
 )
@@ -115,6 +116,26 @@ def test_doctor_trusts_what_it_can_check(checkpoint: Callable[[str], Path]) -> N
     words = " ".join(done.stdout.replace("│", " ").split())
     assert "can be trusted as served" in words
     assert "this route has no prefix cache" in words
+
+
+def test_evidence_as_events_and_as_panels(checkpoint: Callable[[str], Path]) -> None:
+    model = ["--model", str(checkpoint("qwen3")), "--prompt", "prism", "--kv-cache-gib", "0.5", "--mode", "evidence"]
+    model += ["--evidence-min-score", "0", "--evidence-top-n", "2", "--max-evidence-tokens", "12"]
+    done = whyrank("rerank", *model, "-q", "boiling point", "Water boils.", "Everest", "Tea", "--jsonl")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [event["event"] for event in events]
+    assert kinds[:4] == ["score"] * 3 + ["ranking"]
+    assert kinds.count("evidence") == 2 and kinds[-1] == "done" and "delta" in kinds
+    written = [row for row in events[-1]["data"]["results"] if "evidence" in row]
+    assert len(written) == 2
+    assert set(written[0]["grounding"]) == {"supported", "spans", "unsupported", "flags"}
+    deltas = [e["data"]["text"] for e in events if e["event"] == "delta" and e["data"]["index"] == written[0]["index"]]
+    assert written[0]["contribution"].split()[0] in "".join(deltas)
+
+    done = whyrank("rerank", *model, "-q", "boiling point", "Water boils.", "Everest", "Tea")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("supported by the document") == 2
 
 
 def test_engine_options_and_their_defaults_are_those_of_the_config() -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import pytest
 
 from conftest import Serve, Served
 from samples import DOCUMENTS, QUERY, hostile_texts
-from whyrank.scoring import Score
-from whyrank.types import RankedDocument
+from whyrank import Document, RankedDocument, Reranker
+from whyrank.checkpoints import make_plan
+from whyrank.scoring import Score, score_of
+from whyrank.tokens import EncodedDocument
+from whyrank.types import TruncationPolicy
 
 ROUTES = [
     pytest.param(("prism",), id="prism"),
@@ -56,6 +60,22 @@ async def test_every_kind_of_text_alone(served: Served) -> None:
         assert_equal(served, await served.reranker.score(QUERY, [text]), [served.expected(QUERY, text)])
 
 
+@pytest.mark.parametrize("policy", ["tail", "head", "middle", "windows"])
+async def test_truncated_text(served: Served, policy: TruncationPolicy) -> None:
+    """Cut prompts score as transformers scores the same ids, and the frame stands around them to the end."""
+    frame = len(served.plan.encoder.shared_prefix(None))
+    plan = make_plan(replace(served.plan.config, max_length=frame + 160))
+    reranker = Reranker.over(served.runtime, plan.encoder, plan.config)
+    text = DOCUMENTS["long"][:4000]
+    (row,) = await reranker.score(QUERY, [text], truncation=policy)
+    (encoded,) = plan.encoder.encode(QUERY, [Document(text)], None, policy)
+    assert isinstance(encoded, EncodedDocument)
+    assert row.truncation is not None and row.truncation.truncated
+    rule = plan.format.score_rule
+    wanted = [score_of(served.reference.read(prompt.ids), rule) for prompt in encoded.prompts]
+    assert_equal(served, (row,), [max(wanted, key=lambda score: score.margin)])
+
+
 async def test_in_a_batch_of_mixed_lengths(served: Served) -> None:
     dice = random.Random(3)
     words = DOCUMENTS["long"].split()
@@ -81,9 +101,6 @@ async def test_labels_agree_with_the_masked_top_k_recipe_where_that_one_has_them
     served: Served = await serve("prism")
     from vllm import SamplingParams
     from vllm.inputs import tokens_input
-
-    from whyrank.tokens import EncodedDocument
-    from whyrank.types import Document
 
     labels = served.plan.encoder.labels
     assert labels is not None and labels.negative is not None

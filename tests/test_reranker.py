@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from conftest import Serve, Served
+from conftest import Serve, Served, newest_engine
 from samples import DOCUMENTS, QUERY, hostile_texts
-from whyrank import CheckpointError, EngineDead, InvalidRequest, Ranking, Reranker, RerankRequest
+from whyrank import (
+    CheckpointError,
+    EngineDead,
+    Finished,
+    InvalidRequest,
+    Ranked,
+    Ranking,
+    Reranker,
+    RerankRequest,
+    Scored,
+)
+from whyrank.events import Event
 from whyrank.runtimes.base import Answer
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
@@ -169,17 +180,38 @@ async def test_a_grid_equals_its_cells(prism: Served) -> None:
         await prism.reranker.score_grid("one", TEXTS)
 
 
-async def test_progress_counts_to_the_end(prism: Served) -> None:
-    seen: list[tuple[int, int]] = []
-    await prism.reranker.rerank(QUERY, TEXTS, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(n, len(TEXTS)) for n in range(1, len(TEXTS) + 1)]
+async def test_the_stream_tells_every_score_then_the_ranking(prism: Served) -> None:
+    events = [event async for event in prism.reranker.stream(QUERY, [*TEXTS, TEXTS[0]], top_n=3)]
+    scored = [event.row for event in events if isinstance(event, Scored)]
+    assert sorted(row.index for row in scored) == list(range(len(TEXTS) + 1))
+    assert [type(event) for event in events[-2:]] == [Ranked, Finished]
+    ranking = events[-1].ranking  # type: ignore[union-attr]
+    assert len(ranking.results) == 3
+    assert {row.margin for row in ranking.results} <= {row.margin for row in scored}
+
+
+async def test_a_stream_that_is_left_early_frees_the_engine(prism: Served) -> None:
+    engine: Any = prism.runtime.engine  # type: ignore[attr-defined]
+    async with aclosing(prism.reranker.stream(QUERY, long_texts(200))) as events:
+        async for _ in events:
+            break
+        assert engine.get_num_unfinished_requests() > 100
+    assert engine.get_num_unfinished_requests() == 0
+
+
+def long_texts(count: int) -> list[str]:
+    return [f"{n} {DOCUMENTS['long'][:6000]}" for n in range(count)]
+
+
+async def first_score(events: AsyncGenerator[Event, None], came: asyncio.Event) -> None:
+    async for _ in events:
+        came.set()
 
 
 async def test_a_cancelled_call_leaves_nothing_running(prism: Served) -> None:
     engine: Any = prism.runtime.engine  # type: ignore[attr-defined]
     first = asyncio.Event()
-    texts = [f"{n} {DOCUMENTS['long'][:6000]}" for n in range(200)]
-    call = asyncio.create_task(prism.reranker.rerank(QUERY, texts, progress=lambda done, total: first.set()))
+    call = asyncio.create_task(first_score(prism.reranker.stream(QUERY, long_texts(200)), first))
     await first.wait()
     assert engine.get_num_unfinished_requests() > 100
     call.cancel()
@@ -192,12 +224,11 @@ async def test_a_cancelled_call_leaves_nothing_running(prism: Served) -> None:
 
 async def test_calls_take_turns(prism: Served) -> None:
     """A small call that comes while a big one runs is answered long before the big one."""
-    texts = [f"{n} {DOCUMENTS['long'][:3000]}" for n in range(300)]
     done: list[str] = []
     started = asyncio.Event()
 
     async def big() -> None:
-        await prism.reranker.rerank(QUERY, texts, progress=lambda _done, _total: started.set())
+        await first_score(prism.reranker.stream(QUERY, long_texts(200)), started)
         done.append("big")
 
     async def small() -> None:
@@ -211,10 +242,9 @@ async def test_calls_take_turns(prism: Served) -> None:
 
 async def test_a_dead_engine_is_a_typed_error_at_once(checkpoint: Callable[[str], Path]) -> None:
     async with Reranker(str(checkpoint("qwen3")), prompt="prism", kv_cache_gib=0.25) as reranker:
-        before = asyncio.create_task(reranker.rerank(QUERY, [f"{n} {DOCUMENTS['long'][:6000]}" for n in range(300)]))
+        before = asyncio.create_task(reranker.rerank(QUERY, long_texts(300)))
         await asyncio.sleep(1.0)
-        newest = max(psutil.Process().children(), key=lambda child: child.create_time())
-        newest.kill()
+        newest_engine().kill()
         with pytest.raises(EngineDead, match="engine process has died; start a new Reranker"):
             await asyncio.wait_for(before, 10)
         with pytest.raises(EngineDead):

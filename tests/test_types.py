@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from whyrank.errors import InvalidRequest
-from whyrank.types import Document, RerankRequest, Usage
+from whyrank.requests import RerankRequest
+from whyrank.types import Document, Usage
 
 
 def test_documents_come_as_strings_objects_or_documents() -> None:
@@ -41,12 +42,18 @@ def test_documents_come_as_strings_objects_or_documents() -> None:
         ("q", [{"text": "d", "id": 1.5}], {}, "documents[0]: 'id' must be a string, not float"),
         ("q", [{"text": "d", "title": 1}], {}, "documents[0]: 'title' must be a string"),
         ("q", [{"text": "d", "metadata": "m"}], {}, "documents[0]: 'metadata' must be an object"),
-        ("q", ["d"], {"instruction": 1}, "instruction is a int"),
+        ("q", ["d"], {"instruction": 1}, "instruction is 1: give a string"),
         ("q", ["d"], {"top_n": 0}, "top_n is 0: give a whole number of at least 1"),
         ("q", ["d"], {"top_n": True}, "top_n is True"),
         ("q", ["d"], {"top_n": 1.5}, "top_n is 1.5"),
         ("q", ["d"], {"min_score": 1.1}, "min_score is 1.1: give a number between 0 and 1"),
         ("q", ["d"], {"min_score": "0.5"}, "min_score is '0.5'"),
+        ("q", ["d"], {"mode": "both"}, "mode is 'both': choose from score, evidence"),
+        ("q", ["d"], {"evidence_top_n": 0}, "evidence_top_n is 0"),
+        ("q", ["d"], {"evidence_min_score": 2}, "evidence_min_score is 2"),
+        ("q", ["d"], {"max_evidence_tokens": "all"}, "max_evidence_tokens is 'all'"),
+        ("q", ["d"], {"temperature": -1}, "temperature is -1: give a number between 0 and 2"),
+        ("q", ["d"], {"deadline_ms": 0}, "deadline_ms is 0: give a positive number of milliseconds"),
         ("q", ["d"], {"truncation": "left"}, "truncation is 'left': choose from tail, head, middle, windows"),
     ],
 )

@@ -15,14 +15,19 @@ from whyrank.errors import (
     RetryableError,
     WhyrankError,
 )
+from whyrank.events import EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.types import (
     Document,
     DocumentError,
+    Evidence,
+    Grounding,
     RankedDocument,
-    Ranking,
-    RerankRequest,
+    SourceSpan,
     Truncation,
+    Unsupported,
     Usage,
     Window,
 )
@@ -36,15 +41,24 @@ __all__ = [
     "EngineConfig",
     "EngineDead",
     "EngineNotInstalled",
+    "Evidence",
+    "EvidenceDelta",
+    "EvidenceDone",
+    "Finished",
+    "Grounding",
     "InvalidRequest",
     "PermanentError",
     "PromptFileError",
+    "Ranked",
     "RankedDocument",
     "Ranking",
     "RerankRequest",
     "Reranker",
     "RetryableError",
+    "Scored",
+    "SourceSpan",
     "Truncation",
+    "Unsupported",
     "Usage",
     "WhyrankError",
     "Window",

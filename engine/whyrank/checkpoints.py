@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError, EngineNotInstalled
+from whyrank.evidence import budgets, most_tokens
 from whyrank.formats import PromptFormat, Route, fitting_format
 from whyrank.tokens import PromptEncoder
 
@@ -55,8 +56,7 @@ def make_plan(config: EngineConfig) -> Plan:
         )
     answer_room = 1
     if route == "generate" and fmt.continuation:
-        # Opening, tags and the end token beside the sections' own budgets.
-        answer_room = 64 + sum(section.max_tokens for section in fmt.continuation.sections)
+        answer_room = most_tokens(budgets(fmt, {}))
     encoder = PromptEncoder(fmt, _tokenizer(config), _max_length(config, checkpoint, fmt, answer_room))
     return Plan(config, checkpoint, fmt, route, encoder, answer_room)
 

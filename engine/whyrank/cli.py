@@ -6,8 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -18,10 +18,12 @@ from rich.console import Console
 from whyrank import render
 from whyrank.config import Dtype, EngineConfig
 from whyrank.errors import InvalidRequest, WhyrankError
+from whyrank.events import Event, Finished, Scored
 from whyrank.formats import PROMPTS, Route, builtin_formats
+from whyrank.requests import Mode, RerankOptions, RerankRequest
 from whyrank.reranker import Reranker
-from whyrank.types import Document, DocumentLike, Ranking, TruncationPolicy
-from whyrank.wire import RankingBody
+from whyrank.types import Document, DocumentLike, TruncationPolicy
+from whyrank.wire import RankingBody, event_document
 
 __all__ = ["app"]
 
@@ -69,6 +71,13 @@ def rerank(
     truncation: Annotated[
         str, typer.Option(metavar=_choice(TruncationPolicy), help="What of an over-long document is given up.")
     ] = "tail",
+    mode: Annotated[str, typer.Option(metavar=_choice(Mode), help="evidence: also write why, for the best.")] = "score",
+    evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
+    evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
+    max_contribution_tokens: Annotated[int | None, typer.Option(help="The prompt file's by default.")] = None,
+    max_evidence_tokens: Annotated[int | None, typer.Option(help="The prompt file's by default.")] = None,
+    temperature: Annotated[float, typer.Option(help="For the writing; scores have none.")] = 0.0,
+    deadline_ms: Annotated[float | None, typer.Option(help="Answer with what exists by then.")] = None,
     prompt: Prompt = _DEFAULTS["prompt"],
     route: RouteOption = _DEFAULTS["route"],
     revision: Revision = _DEFAULTS["revision"],
@@ -77,6 +86,7 @@ def rerank(
     kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
     trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
     as_json: AsJson = False,
+    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event a line on stdout, as they happen.")] = False,
 ) -> None:
     """Score documents against a query and order them, best first.
 
@@ -84,25 +94,56 @@ def rerank(
 
     `whyrank rerank -m MODEL -q QUERY -d documents.jsonl --top-n 5 --json | jq .results`
 
+    `whyrank rerank -m infgrad/Prism-Qwen3.5-Reranker-0.8B -q QUERY -d documents.jsonl --mode evidence`
+
     A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
     """
     with _reported() as stdout:
         config = EngineConfig(model, prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code)  # type: ignore[arg-type]
         candidates = _documents(texts or [], documents)
-        options: Any = {"instruction": instruction, "top_n": top_n, "min_score": min_score, "truncation": truncation}
-        ranking = asyncio.run(_rerank(config, query, candidates, options))
-        if as_json:
-            print(json.dumps(RankingBody.of(ranking).json_document(), ensure_ascii=False), file=stdout)
-        else:
-            Console(file=stdout).print(render.ranking_table(ranking, query))
+        options: RerankOptions = {
+            "instruction": instruction,
+            "top_n": top_n,
+            "min_score": min_score,
+            "truncation": truncation,  # type: ignore[typeddict-item]
+            "mode": mode,  # type: ignore[typeddict-item]
+            "evidence_top_n": evidence_top_n,
+            "evidence_min_score": evidence_min_score,
+            "max_contribution_tokens": max_contribution_tokens,
+            "max_evidence_tokens": max_evidence_tokens,
+            "temperature": temperature,
+            "deadline_ms": deadline_ms,
+        }
+        RerankRequest.of(query, candidates, **options)  # what is wrong is said before an engine starts
+        show = _show_json(stdout, as_jsonl) if as_json or as_jsonl else render.show_ranking(Console(file=stdout), query)
+        asyncio.run(_rerank(config, query, candidates, options, show))
 
 
-async def _rerank(config: EngineConfig, query: str, documents: list[DocumentLike], options: Any) -> Ranking:
+async def _rerank(
+    config: EngineConfig, query: str, documents: list[DocumentLike], options: RerankOptions, show: render.Show
+) -> None:
     async with AsyncExitStack() as stack:
         with render.waiting(f"starting {config.model}"):
             reranker = await stack.enter_async_context(Reranker(config))
-        with render.progress("scoring", len(documents)) as progress:
-            return await reranker.rerank(query, documents, progress=progress, **options)
+        events = await stack.enter_async_context(aclosing(reranker.stream(query, documents, **options)))
+        with render.progress("scoring", len(documents)) as scored, show as tell:
+            async for event in events:
+                if isinstance(event, Scored):
+                    scored()
+                tell(event)
+
+
+@contextmanager
+def _show_json(stdout: Any, every: bool) -> Iterator[Callable[[Event], None]]:
+    """Every event as a line, or the last one's ranking as the only document."""
+
+    def tell(event: Event) -> None:
+        if every:
+            print(json.dumps(event_document(event), ensure_ascii=False), file=stdout, flush=True)
+        elif isinstance(event, Finished):
+            print(json.dumps(RankingBody.of(event.ranking).document(), ensure_ascii=False), file=stdout)
+
+    yield tell
 
 
 @app.command()

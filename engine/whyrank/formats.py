@@ -20,7 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from whyrank.errors import CheckpointError, PromptFileError
 from whyrank.scoring import ScoreRule
 
-__all__ = ["FeatureKind", "Piece", "PromptFormat", "Route", "builtin_formats", "fitting_format", "load_format"]
+__all__ = [
+    "FeatureKind",
+    "Piece",
+    "PromptFormat",
+    "Route",
+    "SectionName",
+    "builtin_formats",
+    "fitting_format",
+    "load_format",
+]
 
 _HERE = Path(__file__).parent
 # A wheel carries prompts/ inside the package; a checkout keeps it beside engine/.
@@ -91,10 +100,13 @@ class Budget(_Table):
     document: int | None = Field(default=None, ge=1)
 
 
-class Section(_Table):
-    """One tagged part of the model's written answer."""
+SectionName = Literal["contribution", "evidence"]
 
-    name: str
+
+class Section(_Table):
+    """One tagged part of the model's written answer. `max_tokens` is the default and the most."""
+
+    name: SectionName
     open: str = Field(min_length=1)
     close: str = Field(min_length=1)
     max_tokens: int = Field(ge=1)

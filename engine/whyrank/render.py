@@ -2,27 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from whyrank.events import Event, EvidenceDelta, EvidenceDone, Ranked
 from whyrank.formats import PromptFormat
-from whyrank.reranker import Progress as OnProgress
-from whyrank.types import RankedDocument, Ranking
+from whyrank.ranking import Ranking
+from whyrank.types import Evidence, RankedDocument
 
 if TYPE_CHECKING:
     from whyrank.doctor import Report
 
-__all__ = ["formats_table", "progress", "ranking_table", "report_table", "waiting"]
+__all__ = [
+    "Show",
+    "evidence_panel",
+    "formats_table",
+    "progress",
+    "ranking_table",
+    "report_table",
+    "show_ranking",
+    "waiting",
+]
 
 _BAR = 10
 _SNIPPET = 160
 _WATCHED_FROM = 32
+
+
+Show = AbstractContextManager[Callable[[Event], None]]
+"""What is done with events while they come: enter it, then call it with each."""
+
+
+@contextmanager
+def show_ranking(console: Console, query: str) -> Iterator[Callable[[Event], None]]:
+    """The table once all scores are known; below it, each chosen document's evidence as it is written."""
+    panels: dict[int, Panel] = {}
+    texts: dict[int, dict[str, str]] = {}
+    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+
+        def tell(event: Event) -> None:
+            match event:
+                case Ranked(ranking):
+                    live.console.print(ranking_table(ranking, query))
+                case EvidenceDelta(index, part, text):
+                    written = texts.setdefault(index, {"contribution": "", "evidence": ""})
+                    written[part] += text
+                    so_far = Evidence(written["contribution"], written["evidence"], finish="complete")
+                    panels[index] = evidence_panel(f"[{index}]", so_far, done=False)
+                case EvidenceDone(row) if row.evidence:
+                    panels[row.index] = evidence_panel(f"{row.rank}  {_name(row)}", row.evidence)
+                case _:
+                    return
+            live.update(Group(*panels.values()), refresh=True)
+
+        yield tell
+
+
+def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
+    """Contribution over evidence; what the document does not say in red."""
+    text = Text(evidence.evidence)
+    notes = [] if evidence.finish == "complete" else [f"finish: {evidence.finish}"]
+    if grounding := evidence.grounding:
+        for item in grounding.unsupported:
+            text.stylize("bold red", item.start, item.end)
+        notes.insert(0, f"supported by the document: {grounding.supported:.0%}")
+        notes += [flag.replace("_", " ") for flag in grounding.flags]
+    body = Group(Text(evidence.contribution, style="bold"), text)
+    subtitle = escape(" · ".join(notes)) if done else "writing …"
+    return Panel(body, title=escape(title), subtitle=subtitle, title_align="left", subtitle_align="left")
 
 
 def ranking_table(ranking: Ranking, query: str) -> Table:
@@ -74,7 +130,7 @@ def formats_table(formats: Iterable[PromptFormat]) -> Table:
     table = Table(title="Prompt formats", title_justify="left")
     for name in ("prompt", "labels", "instruction"):
         table.add_column(name, no_wrap=True)
-    for name in ("routes", "max tokens", "checkpoints"):
+    for name in ("routes", "tokens", "fits"):
         table.add_column(name, overflow="fold")
     for fmt in formats:
         labels = fmt.labels
@@ -114,13 +170,11 @@ def waiting(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def progress(what: str, count: int) -> Iterator[OnProgress | None]:
-    """A bar for long lists, on stderr; None where nobody would see it move."""
+def progress(what: str, count: int) -> Iterator[Callable[[], None]]:
+    """A bar for long lists, on stderr, where somebody watches. Call what it gives once for each thing done."""
     console = Console(stderr=True)
-    if count < _WATCHED_FROM or not console.is_terminal:
-        yield None
-        return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    unwatched = count < _WATCHED_FROM or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=unwatched) as bar:
         task = bar.add_task(what, total=count)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda: bar.advance(task)

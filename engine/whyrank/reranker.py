@@ -1,34 +1,27 @@
-"""The one road a request takes (`Reranker._answer`). Everything else in whyrank is a door onto it."""
+"""The one road a request takes (`Reranker._events`). Everything else in whyrank is a door onto it."""
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from whyrank.config import EngineConfig
+from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest, PermanentError
+from whyrank.events import Event, Finished, Ranked, Scored
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankOptions, RerankRequest
 from whyrank.runtimes.base import Runtime, as_answered
-from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
-from whyrank.tokens import EncodedDocument, Ids, PromptEncoder
-from whyrank.types import (
-    Document,
-    DocumentError,
-    DocumentLike,
-    RankedDocument,
-    Ranking,
-    RerankOptions,
-    RerankRequest,
-    Usage,
-)
+from whyrank.scoresheet import Scoresheet
+from whyrank.tokens import PromptEncoder
+from whyrank.types import DocumentLike, RankedDocument, Usage
+from whyrank.writing import Writer
 
-__all__ = ["Progress", "Reranker"]
-
-Progress = Callable[[int, int], None]
-"""Told (prompts answered, prompts in all) while a call is under way."""
+__all__ = ["Reranker"]
 
 # Requests of one rerank_many or score_grid under way at once. The engine batches prompts, not requests: a few keep it full.
 _REQUESTS_AT_ONCE = 16
@@ -42,7 +35,7 @@ class Reranker:
         async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
             ranking = await reranker.rerank("boiling point of water", ["Water boils at 100 °C.", "Everest is high."])
 
-    Give a model's name and the fields of EngineConfig, or an EngineConfig.
+    Give a model's name and the fields of EngineConfig, or an EngineConfig. The options of a call are those of RerankRequest.
     Calls may overlap and share the engine; cancelling one frees its work.
     """
 
@@ -73,23 +66,27 @@ class Reranker:
         if runtime is not None:
             await runtime.aclose()
 
-    async def rerank(
-        self,
-        query: str,
-        documents: Iterable[DocumentLike],
-        *,
-        progress: Progress | None = None,
-        **options: Unpack[RerankOptions],
-    ) -> Ranking:
-        """Score every document and order them, best first. Raises InvalidRequest, EngineDead; nothing for one document."""
-        return await self._answer(RerankRequest.of(query, documents, **options), progress)
+    async def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
+        """Score every document and order them, best first; in mode "evidence" also continue the best.
+
+        Raises InvalidRequest and EngineDead; what goes wrong with one document is told in its row.
+        """
+        return await self._answer(RerankRequest.of(query, documents, **options))
 
     async def score(
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> tuple[RankedDocument, ...]:
         """The rows of `rerank`, in the order of the documents."""
-        ranking = await self._answer(RerankRequest.of(query, documents, **options))
+        ranking = await self.rerank(query, documents, **options)
         return tuple(sorted(ranking.results, key=lambda row: row.index))
+
+    async def stream(
+        self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
+    ) -> AsyncGenerator[Event, None]:
+        """`rerank` as it happens (see events.py). Closing the stream early frees the engine's work."""
+        async with aclosing(self._events(RerankRequest.of(query, documents, **options), live=True)) as events:
+            async for event in events:
+                yield event
 
     async def score_grid(
         self, queries: Sequence[str], documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
@@ -114,24 +111,37 @@ class Reranker:
 
         return await _in_order(answer, len(asked))
 
-    async def _answer(self, request: RerankRequest, progress: Progress | None = None) -> Ranking:
+    async def _answer(self, request: RerankRequest) -> Ranking:
+        async with aclosing(self._events(request)) as events:
+            async for event in events:
+                last = event
+        assert isinstance(last, Finished)  # the road's end
+        return last.ranking
+
+    async def _events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
+        """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""
         runtime, encoder = self._started()
-        encoded = await asyncio.to_thread(
-            encoder.encode, request.query, request.documents, request.instruction, request.truncation
+        writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
+        deadline = Deadline(request.deadline_ms)
+        encoded = await deadline.wait(
+            asyncio.to_thread(encoder.encode, request.query, request.documents, request.instruction, request.truncation)
         )
-        prompts = _distinct_prompts(encoded)
-        spent = await runtime.prime(prompts, encoder.shared_prefix(request.instruction))
-        reads = await _read_all(runtime, prompts, progress)
-        rows = [
-            _row(index, document, row, reads, encoder.format.score_rule)
-            for index, (document, row) in enumerate(zip(request.documents, encoded, strict=True))
-        ]
-        return Ranking(
-            results=_chosen(ranked(rows), request),
-            usage=sum((_usage(read) for read in reads.values()), spent),
-            model=self.config.model,
-            prompt=encoder.format.fingerprint,
-        )
+        sheet = Scoresheet(request, encoded, encoder.format.score_rule)
+        frame = encoder.shared_prefix(request.instruction)
+        primed = await deadline.wait(runtime.prime(sheet.prompts, frame)) or Usage()
+        async with aclosing(deadline.during(runtime.read(sheet.prompts))) as answers:
+            async for index, read in answers:
+                for row in sheet.record(sheet.prompts[index], read):
+                    yield Scored(row)
+        ranking = Ranking(sheet.results(), sheet.usage() + primed, self.config.model, encoder.format.fingerprint)
+        yield Ranked(ranking)
+        if writer is not None:
+            async with aclosing(writer.write(sheet, deadline)) as events:
+                async for event in events:
+                    yield event
+            usage = ranking.usage + writer.usage
+            ranking = replace(ranking, results=sheet.results(), usage=usage, evidence_usage=writer.usage)
+        yield Finished(ranking)
 
     def _started(self) -> tuple[Runtime, PromptEncoder]:
         if self._runtime is None or self._encoder is None:
@@ -146,57 +156,6 @@ def _request(asked: RerankRequest | Mapping[str, Any], where: str) -> RerankRequ
         return RerankRequest.of(**asked)
     except (TypeError, InvalidRequest) as cause:
         raise InvalidRequest(f"{where}: {cause}") from cause
-
-
-def _distinct_prompts(encoded: Iterable[EncodedDocument | DocumentError]) -> list[Ids]:
-    """Each prompt once, in order: documents that read the same are scored once."""
-    rows = (row for row in encoded if isinstance(row, EncodedDocument))
-    return list(dict.fromkeys(prompt.ids for row in rows for prompt in row.prompts))
-
-
-async def _read_all(
-    runtime: Runtime, prompts: Sequence[Ids], progress: Progress | None
-) -> dict[Ids, LabelRead | DocumentError]:
-    reads: dict[Ids, LabelRead | DocumentError] = {}
-    async with aclosing(runtime.read(prompts)) as answers:
-        async for index, read in answers:
-            reads[prompts[index]] = read
-            if progress:
-                progress(len(reads), len(prompts))
-    return reads
-
-
-def _row(
-    index: int,
-    document: Document,
-    encoded: EncodedDocument | DocumentError,
-    reads: Mapping[Ids, LabelRead | DocumentError],
-    rule: ScoreRule,
-) -> RankedDocument:
-    """A document is as good as its best window. One window that failed leaves the document without a score."""
-    if isinstance(encoded, DocumentError):
-        return RankedDocument(index, document, error=encoded)
-    scored = []
-    for prompt in encoded.prompts:
-        read = reads[prompt.ids]
-        if isinstance(read, DocumentError):
-            return RankedDocument(index, document, truncation=prompt.truncation, error=read)
-        scored.append((score_of(read, rule), prompt.truncation))
-    best, truncation = max(scored, key=lambda pair: pair[0].margin)
-    if not math.isfinite(best.margin):
-        error = DocumentError("not_finite", f"the model answered {best.margin}: its weights or dtype do not fit")
-        return RankedDocument(index, document, truncation=truncation, error=error)
-    return RankedDocument(index, document, None, best.score, best.margin, best.label_mass, truncation=truncation)
-
-
-def _chosen(ranked: Sequence[RankedDocument], request: RerankRequest) -> tuple[RankedDocument, ...]:
-    """What the caller asked to see. Documents in error are always seen."""
-    scored = [row for row in ranked if row.error is None and (row.score or 0.0) >= (request.min_score or 0.0)]
-    return (*scored[: request.top_n], *(row for row in ranked if row.error))
-
-
-def _usage(read: LabelRead | DocumentError) -> Usage:
-    return Usage(read.prompt_tokens, read.cached_tokens) if isinstance(read, LabelRead) else Usage()
 
 
 async def _in_order(ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import CheckpointError, InvalidRequest
-from whyrank.formats import FeatureKind, Piece, PromptFormat
+from whyrank.formats import PromptFormat
+from whyrank.rendering import Run, instruction_text, render
 from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy, Window
 
 if TYPE_CHECKING:
@@ -55,17 +56,6 @@ class LabelIds:
     negative: int | None
 
 
-class _Span(NamedTuple):
-    """A stretch of a run's text. Trusted text is ours and may hold control tokens; the rest never does."""
-
-    text: str
-    owner: Literal["frame", "query", "document"]
-    trusted: bool
-
-
-_Run = tuple[_Span, ...]
-
-
 @dataclass(frozen=True, slots=True)
 class _Encoded:
     """Ids, and which of them are the query's and the document's. Offsets count characters of the document.
@@ -91,17 +81,16 @@ class PromptEncoder:
         self._frame_controls = lru_cache(1024)(self._find_controls)
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
         self.labels = self._label_ids()
-        self._require_room(self._instruction(None), f"max_length {max_length} is too short", CheckpointError)
+        self._require_room(instruction_text(fmt, None), f"max_length {max_length} is too short", CheckpointError)
 
     def encode(
         self, query: str, documents: Sequence[Document], instruction: str | None, policy: TruncationPolicy
     ) -> list[EncodedDocument | DocumentError]:
         """One answer per document, in order. Raises InvalidRequest where the fault is the query's or the instruction's."""
-        instruction = _well_formed(self._instruction(instruction))
-        if self.format.instruction and instruction != self.format.instruction.default:
-            self._require_room(instruction, "instruction is too long", InvalidRequest)
-        fields = {"query": _well_formed(query), "instruction": instruction}
-        rendered = [self._render(fields, document) for document in documents]
+        told = instruction_text(self.format, instruction)
+        if instruction is not None:
+            self._require_room(told, "instruction is too long", InvalidRequest)
+        rendered = [render(self.format, query, document, told) for document in documents]
         encoded = self._encode_all([runs for runs in rendered if not isinstance(runs, DocumentError)])
         return [runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy) for runs in rendered]
 
@@ -110,53 +99,25 @@ class PromptEncoder:
         rows = [self.encode(probe, [Document(probe)], instruction, "tail")[0] for probe in ("a", "0")]
         return common_prefix([row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)])
 
+    def encode_frame(self, text: str) -> Ids:
+        """Ids of a text of the prompt file."""
+        return tuple(self._card.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """What a model wrote, as text, without special tokens."""
+        return str(self._card.decode(list(ids), skip_special_tokens=True))
+
+    def control_texts(self) -> list[str]:
+        """Every control token as it is written out."""
+        return sorted(self.token_text(i) for i in self._control)
+
     def token_text(self, token: int) -> str:
         """A token as the vocabulary spells it."""
         return str(self._card.id_to_token(token))
 
-    # Rendering: which text stands where, and whose it is.
-
-    def _instruction(self, asked: str | None) -> str:
-        known = self.format.instruction
-        if known is None:
-            if asked:
-                raise InvalidRequest(f"instruction: prompt '{self.format.name}' has no place for one; leave it out")
-            return ""
-        if asked is None or asked == known.default:
-            return known.default
-        if known.fixed:
-            raise InvalidRequest(f"instruction: fixed for prompt '{self.format.name}': {known.fixed}; leave it out")
-        return asked
-
-    def _render(self, fields: dict[str, str], document: Document) -> list[_Run] | DocumentError:
-        try:
-            features = {
-                name: _feature(name, kind, document.metadata.get(name)) for name, kind in self.format.features.items()
-            }
-        except ValueError as cause:
-            return DocumentError("bad_feature", str(cause))
-        values = {**features, **fields, "document": _well_formed(document.content)}
-        return [
-            _merged(self._span(piece, values) for piece in run if piece.when is None or values[piece.when])
-            for run in self.format.runs
-        ]
-
-    def _span(self, piece: Piece, values: dict[str, str]) -> _Span:
-        match piece.field:
-            case None:
-                return _Span(piece.text, "frame", trusted=True)
-            case "query" | "document" as owner:
-                return _Span(values[owner], owner, trusted=False)
-            case "instruction":
-                # The file's own instruction is ours; a caller's is not.
-                own = self.format.instruction is not None and values["instruction"] == self.format.instruction.default
-                return _Span(values["instruction"], "frame", trusted=own)
-            case feature:
-                return _Span(values[feature], "frame", trusted=self.format.features[feature] in ("integer", "word"))
-
     # Encoding.
 
-    def _encode_all(self, rendered: list[list[_Run]]) -> Iterator[_Encoded]:
+    def _encode_all(self, rendered: list[list[Run]]) -> Iterator[_Encoded]:
         """One row per document. A run that several documents share is encoded once."""
         distinct = list({run: None for runs in rendered for run in runs})
         encodings = self._card.encode_batch(
@@ -165,14 +126,14 @@ class PromptEncoder:
         encoded = {run: self._encode_run(run, e) for run, e in zip(distinct, encodings, strict=True)}
         return (_joined([encoded[run] for run in runs]) for runs in rendered)
 
-    def _encode_run(self, run: _Run, encoding: Any) -> _Encoded:
+    def _encode_run(self, run: Run, encoding: Any) -> _Encoded:
         ids = encoding.ids
         meant = sum(len(self._frame_controls(span.text)) for span in run if span.trusted)
         if sum(i in self._control for i in ids) == meant:
             return _located(run, ids, encoding.offsets)
         return self._encode_hostile(run)
 
-    def _encode_hostile(self, run: _Run) -> _Encoded:
+    def _encode_hostile(self, run: Run) -> _Encoded:
         """The frame's control tokens stay what they are; all text between them goes through the plain tokenizer."""
         text = "".join(span.text for span in run)
         starts = accumulate((len(span.text) for span in run), initial=0)
@@ -247,7 +208,7 @@ class PromptEncoder:
     # Checks at start.
 
     def _require_room(self, instruction: str, why: str, error: type[Exception]) -> None:
-        frame = self._render({"query": "", "instruction": instruction}, Document(""))
+        frame = render(self.format, "", Document(""), instruction)
         assert not isinstance(frame, DocumentError)  # an empty document has no features that could be wrong
         size = len(next(self._encode_all([frame])).ids)
         if size + _LEAST_ROOM > self.max_length:
@@ -311,44 +272,7 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
     return card, Tokenizer.from_str(json.dumps(table)), control
 
 
-def _merged(spans: Iterable[_Span]) -> _Run:
-    """Neighbouring trusted stretches as one: a control token of ours may lie across them."""
-    run: list[_Span] = []
-    for span in spans:
-        if run and run[-1].trusted and span.trusted:
-            run[-1] = _Span(run[-1].text + span.text, "frame", trusted=True)
-        else:
-            run.append(span)
-    return tuple(run)
-
-
-def _well_formed(text: str) -> str:
-    """Lone surrogates become U+FFFD; anything else is left alone."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _feature(name: str, kind: FeatureKind, value: Any) -> str:
-    """A metadata value as the prompt shows it; "" where there is none. Raises ValueError naming key and remedy."""
-    if value is None:
-        return ""
-    if kind == "integer" and isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if kind == "word" and isinstance(value, str) and value.replace("_", "").isalnum() and value.isascii():
-        return value
-    if kind == "list" and isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return ",".join(_well_formed(part) for part in value)
-    if kind == "flag" and isinstance(value, bool):
-        return "true" if value else ""
-    wanted = {
-        "integer": "a whole number",
-        "word": "one word of ASCII letters, digits and _",
-        "list": "a list of strings",
-        "flag": "true or false",
-    }[kind]
-    raise ValueError(f"metadata '{name}' is {value!r:.60}: it must be {wanted}")
-
-
-def _located(run: _Run, ids: list[int], offsets: list[tuple[int, int]], neutralised: bool = False) -> _Encoded:
+def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralised: bool = False) -> _Encoded:
     """Find the query's and the document's ids by their characters."""
     found: dict[str, range] = {}
     inside: Sequence[tuple[int, int]] = ()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal
 
 from whyrank.errors import InvalidRequest
 
@@ -12,12 +12,15 @@ __all__ = [
     "Document",
     "DocumentError",
     "DocumentLike",
+    "Evidence",
+    "Finish",
+    "Grounding",
+    "GroundingFlag",
     "RankedDocument",
-    "Ranking",
-    "RerankOptions",
-    "RerankRequest",
+    "SourceSpan",
     "Truncation",
     "TruncationPolicy",
+    "Unsupported",
     "Usage",
     "Window",
 ]
@@ -80,53 +83,6 @@ def _document_from_mapping(value: Mapping[str, Any], where: str) -> Document:
     )
 
 
-class RerankOptions(TypedDict, total=False):
-    """What a caller may say beside query and documents. top_n and min_score shorten the answer, never the scoring."""
-
-    instruction: str | None
-    top_n: int | None
-    min_score: float | None
-    truncation: TruncationPolicy
-
-
-@dataclass(frozen=True, slots=True)
-class RerankRequest:
-    """One query and its candidates. Build it with `of`, which checks everything that needs no model."""
-
-    query: str
-    documents: tuple[Document, ...]
-    instruction: str | None = None
-    top_n: int | None = None
-    min_score: float | None = None
-    truncation: TruncationPolicy = "tail"
-
-    @classmethod
-    def of(cls, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> RerankRequest:
-        if not isinstance(query, str):
-            raise InvalidRequest(f"query is a {type(query).__name__}: give a string")
-        if not query.strip():
-            raise InvalidRequest("query is empty: give the text that documents should be relevant to")
-        if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
-            raise InvalidRequest(f"documents is a {type(documents).__name__}: give a list of documents")
-        checked = tuple(Document.of(value, f"documents[{i}]") for i, value in enumerate(documents))
-        if not checked:
-            raise InvalidRequest("documents is empty: give at least one document")
-        request = cls(query, checked, **options)
-        request._check_options()
-        return request
-
-    def _check_options(self) -> None:
-        if self.instruction is not None and not isinstance(self.instruction, str):
-            raise InvalidRequest(f"instruction is a {type(self.instruction).__name__}: give a string")
-        if self.top_n is not None and (type(self.top_n) is not int or self.top_n < 1):
-            raise InvalidRequest(f"top_n is {self.top_n!r}: give a whole number of at least 1, or leave it out")
-        if self.min_score is not None and (type(self.min_score) not in (int, float) or not 0 <= self.min_score <= 1):
-            raise InvalidRequest(f"min_score is {self.min_score!r}: give a number between 0 and 1, or leave it out")
-        if self.truncation not in get_args(TruncationPolicy):
-            choices = ", ".join(get_args(TruncationPolicy))
-            raise InvalidRequest(f"truncation is {self.truncation!r}: choose from {choices}")
-
-
 @dataclass(frozen=True, slots=True)
 class Window:
     """The part of an over-long document that was read: character offsets into title + text as the model saw it."""
@@ -154,7 +110,7 @@ class Truncation:
 class DocumentError:
     """Why one document has no score. `code` is for programs, `message` names item and remedy for people."""
 
-    code: Literal["bad_feature", "engine", "no_label", "not_finite"]
+    code: Literal["bad_feature", "deadline", "engine", "no_label", "not_finite"]
     message: str
 
 
@@ -236,20 +192,15 @@ class Usage:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    output_tokens: int = 0
 
     @property
     def computed_tokens(self) -> int:
         return self.prompt_tokens - self.cached_tokens
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(self.prompt_tokens + other.prompt_tokens, self.cached_tokens + other.cached_tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The answer to one request. `results` is ordered best first; documents in error come last."""
-
-    results: tuple[RankedDocument, ...]
-    usage: Usage
-    model: str
-    prompt: str
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.output_tokens + other.output_tokens,
+        )

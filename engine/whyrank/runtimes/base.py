@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["Answer", "Runtime", "as_answered"]
+__all__ = ["Answer", "Runtime", "WritingOrder", "WritingRuntime", "Written", "as_answered", "fan_out"]
 
 Answer = tuple[int, LabelRead | DocumentError]
 """A prompt's position in the call, and what came of it."""
@@ -38,32 +39,77 @@ class Runtime(Protocol):
     async def aclose(self) -> None: ...
 
 
-async def as_answered(
-    ask: Callable[[int], Awaitable[T]], count: int, at_once: int
+@dataclass(frozen=True, slots=True)
+class WritingOrder:
+    """How to continue prompts: within a grammar (a structural tag as JSON), in at most so many tokens.
+
+    live: give out text as it is written; otherwise only the end is told.
+    """
+
+    grammar: str
+    max_tokens: int
+    temperature: float
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The end of one continuation: its tokens, and why it ended ("stop" is the grammar's own end)."""
+
+    ids: Sequence[int]
+    reason: Literal["stop", "length", "abort", "error"]
+    usage: Usage = field(default_factory=Usage)
+
+
+@runtime_checkable
+class WritingRuntime(Runtime, Protocol):
+    """A runtime that can also continue prompts."""
+
+    def write(self, prompts: Sequence[Ids], order: WritingOrder) -> AsyncGenerator[tuple[int, str | Written], None]:
+        """(position, next piece of text) while it is written if the order is live, then (position, Written)."""
+        ...
+
+
+async def fan_out(
+    ask: Callable[[int, Callable[[T], None]], Awaitable[None]], count: int, at_once: int
 ) -> AsyncGenerator[tuple[int, T], None]:
-    """Ask for 0..count-1, at most `at_once` at a time, and yield (index, answer) as they come.
+    """Ask for 0..count-1, at most `at_once` at a time, and yield (index, item) as `ask` hands items to its second argument.
 
     The first exception ends it. Leaving early, by closing or by cancellation, cancels what is still being asked and waits
     until it has stopped.
     """
     waiting = iter(range(count))
-    answered: asyncio.Queue[tuple[int, T] | Exception] = asyncio.Queue()
+    told: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
 
     async def work() -> None:
         for index in waiting:
             try:
-                answered.put_nowait((index, await ask(index)))
+                await ask(index, lambda item, index=index: told.put_nowait((index, item)))  # type: ignore[misc]
+                told.put_nowait(None)
             except Exception as failure:
-                answered.put_nowait(failure)
+                told.put_nowait(failure)
 
     workers = [asyncio.create_task(work()) for _ in range(min(count, at_once))]
+    left = count
     try:
-        for _ in range(count):
-            answer = await answered.get()
-            if isinstance(answer, Exception):
-                raise answer
-            yield answer
+        while left:
+            news = await told.get()
+            if isinstance(news, Exception):
+                raise news
+            if news is None:
+                left -= 1
+            else:
+                yield news
     finally:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+
+
+def as_answered(ask: Callable[[int], Awaitable[T]], count: int, at_once: int) -> AsyncGenerator[tuple[int, T], None]:
+    """`fan_out` where each index has exactly one answer."""
+
+    async def ask_once(index: int, tell: Callable[[T], None]) -> None:
+        tell(await ask(index))
+
+    return fan_out(ask_once, count, at_once)

@@ -19,12 +19,16 @@ class ClassifyRuntime(VllmRuntime):
     def options(cls, plan: Plan) -> dict[str, Any]:
         return {"runner": "pooling", "hf_overrides": _conversion(plan)}
 
-    def _submit(self, ids: Ids, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+    def __init__(self, engine: Any, plan: Plan) -> None:
         from vllm import PoolingParams
+
+        super().__init__(engine, plan)
+        # The raw logit: the score rule squashes it, once.
+        self.label_params = PoolingParams(task="classify", use_activation=False)
+
+    def _submit(self, ids: Ids, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
         from vllm.inputs import tokens_input
 
-        # The raw logit: the score rule squashes it, once.
-        params = PoolingParams(task="classify", use_activation=False)
         outputs: AsyncGenerator[Any, None] = self.engine.encode(
             tokens_input(list(ids)), params, request_id, priority=priority
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from whyrank.checkpoints import Plan
-from whyrank.runtimes.vllm_engine import VllmRuntime
+from whyrank.runtimes.base import WritingOrder, Written, fan_out
+from whyrank.runtimes.vllm_engine import AT_ONCE, Refused, VllmRuntime
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids, LabelIds, common_prefix
 from whyrank.types import DocumentError, Usage
@@ -24,7 +26,7 @@ class GenerateRuntime(VllmRuntime):
         super().__init__(engine, plan)
         assert plan.encoder.labels is not None  # formats.py demands labels for this route
         self.labels: LabelIds = plan.encoder.labels
-        self._params = _label_params(self.labels)
+        self.label_params = _label_params(self.labels)
         self._primed_frames: set[Ids] = set()
 
     @classmethod
@@ -42,11 +44,11 @@ class GenerateRuntime(VllmRuntime):
             options["logprobs_mode"] = "raw_logits"
         return options
 
-    def _submit(self, ids: Ids, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+    def _submit(self, ids: Ids, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
         from vllm.inputs import tokens_input
 
         outputs: AsyncGenerator[Any, None] = self.engine.generate(
-            tokens_input(list(ids)), self._params, request_id, priority=priority
+            tokens_input(list(ids)), params, request_id, priority=priority
         )
         return outputs
 
@@ -83,6 +85,44 @@ class GenerateRuntime(VllmRuntime):
     async def _prime_one(self, ids: Ids) -> Usage:
         read = await self._read_one(ids, priority=0)
         return Usage(read.prompt_tokens, read.cached_tokens) if isinstance(read, LabelRead) else Usage()
+
+    async def write(
+        self, prompts: Sequence[Ids], order: WritingOrder
+    ) -> AsyncGenerator[tuple[int, str | Written], None]:
+        params = _writing_params(order)
+
+        async def ask(index: int, tell: Callable[[str | Written], None]) -> None:
+            ids: list[int] = []
+            try:
+                # Before all scoring: what is being written is what a caller waits for.
+                async for output in self._outputs(prompts[index], params, priority=-1):
+                    (completion,) = output.outputs
+                    ids += completion.token_ids
+                    if order.live and completion.text:
+                        tell(completion.text)
+            except Refused:
+                tell(Written(ids, "error"))
+                return
+            usage = Usage(len(prompts[index]), output.num_cached_tokens or 0, len(ids))
+            tell(Written(ids, completion.finish_reason or "error", usage))
+
+        async with aclosing(fan_out(ask, len(prompts), AT_ONCE)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+def _writing_params(order: WritingOrder) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    return SamplingParams(
+        max_tokens=order.max_tokens,
+        temperature=order.temperature,
+        output_kind=RequestOutputKind.DELTA if order.live else RequestOutputKind.FINAL_ONLY,
+        structured_outputs=StructuredOutputsParams(structural_tag=order.grammar),
+        skip_clone=True,
+        watermarking=False,
+    )
 
 
 def _label_params(labels: LabelIds) -> Any:

@@ -18,17 +18,24 @@ from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["VllmRuntime"]
+__all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
 
 # How many prompts of one call wait in the engine. Enough to fill its batches; a huge call still leaves memory to others.
-_AT_ONCE = 1024
+AT_ONCE = 1024
 # Prompts of one call that go to the engine with the same priority: calls take turns in slices of this size.
 _SLICE = 32
 _GIB = 1 << 30
 
 
+class Refused(Exception):
+    """The engine would not take or finish one prompt; the others are not touched."""
+
+
 class VllmRuntime(ABC):
     """A vLLM engine client and how to ask it. Works the same on an engine of our own and inside `vllm serve`."""
+
+    label_params: Any
+    """The engine's parameters for reading the labels, the same object for every prompt."""
 
     def __init__(self, engine: Any, plan: Plan) -> None:
         self.engine = engine
@@ -55,7 +62,7 @@ class VllmRuntime(ABC):
         """Engine arguments of this route, over the common ones."""
 
     @abstractmethod
-    def _submit(self, ids: Ids, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+    def _submit(self, ids: Ids, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
         """Hand one prompt to the engine."""
 
     @abstractmethod
@@ -67,34 +74,36 @@ class VllmRuntime(ABC):
         return Usage()
 
     async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
-        if self.engine.errored:
-            raise EngineDead("the engine process has died; start a new Reranker")
-
         async def ask(index: int) -> LabelRead | DocumentError:
             return await self._read_one(prompts[index], priority=index // _SLICE)
 
-        async with aclosing(as_answered(ask, len(prompts), _AT_ONCE)) as answers:
+        async with aclosing(as_answered(ask, len(prompts), AT_ONCE)) as answers:
             async for answer in answers:
                 yield answer
 
     async def _read_one(self, ids: Ids, priority: int) -> LabelRead | DocumentError:
+        try:
+            async for output in self._outputs(ids, self.label_params, priority):
+                last = output
+        except Refused as refusal:
+            return DocumentError("engine", f"the engine refused this document: {refusal}")
+        return self._label_read(last)
+
+    async def _outputs(self, ids: Ids, params: Any, priority: int) -> AsyncGenerator[Any, None]:
+        """The engine's outputs for one prompt, its failures turned into EngineDead or Refused."""
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+        request_id = f"whyrank-{next(self._request_ids)}"
         try:
-            output = await self._last_output(ids, priority)
+            async with aclosing(self._submit(ids, params, request_id, priority)) as outputs:
+                async for output in outputs:
+                    yield output
         except EngineDeadError as cause:
+            await self.engine.abort(request_id)  # only from the client's books: there is nobody left to tell
             raise EngineDead("the engine process has died; start a new Reranker") from cause
         except (VLLMClientError, EngineGenerateError, ValueError) as cause:
-            return DocumentError("engine", f"the engine refused this document: {_first_line(cause.__cause__ or cause)}")
-        return self._label_read(output)
-
-    async def _last_output(self, ids: Ids, priority: int) -> Any:
-        output = None
-        async with aclosing(self._submit(ids, f"whyrank-{next(self._request_ids)}", priority)) as outputs:
-            async for last in outputs:
-                output = last
-        return output
+            raise Refused(_first_line(cause.__cause__ or cause)) from cause
 
     def facts(self) -> dict[str, str | int]:
         config = self.engine.vllm_config

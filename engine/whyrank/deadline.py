@@ -1,0 +1,56 @@
+"""One moment for a whole call, and waiting that ends there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
+from typing import TypeVar
+
+__all__ = ["Deadline"]
+
+T = TypeVar("T")
+
+
+def _kept_for_the_answer(seconds: float) -> float:
+    """Stopping the engine's work and putting the answer together take a little, too."""
+    return max(0.08 * seconds, min(0.03, seconds / 2))
+
+
+class Deadline:
+    """`milliseconds` from now, or never. Made when the call begins."""
+
+    def __init__(self, milliseconds: float | None) -> None:
+        self._at = None
+        if milliseconds is not None:
+            seconds = milliseconds / 1000
+            self._at = asyncio.get_running_loop().time() + seconds - _kept_for_the_answer(seconds)
+
+    async def wait(self, awaited: Awaitable[T]) -> T | None:
+        """What it gives, or None where the deadline comes first; it is cancelled then."""
+        try:
+            async with asyncio.timeout_at(self._at):
+                return await awaited
+        except TimeoutError:
+            if not self._passed():
+                raise
+            return None
+
+    async def during(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """The items that come before the deadline. Then, or when left early, the generator is closed."""
+        async with aclosing(items):
+            while True:
+                try:
+                    # Around this wait alone: while we are suspended in `yield`, the task is our caller's.
+                    async with asyncio.timeout_at(self._at):
+                        item = await anext(items)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    if not self._passed():
+                        raise
+                    return
+                yield item
+
+    def _passed(self) -> bool:
+        return self._at is not None and asyncio.get_running_loop().time() >= self._at

@@ -1,0 +1,51 @@
+"""What `Reranker.stream` tells, in this order: every score, the ranking, evidence as it is written, the whole answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from whyrank.ranking import Ranking
+from whyrank.types import RankedDocument
+
+__all__ = ["Event", "EvidenceDelta", "EvidenceDone", "Finished", "Ranked", "Scored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One document's score, as soon as it is known. Its rank is not known yet."""
+
+    row: RankedDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """All scores, ordered. No evidence yet."""
+
+    ranking: Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceDelta:
+    """The next piece of what is written about the document with this index."""
+
+    index: int
+    part: Literal["contribution", "evidence"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceDone:
+    """A document whose evidence is finished, well or not: see `row.evidence.finish`."""
+
+    row: RankedDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event: what `rerank` returns."""
+
+    ranking: Ranking
+
+
+Event = Scored | Ranked | EvidenceDelta | EvidenceDone | Finished

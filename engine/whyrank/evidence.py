@@ -1,0 +1,176 @@
+"""The written part of an answer: its grammar, its budgets and its parser, all from one description in the prompt file.
+
+A continuation is `opening`, then sections `open text close` with `between` between them. The prompt already ends with the
+opening and the first section's `open`, so the engine writes from there; the grammar allows nothing but the format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whyrank.errors import InvalidRequest
+from whyrank.formats import Continuation, PromptFormat, SectionName
+from whyrank.types import Finish
+
+__all__ = [
+    "Parsed",
+    "SectionReader",
+    "budgets",
+    "how_it_ended",
+    "most_tokens",
+    "opening_text",
+    "parse",
+    "render",
+    "writing_grammar",
+]
+
+# A loop: the last tokens are one pattern of at most so many tokens, so many times over.
+_LOOP_PATTERN = 20
+_LOOP_TIMES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """The sections found, in order. `complete`: all are there and closed."""
+
+    texts: Mapping[SectionName, str]
+    complete: bool
+
+
+def opening_text(continuation: Continuation) -> str:
+    """What is forced: the engine writes what follows it."""
+    return continuation.opening + continuation.sections[0].open
+
+
+def render(continuation: Continuation, texts: Mapping[SectionName, str]) -> str:
+    """The whole answer as the model was taught to write it; `parse` gives the texts back."""
+    return continuation.opening + continuation.between.join(
+        section.open + texts[section.name] + section.close for section in continuation.sections
+    )
+
+
+def parse(continuation: Continuation, text: str) -> Parsed:
+    """Read an answer, constrained or free, whole or cut off. White space around tags is forgiven, as in the authors' parser.
+
+    A cut-off answer gives what there is of its last section. An answer without tags ("no") gives no texts.
+    """
+    texts: dict[SectionName, str] = {}
+    at = 0
+    for section in continuation.sections:
+        opened = text.find(section.open, at)
+        if opened < 0:
+            return Parsed(texts, False)
+        start = opened + len(section.open)
+        closed = text.find(section.close, start)
+        if closed < 0:
+            texts[section.name] = _without_partial(text[start:], section.close)
+            return Parsed(texts, False)
+        texts[section.name] = text[start:closed]
+        at = closed + len(section.close)
+    return Parsed(texts, True)
+
+
+def _without_partial(text: str, tag: str) -> str:
+    """Drop the beginning of a tag at the end of a text that is still being written."""
+    cut = next((n for n in range(min(len(tag), len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
+    return text[: len(text) - cut]
+
+
+def most_tokens(tokens: Mapping[SectionName, int]) -> int:
+    """The longest that an answer within these budgets can get: tags and the end token take a little, too."""
+    return sum(tokens.values()) + 64
+
+
+def budgets(fmt: PromptFormat, asked: Mapping[SectionName, int | None]) -> dict[SectionName, int]:
+    """Tokens per section: what was asked, else the file's, which is also the most."""
+    if fmt.continuation is None:
+        raise InvalidRequest(f"mode 'evidence': prompt '{fmt.name}' describes no continuation; use mode 'score'")
+    tokens = {}
+    for section in fmt.continuation.sections:
+        tokens[section.name] = asked.get(section.name) or section.max_tokens
+        if tokens[section.name] > section.max_tokens:
+            raise InvalidRequest(
+                f"max_{section.name}_tokens is {tokens[section.name]}: "
+                f"prompt '{fmt.name}' allows at most {section.max_tokens}"
+            )
+    return tokens
+
+
+def writing_grammar(continuation: Continuation, tokens: Mapping[SectionName, int], forbidden: Iterable[str]) -> str:
+    """The structural tag for what follows `opening_text`, as JSON. The same arguments give the same string, so that the
+    engine compiles it once. `forbidden` are the control tokens' texts: to the grammar they would be ordinary text."""
+    from xgrammar import StructuralTag
+    from xgrammar.structural_tag import AnyTextFormat, ConstStringFormat, SequenceFormat
+
+    tags = [tag for section in continuation.sections for tag in (section.open, section.close)]
+    never = [*tags, *sorted(forbidden)]
+    elements: list[Any] = []
+    for section, literal in zip(continuation.sections, _literals(continuation), strict=True):
+        excludes = [*never, *(["\n"] if section.one_line else [])]
+        elements.append(AnyTextFormat(excludes=excludes, max_tokens=tokens[section.name]))
+        elements.append(ConstStringFormat(value=literal))
+    return StructuralTag(format=SequenceFormat(elements=elements)).model_dump_json()
+
+
+def _literals(continuation: Continuation) -> list[str]:
+    """What stands behind each section's text: its closing tag, and whatever opens the next."""
+    following = [continuation.between + section.open for section in continuation.sections[1:]]
+    return [section.close + more for section, more in zip(continuation.sections, [*following, ""], strict=True)]
+
+
+class SectionReader:
+    """Follows an answer while it is written and gives out each section's text, without tags, as it grows."""
+
+    def __init__(self, continuation: Continuation) -> None:
+        self._continuation = continuation
+        self._text = opening_text(continuation)
+        self._given: dict[SectionName, int] = {}
+
+    def feed(self, more: str) -> list[tuple[SectionName, str]]:
+        self._text += more
+        news = []
+        for name, text in parse(self._continuation, self._text).texts.items():
+            if len(text) > (given := self._given.get(name, 0)):
+                news.append((name, text[given:]))
+                self._given[name] = len(text)
+        return news
+
+
+def how_it_ended(
+    continuation: Continuation,
+    tokens: Mapping[SectionName, int],
+    written: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+) -> Finish:
+    """Whether a finished answer ended of itself, ran into a section's budget, or went round in circles until it did."""
+    text, at = decode(written), 0
+    for section, literal in zip(continuation.sections, _literals(continuation), strict=True):
+        closed = text.find(literal, at)
+        if closed < 0:
+            return "budget"
+        first, last = _tokens_before(written, at, decode), _tokens_before(written, closed, decode)
+        if last - first >= tokens[section.name]:
+            return "repetition" if _loops(written[first:last]) else "budget"
+        at = closed + len(literal)
+    return "complete"
+
+
+def _tokens_before(written: Sequence[int], characters: int, decode: Callable[[Sequence[int]], str]) -> int:
+    """How many tokens it takes to write so many characters."""
+    low, high = 0, len(written)
+    while low < high:
+        middle = (low + high) // 2
+        if len(decode(written[:middle])) < characters:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _loops(tokens: Sequence[int]) -> bool:
+    return any(
+        list(tokens[-size * _LOOP_TIMES :]) == list(tokens[-size:]) * _LOOP_TIMES
+        for size in range(1, min(_LOOP_PATTERN, len(tokens) // _LOOP_TIMES) + 1)
+    )

@@ -1,0 +1,171 @@
+"""The evidence of several documents as one context for an LLM: best first, within a token budget, with citation marks."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from whyrank.errors import InvalidRequest
+from whyrank.types import RankedDocument
+
+__all__ = ["Citation", "Packed", "pack", "token_counter"]
+
+_SAME_SHARE = 0.9
+"""A passage repeats another if at least this share of its pairs of neighbouring words stands in the other one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """What a mark in the text stands for. `also`: (index, id) of documents whose evidence said the same, best first."""
+
+    mark: str
+    index: int
+    id: str | None
+    also: tuple[tuple[int, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """`text` is `tokens` long, marks included; `citations` stand in its order.
+
+    raw_tokens: all cited documents in full. left_out: indexes of documents whose evidence did not fit, best first.
+    """
+
+    text: str
+    citations: tuple[Citation, ...]
+    tokens: int
+    raw_tokens: int
+    left_out: tuple[int, ...] = ()
+
+    @property
+    def saved_tokens(self) -> int:
+        """Below zero where evidence and marks are longer than the documents were."""
+        return self.raw_tokens - self.tokens
+
+
+def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable[[str], int]) -> Packed:
+    """As much evidence as fits, in the order of `rows`, which come best first; rows without evidence are passed over.
+
+    A passage goes in whole or not at all; where one does not fit, shorter ones after it still may. `count_tokens` is asked
+    about the joined text, never about parts, since a join may cost more tokens than its parts.
+    """
+    if type(max_tokens) is not int or max_tokens < 1:
+        raise InvalidRequest(f"max_tokens is {max_tokens!r}: give a whole number of at least 1")
+    text, tokens = "", 0
+    cited: list[list[RankedDocument]] = []  # a kept row, then those that repeat it
+    kept: list[_Wording] = []
+    left_out: list[int] = []
+    for row in rows:
+        passage = _passage(row)
+        if not passage:
+            continue
+        wording = _Wording.of(passage)
+        twin = next((place for place, other in enumerate(kept) if wording.repeats(other)), None)
+        if twin is not None:
+            cited[twin].append(row)
+            continue
+        longer = f"{text}\n\n{_headed(len(cited), row, passage)}" if text else _headed(0, row, passage)
+        if (longer_tokens := count_tokens(longer)) > max_tokens:
+            left_out.append(row.index)
+            continue
+        text, tokens = longer, longer_tokens
+        cited.append([row])
+        kept.append(wording)
+    raw_tokens = sum(count_tokens(row.document.content) for group in cited for row in group)
+    citations = tuple(_citation(place, group) for place, group in enumerate(cited))
+    return Packed(text, citations, tokens, raw_tokens, tuple(left_out))
+
+
+def _passage(row: RankedDocument) -> str:
+    """Without blank lines: one in the packed text always means that the next mark follows."""
+    lines = row.evidence.evidence.splitlines() if row.evidence else []
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _mark(place: int) -> str:
+    return f"[{place + 1}]"
+
+
+def _headed(place: int, row: RankedDocument, passage: str) -> str:
+    name = str(row.index) if row.id is None else " ".join(row.id.split())
+    return f"{_mark(place)} ({name})\n{passage}"
+
+
+def _citation(place: int, group: Sequence[RankedDocument]) -> Citation:
+    kept, *repeated = group
+    return Citation(_mark(place), kept.index, kept.id, tuple((row.index, row.id) for row in repeated))
+
+
+# Kana, Han and Hangul stand for themselves; elsewhere a word is a word.
+_GLYPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+_WORD = re.compile(rf"[{_GLYPHS}]|[^\W{_GLYPHS}]+")
+_NEGATION = re.compile(
+    r"n['’]t\b|[不没未无非]|\b(?:not?|never|none|neither|nor|without|nicht|nie|niemals|ohne|kein\w*|ne|pas|jamais|sans"
+    r"|aucune?|non|sin|nunca|senza|mai|não|sem|не|нет)\b"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wording:
+    """A passage as far as repetition goes. Sources contradict each other in a number, a name or a "not", so these count all."""
+
+    pairs: frozenset[tuple[str, str]]
+    telling: frozenset[str]
+    negations: int
+
+    @classmethod
+    def of(cls, passage: str) -> _Wording:
+        words = _WORD.findall(passage)
+        telling = frozenset(word.casefold() for word in words if word[0].isupper() or any(map(str.isdigit, word)))
+        pairs = frozenset(pairwise(["", *(word.casefold() for word in words)]))
+        return cls(pairs, telling, len(_NEGATION.findall(passage.casefold())))
+
+    def repeats(self, other: _Wording) -> bool:
+        """Adds nothing to the other. Not the other way round: a longer passage that holds a shorter one is no repetition."""
+        if not self.pairs or self.negations != other.negations or not self.telling <= other.telling:
+            return False
+        return len(self.pairs & other.pairs) >= _SAME_SHARE * len(self.pairs)
+
+
+def token_counter(tokenizer: Any) -> Callable[[str], int]:
+    """How many tokens a text has, without special ones around it.
+
+    Takes a Hugging Face tokenizer, a tiktoken encoding, anything else whose `encode(text)` has a length, or a function
+    from text to a number.
+    """
+    # A Hugging Face tokenizer can be called too, but answers with ids and masks.
+    encode = getattr(tokenizer, "encode_ordinary", None) or getattr(tokenizer, "encode", None)
+    if callable(encode) and not isinstance(tokenizer, str | bytes | type):
+        return _length_of(tokenizer, encode)
+    if not callable(tokenizer) or isinstance(tokenizer, type):
+        raise InvalidRequest(
+            f"tokenizer is {_named(tokenizer)}: give an object with 'encode' or a function that counts"
+        )
+
+    def count(text: str) -> int:
+        found = tokenizer(text)
+        try:
+            return operator.index(found)
+        except TypeError:
+            raise InvalidRequest(f"the token counter returned {_named(found)}: it must return a whole number") from None
+
+    return count
+
+
+def _length_of(tokenizer: object, encode: Callable[..., Any]) -> Callable[[str], int]:
+    """Tried once on an empty text, so that what cannot count is refused before any work."""
+    for options in ({"add_special_tokens": False}, {}):
+        try:
+            len(encode("", **options))
+        except TypeError:
+            continue
+        return lambda text: len(encode(text, **options))
+    raise InvalidRequest(f"tokenizer is {_named(tokenizer)}, whose 'encode' does not turn a text into a list of tokens")
+
+
+def _named(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

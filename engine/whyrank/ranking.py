@@ -1,0 +1,32 @@
+"""The answer to one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from whyrank.packing import Packed, pack, token_counter
+from whyrank.types import RankedDocument, Usage
+
+__all__ = ["Ranking"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answer to one request. `results` is ordered best first; documents in error come last.
+
+    `usage` counts everything; `evidence_usage` is the part that writing evidence took.
+    """
+
+    results: tuple[RankedDocument, ...]
+    usage: Usage
+    model: str
+    prompt: str
+    evidence_usage: Usage = field(default_factory=Usage)
+
+    def pack(self, max_tokens: int, tokenizer: Any) -> Packed:
+        """The evidence as one context for an LLM, in at most so many of its tokens, with citation marks.
+
+        `tokenizer`: anything with `encode` (Hugging Face, tiktoken), or a function that counts a text's tokens.
+        """
+        return pack(self.results, max_tokens, token_counter(tokenizer))

@@ -1,0 +1,103 @@
+"""PromptFormat + query + document → the prompt as text, each stretch knowing whose it is and whether it may hold control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from whyrank.errors import InvalidRequest
+from whyrank.formats import FeatureKind, Piece, PromptFormat
+from whyrank.types import Document, DocumentError
+
+__all__ = ["Run", "Span", "instruction_text", "render"]
+
+
+class Span(NamedTuple):
+    """A stretch of a run's text. Trusted text is ours and may hold control tokens; the rest never does."""
+
+    text: str
+    owner: Literal["frame", "query", "document"]
+    trusted: bool
+
+
+Run = tuple[Span, ...]
+"""What is tokenised in one go."""
+
+
+def instruction_text(fmt: PromptFormat, asked: str | None) -> str:
+    """The instruction that a call gets: the file's own, or the caller's where the prompt allows one."""
+    known = fmt.instruction
+    if known is None:
+        if asked:
+            raise InvalidRequest(f"instruction: prompt '{fmt.name}' has no place for one; leave it out")
+        return ""
+    if asked is None or asked == known.default:
+        return known.default
+    if known.fixed:
+        raise InvalidRequest(f"instruction: fixed for prompt '{fmt.name}': {known.fixed}; leave it out")
+    return _well_formed(asked)
+
+
+def render(fmt: PromptFormat, query: str, document: Document, instruction: str) -> list[Run] | DocumentError:
+    """The runs of one prompt. A feature that cannot be used is the document's error."""
+    try:
+        features = {name: _feature(name, kind, document.metadata.get(name)) for name, kind in fmt.features.items()}
+    except ValueError as cause:
+        return DocumentError("bad_feature", str(cause))
+    values = {**features, "query": _well_formed(query), "document": _well_formed(document.content)}
+    values["instruction"] = instruction
+    return [
+        _merged(_span(fmt, piece, values) for piece in run if piece.when is None or values[piece.when])
+        for run in fmt.runs
+    ]
+
+
+def _span(fmt: PromptFormat, piece: Piece, values: Mapping[str, str]) -> Span:
+    match piece.field:
+        case None:
+            return Span(piece.text, "frame", trusted=True)
+        case "query" | "document" as owner:
+            return Span(values[owner], owner, trusted=False)
+        case "instruction":
+            # The file's own instruction is ours; a caller's is not.
+            own = fmt.instruction is not None and values["instruction"] == fmt.instruction.default
+            return Span(values["instruction"], "frame", trusted=own)
+        case feature:
+            return Span(values[feature], "frame", trusted=fmt.features[feature] in ("integer", "word"))
+
+
+def _merged(spans: Iterable[Span]) -> Run:
+    """Neighbouring trusted stretches as one: a control token of ours may lie across them."""
+    run: list[Span] = []
+    for span in spans:
+        if run and run[-1].trusted and span.trusted:
+            run[-1] = Span(run[-1].text + span.text, "frame", trusted=True)
+        else:
+            run.append(span)
+    return tuple(run)
+
+
+def _well_formed(text: str) -> str:
+    """Lone surrogates become U+FFFD; anything else is left alone."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _feature(name: str, kind: FeatureKind, value: Any) -> str:
+    """A metadata value as the prompt shows it; "" where there is none. Raises ValueError naming key and remedy."""
+    if value is None:
+        return ""
+    if kind == "integer" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if kind == "word" and isinstance(value, str) and value.replace("_", "").isalnum() and value.isascii():
+        return value
+    if kind == "list" and isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ",".join(_well_formed(part) for part in value)
+    if kind == "flag" and isinstance(value, bool):
+        return "true" if value else ""
+    wanted = {
+        "integer": "a whole number",
+        "word": "one word of ASCII letters, digits and _",
+        "list": "a list of strings",
+        "flag": "true or false",
+    }[kind]
+    raise ValueError(f"metadata '{name}' is {value!r:.60}: it must be {wanted}")

@@ -1,0 +1,99 @@
+"""The state of one call: which prompts its documents need, what is known of each document, and what the caller sees."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from whyrank.requests import RerankRequest
+from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
+from whyrank.tokens import EncodedDocument, Ids
+from whyrank.types import DocumentError, Evidence, RankedDocument, Usage
+
+__all__ = ["Scoresheet"]
+
+_LATE = DocumentError("deadline", "not scored before the deadline: give more time or fewer documents")
+
+
+class Scoresheet:
+    """Documents that read the same share a prompt, and a document has several prompts where it is read in windows."""
+
+    def __init__(
+        self, request: RerankRequest, encoded: Sequence[EncodedDocument | DocumentError] | None, rule: ScoreRule
+    ) -> None:
+        """`encoded` is None where the deadline passed before any text became ids."""
+        encoded = encoded if encoded is not None else [_LATE] * len(request.documents)
+        self._request = request
+        self._rule = rule
+        self._encoded = encoded
+        self._reads: dict[Ids, LabelRead | DocumentError] = {}
+        self._readers: dict[Ids, list[int]] = {}
+        self._rows = {
+            index: RankedDocument(index, document, error=row if isinstance(row, DocumentError) else _LATE)
+            for index, (document, row) in enumerate(zip(request.documents, encoded, strict=True))
+        }
+        self._best: dict[int, Ids] = {}
+        # Each prompt once, in the order of the documents.
+        for index, row in enumerate(encoded):
+            for prompt in row.prompts if isinstance(row, EncodedDocument) else ():
+                self._readers.setdefault(prompt.ids, []).append(index)
+        self.prompts = list(self._readers)
+
+    def record(self, prompt: Ids, read: LabelRead | DocumentError) -> list[RankedDocument]:
+        """Note an answer; the rows of the documents that are fully read by it."""
+        self._reads[prompt] = read
+        return [row for index in dict.fromkeys(self._readers[prompt]) if (row := self._finish(index)) is not None]
+
+    def _finish(self, index: int) -> RankedDocument | None:
+        """A document is as good as its best window. One window that failed leaves the document without a score."""
+        encoded = self._encoded[index]
+        assert isinstance(encoded, EncodedDocument)  # others have no prompts to be read
+        if any(prompt.ids not in self._reads for prompt in encoded.prompts):
+            return None
+        row = replace(self._rows[index], error=None)
+        scored = []
+        for prompt in encoded.prompts:
+            read = self._reads[prompt.ids]
+            if isinstance(read, DocumentError):
+                return self._keep(replace(row, truncation=prompt.truncation, error=read))
+            scored.append((score_of(read, self._rule), prompt))
+        best, prompt = max(scored, key=lambda pair: pair[0].margin)
+        row = replace(row, truncation=prompt.truncation)
+        if not math.isfinite(best.margin):
+            message = f"the model answered {best.margin}: its weights or dtype do not fit"
+            return self._keep(replace(row, error=DocumentError("not_finite", message)))
+        self._best[index] = prompt.ids
+        return self._keep(replace(row, score=best.score, margin=best.margin, label_mass=best.label_mass))
+
+    def _keep(self, row: RankedDocument) -> RankedDocument:
+        self._rows[row.index] = row
+        return row
+
+    def add_evidence(self, index: int, evidence: Evidence) -> RankedDocument:
+        """Note a document's evidence; its row with rank."""
+        self._keep(replace(self._rows[index], evidence=evidence))
+        return next(row for row in ranked(self._rows.values()) if row.index == index)
+
+    def results(self) -> tuple[RankedDocument, ...]:
+        """What the caller asked to see, best first. Documents in error are always seen."""
+        rows = ranked(self._rows.values())
+        least = self._request.min_score or 0.0
+        good = [row for row in rows if row.score is not None and row.score >= least]
+        return (*good[: self._request.top_n], *(row for row in rows if row.error))
+
+    def worth_writing(self) -> dict[Ids, list[int]]:
+        """Prompts to continue, best document first, with the documents that each stands for."""
+        chosen = [
+            row.index
+            for row in self.results()
+            if row.score is not None and row.score >= self._request.evidence_min_score
+        ]
+        prompts: dict[Ids, list[int]] = {}
+        for index in chosen[: self._request.evidence_top_n]:
+            prompts.setdefault(self._best[index], []).append(index)
+        return prompts
+
+    def usage(self) -> Usage:
+        reads = (read for read in self._reads.values() if isinstance(read, LabelRead))
+        return sum((Usage(read.prompt_tokens, read.cached_tokens, 1) for read in reads), Usage())

@@ -1,0 +1,92 @@
+"""The second half of the road: the documents that are worth it are continued, and what was written is held against them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from whyrank.deadline import Deadline
+from whyrank.errors import EngineDead, InvalidRequest
+from whyrank.events import EvidenceDelta, EvidenceDone
+from whyrank.evidence import SectionReader, budgets, how_it_ended, most_tokens, opening_text, parse, writing_grammar
+from whyrank.formats import Continuation, SectionName
+from whyrank.grounding import ground
+from whyrank.requests import RerankRequest
+from whyrank.runtimes.base import Runtime, WritingOrder, WritingRuntime, Written
+from whyrank.scoresheet import Scoresheet
+from whyrank.tokens import PromptEncoder
+from whyrank.types import Evidence, Finish, Usage
+
+__all__ = ["Writer"]
+
+
+class Writer:
+    """Made before anything is scored, so that a request that cannot be written fails at once."""
+
+    def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, live: bool) -> None:
+        if not isinstance(runtime, WritingRuntime):
+            raise InvalidRequest("mode 'evidence': this route only scores; use mode 'score' or the generate route")
+        asked: dict[SectionName, int | None] = {
+            "contribution": request.max_contribution_tokens,
+            "evidence": request.max_evidence_tokens,
+        }
+        self._budgets = budgets(encoder.format, asked)
+        assert encoder.format.continuation is not None  # budgets() has checked it
+        self._continuation: Continuation = encoder.format.continuation
+        self._request, self._runtime, self._encoder, self._live = request, runtime, encoder, live
+        self._opening = encoder.encode_frame(opening_text(self._continuation))
+        self.usage = Usage()
+
+    async def write(self, sheet: Scoresheet, deadline: Deadline) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
+        """Deltas where they are asked for, and one EvidenceDone for every document chosen, finished or not."""
+        chosen = sheet.worth_writing()
+        waiting = dict(enumerate(chosen.values()))
+        readers = [SectionReader(self._continuation) for _ in chosen]
+        why_not: Finish = "deadline"
+        pieces = deadline.during(self._runtime.write([ids + self._opening for ids in chosen], self._order()))
+        try:
+            async with aclosing(pieces):
+                async for place, piece in pieces:
+                    if isinstance(piece, str):
+                        for part, text in readers[place].feed(piece):
+                            for index in waiting[place]:
+                                yield EvidenceDelta(index, part, text)
+                        continue
+                    self.usage += piece.usage
+                    for index in waiting.pop(place):
+                        evidence = await self._evidence(piece, self._request.documents[index].content, deadline)
+                        yield EvidenceDone(sheet.add_evidence(index, evidence))
+        except EngineDead:
+            why_not = "error"
+        for index in (index for indexes in waiting.values() for index in indexes):
+            yield EvidenceDone(sheet.add_evidence(index, Evidence("", "", why_not)))
+
+    def _order(self) -> WritingOrder:
+        return WritingOrder(
+            writing_grammar(self._continuation, self._budgets, self._encoder.control_texts()),
+            most_tokens(self._budgets),
+            self._request.temperature,
+            self._live,
+        )
+
+    async def _evidence(self, written: Written, document: str, deadline: Deadline) -> Evidence:
+        texts = parse(self._continuation, opening_text(self._continuation) + self._encoder.decode(written.ids)).texts
+        evidence = texts.get("evidence", "").strip()
+        return Evidence(
+            texts.get("contribution", "").strip(),
+            evidence,
+            self._finish(written),
+            len(written.ids),
+            # In a thread, because a document may be long; what is not checked in time has no grounding.
+            await deadline.wait(asyncio.to_thread(ground, evidence, document, self._request.query)),
+        )
+
+    def _finish(self, written: Written) -> Finish:
+        match written.reason:
+            case "abort":
+                return "aborted"
+            case "error":
+                return "error"
+            case "stop" | "length":
+                return how_it_ended(self._continuation, self._budgets, written.ids, self._encoder.decode)

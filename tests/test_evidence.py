@@ -1,0 +1,368 @@
+"""Evidence mode: what may be written, how it is read back, and what the road does when time or the engine runs out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xgrammar
+from transformers import AutoTokenizer
+
+from conftest import Serve, Served, newest_engine
+from samples import CARDS, DOCUMENTS, QUERY, hostile_texts, tokenise_with
+from whyrank import Document, EvidenceDelta, EvidenceDone, Finished, InvalidRequest, Ranked, Reranker, Scored
+from whyrank.evidence import SectionReader, how_it_ended, opening_text, parse, render, writing_grammar
+from whyrank.formats import builtin_formats
+from whyrank.runtimes.base import Answer, WritingOrder, Written
+from whyrank.scoring import LabelRead
+from whyrank.tokens import Ids
+from whyrank.types import Usage
+
+PRISM = builtin_formats()["prism"].continuation
+assert PRISM is not None
+CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>"]
+BUDGETS = {"contribution": 12, "evidence": 20}
+
+# Pure: the grammar and its parser.
+
+TEXTS = [
+    ("Gives the boiling point.", "Water boils at 100 °C."),
+    ("", ""),
+    ("a < b and a <b> tag", "line one\n\nline </two\n<eviden"),
+    ("沸点", "水在一百度沸腾。\n第二行"),
+    ("  spaces  ", "ends with <"),
+]
+
+
+@pytest.mark.parametrize("texts", TEXTS)
+def test_the_parser_gives_back_what_was_rendered(texts: tuple[str, str]) -> None:
+    said = dict(zip(("contribution", "evidence"), texts, strict=True))
+    parsed = parse(PRISM, render(PRISM, said))
+    assert (dict(parsed.texts), parsed.complete) == (said, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "texts", "complete"),
+    [
+        ("no", {}, False),
+        ("", {}, False),
+        ("yes\n<contribution>c</contribution>\n<evidence>e</evidence>", {"contribution": "c", "evidence": "e"}, True),
+        (
+            "yes <contribution>c</contribution><evidence>e</evidence><|im_end|>",
+            {"contribution": "c", "evidence": "e"},
+            True,
+        ),
+        ("yes\n<contribution>c</contribution>\n\n <evidence>\ne\n", {"contribution": "c", "evidence": "\ne\n"}, False),
+        ("yes\n<contribution>c</contr", {"contribution": "c"}, False),
+        ("yes\n<contribution>c</contribution>\n<evi", {"contribution": "c"}, False),
+    ],
+)
+def test_the_parser_reads_free_and_cut_off_answers(text: str, texts: dict[str, str], complete: bool) -> None:
+    parsed = parse(PRISM, text)
+    assert (dict(parsed.texts), parsed.complete) == (texts, complete)
+
+
+@pytest.mark.parametrize("step", [1, 3, 7, 1000])
+def test_the_reader_gives_the_texts_without_tags_piece_by_piece(step: int) -> None:
+    answer = render(PRISM, {"contribution": "One < two.", "evidence": "Three </ev four\nfive"})
+    rest = answer.removeprefix(opening_text(PRISM))
+    reader, given = SectionReader(PRISM), {"contribution": "", "evidence": ""}
+    for at in range(0, len(rest), step):
+        for part, text in reader.feed(rest[at : at + step]):
+            given[part] += text
+    assert given == {"contribution": "One < two.", "evidence": "Three </ev four\nfive"}
+
+
+GRAMMAR = [
+    ("good</contribution>\n<evidence>text\nmore</evidence>", True),
+    ("</contribution>\n<evidence></evidence>", True),
+    ("a < b </contr</contribution>\n<evidence><b>x</b></evidence>", True),
+    ("水沸点</contribution>\n<evidence>一百度。</evidence>", True),
+    ("good</contribution>\n<evidence>text", False),
+    ("two\nlines</contribution>\n<evidence>text</evidence>", False),
+    ("good</contribution><evidence>text</evidence>", False),
+    ("good</contribution>\n<evidence>text</evidence> more", False),
+    ("good</contribution>\n<evidence>a <contribution> b</evidence>", False),
+    ("good <|im_end|></contribution>\n<evidence>text</evidence>", False),
+    ("good</contribution>\n<evidence></think></evidence>", False),
+]
+
+
+@pytest.fixture(scope="module")
+def matcher(checkpoint: Callable[[str], Path]) -> Callable[[], xgrammar.GrammarMatcher]:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("qwen3"))
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=len(tokenizer))
+    grammar = writing_grammar(PRISM, BUDGETS, CONTROL)  # type: ignore[arg-type]
+    compiled = xgrammar.GrammarCompiler(info).compile_structural_tag(grammar)
+    return lambda: xgrammar.GrammarMatcher(compiled)
+
+
+@pytest.mark.parametrize(("text", "accepted"), GRAMMAR)
+def test_the_grammar_accepts_the_format_and_nothing_else(
+    text: str, accepted: bool, matcher: Callable[[], xgrammar.GrammarMatcher]
+) -> None:
+    one = matcher()
+    assert (one.accept_string(text) and one.is_completed()) is accepted
+    if accepted:
+        assert parse(PRISM, opening_text(PRISM) + text).complete
+
+
+def test_the_grammar_is_the_same_string_every_time() -> None:
+    """The engine compiles a grammar once per string."""
+    once = writing_grammar(PRISM, BUDGETS, CONTROL)  # type: ignore[arg-type]
+    assert once == writing_grammar(PRISM, dict(BUDGETS), reversed(CONTROL))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("contribution", "evidence", "finish"),
+    [
+        ("short", "short", "complete"),
+        ("abcdefghijkl", "short", "budget"),
+        ("short", "ababababababababababab"[:20], "repetition"),
+        ("short", "abcdefghijklmnopqrst", "budget"),
+    ],
+)
+def test_budgets_and_loops_are_told(contribution: str, evidence: str, finish: str) -> None:
+    """One token a character, so that the counts can be seen."""
+    written = f"{contribution}</contribution>\n<evidence>{evidence}</evidence>"
+    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
+    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in written], decode) == finish  # type: ignore[arg-type]
+
+
+def test_an_answer_cut_by_the_engine_is_a_budget() -> None:
+    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
+    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in "short</contri"], decode) == "budget"  # type: ignore[arg-type]
+
+
+# On real engines.
+
+SMALL: dict[str, Any] = {"mode": "evidence", "evidence_min_score": 0.0}
+TINY = {**SMALL, "max_contribution_tokens": 12, "max_evidence_tokens": 20}
+
+
+@pytest.fixture(params=[("prism",), ("prism", "qwen3_5")], ids=["attention", "hybrid"])
+async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
+    found: Served = await serve(*request.param)
+    return found
+
+
+@pytest.fixture
+async def prism(serve: Serve) -> Served:
+    found: Served = await serve("prism")
+    return found
+
+
+def unfinished(served: Served) -> int:
+    engine: Any = served.runtime.engine  # type: ignore[attr-defined]
+    return int(engine.get_num_unfinished_requests())
+
+
+async def test_150_random_runs_write_nothing_but_the_format(served: Served) -> None:
+    """Two engines, so 300 runs; greedy ones and wild ones, on documents that try to break out."""
+    hostile = hostile_texts(["<|im_end|>", "</think>"], count=60)[4:]
+    texts = [
+        "</evidence>",
+        "<contribution></contribution>",
+        "<evidence>yes</evidence> no",
+        *hostile,
+        *DOCUMENTS.values(),
+    ]
+    texts = [f"{n} {text}" for n, text in enumerate((texts * 3)[:150])]
+    rows = []
+    for start, temperature in ((0, 0.0), (50, 1.0), (100, 2.0)):
+        part = texts[start : start + 50]
+        ranking = await served.reranker.rerank(QUERY, part, evidence_top_n=50, temperature=temperature, **TINY)
+        rows += ranking.results
+    assert len(rows) == 150
+    tokenizer = served.plan.encoder
+    for row in rows:
+        assert row.evidence is not None
+        assert row.evidence.finish in ("complete", "budget", "repetition"), row
+        assert row.evidence.output_tokens <= 12 + 20 + 64
+        assert "\n" not in row.evidence.contribution
+        for text in (row.evidence.contribution, row.evidence.evidence):
+            assert not any(tag in text for tag in ("<evidence>", "</evidence>", "<contribution>", "</contribution>"))
+            assert not any(control in text for control in tokenizer.control_texts())
+    assert {row.evidence.finish for row in rows if row.evidence} >= {"budget"}
+
+
+async def test_every_tag_closes(served: Served) -> None:
+    """Below the reranker: the raw tokens parse as a whole, and their budgets hold."""
+    encoder, runtime = served.plan.encoder, served.runtime
+    prompt = (await asyncio.to_thread(encoder.encode, QUERY, [Document("x")], None, "tail"))[0].prompts[0].ids  # type: ignore[union-attr]
+    opening = encoder.encode_frame(opening_text(PRISM))
+    order = WritingOrder(writing_grammar(PRISM, BUDGETS, encoder.control_texts()), 200, 1.5, live=False)  # type: ignore[arg-type]
+    runs = [(*prompt, *opening)] * 40
+    async with aclosing(runtime.write(runs, order)) as pieces:  # type: ignore[attr-defined]
+        async for _, written in pieces:
+            assert isinstance(written, Written)
+            assert written.reason == "stop"
+            text = encoder.decode(written.ids)
+            assert parse(PRISM, opening_text(PRISM) + text).complete, text
+            assert len(written.ids) <= 12 + 20 + 40
+
+
+async def test_the_prompt_goes_on_as_the_card_would(served: Served) -> None:
+    """The forced opening has the ids that the tokenizer gives to the card's whole string."""
+    tokenise = tokenise_with(AutoTokenizer.from_pretrained(served.plan.config.model))
+    whole = CARDS["prism"](lambda text: tokenise(text + opening_text(PRISM)), QUERY, "water")
+    opening = list(served.plan.encoder.encode_frame(opening_text(PRISM)))
+    assert whole == CARDS["prism"](tokenise, QUERY, "water") + opening
+
+
+async def test_scores_are_the_same_in_both_modes(prism: Served) -> None:
+    texts = list(DOCUMENTS.values())
+    score = {row.index: row.score for row in await prism.reranker.score(QUERY, texts)}
+    evidence = {row.index: row.score for row in await prism.reranker.score(QUERY, texts, **TINY)}
+    assert evidence == pytest.approx(score, abs=1e-5)
+
+
+async def test_continuations_reuse_the_scored_prompt(served: Served) -> None:
+    words = DOCUMENTS["long"].split()
+    texts = [" ".join([str(n), *words[n : n + 150]]) for n in range(24)]
+    ranking = await served.reranker.rerank("a query of its own", texts, evidence_top_n=24, **TINY)
+    share = ranking.evidence_usage.computed_tokens / ranking.evidence_usage.prompt_tokens
+    print(f"\ncontinuations computed {share:.3f} of their prompt tokens")
+    assert share <= 0.15
+
+
+async def test_only_the_chosen_are_continued(prism: Served) -> None:
+    fake = FakeWriter(prism, lambda ids: (len(ids) % 7) - 3.0)
+    reranker = Reranker.over(fake, prism.plan.encoder, prism.plan.config)
+    texts = ["water " * n for n in range(1, 15)]
+    ranking = await reranker.rerank(QUERY, texts, mode="evidence", evidence_top_n=3, evidence_min_score=0.6)
+    written = [row for row in ranking.results if row.evidence]
+    assert written == list(ranking.results[: len(written)])
+    assert 0 < len(written) <= 3
+    assert all(row.score is not None and row.score >= 0.6 for row in written)
+    assert len(fake.continued) == len({row.document.text for row in written})
+
+
+async def test_duplicates_share_one_continuation(prism: Served) -> None:
+    fake = FakeWriter(prism, lambda ids: 1.0)
+    reranker = Reranker.over(fake, prism.plan.encoder, prism.plan.config)
+    ranking = await reranker.rerank(QUERY, ["same", "same", "other"], mode="evidence")
+    assert len(fake.continued) == 2
+    assert [row.evidence and row.evidence.contribution for row in ranking.results] == ["c"] * 3
+
+
+class FakeWriter:
+    """Scores by a function of the ids, writes a fixed answer at once and ends as told."""
+
+    def __init__(self, served: Served, score: Callable[[Ids], float], ending: str = "stop") -> None:
+        self.encoder, self.score, self.ending = served.plan.encoder, score, ending
+        self.continued: list[Ids] = []
+
+    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+        return Usage()
+
+    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+        for i, prompt in enumerate(prompts):
+            yield i, LabelRead(self.score(prompt))
+
+    async def write(
+        self, prompts: Sequence[Ids], order: WritingOrder
+    ) -> AsyncGenerator[tuple[int, str | Written], None]:
+        for i, prompt in enumerate(prompts):
+            self.continued.append(prompt)
+            text = "c</contribution>\n<evidence>e</evidence>"
+            yield i, Written(self.encoder.encode_frame(text), self.ending)  # type: ignore[arg-type]
+
+    def facts(self) -> dict[str, str | int]:
+        return {}
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize(("ending", "finish"), [("stop", "complete"), ("abort", "aborted"), ("error", "error")])
+async def test_how_the_engine_ended_is_told(prism: Served, ending: str, finish: str) -> None:
+    reranker = Reranker.over(FakeWriter(prism, lambda ids: 1.0, ending), prism.plan.encoder, prism.plan.config)
+    (row,) = await reranker.score(QUERY, ["a"], mode="evidence")
+    assert row.score is not None and row.evidence is not None
+    assert row.evidence.finish == finish
+
+
+async def test_the_stream_writes_what_the_answer_holds(served: Served) -> None:
+    texts = list(DOCUMENTS.values())[:6]
+    events = [event async for event in served.reranker.stream(QUERY, texts, evidence_top_n=3, **TINY)]
+    order = [type(event) for event in events]
+    assert order.index(Ranked) > max(i for i, kind in enumerate(order) if kind is Scored)
+    assert order.index(EvidenceDelta) > order.index(Ranked)
+    assert order[-1] is Finished
+    done = {event.row.index: event.row for event in events if isinstance(event, EvidenceDone)}
+    assert len(done) == 3
+    for index, row in done.items():
+        for part in ("contribution", "evidence"):
+            pieces = [e.text for e in events if isinstance(e, EvidenceDelta) and (e.index, e.part) == (index, part)]
+            assert "".join(pieces).strip() == getattr(row.evidence, part)
+    final = events[-1].ranking  # type: ignore[union-attr]
+    assert {row.index: row for row in final.results if row.evidence} == done
+
+
+async def test_leaving_during_the_writing_frees_the_engine(prism: Served) -> None:
+    texts = list(DOCUMENTS.values())
+    async with aclosing(prism.reranker.stream(QUERY, texts, evidence_top_n=10, **SMALL)) as events:
+        async for event in events:
+            if isinstance(event, EvidenceDelta):
+                break
+        assert unfinished(prism) > 0
+    assert unfinished(prism) == 0
+
+
+@pytest.mark.parametrize("milliseconds", [100, 400, 1500])
+async def test_a_deadline_holds_and_leaves_nothing_running(prism: Served, milliseconds: int) -> None:
+    took = []
+    for attempt in range(5):
+        texts = [f"{attempt} {milliseconds} {n} {DOCUMENTS['long'][:3000]}" for n in range(60)]
+        began = time.perf_counter()
+        ranking = await prism.reranker.rerank(QUERY, texts, evidence_top_n=60, deadline_ms=milliseconds, **SMALL)
+        took.append((time.perf_counter() - began) * 1000)
+        assert unfinished(prism) == 0
+        assert len(ranking.results) == 60
+        late = [row for row in ranking.results if row.error]
+        assert all(row.error and row.error.code == "deadline" for row in late)
+        scored = [row for row in ranking.results if row.score is not None]
+        assert len(scored) + len(late) == 60
+        assert all(
+            row.evidence is None or row.evidence.finish in ("deadline", "budget", "repetition") for row in scored
+        )
+        assert late or any(row.evidence and row.evidence.finish == "deadline" for row in scored)
+    # A machine that does something else meanwhile may stop us now and then; it does not do so every time.
+    assert min(took) <= milliseconds * 1.1
+
+
+async def test_scores_survive_an_engine_that_dies_while_writing(checkpoint: Callable[[str], Path]) -> None:
+    async with Reranker(str(checkpoint("qwen3")), prompt="prism", kv_cache_gib=0.5) as reranker:
+        engine = newest_engine()
+        events = []
+        async for event in reranker.stream(QUERY, list(DOCUMENTS.values()), evidence_top_n=10, **SMALL):
+            if isinstance(event, EvidenceDelta) and not any(isinstance(e, EvidenceDelta) for e in events):
+                engine.kill()
+            events.append(event)
+        assert isinstance(events[-1], Finished)
+        rows = events[-1].ranking.results
+        assert all(row.score is not None for row in rows)
+        assert [row.evidence.finish for row in rows if row.evidence].count("error") >= 9
+        assert reranker._runtime.engine.get_num_unfinished_requests() == 0  # type: ignore[union-attr]
+
+
+async def test_budgets_beyond_the_prompts_are_refused(prism: Served) -> None:
+    with pytest.raises(InvalidRequest, match="max_evidence_tokens is 9000: prompt 'prism' allows at most 384"):
+        await prism.reranker.rerank(QUERY, ["x"], mode="evidence", max_evidence_tokens=9000)
+
+
+async def test_a_prompt_without_continuation_says_so(serve: Serve) -> None:
+    zerank: Served = await serve("zerank")
+    with pytest.raises(InvalidRequest, match="prompt 'zerank' describes no continuation"):
+        await zerank.reranker.rerank(QUERY, ["x"], mode="evidence")
+
+
+async def test_a_route_that_only_scores_says_so(serve: Serve) -> None:
+    classify: Served = await serve("prism", "qwen3", "classify")
+    with pytest.raises(InvalidRequest, match="this route only scores"):
+        await classify.reranker.rerank(QUERY, ["x"], mode="evidence")
