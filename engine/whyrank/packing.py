@@ -100,9 +100,9 @@ def _citation(place: int, group: Sequence[RankedDocument]) -> Citation:
     return Citation(_mark(place), kept.index, kept.id, tuple((row.index, row.id) for row in repeated))
 
 
-# Kana, Han and Hangul stand for themselves; elsewhere a word is a word.
+# Kana, Han and Hangul stand for themselves; elsewhere a word is a word, and 5.3 is one.
 _GLYPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-_WORD = re.compile(rf"[{_GLYPHS}]|[^\W{_GLYPHS}]+")
+_WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_GLYPHS}]|[^\W{_GLYPHS}]+")
 _NEGATION = re.compile(
     r"n['’]t\b|[不没未无非]|\b(?:not?|never|none|neither|nor|without|nicht|nie|niemals|ohne|kein\w*|ne|pas|jamais|sans"
     r"|aucune?|non|sin|nunca|senza|mai|não|sem|не|нет)\b"
@@ -111,22 +111,26 @@ _NEGATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """A passage as far as repetition goes. Sources contradict each other in a number, a name or a "not", so these count all."""
+    """A passage as far as repetition goes. Sources contradict each other in a name, a figure or a "not", so these count all."""
 
     pairs: frozenset[tuple[str, str]]
-    telling: frozenset[str]
+    figures: frozenset[tuple[str, str]]
+    names: frozenset[str]
     negations: int
 
     @classmethod
     def of(cls, passage: str) -> _Wording:
         words = _WORD.findall(passage)
-        telling = frozenset(word.casefold() for word in words if word[0].isupper() or any(map(str.isdigit, word)))
         pairs = frozenset(pairwise(["", *(word.casefold() for word in words)]))
-        return cls(pairs, telling, len(_NEGATION.findall(passage.casefold())))
+        figures = frozenset(pair for pair in pairs if any(map(str.isdigit, "".join(pair))))
+        names = frozenset(word.casefold() for word in words if word[0].isupper())
+        return cls(pairs, figures, names, len(_NEGATION.findall(passage.casefold())))
 
     def repeats(self, other: _Wording) -> bool:
         """Adds nothing to the other. Not the other way round: a longer passage that holds a shorter one is no repetition."""
-        if not self.pairs or self.negations != other.negations or not self.telling <= other.telling:
+        if not self.pairs or self.negations != other.negations:
+            return False
+        if not self.figures <= other.pairs or not self.names <= other.names:
             return False
         return len(self.pairs & other.pairs) >= _SAME_SHARE * len(self.pairs)
 

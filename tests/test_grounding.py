@@ -1,0 +1,378 @@
+"""Planted errors are caught, faithful rewrites accepted, places exact, and nothing breaks it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from whyrank.grounding import ground
+from whyrank.types import Grounding
+
+Pair = dict[str, Any]
+DATA = Path(__file__).parent / "data" / "grounding"
+FILES = ("pairs", "held_out")
+
+
+def pairs(name: str) -> list[Pair]:
+    return list(tomllib.loads((DATA / f"{name}.toml").read_text())["pair"])
+
+
+# ------------------------------------------------------------------------------------------------------ the planted set
+
+
+class Planted(NamedTuple):
+    """An error in an evidence. It stands at start..end; for a flag, it is the whole."""
+
+    kind: str
+    pair: Pair
+    evidence: str
+    start: int = 0
+    end: int = 0
+
+    def is_caught(self) -> bool:
+        found = ground(self.evidence, self.pair["document"], self.pair["query"])
+        if self.kind in FLAGS:
+            return FLAGS[self.kind] in found.flags
+        listed = any(item.start < self.end and item.end > self.start for item in found.unsupported)
+        if self.kind in ("clause", "fabricated"):
+            return listed or not any(s.evidence_start < self.end and s.evidence_end > self.start for s in found.spans)
+        return listed
+
+
+FLAGS = {"translated": "language", "loop": "repetition", "copied": "too_long"}
+
+
+def planted(pair: Pair) -> Iterator[Planted]:
+    faithful = pair["evidence"][0]
+    for kind, old, new in pair["edits"]:
+        start = faithful.index(old)
+        # What was added stands at the end of `new`.
+        first = start + len(old) if kind == "clause" and new.startswith(old) else start
+        yield Planted(kind, pair, faithful.replace(old, new), first, start + len(new))
+    for sentence in pair["fabricated"]:
+        evidence = f"{faithful}{'' if pair['language'] == 'zh' else ' '}{sentence}"
+        yield Planted("fabricated", pair, evidence, len(evidence) - len(sentence), len(evidence))
+    yield Planted("translated", pair, pair["translation"])
+    yield Planted("loop", pair, faithful + faithful[-60:] * 8)
+    yield Planted("copied", pair, pair["document"].strip())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_planted_errors_are_caught(name: str) -> None:
+    cases = [case for pair in pairs(name) for case in planted(pair)]
+    missed = [
+        (case.kind, case.pair["name"], case.evidence[case.start : case.end]) for case in cases if not case.is_caught()
+    ]
+    assert len(cases) >= {"pairs": 250, "held_out": 80}[name]
+    assert len(missed) <= 0.05 * len(cases), missed
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_faithful_rewrites_are_accepted(name: str) -> None:
+    found = [
+        (pair["name"], ground(evidence, pair["document"], pair["query"]))
+        for pair in pairs(name)
+        for evidence in pair["evidence"]
+    ]
+    refused = [(pair, g.supported, g.unsupported, g.flags) for pair, g in found if not is_accepted(g)]
+    assert len(refused) <= 0.05 * len(found), refused
+
+
+def is_accepted(found: Grounding) -> bool:
+    return found.supported >= 0.9 and not found.unsupported and not found.flags
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_places_are_exact(name: str) -> None:
+    for pair in pairs(name):
+        document = pair["document"]
+        wrong = [case.evidence for case in planted(pair) if case.kind not in FLAGS]
+        for evidence in [*pair["evidence"], *wrong]:
+            found = ground(evidence, document, pair["query"])
+            assert all(evidence[item.start : item.end] == item.text for item in found.unsupported)
+            for span in found.spans:
+                sentence = evidence[span.evidence_start : span.evidence_end]
+                assert 0 <= span.start < span.end <= len(document)
+                assert 0 <= span.evidence_start < span.evidence_end <= len(evidence)
+                assert sentence == sentence.strip() and 0 < span.similarity <= 1
+                stretches = [document[s.start : s.end] for s in found.spans if s.evidence_start == span.evidence_start]
+                width = 2 if pair["language"] == "zh" else 3
+                assert resemblance(sentence, " ".join(stretches), width) > 0.35, (sentence, stretches)
+
+
+def resemblance(sentence: str, stretch: str, width: int) -> float:
+    """Share of the sentence's runs of so many characters, spaces and all, that the stretch holds."""
+    runs = [sentence[i : i + width].lower() for i in range(len(sentence) - width + 1)]
+    return sum(run in stretch.lower() for run in runs) / len(runs)
+
+
+# ------------------------------------------------------------------------------------------------------- small tables
+
+CLAIMS = [
+    # Numbers: written otherwise, they are the same; others are not.
+    ("8848 metres", "It is 8,848 metres high.", []),
+    ("8,848 m", "It is 8848 metres high.", []),
+    ("1.50 euros", "It costs €1.5.", []),
+    ("1,5 Liter", "1.5 litres", []),
+    ("10 000 euros", "10.000 Euro", []),
+    ("100 people", "1000 people", ["100"]),
+    ("1000", "100", ["1000"]),
+    ("0.5", "0.50", []),
+    ("007", "agent 7", []),
+    ("0 errors", "no errors", ["0"]),
+    ("１２３元", "123元", []),
+    ("version 3.14.6", "version 3.14.6", []),
+    ("version 3.14.7", "version 3.14.6", ["3.14.7"]),
+    ("at 14:30", "at 14:30", []),
+    ("1. First step\n2. Second step", "First step, second step", []),
+    # Units and scales.
+    ("50 %", "50 percent", []),
+    ("50 km", "50 miles", ["50 km"]),
+    ("50 of them", "50 km", []),
+    ("$5", "€5", ["5"]),
+    ("5 million users", "5,000,000 users", []),
+    ("5 billion", "5 million", ["5 billion"]),
+    ("5 million", "5 to 10 million", []),
+    ("2.5 million euros", "€2,500,000", []),
+    ("30000人", "3万人", []),
+    ("3亿人", "3万人", ["3亿"]),
+    # Dates.
+    ("on 4 March 2021", "on 2021-03-04", []),
+    ("on March 4th, 2021", "04.03.2021", []),
+    ("am 4. März 2021", "on 2021-03-04", []),
+    ("le 4 mars 2021", "March 4, 2021", []),
+    ("el 4 de marzo de 2021", "4 March 2021", []),
+    ("2021年3月4日", "March 4, 2021", []),
+    ("3/4/2021", "4 March 2021", []),
+    ("3/4/2021", "3 April 2021", []),
+    ("March 2021", "4 March 2021", []),
+    ("4 March 2021", "4–6 March 2021", []),
+    ("4 March 2021", "In 2021 it began. On 4 March it ended.", []),
+    ("in 2021", "on 2021-03-04", []),
+    ("in 2022", "on 2021-03-04", ["2022"]),
+    ("5 March 2021", "2021-03-04", ["5 March 2021"]),
+    ("April 2021", "4 March 2021", ["April 2021"]),
+    ("4 March 2022", "on 4 March 2021", ["4 March 2022"]),
+    # Links.
+    ("see https://a.b/c", "see https://a.b/c.", []),
+    ("see https://a.b/c", "see [x](https://a.b/c)", []),
+    ("see http://a.b/c/", "https://A.b/c", []),
+    ("see https://a.b/c", "https://a.b/cd", ["https://a.b/c"]),
+    ("see https://a.b/d_(e)", "(https://a.b/d_(e))", []),
+    ("mail me@x.org", "mail: me@x.org, or call", []),
+    ("mail me@x.org", "mail some.me@x.org", ["me@x.org"]),
+    # Code.
+    ("call get_all()", "use get_all here", []),
+    ("call get_all", "use get_all_items", ["get_all"]),
+    ("`a = b`", "a=b", []),
+    ("`a = c`", "a=b", ["a = c"]),
+    ("pass --force", "pass --force-all", ["--force"]),
+    ("os.path.join", "os.path.joint", ["os.path.join"]),
+    ("set fooBar", "set FooBar", []),
+    ("use the DataFrame", "use the DataSet", ["DataFrame"]),
+    # Names.
+    ("Einstein's theory in the Alps", "the theory of einstein, alps", []),
+    ("He met Bohr there", "He met Einstein there", ["Bohr"]),
+    ("Bohr met him", "Einstein met him", []),  # one word at the start of a sentence may be any word
+    ("Marie Curie said", "Pierre Curie said", ["Marie Curie"]),
+    ("Former President Obama", "President Obama", []),
+    ("NASA said so", "the agency said so", ["NASA"]),
+    ("with two GPUs", "with a GPU", []),
+    ("the B52", "the B53", ["B52"]),
+    ("the GPT-5 model", "the GPT-4 model", ["5"]),
+    ('He said: "Nobody came"', "he said nobody came", []),
+    ("in Berlins Mitte", "Mitte, ein Teil von Berlin", []),
+    ("Er lebt in Dresden und nicht in der Nähe", "Er lebt in Leipzig", ["Dresden"]),
+    ("Das ist für Wartung und Pflege der Anlage", "Das ist für die Anlage", []),
+    ("В Москве живут", "Москва большая", []),
+    ("он живёт в Париже", "он живёт в Москве", ["Париже"]),
+    ("数据全部使用 Kafka 存储，可靠性很高", "数据全部使用 Redis 存储，可靠性很高", ["Kafka"]),
+    ("in Cafe\u0301 Nord", "im Café Nord", []),
+    ("e.g. this, i.e. that, U.S. law", "this, that, law of the U.S.", []),
+]
+
+
+@pytest.mark.parametrize(("evidence", "document", "missing"), CLAIMS)
+def test_what_the_document_does_not_hold(evidence: str, document: str, missing: list[str]) -> None:
+    assert [item.text for item in ground(evidence, document).unsupported] == missing
+
+
+def test_every_kind_is_named() -> None:
+    evidence = "On 4 May 2020 some 42 people met Anna Bell at https://x.example/y to run `make_all`."
+    kinds = [(item.kind, item.text) for item in ground(evidence, "Nothing of it.").unsupported]
+    assert kinds == [
+        ("date", "4 May 2020"),
+        ("number", "42"),
+        ("name", "Anna Bell"),
+        ("url", "https://x.example/y"),
+        ("code", "make_all"),
+    ]
+
+
+def test_what_the_query_says_is_not_made_up() -> None:
+    query = "Did Anna Bell visit Oslo in 1999?"
+    assert not ground(
+        "Yes, Anna Bell visited the town of Oslo in 1999.", "She visited the town then.", query
+    ).unsupported
+    assert ground("She visited Bergen in 1999.", "She visited the town then.", query).unsupported[0].text == "Bergen"
+
+
+SENTENCES = [
+    ("Horses came. Riders left.", 2),
+    ("See e.g. horses, i.e. animals. Riders left.", 2),
+    ("Nothing like U.S. Army horses, Dr. Smith and Mr. Jones found.", 1),
+    ("Horses cost 3.5 euros. Riders left.", 2),
+    ("Am 10. Dezember kamen Pferde im 19. Jahrhundert.", 1),
+    ("See https://a.example/b.c?d for horses. Riders left.", 2),
+    ("Horses:\n- brown horses\n- white horses", 3),
+    ("1. Install horses.\n2. Ride horses.", 2),
+    ('Riders said "Stop horses." Then riders left.', 2),
+    ("马来到村庄。骑手离开村庄！真的离开村庄？", 3),
+    ("Horses, what?! Riders... Animals.", 3),
+]
+
+
+@pytest.mark.parametrize(("text", "count"), SENTENCES)
+def test_sentences(text: str, count: int) -> None:
+    assert len({span.evidence_start for span in ground(text, text).spans}) == count
+
+
+DOCUMENT = (
+    "The mill was built in 1850 by the miller Jonas Reed. It burned down during a storm. "
+    "Later the town council rebuilt it with bricks. Nowadays a bakery uses the building."
+)
+
+
+def test_a_sentence_that_joins_distant_ones_has_both_stretches() -> None:
+    evidence = "Built in 1850 by the miller Jonas Reed, the building is nowadays used by a bakery."
+    found = ground(evidence, DOCUMENT)
+    assert [DOCUMENT[span.start : span.end] for span in found.spans] == [
+        "The mill was built in 1850 by the miller Jonas Reed.",
+        "Nowadays a bakery uses the building.",
+    ]
+    assert found.supported == 1.0
+
+
+def test_a_sentence_that_joins_neighbours_has_one_stretch() -> None:
+    found = ground("It burned down during a storm, and the town council rebuilt it later with bricks.", DOCUMENT)
+    (span,) = found.spans
+    assert DOCUMENT[span.start : span.end] == (
+        "It burned down during a storm. Later the town council rebuilt it with bricks."
+    )
+
+
+def test_supported_is_a_share_of_visible_characters() -> None:
+    good, wrong, made_up = "A bakery uses the building.", "The mill was built in 1851.", "Tourists love ducks nearby."
+    found = ground(f"{good}  {wrong}\n{made_up} Yes.", DOCUMENT)
+    sizes = [len("".join(part.split())) for part in (good, wrong, made_up)]
+    # "Yes." claims nothing; the wrong year has a source and still does not count.
+    assert found.supported == pytest.approx(sizes[0] / sum(sizes))
+    assert [span.evidence_start for span in found.spans] == [0, len(good) + 2]
+    assert [item.text for item in found.unsupported] == ["1851"]
+
+
+@pytest.mark.parametrize(("evidence", "document"), [("", DOCUMENT), (" \n", DOCUMENT), ("...", DOCUMENT), ("", "")])
+def test_no_evidence_is_not_supported(evidence: str, document: str) -> None:
+    assert ground(evidence, document) == Grounding(0.0)
+
+
+def test_an_empty_document_supports_nothing() -> None:
+    found = ground("In 1850 Jonas Reed built it.", "")
+    assert (found.supported, found.spans) == (0.0, ())
+    assert [item.text for item in found.unsupported] == ["1850", "Jonas Reed"]
+    assert found.flags == ("unsupported_entities",)
+
+
+def test_places_survive_what_changes_length() -> None:
+    document = "İİ ﬁﬁ 👩‍👩‍👧 Straße.   Cafe\u0301s  serve  1,000 guests in İzmir.  End of story."
+    evidence = "👍🏽 In İzmir,  Cafés serve 1000 guests. Some 77 left."
+    found = ground(evidence, document)
+    (span,) = found.spans
+    assert document[span.start : span.end] == "Cafe\u0301s  serve  1,000 guests in İzmir."
+    assert [evidence[item.start : item.end] for item in found.unsupported] == ["77"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- flags
+
+SAID = {
+    "en": "The mill was built by the river and it was used for the grain of the whole valley, which is why it is famous.",
+    "de": "Die Mühle wurde am Fluss gebaut und sie wurde für das Korn des ganzen Tals genutzt, weshalb sie nicht klein ist.",
+    "fr": "Le moulin est sur la rivière et il est utilisé pour le grain de toute la vallée, ce qui est dans les livres.",
+    "es": "El molino está en el río y se usa para el grano de los pueblos del valle, por lo que es más grande que una casa.",
+    "it": "Il mulino è sul fiume e si usa per il grano della valle, che è più grande di una casa con gli alberi alla porta.",
+    "pt": "O moinho não está no rio e é uma casa do vale com os grãos dos campos, mas é mais antigo do que as outras.",
+    "zh": "磨坊建在河边，整个山谷的粮食都在这里加工，因此非常有名，每年都有很多人来参观。",
+    "ja": "水車小屋は川のそばに建てられ、谷全体の穀物を挽くために使われていたので、とても有名です。",
+    "ko": "방앗간은 강가에 지어졌고 골짜기 전체의 곡식을 빻는 데 쓰였기 때문에 아주 유명합니다.",
+    "ru": "Мельница была построена у реки и служила для зерна всей долины, поэтому она так известна.",
+    "ar": "بنيت الطاحونة على ضفة النهر واستخدمت لطحن حبوب الوادي كله ولذلك فهي مشهورة جدا.",
+    "el": "Ο μύλος χτίστηκε δίπλα στο ποτάμι και χρησιμοποιήθηκε για τα σιτηρά όλης της κοιλάδας.",
+}
+
+
+@pytest.mark.parametrize("document", SAID)
+@pytest.mark.parametrize("evidence", SAID)
+def test_the_language_is_the_documents(evidence: str, document: str) -> None:
+    assert ("language" in ground(SAID[evidence], SAID[document]).flags) == (evidence != document)
+
+
+def test_a_document_in_several_languages_is_answered_in_the_querys() -> None:
+    both = SAID["en"] + SAID["zh"]
+    assert "language" not in ground(SAID["en"], both, SAID["en"]).flags
+    assert "language" in ground(SAID["zh"], both, SAID["en"]).flags
+
+
+@pytest.mark.parametrize("evidence", ["OK", "NGINX 1.27", "De molen stond aan het water.", "`x = 1`"])
+def test_what_cannot_be_told_is_no_flag(evidence: str) -> None:
+    assert "language" not in ground(evidence, SAID["en"]).flags
+
+
+def test_the_audits_gates_and_their_edges() -> None:
+    ten_years = " ".join(str(year) for year in range(1901, 1911))
+    assert "unsupported_entities" not in ground(f"{ten_years}", ten_years.replace("1901", "1801")).flags
+    assert "unsupported_entities" in ground(f"{ten_years} 1911", ten_years.replace("1901", "1801")).flags
+    words = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(200)]
+    document = " ".join(words)
+    assert "repetition" not in ground(" ".join(words[:60] + words[:24]), document).flags
+    assert "repetition" in ground(" ".join(words[:40] + words[:30]), document).flags
+    assert "too_long" in ground(document[: int(0.75 * len(document))], document).flags
+    assert "too_long" not in ground(document[: int(0.65 * len(document))], document).flags
+    assert "too_long" not in ground(document[:390], document[:399]).flags
+
+
+# -------------------------------------------------------------------------------------------------------------- hostile
+
+SMALL = "Seen on 4 March 2021: 3.5% of Paris, `x_y`, http://x.example/z, a@b.example. 水在海平面沸腾。"
+LONG = 1_000_000
+HOSTILE = {
+    "one word": "a" * LONG,
+    "one number": "7" * LONG,
+    "numbers": "1 " * (LONG // 2),
+    "groups": "1," * (LONG // 2),
+    "dots": "." * LONG,
+    "breaks": "! " * (LONG // 2),
+    "lines": "\n" * LONG,
+    "nul": "\x00" * LONG,
+    "surrogates": "a\ud800 \udfff" * (LONG // 4),
+    "marks": "e" + "\u0301\u0323" * (LONG // 2),
+    "names": "Ab Cd. " * (LONG // 7),
+    "backticks": "`a" * (LONG // 2),
+    "links": "http://" + ")" * LONG,
+    "addresses": "w" * LONG + "@",
+    "underscores": "a_" * (LONG // 2),
+    "han": "水在海平面沸腾" * (LONG // 7),
+    "prose": SMALL * (LONG // len(SMALL)),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_texts_are_only_texts(text: str) -> None:
+    for evidence, document in ((SMALL, text), (text, SMALL), (text, text)):
+        found = ground(evidence, document, "Paris?")
+        assert 0 <= found.supported <= 1
+        assert all(evidence[item.start : item.end] == item.text for item in found.unsupported)
+        assert all(0 <= span.start < span.end <= len(document) for span in found.spans)
