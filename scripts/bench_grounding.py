@@ -1,10 +1,11 @@
-#!/usr/bin/env python
+#!/usr/bin/env python3
 """How long `whyrank.grounding.ground` takes for a 1,000-word document and a 150-word evidence, on one core.
 
-The document is made of sentences with names, numbers, dates and links as an encyclopedia has them, from a seed; the evidence
-is the beginning of some of its sentences, slightly reworded. The last line of stdout is one JSON document.
+The document comes from a seed: sentences of 14 to 26 invented words, frequent and rare ones as in real text, and in every
+second sentence a date, an amount or a name. The evidence retells some of its sentences with other words here and there.
+Progress goes to stderr; the last line of stdout is one JSON document.
 
-    python scripts/bench_grounding.py --runs 200
+    scripts/bench_grounding.py --runs 200
 """
 
 from __future__ import annotations
@@ -14,125 +15,53 @@ import json
 import platform
 import random
 import statistics
+import sys
 import time
 
 from whyrank.grounding import ground
 
-_NAMES = [
-    "Halden",
-    "Corvex",
-    "Brightwater",
-    "Mirador",
-    "Oslo",
-    "Kingston",
-    "Solheim",
-    "Verrazzano",
-    "Longjing",
-    "Eddystone",
-    "Fonseranes",
-    "Poligny",
-]
-_NOUNS = [
-    "bridge",
-    "tower",
-    "canal",
-    "engine",
-    "harbour",
-    "reactor",
-    "library",
-    "glacier",
-    "orchard",
-    "market",
-    "parliament",
-    "vessel",
-    "furnace",
-    "theatre",
-    "valley",
-    "railway",
-    "fortress",
-    "garden",
-    "workshop",
-    "archive",
-    "observatory",
-    "district",
-    "monument",
-    "quarry",
-]
-_VERBS = [
-    "opened",
-    "closed",
-    "rebuilt",
-    "surveyed",
-    "extended",
-    "inspected",
-    "financed",
-    "measured",
-    "described",
-    "inherited",
-    "painted",
-    "restored",
-]
-_MORE = [
-    "slowly",
-    "nearby",
-    "famous",
-    "narrow",
-    "ancient",
-    "public",
-    "wooden",
-    "northern",
-    "separate",
-    "careful",
-    "frequent",
-    "modern",
-    "granite",
-    "shallow",
-    "electric",
-    "annual",
-    "local",
-    "central",
-    "private",
-    "heavy",
-    "early",
-    "common",
-    "formal",
-    "quiet",
-]
-_MONTHS = ["January", "March", "May", "June", "September", "November"]
+_SYLLABLES = ("ba", "cor", "del", "fi", "gan", "hel", "jo", "ka", "lum", "mer", "nis", "po", "rat", "sel", "tur", "vo")
+_FUNCTION_WORDS = ("the", "of", "and", "to", "in", "is", "was", "for", "with", "by", "from", "that", "it", "on")
+_MONTHS = ("January", "March", "May", "June", "September", "November")
 
 
-def _clause(dice: random.Random) -> str:
-    adjectives = dice.sample(_MORE, 3)
-    nouns = dice.sample(_NOUNS, 3)
-    where = f"the {adjectives[0]} {nouns[0]} near the {adjectives[1]} {nouns[1]}"
-    return f"{where} was {dice.choice(_VERBS)} for a {adjectives[2]} {nouns[2]}"
+class Writer:
+    def __init__(self, seed: int) -> None:
+        self._dice = random.Random(seed)
+        self._words = ["".join(self._dice.choices(_SYLLABLES, k=self._dice.randint(2, 4))) for _ in range(900)]
+        self._rarity = [1 / (rank + 5) for rank in range(len(self._words))]
 
+    def sentence(self) -> str:
+        words = [self._word() for _ in range(self._dice.randint(14, 26))]
+        if self._dice.random() < 0.5:
+            words.insert(len(words) // 2, self._fact())
+        return f"{words[0].title()} {' '.join(words[1:])}."
 
-def _sentence(dice: random.Random) -> str:
-    opening = dice.choice(
-        (
-            f"On {dice.randint(1, 28)} {dice.choice(_MONTHS)} {dice.randint(1800, 2024)}",
-            f"According to {dice.choice(_NAMES)} {dice.choice(_NAMES)}",
-            f"At a cost of {dice.randint(2, 900)}.{dice.randint(1, 9)} million euros",
-            "As it is often told in the region",
-            "During the long years that followed",
+    def _word(self) -> str:
+        if self._dice.random() < 0.4:
+            return self._dice.choice(_FUNCTION_WORDS)
+        return self._dice.choices(self._words, self._rarity)[0]
+
+    def _fact(self) -> str:
+        number = self._dice.randint(2, 900)
+        facts = (
+            f"on {number % 28 + 1} {self._dice.choice(_MONTHS)} {1800 + number % 220}",
+            f"for {number}.5 million euros",
+            f"at {number % 99}%",
+            f"by {self._dice.choice(self._words).title()} {self._dice.choice(self._words).title()}",
         )
-    )
-    ending = dice.choice(
-        (f", {dice.randint(1, 99)}% of it in {dice.choice(_NAMES)}", "", "", " once again", " with little help")
-    )
-    return f"{opening}, {_clause(dice)}{ending}."
+        return self._dice.choice(facts)
 
+    def retold(self, sentence: str) -> str:
+        return " ".join(
+            self._word() if word.islower() and self._dice.random() < 0.1 else word for word in sentence.split()
+        )
 
-def _texts(seed: int, document_words: int, evidence_words: int) -> tuple[str, str]:
-    dice = random.Random(seed)
-    sentences: list[str] = []
-    while sum(len(sentence.split()) for sentence in sentences) < document_words:
-        sentences.append(_sentence(dice))
-    document = " ".join(" ".join(sentences).split()[:document_words])
-    chosen = sorted(dice.sample(range(len(sentences)), len(sentences) // 3))
-    evidence = " ".join(sentences[place].replace(" was ", " has been ") for place in chosen)
-    return document, " ".join(evidence.split()[:evidence_words])
+    def texts(self, document_words: int, evidence_words: int) -> tuple[str, str]:
+        sentences = [self.sentence() for _ in range(document_words // 10)]
+        chosen = self._dice.sample(sentences[: document_words // 25], k=document_words // 50)
+        evidence = " ".join(self.retold(sentence) for sentence in chosen)
+        return " ".join(" ".join(sentences).split()[:document_words]), " ".join(evidence.split()[:evidence_words])
 
 
 def main() -> None:
@@ -142,22 +71,20 @@ def main() -> None:
     parser.add_argument("--evidence-words", type=int, default=150)
     parser.add_argument("--seed", type=int, default=7)
     asked = parser.parse_args()
-    document, evidence = _texts(asked.seed, asked.document_words, asked.evidence_words)
-    seconds = []
+    document, evidence = Writer(asked.seed).texts(asked.document_words, asked.evidence_words)
+    milliseconds = []
     for _ in range(asked.runs):
         began = time.perf_counter()
         found = ground(evidence, document, "Who restored the bridge?")
-        seconds.append(time.perf_counter() - began)
-    seconds.sort()
+        milliseconds.append(1000 * (time.perf_counter() - began))
+    milliseconds.sort()
+    print(f"{len(found.spans)} spans, {found.supported:.0%} supported", file=sys.stderr)
     result = {
-        "median_ms": round(1000 * statistics.median(seconds), 3),
-        "p95_ms": round(1000 * seconds[min(len(seconds) - 1, int(len(seconds) * 0.95))], 3),
-        "fastest_ms": round(1000 * seconds[0], 3),
+        "median_ms": round(statistics.median(milliseconds), 3),
+        "p95_ms": round(milliseconds[int(0.95 * (len(milliseconds) - 1))], 3),
+        "runs": asked.runs,
         "document_words": len(document.split()),
         "evidence_words": len(evidence.split()),
-        "supported": round(found.supported, 3),
-        "spans": len(found.spans),
-        "runs": asked.runs,
         "python": platform.python_version(),
         "machine": platform.processor() or platform.machine(),
     }

@@ -112,88 +112,7 @@ def resemblance(sentence: str, stretch: str, width: int) -> float:
 
 # ------------------------------------------------------------------------------------------------------- small tables
 
-CLAIMS = [
-    # Numbers: written otherwise, they are the same; others are not.
-    ("8848 metres", "It is 8,848 metres high.", []),
-    ("8,848 m", "It is 8848 metres high.", []),
-    ("1.50 euros", "It costs €1.5.", []),
-    ("1,5 Liter", "1.5 litres", []),
-    ("10 000 euros", "10.000 Euro", []),
-    ("100 people", "1000 people", ["100"]),
-    ("1000", "100", ["1000"]),
-    ("0.5", "0.50", []),
-    ("007", "agent 7", []),
-    ("0 errors", "no errors", ["0"]),
-    ("１２３元", "123元", []),
-    ("version 3.14.6", "version 3.14.6", []),
-    ("version 3.14.7", "version 3.14.6", ["3.14.7"]),
-    ("at 14:30", "at 14:30", []),
-    ("1. First step\n2. Second step", "First step, second step", []),
-    # Units and scales.
-    ("50 %", "50 percent", []),
-    ("50 km", "50 miles", ["50 km"]),
-    ("50 of them", "50 km", []),
-    ("$5", "€5", ["5"]),
-    ("5 million users", "5,000,000 users", []),
-    ("5 billion", "5 million", ["5 billion"]),
-    ("5 million", "5 to 10 million", []),
-    ("2.5 million euros", "€2,500,000", []),
-    ("30000人", "3万人", []),
-    ("3亿人", "3万人", ["3亿"]),
-    # Dates.
-    ("on 4 March 2021", "on 2021-03-04", []),
-    ("on March 4th, 2021", "04.03.2021", []),
-    ("am 4. März 2021", "on 2021-03-04", []),
-    ("le 4 mars 2021", "March 4, 2021", []),
-    ("el 4 de marzo de 2021", "4 March 2021", []),
-    ("2021年3月4日", "March 4, 2021", []),
-    ("3/4/2021", "4 March 2021", []),
-    ("3/4/2021", "3 April 2021", []),
-    ("March 2021", "4 March 2021", []),
-    ("4 March 2021", "4–6 March 2021", []),
-    ("4 March 2021", "In 2021 it began. On 4 March it ended.", []),
-    ("in 2021", "on 2021-03-04", []),
-    ("in 2022", "on 2021-03-04", ["2022"]),
-    ("5 March 2021", "2021-03-04", ["5 March 2021"]),
-    ("April 2021", "4 March 2021", ["April 2021"]),
-    ("4 March 2022", "on 4 March 2021", ["4 March 2022"]),
-    # Links.
-    ("see https://a.b/c", "see https://a.b/c.", []),
-    ("see https://a.b/c", "see [x](https://a.b/c)", []),
-    ("see http://a.b/c/", "https://A.b/c", []),
-    ("see https://a.b/c", "https://a.b/cd", ["https://a.b/c"]),
-    ("see https://a.b/d_(e)", "(https://a.b/d_(e))", []),
-    ("mail me@x.org", "mail: me@x.org, or call", []),
-    ("mail me@x.org", "mail some.me@x.org", ["me@x.org"]),
-    # Code.
-    ("call get_all()", "use get_all here", []),
-    ("call get_all", "use get_all_items", ["get_all"]),
-    ("`a = b`", "a=b", []),
-    ("`a = c`", "a=b", ["a = c"]),
-    ("pass --force", "pass --force-all", ["--force"]),
-    ("os.path.join", "os.path.joint", ["os.path.join"]),
-    ("set fooBar", "set FooBar", []),
-    ("use the DataFrame", "use the DataSet", ["DataFrame"]),
-    # Names.
-    ("Einstein's theory in the Alps", "the theory of einstein, alps", []),
-    ("He met Bohr there", "He met Einstein there", ["Bohr"]),
-    ("Bohr met him", "Einstein met him", []),  # one word at the start of a sentence may be any word
-    ("Marie Curie said", "Pierre Curie said", ["Marie Curie"]),
-    ("Former President Obama", "President Obama", []),
-    ("NASA said so", "the agency said so", ["NASA"]),
-    ("with two GPUs", "with a GPU", []),
-    ("the B52", "the B53", ["B52"]),
-    ("the GPT-5 model", "the GPT-4 model", ["5"]),
-    ('He said: "Nobody came"', "he said nobody came", []),
-    ("in Berlins Mitte", "Mitte, ein Teil von Berlin", []),
-    ("Er lebt in Dresden und nicht in der Nähe", "Er lebt in Leipzig", ["Dresden"]),
-    ("Das ist für Wartung und Pflege der Anlage", "Das ist für die Anlage", []),
-    ("В Москве живут", "Москва большая", []),
-    ("он живёт в Париже", "он живёт в Москве", ["Париже"]),
-    ("数据全部使用 Kafka 存储，可靠性很高", "数据全部使用 Redis 存储，可靠性很高", ["Kafka"]),
-    ("in Cafe\u0301 Nord", "im Café Nord", []),
-    ("e.g. this, i.e. that, U.S. law", "this, that, law of the U.S.", []),
-]
+CLAIMS = [row for group in tomllib.loads((DATA / "claims.toml").read_text())["group"] for row in group["rows"]]
 
 
 @pytest.mark.parametrize(("evidence", "document", "missing"), CLAIMS)
@@ -324,11 +243,17 @@ def test_a_document_in_several_languages_is_answered_in_the_querys() -> None:
     both = SAID["en"] + SAID["zh"]
     assert "language" not in ground(SAID["en"], both, SAID["en"]).flags
     assert "language" in ground(SAID["zh"], both, SAID["en"]).flags
+    assert "language" not in ground(SAID["zh"], both).flags
 
 
 @pytest.mark.parametrize("evidence", ["OK", "NGINX 1.27", "De molen stond aan het water.", "`x = 1`"])
 def test_what_cannot_be_told_is_no_flag(evidence: str) -> None:
     assert "language" not in ground(evidence, SAID["en"]).flags
+
+
+@pytest.mark.parametrize("evidence", ["OK", "NGINX 1.27", "`x = 1`"])
+def test_a_few_terms_are_in_any_language(evidence: str) -> None:
+    assert "language" not in ground(evidence, SAID["zh"]).flags
 
 
 def test_the_audits_gates_and_their_edges() -> None:

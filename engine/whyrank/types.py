@@ -116,7 +116,9 @@ class DocumentError:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpan:
-    """One sentence of the evidence and the stretch of the document that says most of the same. Character offsets."""
+    """A sentence of the evidence and the stretch of the document that backs it. Character offsets into both.
+
+    A sentence that joins two distant stretches stands here twice."""
 
     evidence_start: int
     evidence_end: int

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 from whyrank.grounding.claims import Claim, Reference, claims
 from whyrank.grounding.words import (
@@ -89,7 +89,7 @@ class _Source:
                     self._places[key] = {place}
         asked = folded_words(query)
         self.asked = frozenset(content_keys(asked))
-        self.vocabulary = Vocabulary((*self._places, *asked))
+        self.vocabulary = Vocabulary(chain(self._places, asked))
 
     def places(self, key: str) -> set[int]:
         """Numbers of the sentences that hold the word, or else another form of it."""

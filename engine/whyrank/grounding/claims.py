@@ -92,6 +92,8 @@ _URL = re.compile(
 
 def _found_urls(text: str) -> Iterator[tuple[int, int, str]]:
     """With the link as it is compared: without scheme, case and final slash."""
+    if not any(sign in text for sign in ("://", "www.", "WWW.", "@")):
+        return
     for match in _URL.finditer(text):
         url = match.group().rstrip(".,;:!?*_’”»]")
         unopened = min(url.count(")") - url.count("("), len(url) - len(url.rstrip(")")))

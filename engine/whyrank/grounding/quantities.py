@@ -35,7 +35,8 @@ class Quantities:
         return places
 
     def holds_number(self, number: Number) -> bool:
-        return any(map(number.equals, self._alike(number.written)))
+        alike = self._alike(number.written)
+        return number in alike or any(map(number.equals, alike))
 
     def _alike(self, written: str) -> frozenset[Number]:
         """All that have the same digits, zeros at either end apart. No others can be equal."""
@@ -168,8 +169,6 @@ class Number(NamedTuple):
     unit: str | None
 
     def equals(self, other: Number) -> bool:
-        if self == other:
-            return True
         if self.unit and other.unit and self.unit != other.unit:
             return False
         mine, others = _values(self.written), {_scaled(value, other.zeros) for value in _values(other.written)}

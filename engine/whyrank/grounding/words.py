@@ -98,7 +98,7 @@ class Vocabulary:
     """Words that can also be found in other forms."""
 
     def __init__(self, words: Iterable[str]) -> None:
-        self._words = frozenset(words)
+        self._words = dict.fromkeys(words)  # not a set, whose order changes from run to run
 
     @cached_property
     def _by_beginning(self) -> dict[str, list[str]]:
@@ -226,6 +226,7 @@ UNSPACED_SCRIPTS = frozenset({"CJK", "KANA", "HANGUL", "THAI", "LAO", "KHMER", "
 _LETTERS_WORTH = {"CJK": 3.0, "HIRAGANA": 2.0, "KATAKANA": 2.0, "HANGUL": 2.0}  # how much a character says
 _SAMPLE = 400
 _LEAST_LETTERS = 20
+_LEAST_WORDS = 4
 _DOMINANT_SHARE = 0.6
 _LEAST_VOTES = 3.0
 _CLEAR_LEAD = 1.6
@@ -250,6 +251,8 @@ def _script_of(sample: str) -> str | None:
 
 
 def _latin_language(folded: list[str]) -> str | None:
+    if sum(map(str.isalpha, folded)) < _LEAST_WORDS:
+        return None
     votes = dict.fromkeys(_FUNCTION_WORDS, 0.0)
     for word in folded:
         for language in _LANGUAGES_OF.get(word, ()):
