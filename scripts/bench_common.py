@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import pydoc_data.topics
@@ -17,7 +18,7 @@ from whyrank.formats import PromptFormat
 from whyrank.tokens import EncodedDocument
 from whyrank.types import Document
 
-__all__ = ["SHAPES", "Work", "Writer", "card_text", "machine", "on_gpu", "write_model"]
+__all__ = ["SHAPES", "Work", "Writer", "card_text", "chat_template", "label_ids", "machine", "on_gpu", "write_model"]
 
 _QWEN3 = {"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8}
 _QWEN3 |= {"head_dim": 128, "intermediate_size": 3072, "vocab_size": 151936}
@@ -102,6 +103,20 @@ def card_text(fmt: PromptFormat, query: str, document: str) -> str:
     assert fmt.instruction is not None
     fields = {"query": query, "document": document, "instruction": fmt.instruction.default}
     return "".join(fields[piece.field] if piece.field else piece.text for run in fmt.runs for piece in run)
+
+
+def chat_template(fmt: PromptFormat) -> str:
+    """The prompt as a Jinja template over two messages, with the roles "query" and "document"."""
+    content = "{{{{ (messages | selectattr('role', 'eq', '{}') | first).content }}}}"
+    roles = {role: content.format(role) for role in ("query", "document")}
+    parts = card_text(fmt, "\0query\0", "\0document\0").split("\0")
+    return "".join(roles.get(part) or f"{{{{ {json.dumps(part)} }}}}" for part in parts)
+
+
+def label_ids(plan: Plan) -> tuple[int, int]:
+    labels = plan.encoder.labels
+    assert labels is not None and labels.negative is not None
+    return labels.positive, labels.negative
 
 
 def machine() -> dict[str, Any]:

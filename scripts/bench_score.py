@@ -15,14 +15,14 @@ transformers_batch32     left-padded batches of 32, in the order of the document
 cross_encoder            sentence-transformers' CrossEncoder with its LogitScore, as on the Prism card
 
 Why one can believe it:
-- Everybody is alive at once and takes turns. Each repeat gives the same fresh query and documents to every system, beginning
-  with another one, and `ratio` is the median over pairs (theirs / whyrank's seconds). So a busy neighbour on the machine
-  disturbs both sides of a pair. One engine after the other would not; and an idle one does not disturb: it waits on a
-  socket (we saw 1.6 % of one core). On a GPU, both engines get the same part of the memory.
-- Query and documents are new to every cache; the prompt's frame is not. A warm-up has put it into all of them, as in any
-  server that has answered before. The LLM of three systems is one engine with a cache salt for each.
+- Everybody is alive at once and takes turns. Each repeat gives the same fresh query and documents to every system, in an
+  order of its own, and `ratio` is the median over pairs (theirs / whyrank's seconds). So a busy neighbour on the machine
+  disturbs both sides of a pair, which one engine after the other would not give; and an idle engine disturbs nobody: it
+  waits on a socket (we saw 1.6 % of one core). On a GPU, both engines get the same part of the memory.
+- Query and documents are new to every cache; the prompt's frame is not: a warm-up has put it into all of them, as in any
+  server that has answered before. Three systems share one LLM, with a cache salt for each.
 - Everybody has all cores, the same dtype and the same texts. On a CPU, LLM runs inside this process: whyrank's environment
-  says VLLM_ENABLE_V1_MULTIPROCESSING=0, which is also the fastest LLM that we know there.
+  says VLLM_ENABLE_V1_MULTIPROCESSING=0, and that is the fastest LLM that we know there.
 - They must agree, or the exit status is 1: `largest_margin_difference` is from whyrank's log-odds, whose standard deviation
   over the documents is `margin_spread`.
 
@@ -35,6 +35,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -42,6 +43,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -49,10 +51,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from bench_common import SHAPES, Work, Writer, card_text, machine, on_gpu, write_model
+from bench_common import SHAPES, Work, Writer, chat_template, label_ids, machine, on_gpu, write_model
 from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
-from whyrank.formats import PromptFormat
 from whyrank.runtimes.generate import GenerateRuntime
 
 # What we want: whyrank's documents per second over theirs.
@@ -87,7 +88,6 @@ def _whyrank(reranker: Reranker, runner: asyncio.Runner) -> Score:
 
 
 def _start_llm(plan: Plan, opened: ExitStack) -> Any:
-    """The bare engine, with the options of whyrank's."""
     from vllm import LLM
 
     from whyrank.runtimes.vllm_engine import _common_options
@@ -110,7 +110,7 @@ def _from_texts(salt: str) -> Callable[[Work], list[Any]]:
 def _vllm(llm: Any, plan: Plan, prompts: Callable[[Work], list[Any]], **request: Any) -> Score:
     from vllm import SamplingParams
 
-    yes, no = _labels(plan)
+    yes, no = label_ids(plan)
     params = SamplingParams(max_tokens=1, logprob_token_ids=[yes, no], watermarking=False, **request)
 
     def score(work: Work) -> list[float]:
@@ -133,7 +133,7 @@ def _transformers(model: Any, plan: Plan, batch: int) -> Score:
     import torch
     from transformers import AutoTokenizer
 
-    yes, no = _labels(plan)
+    yes, no = label_ids(plan)
     tokenizer = AutoTokenizer.from_pretrained(plan.config.model, padding_side="left")
 
     def score(work: Work) -> list[float]:
@@ -160,7 +160,7 @@ def _cross_encoder(plan: Plan, dtype: str) -> Score:
         device="cuda" if on_gpu() else "cpu",
         local_files_only=True,
         model_kwargs={"dtype": getattr(torch, dtype)},
-        processor_kwargs={"chat_template": _chat_template(plan.format)},
+        processor_kwargs={"chat_template": chat_template(plan.format)},
         activation_fn=torch.nn.Identity(),
     )
 
@@ -169,20 +169,6 @@ def _cross_encoder(plan: Plan, dtype: str) -> Score:
         return [float(margin) for margin in margins]
 
     return score
-
-
-def _chat_template(fmt: PromptFormat) -> str:
-    """The prompt as a Jinja template over two messages, with the roles "query" and "document"."""
-    content = "{{{{ (messages | selectattr('role', 'eq', '{}') | first).content }}}}"
-    roles = {role: content.format(role) for role in ("query", "document")}
-    parts = card_text(fmt, "\0query\0", "\0document\0").split("\0")
-    return "".join(roles.get(part) or f"{{{{ {json.dumps(part)} }}}}" for part in parts)
-
-
-def _labels(plan: Plan) -> tuple[int, int]:
-    labels = plan.encoder.labels
-    assert labels is not None and labels.negative is not None
-    return labels.positive, labels.negative
 
 
 # Measuring.
@@ -210,26 +196,29 @@ class Bench:
     def _others(self, plan: Plan, opened: ExitStack) -> dict[str, Score]:
         from vllm.sampling_params import RequestOutputKind
 
-        llm, causal = _start_llm(plan, opened), _load_causal(plan, self._dtype)
         once = RequestOutputKind.FINAL_ONLY
         cheapest = {"temperature": 0.0, "detokenize": False, "output_kind": once, "skip_clone": True}
-        systems = {
-            "vllm_generate": _vllm(llm, plan, _from_ids("ids"), **cheapest),
-            "vllm_generate_text": _vllm(llm, plan, _from_texts("text"), **cheapest),
-            "vllm_generative_scoring": _vllm(llm, plan, _from_ids("scoring"), logprobs=2),
-            "transformers_loop": _transformers(causal, plan, batch=1),
-            "transformers_batch32": _transformers(causal, plan, batch=_BATCH),
+        llm = cache(lambda: _start_llm(plan, opened))
+        causal = cache(lambda: _load_causal(plan, self._dtype))
+        starts: dict[str, Callable[[], Score]] = {
+            "vllm_generate": lambda: _vllm(llm(), plan, _from_ids("ids"), **cheapest),
+            "vllm_generate_text": lambda: _vllm(llm(), plan, _from_texts("text"), **cheapest),
+            "vllm_generative_scoring": lambda: _vllm(llm(), plan, _from_ids("scoring"), logprobs=2),
+            "transformers_loop": lambda: _transformers(causal(), plan, batch=1),
+            "transformers_batch32": lambda: _transformers(causal(), plan, batch=_BATCH),
+            "cross_encoder": lambda: _cross_encoder(plan, self._dtype),
         }
-        try:
-            systems["cross_encoder"] = _cross_encoder(plan, self._dtype)
-        except ImportError as cause:
-            self.missing["cross_encoder"] = f"{cause}; pip install 'whyrank[bench]'"
-        return {name: score for name, score in systems.items() if name not in self.asked.without}
+        systems = {}
+        for name in [name for name in starts if name not in self.asked.without]:
+            try:
+                systems[name] = starts[name]()
+            except ImportError as cause:
+                self.missing[name] = f"{cause}; pip install 'whyrank[bench]'"
+        return systems
 
     def calls(self, documents: int) -> int:
         """How often each system is called."""
-        repeats = int(self.asked.repeats)
-        return repeats * max(1, _LEAST_DOCUMENTS // documents)
+        return int(self.asked.repeats) * max(1, _LEAST_DOCUMENTS // documents)
 
     def total(self) -> int:
         """Documents that will be scored, all systems together."""
@@ -245,8 +234,8 @@ class Bench:
                 break
             work = self._writer.work(documents, f"{documents} {call}")
             tokens += sum(map(len, work.ids))
-            turn = call % len(names)
-            for name in names[turn:] + names[:turn]:
+            # Not simply in turn: who comes after a kindred system finds the processor's caches warm, every time.
+            for name in random.Random(call).sample(names, len(names)):
                 tell(name)
                 spent, answer = _timed(self._systems[name], work)
                 seconds[name].append(spent)
@@ -272,7 +261,7 @@ class Bench:
 def _timed(score: Score, work: Work) -> tuple[float, list[float]]:
     import torch
 
-    finish = torch.cuda.synchronize if on_gpu() else int
+    finish = torch.cuda.synchronize if on_gpu() else lambda: None
     finish()
     began = time.perf_counter()
     margins = score(work)
@@ -307,7 +296,7 @@ def _agreement(margins: dict[str, list[float]], tolerance: float) -> dict[str, A
 
 
 def measure_shape(shape: str, asked: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
-    """Results and notes. In a process of its own: one model's engine and threads would linger beside the next one's."""
+    """Results and notes. Runs in a process of its own: one model's threads would linger beside the next one's."""
     console = Console(stderr=True)
     with ExitStack() as opened, Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task(f"{shape}: starting", total=None)
