@@ -261,7 +261,7 @@ class FakeWriter:
     async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int) -> AsyncGenerator[Answer, None]:
         for i, prompt in enumerate(prompts):
             yield i, LabelRead(self.score(prompt))
 

@@ -14,11 +14,12 @@ from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest, PermanentError
 from whyrank.events import Event, Finished, Ranked, Scored
 from whyrank.ranking import Ranking
+from whyrank.reading import Reader
 from whyrank.requests import RerankOptions, RerankRequest
 from whyrank.runtimes.base import Runtime, as_answered
 from whyrank.scoresheet import Scoresheet
 from whyrank.tokens import PromptEncoder
-from whyrank.types import DocumentLike, RankedDocument, Usage
+from whyrank.types import DocumentLike, RankedDocument
 from whyrank.writing import Writer
 
 __all__ = ["Reranker"]
@@ -121,25 +122,21 @@ class Reranker:
     async def _events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""
         runtime, encoder = self._started()
+        reader = Reader(request, runtime, encoder)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
-        encoded = await deadline.wait(
-            asyncio.to_thread(encoder.encode, request.query, request.documents, request.instruction, request.truncation)
-        )
-        sheet = Scoresheet(request, encoded, encoder.format.score_rule)
-        frame = encoder.shared_prefix(request.instruction)
-        primed = await deadline.wait(runtime.prime(sheet.prompts, frame)) or Usage()
-        async with aclosing(deadline.during(runtime.read(sheet.prompts))) as answers:
-            async for index, read in answers:
-                for row in sheet.record(sheet.prompts[index], read):
-                    yield Scored(row)
-        ranking = Ranking(sheet.results(), sheet.usage() + primed, self.config.model, encoder.format.fingerprint)
+        sheet = Scoresheet(request, encoder.format.score_rule)
+        async with aclosing(reader.read(sheet, deadline)) as rows:
+            async for row in rows:
+                yield Scored(row)
+        usage = sheet.usage() + reader.priming
+        ranking = Ranking(sheet.results(), usage, self.config.model, encoder.format.fingerprint)
         yield Ranked(ranking)
         if writer is not None:
             async with aclosing(writer.write(sheet, deadline)) as events:
                 async for event in events:
                     yield event
-            usage = ranking.usage + writer.usage
+            usage += writer.usage
             ranking = replace(ranking, results=sheet.results(), usage=usage, evidence_usage=writer.usage)
         yield Finished(ranking)
 

@@ -28,8 +28,9 @@ class Runtime(Protocol):
         `frame` is the prefix that prompts of every query share."""
         ...
 
-    def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
-        """Answers in the order in which they come. Closing the generator frees the work that is left."""
+    def read(self, prompts: Sequence[Ids], priority: int) -> AsyncGenerator[Answer, None]:
+        """Answers in the order in which they come; what has a lower priority number goes first where it can. Closing the
+        generator frees the work that is left."""
         ...
 
     def facts(self) -> dict[str, str | int]:

@@ -35,7 +35,7 @@ class EncoderRuntime:
     async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int) -> AsyncGenerator[Answer, None]:
         loop = asyncio.get_running_loop()
         for batch in _batches(prompts, alone=self.plan.checkpoint.remote_code):
             logits = await loop.run_in_executor(self._worker, self._forward, [prompts[i] for i in batch])

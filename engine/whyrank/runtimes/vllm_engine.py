@@ -20,10 +20,8 @@ from whyrank.types import DocumentError, Usage
 
 __all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
 
-# How many prompts of one call wait in the engine. Enough to fill its batches; a huge call still leaves memory to others.
+# Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 AT_ONCE = 1024
-# Prompts of one call that go to the engine with the same priority: calls take turns in slices of this size.
-_SLICE = 32
 _GIB = 1 << 30
 
 
@@ -73,9 +71,9 @@ class VllmRuntime(ABC):
         """Full attention shares blocks even within one batch: nothing to do."""
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int) -> AsyncGenerator[Answer, None]:
         async def ask(index: int) -> LabelRead | DocumentError:
-            return await self._read_one(prompts[index], priority=index // _SLICE)
+            return await self._read_one(prompts[index], priority)
 
         async with aclosing(as_answered(ask, len(prompts), AT_ONCE)) as answers:
             async for answer in answers:
