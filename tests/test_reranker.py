@@ -46,10 +46,10 @@ class FakeRuntime:
         self.answer = answer
         self.asked: list[Ids] = []
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids], priority: int) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         self.asked += prompts
         for i in reversed(range(len(prompts))):  # answers may come in any order
             yield i, LabelRead(self.answer(prompts[i]), None, len(prompts[i]))

@@ -5,9 +5,12 @@
     │   ├── InvalidRequest      the query, the documents or an option cannot be used
     │   ├── PromptFileError     a prompt file is wrong; names file and key
     │   ├── CheckpointError     this checkpoint cannot be served as asked
-    │   └── EngineNotInstalled  the light install has no engine
+    │   ├── EngineNotInstalled  the light install has no engine
+    │   ├── TooLarge            the server takes no request of this size
+    │   └── Unauthorized        the server wants an API key, or another one
     └── RetryableError          the same call may succeed later, or on another replica
-        └── EngineDead          the engine process is gone; every call fails until a new one is started
+        ├── EngineDead          the engine process is gone; every call fails until a new one is started
+        └── Overloaded          the server has enough to do; `retry_after` says for how many seconds
 
 A document that cannot be scored raises nothing: its row carries a `DocumentError` (types.py).
 """
@@ -19,9 +22,12 @@ __all__ = [
     "EngineDead",
     "EngineNotInstalled",
     "InvalidRequest",
+    "Overloaded",
     "PermanentError",
     "PromptFileError",
     "RetryableError",
+    "TooLarge",
+    "Unauthorized",
     "WhyrankError",
 ]
 
@@ -50,9 +56,23 @@ class EngineNotInstalled(PermanentError, ImportError):
     pass
 
 
+class TooLarge(PermanentError):
+    pass
+
+
+class Unauthorized(PermanentError):
+    pass
+
+
 class RetryableError(WhyrankError):
     pass
 
 
 class EngineDead(RetryableError):
     pass
+
+
+class Overloaded(RetryableError):
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -37,7 +37,7 @@ class Reader:
         async def read_slice(number: int, tell: Callable[[RankedDocument], None]) -> None:
             async with self._turn:  # in their order: an early one is worth more than two half done
                 prompts = await self._prepare(number, sheet, tell)
-            async with aclosing(self._runtime.read(prompts, priority=number)) as answers:
+            async with aclosing(self._runtime.read(prompts, number, self._request.cache_salt)) as answers:
                 async for index, read in answers:
                     for row in sheet.record(prompts[index], read):
                         tell(row)
@@ -57,5 +57,6 @@ class Reader:
         for row in known:
             tell(row)
         if number == 0:
-            self.priming = await self._runtime.prime(prompts, self._encoder.shared_prefix(asked.instruction))
+            frame = self._encoder.shared_prefix(asked.instruction)
+            self.priming = await self._runtime.prime(prompts, frame, asked.cache_salt)
         return prompts

@@ -1,4 +1,4 @@
-"""The one road a request takes (`Reranker._events`). Everything else in whyrank is a door onto it."""
+"""The one road a request takes (`Reranker.events`). Everything else in whyrank is a door onto it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Reranker:
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> AsyncGenerator[Event, None]:
         """`rerank` as it happens (see events.py). Closing the stream early frees the engine's work."""
-        async with aclosing(self._events(RerankRequest.of(query, documents, **options), live=True)) as events:
+        async with aclosing(self.events(RerankRequest.of(query, documents, **options), live=True)) as events:
             async for event in events:
                 yield event
 
@@ -113,13 +113,13 @@ class Reranker:
         return await _in_order(answer, len(asked))
 
     async def _answer(self, request: RerankRequest) -> Ranking:
-        async with aclosing(self._events(request)) as events:
+        async with aclosing(self.events(request)) as events:
             async for event in events:
                 last = event
         assert isinstance(last, Finished)  # the road's end
         return last.ranking
 
-    async def _events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
+    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""
         runtime, encoder = self._started()
         reader = Reader(request, runtime, encoder)

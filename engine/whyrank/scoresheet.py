@@ -39,6 +39,7 @@ class Scoresheet:
                 self._keep(replace(self._rows[index], error=row))
                 continue
             self._encoded[index] = row
+            self._rows[index] = replace(self._rows[index], neutralised=row.neutralised)
             for prompt in row.prompts:
                 self._readers.setdefault(prompt.ids, []).append(index)
         indexes = range(first, first + len(encoded))

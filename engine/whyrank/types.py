@@ -171,6 +171,7 @@ class RankedDocument:
 
     `margin` is the log-odds (or raw logit) that orders results; `score` is its squashed form in 0..1;
     `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. A document in error has none of them.
+    `neutralised`: query or document held what the model would have taken for control tokens; it was read as plain text.
     """
 
     index: int
@@ -180,6 +181,7 @@ class RankedDocument:
     margin: float | None = None
     label_mass: float | None = None
     truncation: Truncation | None = None
+    neutralised: bool = False
     error: DocumentError | None = None
     evidence: Evidence | None = None
 
