@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 __all__ = ["Deadline"]
@@ -18,18 +18,36 @@ def _kept_for_the_answer(seconds: float) -> float:
 
 
 class Deadline:
-    """`milliseconds` from now, or never. Made when the call begins."""
+    """`milliseconds` from now, or never. Made when the call begins. It may be brought forward: see `end`."""
 
     def __init__(self, milliseconds: float | None) -> None:
         self._at = None
+        self._waits = set[asyncio.Timeout]()
+        self.cut_short = False
         if milliseconds is not None:
             seconds = milliseconds / 1000
             self._at = asyncio.get_running_loop().time() + seconds - _kept_for_the_answer(seconds)
 
+    def end(self) -> None:
+        """Now is the deadline: the call answers with what it has."""
+        self._at = asyncio.get_running_loop().time()
+        self.cut_short = True
+        for wait in self._waits:
+            wait.reschedule(self._at)
+
+    @asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
+        async with asyncio.timeout_at(self._at) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
+
     async def wait(self, awaited: Awaitable[T]) -> T | None:
         """What it gives, or None where the deadline comes first; it is cancelled then."""
         try:
-            async with asyncio.timeout_at(self._at):
+            async with self._limit():
                 return await awaited
         except TimeoutError:
             if not self._passed():
@@ -42,7 +60,7 @@ class Deadline:
             while True:
                 try:
                     # Around this wait alone: while we are suspended in `yield`, the task is our caller's.
-                    async with asyncio.timeout_at(self._at):
+                    async with self._limit():
                         item = await anext(items)
                 except StopAsyncIteration:
                     return

@@ -10,7 +10,8 @@
     │   └── Unauthorized        the server wants an API key, or another one
     └── RetryableError          the same call may succeed later, or on another replica
         ├── EngineDead          the engine process is gone; every call fails until a new one is started
-        └── Overloaded          the server has enough to do; `retry_after` says for how many seconds
+        ├── Overloaded          the server has enough to do; `retry_after` says for how many seconds
+        └── Stopping            the server was told to stop and takes nothing new
 
 A document that cannot be scored raises nothing: its row carries a `DocumentError` (types.py).
 """
@@ -26,6 +27,7 @@ __all__ = [
     "PermanentError",
     "PromptFileError",
     "RetryableError",
+    "Stopping",
     "TooLarge",
     "Unauthorized",
     "WhyrankError",
@@ -76,3 +78,7 @@ class Overloaded(RetryableError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Stopping(RetryableError):
+    pass

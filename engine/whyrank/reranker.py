@@ -8,6 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 from whyrank.config import EngineConfig
 from whyrank.deadline import Deadline
@@ -44,6 +45,7 @@ class Reranker:
         self.config = EngineConfig(model, **options) if isinstance(model, str) else model
         self._runtime: Runtime | None = None
         self._encoder: PromptEncoder | None = None
+        self._under_way = WeakSet[Deadline]()
 
     @classmethod
     def over(cls, runtime: Runtime, encoder: PromptEncoder, config: EngineConfig) -> Reranker:
@@ -125,6 +127,7 @@ class Reranker:
         reader = Reader(request, runtime, encoder)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
+        self._under_way.add(deadline)
         sheet = Scoresheet(request, encoder.format.score_rule)
         async with aclosing(reader.read(sheet, deadline)) as rows:
             async for row in rows:
@@ -139,6 +142,11 @@ class Reranker:
             usage += writer.usage
             ranking = replace(ranking, results=sheet.results(), usage=usage, evidence_usage=writer.usage)
         yield Finished(ranking)
+
+    def wind_up(self) -> None:
+        """Every call under way answers now, with what it has: for an engine that is about to be stopped."""
+        for deadline in tuple(self._under_way):
+            deadline.end()
 
     def _started(self) -> tuple[Runtime, PromptEncoder]:
         if self._runtime is None or self._encoder is None:

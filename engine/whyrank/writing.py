@@ -43,7 +43,6 @@ class Writer:
         chosen = sheet.worth_writing()
         waiting = dict(enumerate(chosen.values()))
         readers = [SectionReader(self._continuation) for _ in chosen]
-        why_not: Finish = "deadline"
         pieces = deadline.during(self._runtime.write([ids + self._opening for ids in chosen], self._order()))
         try:
             async with aclosing(pieces):
@@ -57,6 +56,7 @@ class Writer:
                     for index in waiting.pop(place):
                         evidence = await self._evidence(piece, self._request.documents[index].content, deadline)
                         yield EvidenceDone(sheet.add_evidence(index, evidence))
+            why_not: Finish = "aborted" if deadline.cut_short else "deadline"
         except EngineDead:
             why_not = "error"
         for index in (index for indexes in waiting.values() for index in indexes):

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from whyrank.errors import EngineDead, InvalidRequest, Overloaded, TooLarge, Unauthorized, WhyrankError
+from whyrank.errors import EngineDead, InvalidRequest, Overloaded, Stopping, TooLarge, Unauthorized, WhyrankError
 from whyrank.serving import metrics
 from whyrank.serving.service import Service
 
@@ -33,6 +33,7 @@ _STATUS: dict[type[WhyrankError], int] = {
     TooLarge: 413,
     Overloaded: 429,
     EngineDead: 503,
+    Stopping: 503,
 }
 # nginx's number for a caller who has gone; nobody reads it, but metrics count it.
 _GONE = 499
@@ -156,7 +157,7 @@ def failure(request: Request, error: Exception, shape: ErrorShape, invalid: int 
             status, kind, message = 500, "InternalError", "something went wrong in the server; its log says what"
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, EngineDead):
+    if isinstance(error, EngineDead | Stopping):
         headers["Retry-After"] = "10"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Basic realm="whyrank: any name, the API key as password", charset="UTF-8"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from argparse import Namespace
 from typing import Any
 
@@ -40,6 +41,25 @@ class WhyrankPlugin:
         service = Service(kind(engine_client, plan), plan, Limits.from_environment(), keys, names[0])
         await service.warm_up()
         state.whyrank = service
+        state.engine_client = _StoppedInOrder(engine_client, service)
+
+
+class _StoppedInOrder:
+    """The engine client as vLLM's server keeps it, to be shut down at SIGTERM. An engine that drains takes no new prompts
+    and gives no answers in the end; so calls of whyrank, which hand over prompts as they go, are brought home before."""
+
+    def __init__(self, engine_client: Any, service: Service) -> None:
+        self._engine_client = engine_client
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine_client, name)
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        began = time.monotonic()
+        self._service.stop(timeout or 0)
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        self._engine_client.shutdown(timeout=left)
 
 
 def _plan(model: Any, args: Namespace) -> Plan:

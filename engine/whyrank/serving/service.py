@@ -11,7 +11,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 
 from whyrank.checkpoints import Plan
-from whyrank.errors import EngineDead, InvalidRequest, Unauthorized, WhyrankError
+from whyrank.errors import EngineDead, InvalidRequest, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
@@ -26,16 +26,18 @@ _CANARY = ("What is the capital of France?", "Paris is the capital and largest c
 # Log-odds. Company in a batch moves bf16 sums by a few hundredths; broken weights or memory move them by more.
 _CANARY_TOLERANCE = 0.25
 _CANARY_SECONDS = 5.0
-_CANARY_KEPT_SECONDS = 10.0
+_CANARY_KEPT_SECONDS = 5.0
 # Enough to compile the grammar; what is written meanwhile nobody reads.
 _WARM_UP_MS = 2000.0
 # Requests of one batch under way at once; the engine batches documents, not requests.
 _REQUESTS_AT_ONCE = 16
+# For writing out the answers of calls that were cut short.
+_LAST_ANSWERS_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`status`: ok, or busy (the canary did not come back in time, the engine lives), or wrong or dead, which are ill."""
+    """`status`: ok, or busy (the canary did not come back in time, the engine lives), or wrong, dead or stopping."""
 
     status: str
     canary_margin: float | None
@@ -55,6 +57,8 @@ class Service:
         self.limits = limits
         self.model = model
         self.admission = Admission(limits)
+        self._stopping = False
+        self._loop = asyncio.get_running_loop()
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
         self._expected: float | None = None
         self._health: tuple[float, Health] | None = None
@@ -83,6 +87,20 @@ class Service:
         if not any([secrets.compare_digest(digest, known) for known in self._keys]):
             raise Unauthorized("this server wants an API key: send 'Authorization: Bearer KEY'")
         return digest.hex()[:16] if len(self._keys) > 1 else None
+
+    def stop(self, seconds: float) -> None:
+        """Take nothing new, give calls under way so much time, then have them answer with what they have.
+
+        Waits in the caller's thread, which is not the event loop's."""
+        self._stopping = True
+        self._wait_until_empty(seconds)
+        self._loop.call_soon_threadsafe(self.reranker.wind_up)
+        self._wait_until_empty(_LAST_ANSWERS_SECONDS)
+
+    def _wait_until_empty(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self.admission.documents and time.monotonic() < end:
+            time.sleep(0.02)
 
     async def rerank(self, request: RerankRequest) -> Ranking:
         async with aclosing(self.events(request)) as events:
@@ -126,6 +144,8 @@ class Service:
 
     @contextmanager
     def _inside(self, documents: int) -> Iterator[None]:
+        if self._stopping:
+            raise Stopping("this server is being stopped: ask another one, or try again when it is back")
         with self.admission.admitted(documents):
             metrics.in_flight(documents)
             try:
@@ -136,22 +156,28 @@ class Service:
     async def _observed(self, request: RerankRequest, live: bool) -> AsyncGenerator[Event, None]:
         """The road itself, with its times and counts noted."""
         began, scored, written = time.monotonic(), False, 0.0
-        async with aclosing(self.reranker.events(request, live)) as events:
-            async for event in events:
-                match event:
-                    case Scored() if not scored:
-                        scored = True
-                        metrics.observe_first_score(time.monotonic() - began)
-                    case EvidenceDone():
-                        written = time.monotonic() - began
-                    case Finished(ranking):
-                        metrics.count_ranking(ranking)
-                yield event
+        try:
+            async with aclosing(self.reranker.events(request, live)) as events:
+                async for event in events:
+                    match event:
+                        case Scored() if not scored:
+                            scored = True
+                            metrics.observe_first_score(time.monotonic() - began)
+                        case EvidenceDone():
+                            written = time.monotonic() - began
+                        case Finished(ranking):
+                            metrics.count_ranking(ranking)
+                    yield event
+        except EngineDead:
+            self._health = None  # what was well a moment ago is no longer
+            raise
         if written:
             metrics.observe_last_evidence(written)
 
     async def health(self) -> Health:
         """Whether a known pair still has its score. Asked often, it is measured every few seconds."""
+        if self._stopping:
+            return Health("stopping", None, self._expected)
         async with self._health_turn:
             now = time.monotonic()
             if self._health is None or now - self._health[0] > _CANARY_KEPT_SECONDS or not self._health[1].well:

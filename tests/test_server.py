@@ -1,0 +1,160 @@
+"""The real server process under load, with callers who leave, with an engine that dies, and told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from conftest import SMALL_CACHE, Server, StartServer
+from samples import DOCUMENTS, QUERY
+
+CALLS, DOCUMENTS_EACH = 200, 20
+
+
+def body(call: int, count: int = DOCUMENTS_EACH) -> dict[str, Any]:
+    documents = [f"Report {call} of department {n}: {n * call} parts were delivered late." for n in range(count)]
+    return {"query": f"late deliveries of report {call}", "documents": documents, "return_documents": False}
+
+
+def margins(answer: httpx.Response) -> list[float]:
+    return [row["margin"] for row in sorted(answer.json()["results"], key=lambda row: row["index"])]
+
+
+def client(server: Server) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=server.url, timeout=240, limits=limits)
+
+
+async def unfinished(server: Server) -> float:
+    async with client(server) as http:
+        text = (await http.get("/metrics")).text
+    waiting = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$", text, re.MULTILINE)
+    assert len(waiting) == 2
+    return sum(map(float, waiting))
+
+
+async def until(ask: Callable[[], Awaitable[float]], satisfied: Callable[[float], bool]) -> None:
+    for _ in range(1000):
+        if satisfied(await ask()):
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("waited in vain")
+
+
+async def until_idle(server: Server) -> None:
+    await until(lambda: unfinished(server), lambda left: left == 0)
+
+
+async def test_200_calls_at_once_are_answered_or_refused_and_never_wrong(server: Server) -> None:
+    memory = psutil.Process(server.process.pid).memory_info().rss
+    async with client(server) as http:
+        answers = await asyncio.gather(*(http.post("/v1/rerank", json=body(call)) for call in range(CALLS)))
+        for call, answer in enumerate(answers):
+            assert answer.status_code in (200, 429, 503), answer.text
+            if answer.status_code != 200:
+                assert int(answer.headers["retry-after"]) >= 1
+            elif call % 20 == 0:
+                alone = await http.post("/v1/rerank", json=body(call))
+                assert margins(answer) == pytest.approx(margins(alone), abs=1e-4)
+    assert sum(answer.status_code == 200 for answer in answers) > CALLS / 2
+    assert psutil.Process(server.process.pid).memory_info().rss - memory < 300 << 20
+    await until_idle(server)
+
+
+async def test_100_callers_who_leave_free_the_engine(server: Server) -> None:
+    long = [f"{n} {DOCUMENTS['long'][:4000]}" for n in range(40)]
+    asked = [
+        {
+            "query": f"{QUERY} {call}",
+            "documents": long,
+            "stream": call % 2 == 0,
+            "mode": "evidence",
+            "evidence_min_score": 0,
+        }
+        for call in range(100)
+    ]
+
+    async def leave(http: httpx.AsyncClient, ask: dict[str, Any]) -> None:
+        with pytest.raises(httpx.TimeoutException):
+            async with http.stream("POST", "/v1/rerank", json=ask, timeout=httpx.Timeout(60, read=0.5)) as answer:
+                answer.raise_for_status()
+                async for _ in answer.aiter_bytes():
+                    pass
+
+    async with client(server) as http:
+        await asyncio.gather(*(leave(http, ask) for ask in asked[:50]))
+        await asyncio.gather(*(leave(http, ask) for ask in asked[50:]))
+    await until_idle(server)
+
+
+async def test_a_stream_over_http_tells_scores_ranking_evidence_and_the_end(server: Server) -> None:
+    ask = body(7, 3) | {
+        "mode": "evidence",
+        "evidence_min_score": 0,
+        "max_evidence_tokens": 16,
+        "max_contribution_tokens": 8,
+    }
+    async with client(server) as http, http.stream("POST", "/v1/rerank/stream", json=ask) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        names = [line.removeprefix("event: ") async for line in answer.aiter_lines() if line.startswith("event: ")]
+    assert names[:4] == ["score"] * 3 + ["ranking"]
+    assert names[-1] == "done"
+    assert names.count("evidence") == 3
+    assert "delta" in names
+
+
+@pytest.fixture
+def own_server(checkpoint: Callable[[str], Path], start_server: StartServer) -> Server:
+    """One that a test may break."""
+    return start_server(checkpoint("qwen3"), "--prompt", "prism", *SMALL_CACHE)
+
+
+async def test_told_to_stop_it_finishes_scores(own_server: Server) -> None:
+    async with client(own_server) as http:
+        call = asyncio.create_task(http.post("/v1/rerank", json=body(1, 300)))
+        await until(lambda: unfinished(own_server), bool)
+        own_server.process.send_signal(signal.SIGTERM)
+        answer = await call
+    assert answer.status_code == 200, answer.text
+    assert [row["error"] for row in answer.json()["results"]] == [None] * 300
+    assert await asyncio.to_thread(own_server.process.wait, 30) == 0
+
+
+async def test_a_dead_engine_is_told_at_once(own_server: Server) -> None:
+    async with client(own_server) as http:
+        calls = [asyncio.create_task(http.post("/v1/rerank", json=body(call, 200))) for call in range(5)]
+        await until(lambda: unfinished(own_server), bool)
+        own_server.engine().kill()
+        began = time.monotonic()
+        for answer in await asyncio.gather(*calls):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["type"] == "EngineDead"
+        assert time.monotonic() - began < 5
+        with contextlib.suppress(httpx.TransportError):  # vLLM's watchdog may have ended the server already
+            assert (await http.get("/health")).status_code == 503
+
+
+async def test_told_to_stop_it_finishes_scores_and_says_which_evidence_was_aborted(
+    checkpoint: Callable[[str], Path], start_server: StartServer
+) -> None:
+    server = start_server(checkpoint("qwen3"), "--prompt", "prism", "--shutdown-timeout", "2", *SMALL_CACHE)
+    ask = body(1, 200) | {"mode": "evidence", "evidence_top_n": 200, "evidence_min_score": 0}
+    async with client(server) as http:
+        call = asyncio.create_task(http.post("/v1/rerank", json=ask))
+        await until(lambda: unfinished(server), bool)
+        server.process.send_signal(signal.SIGTERM)
+        answer = await call
+    rows = answer.json()["results"]
+    assert [row["error"] for row in rows] == [None] * 200
+    assert "aborted" in {row["finish"] for row in rows} <= {"aborted", "complete", "budget", "repetition"}
+    assert await asyncio.to_thread(server.process.wait, 30) == 0
