@@ -15,8 +15,9 @@ import httpx
 import psutil
 import pytest
 
-from conftest import SMALL_CACHE, Server, StartServer
+from conftest import StartServer
 from samples import DOCUMENTS, QUERY
+from server_process import SMALL_CACHE, Server
 
 CALLS, DOCUMENTS_EACH = 200, 20
 
