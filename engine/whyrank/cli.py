@@ -52,6 +52,7 @@ KvCache = Annotated[float | None, typer.Option(help="GiB for the prefix cache on
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that the checkpoint brings.")
 ]
+Calibration = Annotated[str | None, typer.Option(metavar="FILE", help="What `whyrank calibrate` wrote for this model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
 
 
@@ -85,6 +86,7 @@ def rerank(
     max_length: MaxLength = _DEFAULTS["max_length"],
     kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
     trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
+    calibration: Calibration = _DEFAULTS["calibration"],
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event a line on stdout, as they happen.")] = False,
 ) -> None:
@@ -99,7 +101,8 @@ def rerank(
     A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
     """
     with _reported() as stdout:
-        config = EngineConfig(model, prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code)  # type: ignore[arg-type]
+        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
+        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
         candidates = _documents(texts or [], documents)
         options: RerankOptions = {
             "instruction": instruction,
@@ -171,6 +174,7 @@ def doctor(
     max_length: MaxLength = _DEFAULTS["max_length"],
     kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
     trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
+    calibration: Calibration = _DEFAULTS["calibration"],
 ) -> None:
     """Say whether a checkpoint can be trusted as served: prompt, labels, parity with transformers, cache.
 
@@ -181,7 +185,8 @@ def doctor(
     with _reported() as stdout:
         from whyrank.doctor import examine
 
-        config = EngineConfig(model, prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code)  # type: ignore[arg-type]
+        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
+        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
         with render.waiting(f"examining {model}"):
             report = asyncio.run(examine(config))
         Console(file=stdout).print(render.report_table(report, model))

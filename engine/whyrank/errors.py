@@ -5,6 +5,8 @@
     │   ├── InvalidRequest      the query, the documents or an option cannot be used
     │   ├── PromptFileError     a prompt file is wrong; names file and key
     │   ├── CheckpointError     this checkpoint cannot be served as asked
+    │   ├── DataError           evaluation data are wrong; names file and line
+    │   ├── EvalNotInstalled    the extra packages of evaluation are not there
     │   └── EngineNotInstalled  the light install has no engine
     └── RetryableError          the same call may succeed later, or on another replica
         └── EngineDead          the engine process is gone; every call fails until a new one is started
@@ -16,8 +18,10 @@ from __future__ import annotations
 
 __all__ = [
     "CheckpointError",
+    "DataError",
     "EngineDead",
     "EngineNotInstalled",
+    "EvalNotInstalled",
     "InvalidRequest",
     "PermanentError",
     "PromptFileError",
@@ -43,6 +47,14 @@ class PromptFileError(PermanentError, ValueError):
 
 
 class CheckpointError(PermanentError):
+    pass
+
+
+class DataError(PermanentError, ValueError):
+    pass
+
+
+class EvalNotInstalled(PermanentError, ImportError):
     pass
 
 

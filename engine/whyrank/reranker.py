@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from whyrank.calibration import read_calibration
 from whyrank.config import EngineConfig
 from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest, PermanentError
@@ -41,6 +43,7 @@ class Reranker:
 
     def __init__(self, model: str | EngineConfig, **options: Any) -> None:
         self.config = EngineConfig(model, **options) if isinstance(model, str) else model
+        self._calibration = read_calibration(Path(self.config.calibration)) if self.config.calibration else None
         self._runtime: Runtime | None = None
         self._encoder: PromptEncoder | None = None
 
@@ -49,6 +52,7 @@ class Reranker:
         """On an engine that runs already and belongs to somebody else, who also stops it."""
         reranker = cls(config)
         reranker._runtime, reranker._encoder = runtime, encoder
+        reranker._check_calibration(encoder)
         return reranker
 
     async def __aenter__(self) -> Self:
@@ -56,6 +60,7 @@ class Reranker:
         from whyrank.runtimes import start_runtime
 
         plan = await asyncio.to_thread(make_plan, self.config)
+        self._check_calibration(plan.encoder)
         self._runtime, self._encoder = await start_runtime(plan), plan.encoder
         return self
 
@@ -126,7 +131,7 @@ class Reranker:
         encoded = await deadline.wait(
             asyncio.to_thread(encoder.encode, request.query, request.documents, request.instruction, request.truncation)
         )
-        sheet = Scoresheet(request, encoded, encoder.format.score_rule)
+        sheet = Scoresheet(request, encoded, encoder.format.score_rule, self._calibration)
         frame = encoder.shared_prefix(request.instruction)
         primed = await deadline.wait(runtime.prime(sheet.prompts, frame)) or Usage()
         async with aclosing(deadline.during(runtime.read(sheet.prompts))) as answers:
@@ -142,6 +147,10 @@ class Reranker:
             usage = ranking.usage + writer.usage
             ranking = replace(ranking, results=sheet.results(), usage=usage, evidence_usage=writer.usage)
         yield Finished(ranking)
+
+    def _check_calibration(self, encoder: PromptEncoder) -> None:
+        if self._calibration is not None:
+            self._calibration.check_fits(encoder.format.fingerprint)
 
     def _started(self) -> tuple[Runtime, PromptEncoder]:
         if self._runtime is None or self._encoder is None:
