@@ -5,7 +5,8 @@ Pairs of one query resemble each other, so every interval comes from drawing who
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
-__all__ = ["Aim", "Pairs", "Threshold", "Verdict", "calibrate", "find_threshold", "fit", "judged_pairs"]
+__all__ = ["Aim", "Pairs", "Threshold", "Verdict", "calibrate", "fit", "judged_pairs"]
 
 _SAMPLES = 500
 _SEED = 7
@@ -35,15 +36,18 @@ class Pairs:
     """Judged pairs, by falling margin. `query` numbers the queries from 0."""
 
     margin: Floats
+    score: Floats
     relevant: Floats
     query: Whole
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Keep margins from here up. Intervals hold 95 %; the margin's own tells where another sample might have put it."""
+    """Keep margins from here up; `score` says the same for min_score. Intervals hold 95 %; the margin's own tells where
+    another sample might have put it."""
 
     margin: float
+    score: float
     precision: float
     precision_interval: tuple[float, float]
     recall: float
@@ -70,22 +74,18 @@ def judged_pairs(folder: Path, rel: int = 1) -> Pairs:
     """What the result file in a folder of `whyrank eval` says. Unjudged documents are left out."""
     import numpy as np
 
-    margins: list[float] = []
-    relevant: list[bool] = []
-    queries: list[int] = []
+    rows: list[tuple[float, float, bool, int]] = []
     for number, result in enumerate(read_results(folder / RESULTS)):
         for row in result.rows:
-            if row.margin is not None and row.document in result.judged:
-                margins.append(row.margin)
-                relevant.append(result.judged[row.document] >= rel)
-                queries.append(number)
-    order = np.argsort(-np.array(margins, np.float64), kind="stable")
-    columns = np.array(margins, np.float64), np.array(relevant, np.float64), np.array(queries, np.int64)
-    pairs = Pairs(columns[0][order], columns[1][order], columns[2][order])
+            if row.margin is not None and row.score is not None and row.document in result.judged:
+                rows.append((row.margin, row.score, result.judged[row.document] >= rel, number))
+    rows.sort(key=lambda row: -row[0])
+    table = np.array(rows, np.float64).reshape(-1, 4).T
+    pairs = Pairs(table[0], table[1], table[2], table[3].astype(np.int64))
     positives = int(pairs.relevant.sum())
-    if min(positives, len(order) - positives) < _FEWEST:
+    if min(positives, len(rows) - positives) < _FEWEST:
         raise DataError(
-            f"{folder / RESULTS}: {positives} relevant judged pairs and {len(order) - positives} others; "
+            f"{folder / RESULTS}: {positives} relevant judged pairs and {len(rows) - positives} others; "
             f"calibration needs at least {_FEWEST} of each"
         )
     return pairs
@@ -96,7 +96,7 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
 
     if not 0 < target <= 1:
         raise InvalidRequest(f"the target {aim} is {target}: give a share above 0, at most 1")
-    weights = _draws(pairs)
+    weights = _Draws(pairs)
     ones = np.ones(len(pairs.margin))
     aucs = [_auc(pairs, weight) for weight in weights]
     low, high = _interval(aucs)
@@ -106,7 +106,7 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
     elif (at := _place(pairs, ones, aim, target)) is None:
         why = f"no threshold keeps a share of {target:g} relevant"
     else:
-        threshold = find_threshold(pairs, weights, at, aim, target)
+        threshold = _threshold(pairs, weights, at, aim, target)
         base = float(pairs.relevant.mean())
         if threshold.precision_interval[0] <= base:
             why = f"what the threshold keeps is hardly better than everything: {base:.3f} of all are relevant"
@@ -115,33 +115,38 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
     return Verdict(*counts, _auc(pairs, ones), (low, high), threshold, why)
 
 
-def _draws(pairs: Pairs) -> list[Floats]:
-    """How often each pair is there when queries are drawn with replacement."""
+class _Draws:
+    """How often each pair is there when queries are drawn with replacement. The same draws each time, one in memory."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        import numpy as np
+
+        _, self._query = np.unique(pairs.query, return_inverse=True)
+
+    def __iter__(self) -> Iterator[Floats]:
+        import numpy as np
+
+        dice = np.random.default_rng(_SEED)
+        count = int(self._query.max()) + 1
+        for _ in range(_SAMPLES):
+            times = np.bincount(dice.integers(0, count, count), minlength=count)
+            yield times[self._query].astype(np.float64)
+
+
+def _threshold(pairs: Pairs, weights: Iterable[Floats], at: int, aim: Aim, target: float) -> Threshold:
     import numpy as np
 
-    dice = np.random.default_rng(_SEED)
-    _, query = np.unique(pairs.query, return_inverse=True)
-    count = int(query.max()) + 1
-    drawn = (np.bincount(dice.integers(0, count, count), minlength=count) for _ in range(_SAMPLES))
-    return [times[query].astype(np.float64) for times in drawn]
-
-
-def find_threshold(pairs: Pairs, weights: list[Floats], at: int, aim: Aim, target: float) -> Threshold:
-    import numpy as np
-
-    ones = np.ones(len(pairs.margin))
-    precision, recall = (float(curve[at]) for curve in _curves(pairs, ones))
-    curves = [_curves(pairs, weight) for weight in weights]
-    places = [_place(pairs, weight, aim, target) for weight in weights]
-    return Threshold(
-        float(pairs.margin[at]),
-        precision,
-        _interval([float(p[at]) for p, _ in curves]),
-        recall,
-        _interval([float(r[at]) for _, r in curves]),
-        _interval([float(pairs.margin[place]) for place in places if place is not None]),
-        at + 1,
-    )
+    precision, recall = (float(curve[at]) for curve in _curves(pairs, np.ones(len(pairs.margin))))
+    precisions, recalls, margins = [], [], []
+    for weight in weights:
+        drawn_precision, drawn_recall = _curves(pairs, weight)
+        precisions.append(float(drawn_precision[at]))
+        recalls.append(float(drawn_recall[at]))
+        if (place := _place(pairs, weight, aim, target)) is not None:
+            margins.append(float(pairs.margin[place]))
+    intervals = _interval(precisions), _interval(recalls), _interval(margins)
+    margin, score = float(pairs.margin[at]), float(pairs.score[at])
+    return Threshold(margin, score, precision, intervals[0], recall, *intervals[1:], at + 1)
 
 
 def _curves(pairs: Pairs, weight: Floats) -> tuple[Floats, Floats]:
@@ -184,11 +189,15 @@ def _interval(values: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def fit(pairs: Pairs, method: CalibrationMethod, model: str, prompt: str) -> Calibration:
+def fit(pairs: Pairs, method: CalibrationMethod, model: str, prompt: str, verdict: Verdict) -> Calibration:
+    scale, offset = 1.0, 0.0
+    points: tuple[tuple[float, float], ...] = ()
     if method == "temperature":
         scale, offset = _fit_temperature(pairs)
-        return Calibration("temperature", model, prompt, scale=scale, offset=offset)
-    return Calibration("isotonic", model, prompt, points=_fit_isotonic(pairs))
+    else:
+        points = _fit_isotonic(pairs)
+    threshold = verdict.threshold.margin if verdict.threshold else None
+    return Calibration(method, model, prompt, scale, offset, points, threshold, asdict(verdict))
 
 
 def _fit_temperature(pairs: Pairs) -> tuple[float, float]:

@@ -38,7 +38,9 @@ class Impossible:
     message: str
 
 
-def impossible_pairs(means: Mapping[str, float], graded: bool = False, most_relevant: int | None = None) -> list[Impossible]:
+def impossible_pairs(
+    means: Mapping[str, float], graded: bool = False, most_relevant: int | None = None
+) -> list[Impossible]:
     """Means between 0 and 1, by the measures' names. `most_relevant`: no query has more relevant documents than that.
 
     Only measures of one cutoff (AP has none) and one `rel` are held against each other.
@@ -135,7 +137,9 @@ def _inside(point: Point, hull: Sequence[Point]) -> bool:
 
 def _explain(one: str, two: str, means: Mapping[str, float], hull: Sequence[Point]) -> str:
     low, high = _range_at(means[one], hull)
-    possible = f"at {one} = {means[one]:.4f}, {two} lies between {low:.4f} and {high:.4f}" if low <= high else "never together"
+    possible = (
+        f"at {one} = {means[one]:.4f}, {two} lies between {low:.4f} and {high:.4f}" if low <= high else "never together"
+    )
     return f"{one} = {means[one]:.4f} and {two} = {means[two]:.4f} cannot come from the same judgements: {possible}"
 
 

@@ -2,7 +2,7 @@
 
 Two kinds of source. A BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv (or qrels.txt as TREC has it), and a first
 stage, which is a TREC run or MTEB's top_ranked, given or found in the folder. Or one file of JSON lines that hold
-everything: {query, positive, negative}, or {query, candidates: [{id, text, grade or label}]}.
+everything: {query, positive, negative}, or {query, candidates: [{id, text, grade or label}]}, best first.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ __all__ = ["LABELS", "BeirFolder", "Candidate", "Collection", "JsonLines", "Topi
 
 LABELS: Mapping[str, int] = {"evidence": 2, "related": 1, "irrelevant": 0}
 """Grades of candidates that have a label in words."""
+
+_LISTED = ("candidates", "hits", "chunks")
+"""Candidates in the first stage's order, under the names that are in use."""
+_LISTS = frozenset(("positive", "negative"))
+"""Candidates in no order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +131,20 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        self.first_stage: str | None = None
         self._path = path
         self._lines: dict[str, int] = {}
         self._starts = array.array("q")
+        listed = True
         for line in numbered_lines(path):
             topic = _json_topic(line)
+            listed &= _LISTS.isdisjoint(json_object(line))
             if topic.id in self._lines:
                 raise DataError(f"{line.where}: query id {topic.id!r} is there a second time")
             self._lines[topic.id] = len(self._starts) // 2
             self._starts.extend((line.start, line.number))
         if not self._lines:
             raise DataError(f"{path}: holds no queries")
+        self.first_stage: str | None = "the order in the file" if listed else None
         self.fingerprint = fingerprint(path)
 
     @property
@@ -165,13 +172,15 @@ def _json_topic(line: Line) -> Topic:
         if grade is not None and judged.setdefault(name, grade) != grade:
             raise DataError(f"{line.where}: the document {document.text[:40]!r} is judged twice, differently")
     # Positives stand first in such files. In that order a model that answers always the same would look perfect.
-    names = documents if "candidates" in record else sorted(documents, key=_text_id)
+    names = (
+        documents if _LISTS.isdisjoint(record) else sorted(documents, key=lambda name: _text_id(documents[name].text))
+    )
     candidates = tuple(Candidate(documents[name]) for name in names)
     return Topic(ident or str(line.number), query, candidates, judged, _answers(record, line))
 
 
 def _json_candidates(record: dict[str, Any], line: Line) -> list[tuple[Document, int | None]]:
-    given = [("candidates", None), ("positive", 1), ("negative", 0)]
+    given = [*((name, None) for name in _LISTED), ("positive", 1), ("negative", 0)]
     if not any(name in record for name, _ in given):
         raise DataError(f"{line.where}: no 'positive', 'negative' or 'candidates'; its keys are {sorted(record)}")
     return [

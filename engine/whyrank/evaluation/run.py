@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from whyrank.errors import InvalidRequest
+from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
 from whyrank.evaluation.evidence_measures import evidence_measures
 from whyrank.evaluation.results import COSTS, RESULTS, Header, LineFile, Result, Row, open_results, read_results
@@ -22,7 +22,7 @@ from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions
 from whyrank.types import RankedDocument, Usage
 
-__all__ = ["Asked", "evaluate", "write_run"]
+__all__ = ["Asked", "evaluate", "forget", "is_finished", "target_of", "write_run"]
 
 # Queries under way at once: enough to keep an engine full, and all that is ever in memory.
 _AT_ONCE = 8
@@ -80,6 +80,29 @@ async def evaluate(
                 results.append(answer.result.line())
                 costs.append(_cost(answer, time.perf_counter() - began))
                 told()
+
+
+def is_finished(collection: Collection, asked: Asked, folder: Path) -> bool:
+    """Nothing is left to rerank: no engine is needed."""
+    header = asked.header(collection)
+    file, done = open_results(folder, header)
+    file.close()
+    return len(done) == header.topics
+
+
+def forget(folder: Path) -> None:
+    """Throws away what an evaluation left here."""
+    for name in (RESULTS, COSTS, _TARGET):
+        (folder / name).unlink(missing_ok=True)
+
+
+def target_of(folder: Path) -> tuple[str, str]:
+    """Model and prompt that answered, as the rankings told."""
+    try:
+        found = json.loads((folder / _TARGET).read_text(encoding="utf-8"))
+        return str(found["model"]), str(found["prompt"])
+    except (OSError, ValueError, KeyError) as cause:
+        raise DataError(f"{folder / _TARGET}: not there or not readable; give a folder of whyrank eval") from cause
 
 
 class _Answer(NamedTuple):

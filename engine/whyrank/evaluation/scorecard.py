@@ -198,7 +198,11 @@ class _Tally:
             self.graded,
             self.bins,
             self.calibrated if sum(self.calibrated.count) else None,
-            {name: self.evidence[name][0] / self.evidence[name][1] for name in EVIDENCE_MEASURES if name in self.evidence},
+            {
+                name: self.evidence[name][0] / self.evidence[name][1]
+                for name in EVIDENCE_MEASURES
+                if name in self.evidence
+            },
             max((count for _, count in self.evidence.values()), default=0),
             costs,
             {system: impossible_pairs(row, self.graded) for system, row in means.items()},
