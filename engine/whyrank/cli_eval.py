@@ -77,7 +77,7 @@ def evaluate_command(
     limit: Limit = None,
     measure: Measures = None,
     fresh: Fresh = False,
-    instruction: Annotated[str | None, typer.Option(help="The preset's, or the prompt file's.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="The prompt file's by default.")] = None,
     mode: Annotated[str, typer.Option(metavar=_choice(Mode), help="evidence: measure that, too.")] = "score",
     evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
     evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
@@ -107,7 +107,7 @@ def evaluate_command(
         Measurer(names)  # what is wrong is said before an engine starts
         identity = {"prompt": prompt, "route": route, "revision": revision, "max_length": max_length}
         identity |= {"dtype": None if dtype == _DEFAULTS["dtype"] else dtype, "calibration": calibration}
-        options: RerankOptions = {"instruction": given} if (given := _instruction(instruction, chosen)) else {}
+        options: RerankOptions = {"instruction": instruction} if instruction is not None else {}
         if mode != "score":
             options |= {"mode": mode, "evidence_top_n": evidence_top_n, "evidence_min_score": evidence_min_score}  # type: ignore[typeddict-item]
         asked = Asked(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
@@ -121,10 +121,6 @@ def evaluate_command(
             print(json.dumps(card.document(), ensure_ascii=False), file=stdout)
         else:
             _show_scorecard(Console(file=stdout), card, folder)
-
-
-def _instruction(given: str | None, preset: Preset | None) -> str | None:
-    return given if given is not None else preset.instruction if preset else None
 
 
 def _depth(given: int | None, preset: Preset | None) -> int:
@@ -296,14 +292,13 @@ def compare_command(
         chosen = load_preset(preset) if preset else None
         names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
         Measurer(names)
-        options: RerankOptions = {"instruction": given} if (given := _instruction(None, chosen)) else {}
 
         def results_of(side: str) -> Path:
             if (Path(side) / RESULTS).is_file():
                 return Path(side)
             collection = _collection(data, run, split, chosen)
             folder = out / _slug(f"{collection.name}-{side}")
-            _rerank(collection, Asked(side, _depth(top_k, chosen), limit, preset, options), folder, fresh)
+            _rerank(collection, Asked(side, _depth(top_k, chosen), limit, preset), folder, fresh)
             return folder
 
         comparison = compare(results_of(a), results_of(b), names)

@@ -71,14 +71,15 @@ class Verdict:
 
 
 def judged_pairs(folder: Path, rel: int = 1) -> Pairs:
-    """What the result file in a folder of `whyrank eval` says. Unjudged documents are left out."""
+    """What the result file in a folder of `whyrank eval` says."""
     import numpy as np
 
     rows: list[tuple[float, float, bool, int]] = []
     for number, result in enumerate(read_results(folder / RESULTS)):
+        relevance = result.relevance(rel)
         for row in result.rows:
-            if row.margin is not None and row.score is not None and row.document in result.judged:
-                rows.append((row.margin, row.score, result.judged[row.document] >= rel, number))
+            if row.margin is not None and row.score is not None and row.document in relevance:
+                rows.append((row.margin, row.score, relevance[row.document], number))
     rows.sort(key=lambda row: -row[0])
     table = np.array(rows, np.float64).reshape(-1, 4).T
     pairs = Pairs(table[0], table[1], table[2], table[3].astype(np.int64))

@@ -9,7 +9,7 @@ from html import escape
 
 __all__ = ["Axis", "Chart", "Series", "ticks"]
 
-_WIDTH, _HEIGHT = 640, 280
+_HEIGHT = 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 44
 
 
@@ -35,18 +35,19 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """`bar_width` in units of x. `about` is the chart in one sentence, for those who cannot see it."""
+    """`width` in pixels at which its text has the page's size. `bar_width` in units of x. `about` is the chart in one sentence, for those who cannot see it."""
 
     about: str
     x: Axis
     y: Axis
     series: Sequence[Series]
+    width: int = 480
     bar_width: float = 1.0
     diagonal: bool = False
 
     def svg(self) -> str:
         parts = [
-            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(self.about)}">',
+            f'<svg viewBox="0 0 {self.width} {_HEIGHT}" role="img" aria-label="{escape(self.about)}">',
             f"<title>{escape(self.about)}</title>",
             *self._grid(),
         ]
@@ -56,14 +57,14 @@ class Chart:
 
     def _across(self, x: float) -> float:
         share = (x - self.x.low) / (self.x.high - self.x.low)
-        return _LEFT + min(1.0, max(0.0, share)) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + min(1.0, max(0.0, share)) * (self.width - _LEFT - _RIGHT)
 
     def _up(self, y: float) -> float:
         share = (y - self.y.low) / (self.y.high - self.y.low)
         return _HEIGHT - _BOTTOM - min(1.0, max(0.0, share)) * (_HEIGHT - _TOP - _BOTTOM)
 
     def _grid(self) -> Iterator[str]:
-        right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+        right, bottom = self.width - _RIGHT, _HEIGHT - _BOTTOM
         for value in ticks(self.y.low, self.y.high):
             y = self._up(value)
             yield f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -130,7 +131,7 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     """Round numbers from low to high."""
     raw = (high - low) / about
     power = 10 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(place * step, 12) + 0.0 for place in range(first, last + 1)]

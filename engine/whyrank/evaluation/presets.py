@@ -40,7 +40,6 @@ class Preset:
     data: str
     measures: tuple[str, ...]
     top_k: int = 100
-    instruction: str | None = None
     definitions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()

@@ -105,8 +105,9 @@ def _queries(card: Scorecard) -> str:
     chart = Chart(
         f"Change of {lead} by reranking for each query: {len(better)} better, {len(worse)} worse",
         Axis(0, max(1, len(shown)), f"queries{every}, by change"),
-        Axis(-most, most, f"change of {lead}", "{:+.2g}".format),
+        Axis(-most, most, f"change of {lead}", lambda value: f"{value:+.2g}" if value else "0"),
         [Series("better", "good", better, "columns"), Series("worse", "bad", worse, "columns")],
+        width=1000,
     )
     tables = [
         f"<div><h3>{title}</h3>{_table(['query', 'text', 'change'], [_extreme(e) for e in extremes])}</div>"
@@ -131,8 +132,8 @@ def _scores(card: Scorecard) -> str:
     words = f"Expected calibration error: {'; '.join(f'{name} {b.calibration_error():.3f}' for name, _, b in curves)}."
     return (
         f"<section><h2>Scores</h2><div class='pair'><figure>{_histogram(card.raw).svg()}"
-        "<figcaption>Scores of relevant documents and of the others, each as a share of its kind.</figcaption></figure>"
-        f"<figure>{_reliability(curves).svg()}<figcaption>How many documents with a score are relevant. On the dashed line "
+        "<figcaption>Scores of relevant and of other judged documents, each as a share of its kind.</figcaption></figure>"
+        f"<figure>{_reliability(curves).svg()}<figcaption>How many of the judged documents with a score are relevant. On the dashed line "
         f"scores mean what they say. {escape(words)}</figcaption></figure></div></section>"
     )
 

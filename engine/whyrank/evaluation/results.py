@@ -70,6 +70,13 @@ class Result:
             return {row.document: -float(place) for place, row in enumerate(self.rows)}
         return {row.document: row.first_score for row in self.rows if row.first_score is not None}
 
+    def relevance(self, rel: int = 1) -> dict[str, bool]:
+        """Of the judged candidates. Where only relevant documents were ever judged, all others count as not relevant."""
+        rows = (row.document for row in self.rows)
+        if all(grade >= rel for grade in self.judged.values()):
+            return {document: document in self.judged for document in rows}
+        return {document: self.judged[document] >= rel for document in rows if document in self.judged}
+
     def line(self) -> str:
         value: dict[str, Any] = {"query": self.query, "text": self.text}
         value["rows"] = [row if row.calibrated_score is not None else row[:4] for row in self.rows]

@@ -155,11 +155,12 @@ class _Tally:
         for system, values in self.values.items():
             values.extend(self.measurer.measure(result.judged, _scores(system, result, margins)))
         self._note_extremes(result)
+        relevance = result.relevance()
         for row in result.rows:
-            if row.score is not None:
-                self.bins.add(row.score, result.judged.get(row.document, 0) > 0)
-            if row.calibrated_score is not None:
-                self.calibrated.add(row.calibrated_score, result.judged.get(row.document, 0) > 0)
+            if row.score is not None and row.document in relevance:
+                self.bins.add(row.score, relevance[row.document])
+            if row.calibrated_score is not None and row.document in relevance:
+                self.calibrated.add(row.calibrated_score, relevance[row.document])
         for counted in result.evidence.values():
             for name, value in counted.items():
                 total, count = self.evidence.get(name, (0.0, 0))
