@@ -35,7 +35,22 @@ from whyrank.requests import RerankOptions
 from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
 from whyrank.types import Document, RankedDocument, Usage
 
-_WORDS = "river stone bridge tower garden winter market letter copper lantern harbour orchard thunder meadow".split()
+_WORDS = [
+    "river",
+    "stone",
+    "bridge",
+    "tower",
+    "garden",
+    "winter",
+    "market",
+    "letter",
+    "copper",
+    "lantern",
+    "harbour",
+    "orchard",
+    "thunder",
+    "meadow",
+]
 
 
 class HashScorer:

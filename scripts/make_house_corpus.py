@@ -32,7 +32,10 @@ Qrels = dict[str, dict[str, int]]
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HOUSE
+    make(Path(sys.argv[1]) if len(sys.argv) > 1 else HOUSE)
+
+
+def make(folder: Path) -> None:
     source = tomllib.loads((HERE / "house_corpus.toml").read_text(encoding="utf-8"))
     corpus: Corpus = {}
     queries: dict[str, str] = {}

@@ -87,8 +87,10 @@ class Measurer:
 
     def _ask_trec(self, rel: int, judged: Mapping[str, int], scores: Mapping[str, float]) -> Mapping[str, float]:
         names = {m.asked_of_trec[0] for m in self.measures if m.rel == rel and m.name != "nDCG_returned"}
-        evaluator = _pytrec_eval().RelevanceEvaluator({"q": dict(judged)}, names, relevance_level=rel)
-        values: Mapping[str, float] = evaluator.evaluate({"q": {d: float(score) for d, score in scores.items()}})["q"]
+        # Grades below 0 count as 0 in all these measures, and pytrec_eval's memory does not survive them.
+        grades = {document: max(0, grade) for document, grade in judged.items()}
+        evaluator = _pytrec_eval().RelevanceEvaluator({"q": grades}, names, relevance_level=rel)
+        values: Mapping[str, float] = evaluator.evaluate({"q": dict(scores)})["q"]
         return values
 
 
