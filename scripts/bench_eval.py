@@ -35,22 +35,7 @@ from whyrank.requests import RerankOptions
 from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
 from whyrank.types import Document, RankedDocument, Usage
 
-_WORDS = [
-    "river",
-    "stone",
-    "bridge",
-    "tower",
-    "garden",
-    "winter",
-    "market",
-    "letter",
-    "copper",
-    "lantern",
-    "harbour",
-    "orchard",
-    "thunder",
-    "meadow",
-]
+_WORDS = ("river", "stone", "bridge", "tower", "garden", "winter", "market", "letter", "copper", "lantern", "harbour")
 
 
 class HashScorer:

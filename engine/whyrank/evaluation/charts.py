@@ -35,7 +35,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """`width` in pixels at which its text has the page's size. `bar_width` in units of x. `about` is the chart in one sentence, for those who cannot see it."""
+    """`about` is the chart in one sentence, for those who cannot see it. `width`: pixels at which its text is as large as
+    the page's; `bar_width` in units of x."""
 
     about: str
     x: Axis

@@ -114,7 +114,7 @@ def _queries(card: Scorecard) -> str:
         for title, extremes in (("Gained most", card.gained), ("Lost most", card.lost))
         if extremes
     ]
-    return f"<section><h2>Query by query</h2><figure>{chart.svg()}</figure><div class='pair'>{''.join(tables)}</div></section>"
+    return f"<section><h2>Query by query</h2>{_figure(chart)}<div class='pair'>{''.join(tables)}</div></section>"
 
 
 def _extreme(extreme: Extreme) -> list[str]:
@@ -129,13 +129,23 @@ def _scores(card: Scorecard) -> str:
     curves = [("score", "first", card.raw)] + (
         [("calibrated score", "second", card.calibrated)] if card.calibrated else []
     )
-    words = f"Expected calibration error: {'; '.join(f'{name} {b.calibration_error():.3f}' for name, _, b in curves)}."
+    errors = "; ".join(f"{name} {bins.calibration_error():.3f}" for name, _, bins in curves)
+    figures = [
+        (_histogram(card.raw), "Scores of relevant and of other judged documents, each as a share of its kind."),
+        (
+            _reliability(curves),
+            "How many of the judged documents with a score are relevant. On the dashed line scores mean what they say. "
+            f"Expected calibration error: {errors}.",
+        ),
+    ]
     return (
-        f"<section><h2>Scores</h2><div class='pair'><figure>{_histogram(card.raw).svg()}"
-        "<figcaption>Scores of relevant and of other judged documents, each as a share of its kind.</figcaption></figure>"
-        f"<figure>{_reliability(curves).svg()}<figcaption>How many of the judged documents with a score are relevant. On the dashed line "
-        f"scores mean what they say. {escape(words)}</figcaption></figure></div></section>"
+        f"<section><h2>Scores</h2><div class='pair'>{''.join(_figure(*figure) for figure in figures)}</div></section>"
     )
+
+
+def _figure(chart: Chart, caption: str = "") -> str:
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{chart.svg()}{below}</figure>"
 
 
 def _histogram(bins: Bins) -> Chart:
@@ -183,8 +193,9 @@ def _speed(card: Scorecard) -> str:
         ["prompt tokens", f"{costs.prompt_tokens:,} ({cached:.0%} from the cache)"],
         ["output tokens", f"{costs.output_tokens:,}"],
     ]
-    caption = "Time from asking to answer for each query, while others were under way."
-    figure = f"<figure>{_latency(costs.latencies).svg()}<figcaption>{caption}</figcaption></figure>"
+    figure = _figure(
+        _latency(costs.latencies), "Time from asking to answer for each query, while others were under way."
+    )
     return f"<section><h2>Speed</h2><div class='pair'>{_table(['', ''], rows)}{figure}</div></section>"
 
 
