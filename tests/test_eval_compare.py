@@ -193,10 +193,13 @@ def test_isotonic_pools_violators_and_equal_margins() -> None:
 
 def test_separated_pairs_do_not_ask_for_an_infinite_scale() -> None:
     margin, relevant = np.linspace(9, -9, 60), np.array([1.0] * 30 + [0.0] * 30)
-    fitted = fit(Pairs(margin, margin, relevant, np.arange(60)), "temperature", "m", "p", calibrate(
-        Pairs(margin, margin, relevant, np.arange(60)), "precision", 1.0))  # fmt: skip
+    pairs = Pairs(margin, margin, relevant, np.arange(60))
+    fitted = fit(pairs, "temperature", "m", "p", calibrate(pairs, "precision", 1.0))
     assert 0.3 < fitted.scale < 30
     assert fitted.probability(1e9) == 1.0 and fitted.probability(-1e9) == pytest.approx(0.0)
+
+
+SOUND = '{"whyrank": "calibration", "version": 1, "method": "temperature", "model": "m", "prompt": "p", "points": []}'
 
 
 @pytest.mark.parametrize(
@@ -206,12 +209,13 @@ def test_separated_pairs_do_not_ask_for_an_infinite_scale() -> None:
         ("{", "not JSON"),
         ("[]", "is no file of `whyrank calibrate`"),
         ('{"whyrank": "calibration", "version": 9}', "of this version"),
-        ('{"whyrank": "calibration", "version": 1}', "points"),
-        ('{"whyrank": "calibration", "version": 1, "points": [], "method": "isotonic", "model": "m", "prompt": "p"}', "do not"),
-        ('{"whyrank": "calibration", "version": 1, "points": [[1, 0], [0, 1]], "method": "isotonic", "model": "", "prompt": ""}',
-         "do not make a calibration"),
+        (SOUND.replace('"points": []', '"dots": []'), "points"),
+        (SOUND.replace("temperature", "isotonic"), "do not make a calibration"),
+        (SOUND.replace("[]", "[[1, 0], [0, 1]]").replace("temperature", "isotonic"), "do not make a calibration"),
+        (SOUND.replace("[]", "[[1, NaN]]").replace("temperature", "isotonic"), "do not make a calibration"),
+        (SOUND.replace("temperature", "platt"), "do not make a calibration"),
     ],
-)  # fmt: skip
+)
 def test_a_broken_calibration_is_told_before_an_engine_starts(content: str | None, said: str, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     if content is not None:
