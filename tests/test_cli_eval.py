@@ -96,6 +96,21 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: s
     assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("pytrec_eval", ["eval", "-m", "m", "-d", "house"]),
+        ("numpy", ["compare", "a", "b"]),
+        ("numpy", ["calibrate", "a"]),
+    ],
+)
+def test_a_light_install_says_what_to_install(package: str, command: list[str]) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from whyrank.__main__ import app; app({command})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'whyrank[eval]'" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", ["eval", "calibrate", "compare"])
 def test_help_has_examples(command: str) -> None:
     done = whyrank(command, "--help")

@@ -202,6 +202,14 @@ def test_separated_pairs_do_not_ask_for_an_infinite_scale() -> None:
 SOUND = '{"whyrank": "calibration", "version": 1, "method": "temperature", "model": "m", "prompt": "p", "points": []}'
 
 
+def test_margins_that_mean_nothing_say_the_same_for_every_pair() -> None:
+    margin, relevant = np.linspace(9, -9, 60), np.array([0.0] * 40 + [1.0] * 20)  # the worse, the more relevant
+    pairs = Pairs(margin, margin, relevant, np.arange(60))
+    fitted = fit(pairs, "temperature", "m", "p", calibrate(pairs, "precision", 0.9))
+    assert fitted.threshold is None
+    assert fitted.probability(8.0) == fitted.probability(-8.0) == pytest.approx(1 / 3)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Unpack
 
@@ -19,6 +19,7 @@ from bench_eval import HashScorer, write_data
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.measures import DEFAULT_MEASURES
+from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import COSTS, RESULTS, Result, Row, read_results
 from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, make_scorecard
@@ -178,6 +179,64 @@ async def test_evidence_is_counted_and_failures_are_told(tmp_path: Path) -> None
     }
     assert (card.failed, card.written, card.table[RERANKED]["P@1"]) == (1, 1, 1.0)
     assert next(read_results(tmp_path / RESULTS)).failed == {"b": "engine"}
+
+
+def beir(folder: Path) -> Path:
+    write_data(folder, queries=6, depth=12)
+    return folder
+
+
+def mteb(folder: Path) -> Path:
+    run = (line.split() for line in (beir(folder) / "run.trec").read_text().splitlines())
+    found: dict[str, list[str]] = {}
+    for query, _, document, *_ in run:
+        found.setdefault(query, []).append(document)
+    (folder / "run.trec").unlink()
+    (folder / "top_ranked").mkdir()
+    rows = (json.dumps({"query-id": query, "corpus-ids": documents}) + "\n" for query, documents in found.items())
+    (folder / "top_ranked" / "test.jsonl").write_text("".join(rows))
+    return folder
+
+
+def pairs(folder: Path) -> Path:
+    rows = ({"query": f"question {n}?", "positive": [f"question {n}? {n}"], "negative": ["a", "b"]} for n in range(6))
+    return jsonl(folder, rows)
+
+
+def labelled(folder: Path) -> Path:
+    labels = ("irrelevant", "evidence", "related")
+    hits = [{"chunk_id": n, "text": f"{'question?' * (n % 3)} text {n}", "label": labels[n % 3]} for n in range(20)]
+    return jsonl(folder, ({"query_id": n, "query": "question?", "candidates": hits} for n in range(6)))
+
+
+def jsonl(folder: Path, rows: Iterable[object]) -> Path:
+    path = folder.with_suffix(".jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("preset", "write"),
+    [
+        ("querit", beir),
+        ("prism", beir),
+        ("mteb", mteb),
+        ("multi-hop", pairs),
+        ("qanchor", labelled),
+        ("house", lambda _: HOUSE),
+    ],
+)
+async def test_every_protocol_runs_on_data_of_its_kind(
+    preset: str, write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    chosen, data = load_preset(preset), write(tmp_path / "data")
+    asked = Asked("hash", chosen.top_k, limit=6, preset=preset)
+    await evaluate(open_collection(data), HashScorer(), asked, tmp_path / "out")
+    card = make_scorecard(tmp_path / "out", chosen.measures)
+    assert tuple(card.table[RERANKED]) == chosen.measures and len(card.queries) == 6
+    assert all(0 < card.table[RERANKED][name] <= card.table[ORACLE][name] <= 1 for name in chosen.measures)
+    assert (FIRST in card.table) == (preset != "multi-hop")
+    assert not any(card.impossible.values())
 
 
 async def test_queries_without_candidates_count_as_zero(tmp_path: Path) -> None:

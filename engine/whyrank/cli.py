@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from whyrank import render
 from whyrank.config import Dtype, EngineConfig
@@ -227,7 +228,7 @@ def _reported() -> Iterator[Any]:
         try:
             yield stdout
         except WhyrankError as error:
-            Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
         finally:
             stdout.flush()

@@ -255,6 +255,7 @@ def _show_verdict(console: Console, verdict: Verdict, out: Path) -> None:
         )
         console.print(f"precision {shown(found.precision, found.precision_interval)}", highlight=False)
         console.print(f"recall {shown(found.recall, found.recall_interval)}", highlight=False)
+        console.print(f"as an option of rerank: --min-score {found.score:.6g}", highlight=False)
     console.print(f"written: {out}", highlight=False, soft_wrap=True)
 
 

@@ -5,13 +5,14 @@ Pairs of one query resemble each other, so every interval comes from drawing who
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from whyrank.calibration import Calibration, CalibrationMethod
-from whyrank.errors import DataError, InvalidRequest
+from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
 from whyrank.evaluation.results import RESULTS, read_results
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ class Verdict:
 
 def judged_pairs(folder: Path, rel: int = 1) -> Pairs:
     """What the result file in a folder of `whyrank eval` says."""
-    import numpy as np
+    try:
+        import numpy as np
+    except ImportError as cause:
+        raise EvalNotInstalled("calibration needs numpy: pip install 'whyrank[eval]'") from cause
 
     rows: list[tuple[float, float, bool, int]] = []
     for number, result in enumerate(read_results(folder / RESULTS)):
@@ -220,6 +224,8 @@ def _fit_temperature(pairs: Pairs) -> tuple[float, float]:
         solution += step * min(1.0, 2 / max(length, 1e-12))  # far from the end, a whole step may leap over it
         if length < 1e-10:
             break
+    if solution[0] <= 0:  # larger margins would mean less: then they mean nothing, and every pair gets the same
+        return 0.0, math.log(positives / (len(wanted) - positives))
     scale = float(solution[0]) / spread
     return scale, float(solution[1]) - scale * middle
 

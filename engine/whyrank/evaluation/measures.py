@@ -69,6 +69,7 @@ class Measurer:
     """Measures rankings one query at a time. A query without any document gets zeros."""
 
     def __init__(self, measures: Iterable[str]) -> None:
+        self._trec = _pytrec_eval()
         self.measures = tuple(Measure.parse(text) for text in measures)
         if not self.measures:
             raise InvalidRequest("measures is empty: give at least one, such as nDCG@10")
@@ -89,7 +90,7 @@ class Measurer:
         names = {m.asked_of_trec[0] for m in self.measures if m.rel == rel and m.name != "nDCG_returned"}
         # Grades below 0 count as 0 in all these measures, and pytrec_eval's memory does not survive them.
         grades = {document: max(0, grade) for document, grade in judged.items()}
-        evaluator = _pytrec_eval().RelevanceEvaluator({"q": grades}, names, relevance_level=rel)
+        evaluator = self._trec.RelevanceEvaluator({"q": grades}, names, relevance_level=rel)
         values: Mapping[str, float] = evaluator.evaluate({"q": dict(scores)})["q"]
         return values
 
