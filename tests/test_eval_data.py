@@ -91,6 +91,9 @@ def test_mtebs_top_ranked(name: str, content: str, tmp_path: Path) -> None:
     assert found(collection, "q1") == [("d2", None), ("d1", None)]
 
 
+Y = {"id": "y", "text": "y", "title": "T", "metadata": {"hop": 1}}
+
+
 def test_json_lines(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     records: list[dict[str, Any]] = [
@@ -98,7 +101,7 @@ def test_json_lines(tmp_path: Path) -> None:
         {
             "query_id": 7,
             "query": "b",
-            "candidates": [{"chunk_id": 1, "text": "x", "label": "evidence"}, {"id": "y", "text": "y"}],
+            "candidates": [{"chunk_id": 1, "text": "x", "label": "evidence"}, Y],
         },
     ]
     path.write_text(lines(records))
@@ -110,6 +113,7 @@ def test_json_lines(tmp_path: Path) -> None:
     assert {c.document.text: topic.judged[c.id] for c in topic.candidates} == {"好": 1, "さ": 1, "悪": 0}
     assert found(collection, "7") == [("1", None), ("y", None)]
     assert collection.topic("7", 10).judged == {"1": 2}
+    assert [dict(c.document.metadata) for c in collection.topic("7", 10).candidates] == [{}, {"hop": 1}]
 
 
 def test_positives_do_not_stand_first(tmp_path: Path) -> None:

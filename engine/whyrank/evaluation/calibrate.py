@@ -62,6 +62,8 @@ class Verdict:
     """`auc`: how often a relevant pair has the larger margin than one that is not. Either there is a threshold, or
     `no_separation` says why there is none."""
 
+    aim: Aim
+    target: float
     pairs: int
     relevant: int
     queries: int
@@ -111,13 +113,9 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
     elif (at := _place(pairs, ones, aim, target)) is None:
         why = f"no threshold keeps a share of {target:g} relevant"
     else:
-        threshold = _threshold(pairs, weights, at, aim, target)
-        base = float(pairs.relevant.mean())
-        if threshold.precision_interval[0] <= base:
-            why = f"what the threshold keeps is hardly better than everything: {base:.3f} of all are relevant"
-            threshold = None
+        threshold, why = _threshold(pairs, weights, at, aim, target)
     counts = len(pairs.margin), int(pairs.relevant.sum()), len(np.unique(pairs.query))
-    return Verdict(*counts, _auc(pairs, ones), (low, high), threshold, why)
+    return Verdict(aim, target, *counts, _auc(pairs, ones), (low, high), threshold, why)
 
 
 class _Draws:
@@ -138,7 +136,10 @@ class _Draws:
             yield times[self._query].astype(np.float64)
 
 
-def _threshold(pairs: Pairs, weights: Iterable[Floats], at: int, aim: Aim, target: float) -> Threshold:
+def _threshold(
+    pairs: Pairs, weights: Iterable[Floats], at: int, aim: Aim, target: float
+) -> tuple[Threshold | None, str | None]:
+    """Or why it is not one to rely on."""
     import numpy as np
 
     precision, recall = (float(curve[at]) for curve in _curves(pairs, np.ones(len(pairs.margin))))
@@ -149,9 +150,13 @@ def _threshold(pairs: Pairs, weights: Iterable[Floats], at: int, aim: Aim, targe
         recalls.append(float(drawn_recall[at]))
         if (place := _place(pairs, weight, aim, target)) is not None:
             margins.append(float(pairs.margin[place]))
-    intervals = _interval(precisions), _interval(recalls), _interval(margins)
+    if len(margins) < _SAMPLES / 2:
+        return None, f"a {aim} of {target:g} is reached here by chance: fewer than half of the drawn samples reach it"
+    intervals, base = (_interval(precisions), _interval(recalls), _interval(margins)), float(pairs.relevant.mean())
+    if intervals[0][0] <= base:
+        return None, f"what the threshold keeps is hardly better than everything: {base:.3f} of all are relevant"
     margin, score = float(pairs.margin[at]), float(pairs.score[at])
-    return Threshold(margin, score, precision, intervals[0], recall, *intervals[1:], at + 1)
+    return Threshold(margin, score, precision, intervals[0], recall, *intervals[1:], at + 1), None
 
 
 def _curves(pairs: Pairs, weight: Floats) -> tuple[Floats, Floats]:
@@ -190,7 +195,7 @@ def _auc(pairs: Pairs, weight: Floats) -> float:
 def _interval(values: list[float]) -> tuple[float, float]:
     import numpy as np
 
-    low, high = np.quantile(values, [0.025, 0.975]) if values else (float("nan"), float("nan"))
+    low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 

@@ -195,7 +195,9 @@ def _json_candidate(item: Any, grade: int | None, where: str) -> tuple[Document,
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise DataError(f"{where}: neither a string nor an object with a 'text'")
     ident = next((str(record[name]) for name in ("id", "chunk_id", "_id") if record.get(name) is not None), None)
-    document = Document(record["text"], id=ident or _text_id(record["text"]), title=record.get("title"))
+    # No other key: a grade must not reach a prompt.
+    known = {name: record.get(name) for name in ("text", "title", "metadata")}
+    document = Document.of({**known, "id": ident or _text_id(record["text"])}, where)
     told = record.get("grade", record.get("label", grade))
     if isinstance(told, str):
         if told not in LABELS:

@@ -7,11 +7,11 @@ the others. The thresholds of repetition, length and language are those of `whyr
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from whyrank.types import RankedDocument
 
-__all__ = ["EVIDENCE_MEASURES", "evidence_measures", "mean_evidence"]
+__all__ = ["EVIDENCE_MEASURES", "evidence_measures"]
 
 EVIDENCE_MEASURES: Mapping[str, str] = {
     "format": "both texts are there, and the answer ended as it should",
@@ -51,13 +51,3 @@ def evidence_measures(row: RankedDocument, answers: Sequence[str] = ()) -> dict[
 def _folded(text: str) -> str:
     """Case, width, accents' spelling and white space do not matter."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def mean_evidence(rows: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Each measure over the documents that have it."""
-    sums: dict[str, tuple[float, int]] = {}
-    for row in rows:
-        for name, value in row.items():
-            total, count = sums.get(name, (0.0, 0))
-            sums[name] = total + value, count + 1
-    return {name: sums[name][0] / sums[name][1] for name in EVIDENCE_MEASURES if name in sums}

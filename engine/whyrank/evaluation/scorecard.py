@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +100,6 @@ class Scorecard:
 
     def document(self) -> dict[str, Any]:
         """For json.dumps."""
-        from dataclasses import asdict
-
         costs = {name: value for name, value in asdict(self.costs).items() if name != "latencies"}
         return {
             "data": self.header.data,
