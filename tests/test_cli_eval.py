@@ -81,6 +81,7 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
         (["eval", "-m", "m", "-d", "gone"], "gone: No such file"),
         (["eval", "-m", "m", "-d", "house", "--measure", "F1"], "measure 'F1': choose from"),
         (["eval", "-m", "m", "-d", "house", "--top-k", "0"], "top_k is 0"),
+        (["eval", "-m", "m", "-d", "house", "--mode", "why"], "mode is 'why': choose from score, evidence"),
         (["calibrate", "gone"], "results.jsonl: No such file"),
         (["calibrate", "gone", "--precision", "0.5", "--recall", "0.5"], "give --precision or --recall, not both"),
         (["calibrate", "gone", "--method", "platt"], "method is 'platt': choose from temperature, isotonic"),

@@ -45,7 +45,7 @@ from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.evaluation.targets import open_target
-from whyrank.requests import Mode, RerankOptions
+from whyrank.requests import Mode, RerankOptions, RerankRequest
 
 __all__: list[str] = []
 
@@ -104,12 +104,13 @@ def evaluate_command(
     with _reported() as stdout:
         chosen = load_preset(preset) if preset else None
         names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
-        Measurer(names)  # what is wrong is said before an engine starts
+        Measurer(names)  # this and the request below: what is wrong is said before an engine starts
         identity = {"prompt": prompt, "route": route, "revision": revision, "max_length": max_length}
         identity |= {"dtype": None if dtype == _DEFAULTS["dtype"] else dtype, "calibration": calibration}
         options: RerankOptions = {"instruction": instruction} if instruction is not None else {}
         if mode != "score":
             options |= {"mode": mode, "evidence_top_n": evidence_top_n, "evidence_min_score": evidence_min_score}  # type: ignore[typeddict-item]
+        RerankRequest.of("query", ["document"], **options)
         asked = Asked(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
         collection = _collection(data, run, split, chosen)
         folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{asked.model}")

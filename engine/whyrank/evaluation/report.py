@@ -84,7 +84,8 @@ def _warnings(card: Scorecard) -> str:
 
 def _measures(card: Scorecard, preset: Preset | None) -> str:
     rows = [[system, *(f"{row[name]:.4f}" for name in card.measures)] for system, row in card.table.items()]
-    told = [f"<dt>{escape(n)}</dt><dd>{escape(t)}</dd>" for n, t in (preset.definitions if preset else {}).items()]
+    defined = (preset.definitions if preset else {}).items()
+    told = [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in defined if name in card.measures]
     notes = f"The {ORACLE} is the best order of the same candidates. Unjudged among the ten best: {card.unjudged:.1%}."
     checked = "" if any(card.impossible.values()) else " The measures of each row can go together (consistency check)."
     definitions = f"<dl>{''.join(told)}</dl>" if told else ""
