@@ -55,8 +55,8 @@ Data = Annotated[
 ]
 Run = Annotated[Path | None, typer.Option("--run", help="The first stage: a TREC run, or MTEB's top_ranked.")]
 Split = Annotated[str, typer.Option(help="Which qrels of a BEIR folder.")]
-_PRESETS = "[" + "|".join(preset_names()) + "]"
-PresetName = Annotated[str | None, typer.Option("--preset", metavar=_PRESETS, help="A protocol by name.")]
+_PRESETS = f"A protocol by name: {', '.join(preset_names())}."
+PresetName = Annotated[str | None, typer.Option("--preset", help=_PRESETS)]
 TopK = Annotated[int | None, typer.Option(help="Candidates a query; the preset's, or 100.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first N queries.")]
 Measures = Annotated[
