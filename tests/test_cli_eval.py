@@ -47,7 +47,7 @@ def test_eval_calibrate_rerank_and_compare_in_turn(checkpoint: Callable[[str], P
     assert "deberta" in (out / "report.html").read_text()
     assert len((out / "run.trec").read_text().splitlines()) == report["costs"]["pairs"] == 144
 
-    done = whyrank("calibrate", out, "--recall", 0.9, "--out", calibration)
+    done = whyrank("calibrate", out, "--rel", 2, "--recall", 0.9, "--out", calibration)
     # Random weights: no threshold is worth anything, and that must be said. Scores are calibrated all the same.
     assert done.returncode == 1, done.stderr
     assert "no clean separation" in done.stdout
