@@ -72,8 +72,8 @@ class SharingRuntime(GenerateRuntime):
     """whyrank's engine as it is, but on a GPU it leaves room for the bare one and for transformers."""
 
     @classmethod
-    def options(cls, plan: Plan) -> dict[str, Any]:
-        return super().options(plan) | ({"gpu_memory_utilization": 0.35} if on_gpu() else {})
+    def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
+        return super()._options(plan, on_cpu) | ({"gpu_memory_utilization": 0.35} if on_gpu() else {})
 
 
 # The systems. vLLM is imported inside of functions: whyrank sets its environment first.
@@ -90,9 +90,7 @@ def _whyrank(reranker: Reranker, runner: asyncio.Runner) -> Score:
 def _start_llm(plan: Plan, opened: ExitStack) -> Any:
     from vllm import LLM
 
-    from whyrank.runtimes.vllm_engine import _common_options
-
-    llm = LLM(**{**_common_options(plan, on_cpu=not on_gpu()), **SharingRuntime.options(plan)})
+    llm = LLM(**SharingRuntime.engine_options(plan, on_cpu=not on_gpu()))
     opened.callback(llm.llm_engine.engine_core.shutdown)
     return llm
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import pytest_asyncio
@@ -108,3 +114,65 @@ async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
     yield once
     for engine in engines.values():
         await engine.aclose()
+
+
+@dataclass
+class Server:
+    """A server process of our own, started as users start it."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def engine(self) -> psutil.Process:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return next(child for child in children if "EngineCore" in " ".join(child.cmdline()))
+
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """start_server(folder, *flags, **environment): `whyrank serve` on a free port, when /health says that it is well."""
+    started: list[Server] = []
+
+    def start(folder: Path, *flags: str, **environment: str) -> Server:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = tmp_path_factory.mktemp("server") / "log"
+        command = [Path(sys.executable).parent / "whyrank", "serve", folder, "--host", "127.0.0.1", "--port", str(port)]
+        process = subprocess.Popen(
+            [*command, *flags], stdout=log.open("wb"), stderr=subprocess.STDOUT, env=os.environ | environment
+        )
+        server = Server(f"http://127.0.0.1:{port}", process, log)
+        started.append(server)
+        _wait_until_well(server)
+        return server
+
+    yield start
+    for server in started:
+        server.process.terminate()
+    for server in started:
+        server.process.wait(60)
+
+
+def _wait_until_well(server: Server) -> None:
+    for _ in range(240):
+        if server.process.poll() is not None:
+            break
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{server.url}/health").status_code == 200:
+                return
+        time.sleep(0.5)
+    pytest.fail(f"the server did not start:\n{server.log.read_text()[-4000:]}")
+
+
+SMALL_CACHE = ("--kv-cache-memory-bytes", str(512 << 20))
+
+
+@pytest.fixture(scope="session")
+def server(checkpoint: Callable[[str], Path], start_server: StartServer) -> Server:
+    """The tiny Qwen3 with the Prism prompt, no API key."""
+    return start_server(checkpoint("qwen3"), "--prompt", "prism", *SMALL_CACHE)

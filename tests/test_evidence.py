@@ -258,10 +258,10 @@ class FakeWriter:
         self.encoder, self.score, self.ending = served.plan.encoder, score, ending
         self.continued: list[Ids] = []
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         for i, prompt in enumerate(prompts):
             yield i, LabelRead(self.score(prompt))
 

@@ -46,10 +46,10 @@ class FakeRuntime:
         self.answer = answer
         self.asked: list[Ids] = []
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         self.asked += prompts
         for i in reversed(range(len(prompts))):  # answers may come in any order
             yield i, LabelRead(self.answer(prompts[i]), None, len(prompts[i]))
@@ -195,7 +195,7 @@ async def test_a_stream_that_is_left_early_frees_the_engine(prism: Served) -> No
     async with aclosing(prism.reranker.stream(QUERY, long_texts(200))) as events:
         async for _ in events:
             break
-        assert engine.get_num_unfinished_requests() > 100
+        assert engine.get_num_unfinished_requests() > 20
     assert engine.get_num_unfinished_requests() == 0
 
 
@@ -213,7 +213,7 @@ async def test_a_cancelled_call_leaves_nothing_running(prism: Served) -> None:
     first = asyncio.Event()
     call = asyncio.create_task(first_score(prism.reranker.stream(QUERY, long_texts(200)), first))
     await first.wait()
-    assert engine.get_num_unfinished_requests() > 100
+    assert engine.get_num_unfinished_requests() > 20
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call

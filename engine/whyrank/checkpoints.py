@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,9 +42,14 @@ class Plan:
     answer_room: int
 
 
-def make_plan(config: EngineConfig) -> Plan:
-    """Resolve prompt, route, tokenizer, labels and lengths; every mismatch is an error here, not a wrong score later."""
+def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
+    """Resolve prompt, route, tokenizer, labels and lengths; every mismatch is an error here, not a wrong score later.
+
+    `positions`: tokens of prompt and answer together, where an engine has fewer than its checkpoint.
+    """
     checkpoint = read_checkpoint(config)
+    if positions is not None:
+        checkpoint = replace(checkpoint, max_positions=min(positions, checkpoint.max_positions or positions))
     fmt = fitting_format(config.model, checkpoint.architectures, config.prompt)
     route = config.route or fmt.routes[0]
     if route not in fmt.routes:

@@ -195,6 +195,31 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
+    prompt: Prompt = _DEFAULTS["prompt"],
+    route: RouteOption = _DEFAULTS["route"],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
+    ] = False,
+) -> None:
+    """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too.
+
+    `whyrank serve Qwen/Qwen3-Reranker-0.6B --port 8000 --api-key SECRET`
+
+    `curl localhost:8000/v1/rerank -H "Authorization: Bearer SECRET" -d '{"query": "...", "documents": ["..."]}'`
+
+    Then: `/playground` in a browser, `/docs` for the API, `/metrics` for Prometheus. WHYRANK_MAX_DOCUMENTS, _CHARACTERS,
+    _BODY_MIB and _WAITING_DOCUMENTS limit what is taken. Set TLS and the rest with vLLM's flags.
+    """
+    with _reported():
+        from whyrank.serving.launch import serve as launch
+
+        launch(model, prompt, route, context.args, dry_run)  # type: ignore[arg-type]
+
+
 def _documents(texts: list[str], source: str | None) -> list[DocumentLike]:
     if texts and source:
         raise InvalidRequest("documents: give them as arguments or with --documents, not both")

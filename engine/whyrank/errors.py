@@ -7,9 +7,12 @@
     │   ├── CheckpointError     this checkpoint cannot be served as asked
     │   ├── DataError           evaluation data are wrong; names file and line
     │   ├── EvalNotInstalled    the extra packages of evaluation are not there
-    │   └── EngineNotInstalled  the light install has no engine
+    │   ├── EngineNotInstalled  the light install has no engine
+    │   ├── TooLarge            the server takes no request of this size
+    │   └── Unauthorized        the server wants an API key, or another one
     └── RetryableError          the same call may succeed later, or on another replica
-        └── EngineDead          the engine process is gone; every call fails until a new one is started
+        ├── EngineDead          the engine process is gone; every call fails until a new one is started
+        └── Overloaded          the server has enough to do; `retry_after` says for how many seconds
 
 A document that cannot be scored raises nothing: its row carries a `DocumentError` (types.py).
 """
@@ -23,9 +26,12 @@ __all__ = [
     "EngineNotInstalled",
     "EvalNotInstalled",
     "InvalidRequest",
+    "Overloaded",
     "PermanentError",
     "PromptFileError",
     "RetryableError",
+    "TooLarge",
+    "Unauthorized",
     "WhyrankError",
 ]
 
@@ -62,9 +68,23 @@ class EngineNotInstalled(PermanentError, ImportError):
     pass
 
 
+class TooLarge(PermanentError):
+    pass
+
+
+class Unauthorized(PermanentError):
+    pass
+
+
 class RetryableError(WhyrankError):
     pass
 
 
 class EngineDead(RetryableError):
     pass
+
+
+class Overloaded(RetryableError):
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

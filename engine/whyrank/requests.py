@@ -28,6 +28,7 @@ class RerankOptions(TypedDict, total=False):
     max_evidence_tokens: int | None
     temperature: float
     deadline_ms: float | None
+    cache_salt: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class RerankRequest:
     top_n and min_score shorten the answer, never the scoring. In mode "evidence" the best evidence_top_n documents of it
     with at least evidence_min_score (0.5: below, the model itself answers no) are continued into contribution and evidence,
     each of at most so many tokens (None: the prompt file's). With deadline_ms the answer is what exists by then.
+    Calls share cached prefixes only with calls of the same cache_salt: timing then tells tenants nothing of each other.
     """
 
     query: str
@@ -52,6 +54,7 @@ class RerankRequest:
     max_evidence_tokens: int | None = None
     temperature: float = 0.0
     deadline_ms: float | None = None
+    cache_salt: str | None = None
 
     @classmethod
     def of(cls, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> RerankRequest:
@@ -101,6 +104,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evidence_min_score": (_share, "give a number between 0 and 1"),
     "max_contribution_tokens": (_or_none(_whole), "give a whole number of at least 1, or leave it out"),
     "max_evidence_tokens": (_or_none(_whole), "give a whole number of at least 1, or leave it out"),
+    "cache_salt": (_or_none(lambda value: isinstance(value, str) and value != ""), "give a string that is not empty"),
     "temperature": (lambda value: _number(value) and 0 <= value <= 2, "give a number between 0 and 2"),
     "deadline_ms": (_or_none(lambda value: _number(value) and value > 0), "give a positive number of milliseconds"),
 }

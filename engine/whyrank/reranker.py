@@ -1,4 +1,4 @@
-"""The one road a request takes (`Reranker._events`). Everything else in whyrank is a door onto it."""
+"""The one road a request takes (`Reranker.events`). Everything else in whyrank is a door onto it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest, PermanentError
 from whyrank.events import Event, Finished, Ranked, Scored
 from whyrank.ranking import Ranking
+from whyrank.reading import Reader
 from whyrank.requests import RerankOptions, RerankRequest
 from whyrank.runtimes.base import Runtime, as_answered
 from whyrank.scoresheet import Scoresheet
 from whyrank.tokens import PromptEncoder
-from whyrank.types import DocumentLike, RankedDocument, Usage
+from whyrank.types import DocumentLike, RankedDocument
 from whyrank.writing import Writer
 
 __all__ = ["Reranker"]
@@ -89,7 +90,7 @@ class Reranker:
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> AsyncGenerator[Event, None]:
         """`rerank` as it happens (see events.py). Closing the stream early frees the engine's work."""
-        async with aclosing(self._events(RerankRequest.of(query, documents, **options), live=True)) as events:
+        async with aclosing(self.events(RerankRequest.of(query, documents, **options), live=True)) as events:
             async for event in events:
                 yield event
 
@@ -117,34 +118,30 @@ class Reranker:
         return await _in_order(answer, len(asked))
 
     async def _answer(self, request: RerankRequest) -> Ranking:
-        async with aclosing(self._events(request)) as events:
+        async with aclosing(self.events(request)) as events:
             async for event in events:
                 last = event
         assert isinstance(last, Finished)  # the road's end
         return last.ranking
 
-    async def _events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
+    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""
         runtime, encoder = self._started()
+        reader = Reader(request, runtime, encoder)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
-        encoded = await deadline.wait(
-            asyncio.to_thread(encoder.encode, request.query, request.documents, request.instruction, request.truncation)
-        )
-        sheet = Scoresheet(request, encoded, encoder.format.score_rule, self._calibration)
-        frame = encoder.shared_prefix(request.instruction)
-        primed = await deadline.wait(runtime.prime(sheet.prompts, frame)) or Usage()
-        async with aclosing(deadline.during(runtime.read(sheet.prompts))) as answers:
-            async for index, read in answers:
-                for row in sheet.record(sheet.prompts[index], read):
-                    yield Scored(row)
-        ranking = Ranking(sheet.results(), sheet.usage() + primed, self.config.model, encoder.format.fingerprint)
+        sheet = Scoresheet(request, encoder.format.score_rule, self._calibration)
+        async with aclosing(reader.read(sheet, deadline)) as rows:
+            async for row in rows:
+                yield Scored(row)
+        usage = sheet.usage() + reader.priming
+        ranking = Ranking(sheet.results(), usage, self.config.model, encoder.format.fingerprint)
         yield Ranked(ranking)
         if writer is not None:
             async with aclosing(writer.write(sheet, deadline)) as events:
                 async for event in events:
                     yield event
-            usage = ranking.usage + writer.usage
+            usage += writer.usage
             ranking = replace(ranking, results=sheet.results(), usage=usage, evidence_usage=writer.usage)
         yield Finished(ranking)
 

@@ -20,31 +20,33 @@ _LATE = DocumentError("deadline", "not scored before the deadline: give more tim
 class Scoresheet:
     """Documents that read the same share a prompt, and a document has several prompts where it is read in windows."""
 
-    def __init__(
-        self,
-        request: RerankRequest,
-        encoded: Sequence[EncodedDocument | DocumentError] | None,
-        rule: ScoreRule,
-        calibration: Calibration | None = None,
-    ) -> None:
-        """`encoded` is None where the deadline passed before any text became ids."""
-        encoded = encoded if encoded is not None else [_LATE] * len(request.documents)
+    def __init__(self, request: RerankRequest, rule: ScoreRule, calibration: Calibration | None = None) -> None:
         self._request = request
         self._rule = rule
         self._calibration = calibration
-        self._encoded = encoded
+        self._encoded: dict[int, EncodedDocument] = {}
         self._reads: dict[Ids, LabelRead | DocumentError] = {}
         self._readers: dict[Ids, list[int]] = {}
-        self._rows = {
-            index: RankedDocument(index, document, error=row if isinstance(row, DocumentError) else _LATE)
-            for index, (document, row) in enumerate(zip(request.documents, encoded, strict=True))
-        }
+        # Whatever is never told of a document was not ready in time.
+        self._rows = {i: RankedDocument(i, document, error=_LATE) for i, document in enumerate(request.documents)}
         self._best: dict[int, Ids] = {}
-        # Each prompt once, in the order of the documents.
-        for index, row in enumerate(encoded):
-            for prompt in row.prompts if isinstance(row, EncodedDocument) else ():
+
+    def add(
+        self, first: int, encoded: Sequence[EncodedDocument | DocumentError]
+    ) -> tuple[list[Ids], list[RankedDocument]]:
+        """Note the ids of the documents from number `first` on: the prompts that are new, and the rows known already."""
+        known = len(self._readers)
+        for index, row in enumerate(encoded, first):
+            if isinstance(row, DocumentError):
+                self._keep(replace(self._rows[index], error=row))
+                continue
+            self._encoded[index] = row
+            self._rows[index] = replace(self._rows[index], neutralised=row.neutralised)
+            for prompt in row.prompts:
                 self._readers.setdefault(prompt.ids, []).append(index)
-        self.prompts = list(self._readers)
+        indexes = range(first, first + len(encoded))
+        rows = [self._finish(index) for index in indexes if index in self._encoded]
+        return list(self._readers)[known:], [row for row in rows if row is not None]
 
     def record(self, prompt: Ids, read: LabelRead | DocumentError) -> list[RankedDocument]:
         """Note an answer; the rows of the documents that are fully read by it."""
@@ -54,7 +56,6 @@ class Scoresheet:
     def _finish(self, index: int) -> RankedDocument | None:
         """A document is as good as its best window. One window that failed leaves the document without a score."""
         encoded = self._encoded[index]
-        assert isinstance(encoded, EncodedDocument)  # others have no prompts to be read
         if any(prompt.ids not in self._reads for prompt in encoded.prompts):
             return None
         row = replace(self._rows[index], error=None)

@@ -172,6 +172,7 @@ class RankedDocument:
     `margin` is the log-odds (or raw logit) that orders results; `score` is its squashed form in 0..1;
     `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. `calibrated_score`, where the engine was
     given a calibration, is the share of such documents that are relevant. A document in error has none of them.
+    `neutralised`: query or document held what the model would have taken for control tokens; it was read as plain text.
     """
 
     index: int
@@ -181,6 +182,7 @@ class RankedDocument:
     margin: float | None = None
     label_mass: float | None = None
     truncation: Truncation | None = None
+    neutralised: bool = False
     error: DocumentError | None = None
     evidence: Evidence | None = None
     calibrated_score: float | None = None

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
+from whyrank.errors import InvalidRequest
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
 from whyrank.ranking import Ranking
-from whyrank.types import RankedDocument
+from whyrank.requests import Mode, RerankOptions, RerankRequest
+from whyrank.types import Document, RankedDocument, TruncationPolicy
 
 __all__ = [
+    "BatchAsk",
     "ErrorBody",
     "GroundingBody",
+    "OptionsAsk",
     "RankingBody",
+    "RerankAsk",
     "ResultBody",
+    "ScoreAsk",
     "SpanBody",
     "TruncationBody",
     "UnsupportedBody",
     "UsageBody",
     "WindowBody",
+    "documents_of",
     "event_document",
 ]
 
@@ -81,6 +88,7 @@ class ResultBody(_Body):
     margin: float | None
     label_mass: float | None
     truncation: TruncationBody | None
+    neutralised: bool
     error: ErrorBody | None
     calibrated_score: float | None = None
     contribution: str = ""
@@ -92,7 +100,7 @@ class ResultBody(_Body):
     @classmethod
     def of(cls, row: RankedDocument) -> Self:
         own = {name: getattr(row, name) for name in ("index", "id", "rank", "score", "margin", "label_mass")}
-        own |= {"truncation": row.truncation, "error": row.error}
+        own |= {"truncation": row.truncation, "neutralised": row.neutralised, "error": row.error}
         if row.calibrated_score is not None:
             own["calibrated_score"] = row.calibrated_score
         written = ("contribution", "evidence", "finish", "output_tokens", "grounding") if row.evidence else ()
@@ -147,3 +155,124 @@ def event_document(event: Event) -> dict[str, Any]:
         case EvidenceDelta(index, part, text):
             data = {"index": index, "part": part, "text": text}
     return {"event": _EVENT_NAMES[type(event)], "data": data}
+
+
+# What is asked. Types are checked here; what a value may be is said once, in requests.py and types.py.
+
+Documents = Annotated[
+    list[str | dict[str, Any]],
+    Field(
+        description="Strings, or objects with 'text' and maybe 'id', 'title' and 'metadata'; other keys are metadata too."
+    ),
+]
+
+
+class _Ask(BaseModel):
+    # Keys that nobody knows are kept, to be named in the answer's warnings.
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    def unknown(self) -> list[str]:
+        return [f"unknown key {key!r} was ignored" for key in self.model_extra or {}]
+
+
+class OptionsAsk(_Ask):
+    """RerankOptions over the wire; RerankRequest says what each means."""
+
+    instruction: str | None = None
+    top_n: int | None = None
+    min_score: float | None = None
+    truncation: TruncationPolicy | bool | None = Field(
+        None, description="What of an over-long document is given up; true: its tail; false: nothing, it is an error."
+    )
+    mode: Mode | None = None
+    evidence_top_n: int | None = None
+    evidence_min_score: float | None = None
+    max_contribution_tokens: int | None = None
+    max_evidence_tokens: int | None = None
+    temperature: float | None = None
+    deadline_ms: float | None = None
+    cache_salt: str | None = None
+
+    def options(self) -> RerankOptions:
+        """What was said. A null says nothing."""
+        said = {name: getattr(self, name) for name in OptionsAsk.model_fields}
+        return cast(RerankOptions, {k: v for k, v in said.items() if v is not None and not isinstance(v, bool)})
+
+    @property
+    def refuses_truncation(self) -> bool:
+        return self.truncation is False
+
+
+class RerankAsk(OptionsAsk):
+    """One query or several, over the same documents."""
+
+    query: str | None = None
+    queries: list[str] | None = None
+    documents: Documents
+    rank_fields: list[str] | None = Field(None, description="Cohere's: which fields of objects are read.")
+    top_k: int | None = Field(None, description="Voyage's top_n; who says it gets Voyage's answer.")
+    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
+    return_documents: bool = True
+    stream: bool = False
+
+    def requests(self) -> list[RerankRequest]:
+        if (self.query is None) == (self.queries is None):
+            raise InvalidRequest("give either 'query' or 'queries'")
+        if self.queries is not None and not self.queries:
+            raise InvalidRequest("queries is empty: give at least one")
+        documents = documents_of(self.documents, self.rank_fields)
+        options = self.options() | ({} if self.top_k is None else RerankOptions(top_n=self.top_k))
+        return [
+            RerankRequest.of(query, documents, **options)
+            for query in ([self.query] if self.query is not None else self.queries or [])
+        ]
+
+
+class BatchAsk(_Ask):
+    """Requests that have nothing to do with each other, in one body. Each has its own answer or error."""
+
+    requests: list[RerankAsk]
+
+
+def documents_of(asked: Documents, fields: list[str] | None = None) -> list[Document]:
+    """With `fields`, objects are read as Cohere's v1 does: these fields alone, as "name: value" lines."""
+    if fields is None or fields == ["text"]:
+        return [Document.of(value, f"documents[{i}]") for i, value in enumerate(asked)]
+    return [
+        Document(value) if isinstance(value, str) else _fielded(value, fields, f"documents[{i}]")
+        for i, value in enumerate(asked)
+    ]
+
+
+def _fielded(value: dict[str, Any], fields: list[str], where: str) -> Document:
+    chosen = {name: value[name] for name in fields if value.get(name) is not None}
+    if not chosen:
+        raise InvalidRequest(f"{where} has none of the rank_fields {', '.join(fields)}: its keys are {sorted(value)}")
+    return Document("\n".join(f"{name}: {part}" for name, part in chosen.items()), metadata=value)
+
+
+class ScoreAsk(OptionsAsk):
+    """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
+
+    queries: str | list[str] = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
+    documents: str | dict[str, Any] | Documents = Field(
+        validation_alias=AliasChoices("documents", "text_2", "data_2", "items")
+    )
+    grid: bool = False
+    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
+
+    def pairs(self) -> tuple[list[str], list[Document], list[tuple[int, int]]]:
+        """Queries, documents, and which are scored together."""
+        queries = [self.queries] if isinstance(self.queries, str) else self.queries
+        documents = documents_of(self.documents if isinstance(self.documents, list) else [self.documents])
+        if not queries or not documents:
+            raise InvalidRequest(f"{'documents' if queries else 'queries'} is empty: give at least one")
+        if self.grid:
+            return queries, documents, [(q, d) for q in range(len(queries)) for d in range(len(documents))]
+        if len(queries) == 1:
+            return queries, documents, [(0, d) for d in range(len(documents))]
+        if len(queries) == len(documents):
+            return queries, documents, [(i, i) for i in range(len(queries))]
+        raise InvalidRequest(
+            f"{len(queries)} queries and {len(documents)} documents: give one query, as many as documents, or grid: true"
+        )

@@ -68,6 +68,7 @@ class Writer:
             most_tokens(self._budgets),
             self._request.temperature,
             self._live,
+            self._request.cache_salt,
         )
 
     async def _evidence(self, written: Written, document: str, deadline: Deadline) -> Evidence:

@@ -22,14 +22,15 @@ T = TypeVar("T")
 class Runtime(Protocol):
     """One running engine. Calls may overlap; each raises EngineDead at once when the engine is gone."""
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Put the prompts' shared prefixes into the cache where that needs a request of its own; what that cost.
 
-        `frame` is the prefix that prompts of every query share."""
+        `frame` is the prefix that prompts of every query share. Prefixes are shared within the same `salt` only."""
         ...
 
-    def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
-        """Answers in the order in which they come. Closing the generator frees the work that is left."""
+    def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+        """Answers in the order in which they come; what has a lower priority number goes first where it can. Closing the
+        generator frees the work that is left."""
         ...
 
     def facts(self) -> dict[str, str | int]:
@@ -50,6 +51,7 @@ class WritingOrder:
     max_tokens: int
     temperature: float
     live: bool
+    salt: str | None
 
 
 @dataclass(frozen=True, slots=True)

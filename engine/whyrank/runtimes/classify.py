@@ -8,7 +8,6 @@ from typing import Any
 from whyrank.checkpoints import Plan
 from whyrank.runtimes.vllm_engine import VllmRuntime
 from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids
 from whyrank.types import DocumentError
 
 __all__ = ["ClassifyRuntime"]
@@ -16,7 +15,7 @@ __all__ = ["ClassifyRuntime"]
 
 class ClassifyRuntime(VllmRuntime):
     @classmethod
-    def options(cls, plan: Plan) -> dict[str, Any]:
+    def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         return {"runner": "pooling", "hf_overrides": _conversion(plan)}
 
     def __init__(self, engine: Any, plan: Plan) -> None:
@@ -26,12 +25,8 @@ class ClassifyRuntime(VllmRuntime):
         # The raw logit: the score rule squashes it, once.
         self.label_params = PoolingParams(task="classify", use_activation=False)
 
-    def _submit(self, ids: Ids, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
-        from vllm.inputs import tokens_input
-
-        outputs: AsyncGenerator[Any, None] = self.engine.encode(
-            tokens_input(list(ids)), params, request_id, priority=priority
-        )
+    def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+        outputs: AsyncGenerator[Any, None] = self.engine.encode(prompt, params, request_id, priority=priority)
         return outputs
 
     def _label_read(self, output: Any) -> LabelRead | DocumentError:

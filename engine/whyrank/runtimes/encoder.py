@@ -32,10 +32,10 @@ class EncoderRuntime:
     async def start(cls, plan: Plan) -> Self:
         return cls(await asyncio.to_thread(load_classifier, plan), plan)
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         loop = asyncio.get_running_loop()
         for batch in _batches(prompts, alone=self.plan.checkpoint.remote_code):
             logits = await loop.run_in_executor(self._worker, self._forward, [prompts[i] for i in batch])

