@@ -41,7 +41,8 @@ def test_json_is_one_document_of_the_documented_shape(encoder: list[str], tmp_pa
     assert set(answer) == {"results", "usage", "evidence_usage", "model", "prompt"}
     assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "computed_tokens", "output_tokens"}
     by_id = {row["id"]: row for row in answer["results"]}
-    assert set(by_id["a"]) == {"index", "id", "rank", "score", "margin", "label_mass", "truncation", "error"}
+    keys = {"index", "id", "rank", "score", "margin", "label_mass", "truncation", "neutralised", "error"}
+    assert set(by_id["a"]) == keys
     assert by_id["a"]["error"] is None and 0 < by_id["a"]["score"] < 1
     assert by_id["b"]["error"] == {
         "code": "bad_feature",

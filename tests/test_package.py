@@ -29,10 +29,9 @@ def test_public_names_are_sorted_and_there() -> None:
 
 
 def test_import_is_light() -> None:
-    code = (
-        "import sys, whyrank; print([m for m in ('torch', 'vllm', 'transformers', 'tokenizers') if m in sys.modules])"
-    )
-    assert run(code).strip() == "[]"
+    heavy = "('torch', 'vllm', 'transformers', 'tokenizers', 'numpy', 'pytrec_eval')"
+    for module in ("whyrank", "whyrank.__main__"):
+        assert run(f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])").strip() == "[]"
 
 
 def test_import_is_quick() -> None:
@@ -49,8 +48,9 @@ ALLOWED = {
     "transformers": {"runtimes/encoder.py", "runtimes/reference.py", "checkpoints.py"},
     "tokenizers": {"tokens.py", "checkpoints.py"},
     "pydantic": {"formats.py", "serving/dialects.py", "wire.py"},
-    "typer": {"cli.py"},
-    "rich": {"cli.py", "render.py"},
+    "pytrec_eval": {"evaluation/measures.py"},
+    "typer": {"cli.py", "cli_eval.py"},
+    "rich": {"cli.py", "cli_eval.py", "render.py"},
     "xgrammar": {"evidence.py"},
 }
 
@@ -83,8 +83,11 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["evidence"] = {"errors", "formats", "types"}
     pure["grounding/__init__"] = {"grounding", "types"}
     pure["packing"] = {"errors", "types"}
-    pure["scoresheet"] = {"requests", "scoring", "tokens", "types"}
+    pure["calibration"] = {"errors"}
+    pure["scoresheet"] = {"calibration", "requests", "scoring", "tokens", "types"}
     pure["ranking"] = {"packing", "types"}
+    for room in ("files", "trec", "corpus", "data", "measures", "consistency", "significance", "results", "charts"):
+        pure[f"evaluation/{room}"] = {"errors", "evaluation", "types"}
     pure["wire"] = {"errors", "events", "ranking", "requests", "types"}
     pure["serving/admission"] = {"errors", "requests"}
     pure["serving/dialects"] = {"errors", "ranking", "requests", "types", "wire"}
@@ -109,6 +112,9 @@ def test_the_wheel_carries_the_prompts(tmp_path: Path) -> None:
         f"whyrank/prompts/{path.name}" for path in (ROOT / "prompts").iterdir()
     }
     assert "whyrank/py.typed" in names
+    evaluation = PACKAGE / "evaluation"
+    shipped = [*evaluation.glob("presets/*.toml"), *evaluation.glob("house/**/*.*"), evaluation / "report.css"]
+    assert {f"whyrank/{path.relative_to(PACKAGE).as_posix()}" for path in shipped} <= set(names)
     unpacked = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(unpacked)
     code = (

@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from whyrank import render
 from whyrank.config import Dtype, EngineConfig
@@ -52,6 +53,7 @@ KvCache = Annotated[float | None, typer.Option(help="GiB for the prefix cache on
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that the checkpoint brings.")
 ]
+Calibration = Annotated[str | None, typer.Option(metavar="FILE", help="What `whyrank calibrate` wrote for this model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
 
 
@@ -85,6 +87,7 @@ def rerank(
     max_length: MaxLength = _DEFAULTS["max_length"],
     kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
     trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
+    calibration: Calibration = _DEFAULTS["calibration"],
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event a line on stdout, as they happen.")] = False,
 ) -> None:
@@ -99,7 +102,8 @@ def rerank(
     A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
     """
     with _reported() as stdout:
-        config = EngineConfig(model, prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code)  # type: ignore[arg-type]
+        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
+        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
         candidates = _documents(texts or [], documents)
         options: RerankOptions = {
             "instruction": instruction,
@@ -171,6 +175,7 @@ def doctor(
     max_length: MaxLength = _DEFAULTS["max_length"],
     kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
     trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
+    calibration: Calibration = _DEFAULTS["calibration"],
 ) -> None:
     """Say whether a checkpoint can be trusted as served: prompt, labels, parity with transformers, cache.
 
@@ -181,7 +186,8 @@ def doctor(
     with _reported() as stdout:
         from whyrank.doctor import examine
 
-        config = EngineConfig(model, prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code)  # type: ignore[arg-type]
+        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
+        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
         with render.waiting(f"examining {model}"):
             report = asyncio.run(examine(config))
         Console(file=stdout).print(render.report_table(report, model))
@@ -195,6 +201,7 @@ def serve(
     model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
     prompt: Prompt = _DEFAULTS["prompt"],
     route: RouteOption = _DEFAULTS["route"],
+    calibration: Calibration = _DEFAULTS["calibration"],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
     ] = False,
@@ -211,7 +218,7 @@ def serve(
     with _reported():
         from whyrank.serving.launch import serve as launch
 
-        launch(model, prompt, route, context.args, dry_run)  # type: ignore[arg-type]
+        launch(model, prompt, route, calibration, context.args, dry_run)  # type: ignore[arg-type]
 
 
 def _documents(texts: list[str], source: str | None) -> list[DocumentLike]:
@@ -247,7 +254,7 @@ def _reported() -> Iterator[Any]:
         try:
             yield stdout
         except WhyrankError as error:
-            Console(stderr=True).print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
         finally:
             stdout.flush()

@@ -20,7 +20,7 @@ class EngineConfig:
     model: a folder or a hub name. prompt: a format's name or a TOML file, where the name does not tell.
     route: which of the format's routes, the first by default. max_length: prompt tokens, the format's by default.
     kv_cache_gib: memory for the prefix cache on a CPU; on a GPU the engine takes what is free.
-    trust_remote_code: run the Python code that some checkpoints bring.
+    trust_remote_code: run the Python code that some checkpoints bring. calibration: a file that `whyrank calibrate` wrote.
     """
 
     model: str
@@ -31,6 +31,7 @@ class EngineConfig:
     max_length: int | None = None
     kv_cache_gib: float | None = None
     trust_remote_code: bool = False
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         if not self.model:

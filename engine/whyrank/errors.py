@@ -5,6 +5,8 @@
     │   ├── InvalidRequest      the query, the documents or an option cannot be used
     │   ├── PromptFileError     a prompt file is wrong; names file and key
     │   ├── CheckpointError     this checkpoint cannot be served as asked
+    │   ├── DataError           evaluation data are wrong; names file and line
+    │   ├── EvalNotInstalled    the extra packages of evaluation are not there
     │   ├── EngineNotInstalled  the light install has no engine
     │   ├── TooLarge            the server takes no request of this size
     │   └── Unauthorized        the server wants an API key, or another one
@@ -20,8 +22,10 @@ from __future__ import annotations
 
 __all__ = [
     "CheckpointError",
+    "DataError",
     "EngineDead",
     "EngineNotInstalled",
+    "EvalNotInstalled",
     "InvalidRequest",
     "Overloaded",
     "PermanentError",
@@ -51,6 +55,14 @@ class PromptFileError(PermanentError, ValueError):
 
 
 class CheckpointError(PermanentError):
+    pass
+
+
+class DataError(PermanentError, ValueError):
+    pass
+
+
+class EvalNotInstalled(PermanentError, ImportError):
     pass
 
 

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
+from whyrank.calibration import read_calibration
 from whyrank.config import EngineConfig
 from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest, PermanentError
@@ -43,6 +45,7 @@ class Reranker:
 
     def __init__(self, model: str | EngineConfig, **options: Any) -> None:
         self.config = EngineConfig(model, **options) if isinstance(model, str) else model
+        self._calibration = read_calibration(Path(self.config.calibration)) if self.config.calibration else None
         self._runtime: Runtime | None = None
         self._encoder: PromptEncoder | None = None
         self._under_way = WeakSet[Deadline]()
@@ -52,6 +55,7 @@ class Reranker:
         """On an engine that runs already and belongs to somebody else, who also stops it."""
         reranker = cls(config)
         reranker._runtime, reranker._encoder = runtime, encoder
+        reranker._check_calibration(encoder)
         return reranker
 
     async def __aenter__(self) -> Self:
@@ -59,6 +63,7 @@ class Reranker:
         from whyrank.runtimes import start_runtime
 
         plan = await asyncio.to_thread(make_plan, self.config)
+        self._check_calibration(plan.encoder)
         self._runtime, self._encoder = await start_runtime(plan), plan.encoder
         return self
 
@@ -128,7 +133,7 @@ class Reranker:
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)
-        sheet = Scoresheet(request, encoder.format.score_rule)
+        sheet = Scoresheet(request, encoder.format.score_rule, self._calibration)
         async with aclosing(reader.read(sheet, deadline)) as rows:
             async for row in rows:
                 yield Scored(row)
@@ -147,6 +152,10 @@ class Reranker:
         """Every call under way answers now, with what it has: for an engine that is about to be stopped."""
         for deadline in tuple(self._under_way):
             deadline.end()
+
+    def _check_calibration(self, encoder: PromptEncoder) -> None:
+        if self._calibration is not None:
+            self._calibration.check_fits(encoder.format.fingerprint)
 
     def _started(self) -> tuple[Runtime, PromptEncoder]:
         if self._runtime is None or self._encoder is None:

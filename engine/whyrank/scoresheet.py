@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from whyrank.calibration import Calibration
 from whyrank.requests import RerankRequest
 from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
 from whyrank.tokens import EncodedDocument, Ids
@@ -19,9 +20,10 @@ _LATE = DocumentError("deadline", "not scored before the deadline: give more tim
 class Scoresheet:
     """Documents that read the same share a prompt, and a document has several prompts where it is read in windows."""
 
-    def __init__(self, request: RerankRequest, rule: ScoreRule) -> None:
+    def __init__(self, request: RerankRequest, rule: ScoreRule, calibration: Calibration | None = None) -> None:
         self._request = request
         self._rule = rule
+        self._calibration = calibration
         self._encoded: dict[int, EncodedDocument] = {}
         self._reads: dict[Ids, LabelRead | DocumentError] = {}
         self._readers: dict[Ids, list[int]] = {}
@@ -69,7 +71,9 @@ class Scoresheet:
             message = f"the model answered {best.margin}: its weights or dtype do not fit"
             return self._keep(replace(row, error=DocumentError("not_finite", message)))
         self._best[index] = prompt.ids
-        return self._keep(replace(row, score=best.score, margin=best.margin, label_mass=best.label_mass))
+        calibrated = self._calibration.probability(best.margin) if self._calibration else None
+        row = replace(row, score=best.score, margin=best.margin, label_mass=best.label_mass)
+        return self._keep(replace(row, calibrated_score=calibrated))
 
     def _keep(self, row: RankedDocument) -> RankedDocument:
         self._rows[row.index] = row

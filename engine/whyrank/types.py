@@ -170,7 +170,8 @@ class RankedDocument:
     """One row of the answer.
 
     `margin` is the log-odds (or raw logit) that orders results; `score` is its squashed form in 0..1;
-    `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. A document in error has none of them.
+    `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. `calibrated_score`, where the engine was
+    given a calibration, is the share of such documents that are relevant. A document in error has none of them.
     `neutralised`: query or document held what the model would have taken for control tokens; it was read as plain text.
     """
 
@@ -184,6 +185,7 @@ class RankedDocument:
     neutralised: bool = False
     error: DocumentError | None = None
     evidence: Evidence | None = None
+    calibrated_score: float | None = None
 
     @property
     def id(self) -> str | None:

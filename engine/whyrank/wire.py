@@ -78,7 +78,8 @@ class GroundingBody(_Body):
 
 
 class ResultBody(_Body):
-    """One document. The last five keys are there only where evidence was asked for and this document was chosen."""
+    """One document. The last five keys are there only where evidence was asked for and this document was chosen,
+    calibrated_score only where the engine was given a calibration."""
 
     index: int
     id: str | None
@@ -89,6 +90,7 @@ class ResultBody(_Body):
     truncation: TruncationBody | None
     neutralised: bool
     error: ErrorBody | None
+    calibrated_score: float | None = None
     contribution: str = ""
     evidence: str = ""
     finish: str = ""
@@ -99,6 +101,8 @@ class ResultBody(_Body):
     def of(cls, row: RankedDocument) -> Self:
         own = {name: getattr(row, name) for name in ("index", "id", "rank", "score", "margin", "label_mass")}
         own |= {"truncation": row.truncation, "neutralised": row.neutralised, "error": row.error}
+        if row.calibrated_score is not None:
+            own["calibrated_score"] = row.calibrated_score
         written = ("contribution", "evidence", "finish", "output_tokens", "grounding") if row.evidence else ()
         return cls.model_validate(own | {name: getattr(row.evidence, name) for name in written})
 

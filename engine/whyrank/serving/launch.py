@@ -22,7 +22,14 @@ __all__ = ["encoder_app", "serve", "vllm_command"]
 _SERVER_DEFAULTS = {"shutdown_timeout": 30}
 
 
-def serve(model: str, prompt: str | None, route: Route | None, flags: Sequence[str], dry_run: bool) -> None:
+def serve(
+    model: str,
+    prompt: str | None,
+    route: Route | None,
+    calibration: str | None,
+    flags: Sequence[str],
+    dry_run: bool,
+) -> None:
     """Returns when the server has been stopped."""
     asked = _what_matters_to_us(flags)
     config = EngineConfig(
@@ -32,6 +39,7 @@ def serve(model: str, prompt: str | None, route: Route | None, flags: Sequence[s
         revision=asked.revision,
         dtype=asked.dtype,
         trust_remote_code=asked.trust_remote_code,
+        calibration=calibration,
     )
     plan = make_plan(config, positions=asked.max_model_len)
     if plan.route == "encoder":
@@ -42,10 +50,15 @@ def serve(model: str, prompt: str | None, route: Route | None, flags: Sequence[s
     on_cpu = is_cpu_build()
     set_environment(on_cpu)
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
-    if prompt is not None:
-        os.environ["WHYRANK_PROMPT"] = prompt
+    for name, value in (("WHYRANK_PROMPT", prompt), ("WHYRANK_CALIBRATION", calibration)):
+        if value is not None:
+            os.environ[name] = value
     command = vllm_command(plan, flags, on_cpu)
-    told = {name: os.environ[name] for name in ("VLLM_PLUGINS", "WHYRANK_PROMPT") if name in os.environ}
+    told = {
+        name: os.environ[name]
+        for name in ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION")
+        if name in os.environ
+    }
     print(*(f"{k}={shlex.quote(v)}" for k, v in told.items()), "vllm", shlex.join(command), file=sys.stderr, flush=True)
     if not dry_run:
         _run_vllm(command)

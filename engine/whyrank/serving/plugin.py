@@ -70,6 +70,7 @@ def _plan(model: Any, args: Namespace) -> Plan:
             route="classify" if model.runner_type == "pooling" else "generate",
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
+            calibration=os.environ.get("WHYRANK_CALIBRATION"),
         ),
         positions=model.max_model_len,
     )

@@ -1,0 +1,86 @@
+"""What `whyrank calibrate` found, and how margins become probabilities by it. Light: engines and clients load it."""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from whyrank.errors import InvalidRequest
+
+__all__ = ["Calibration", "CalibrationMethod", "read_calibration", "write_calibration"]
+
+CalibrationMethod = Literal["temperature", "isotonic"]
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """temperature: sigmoid(scale * margin + offset). isotonic: straight lines between `points` (margin, probability).
+
+    `prompt` is the fingerprint that a Ranking carries: the margins of another prompt mean something else. `threshold` is
+    the least margin worth keeping, None where no threshold reaches the target; `found` tells how that was measured.
+    """
+
+    method: CalibrationMethod
+    model: str
+    prompt: str
+    scale: float = 1.0
+    offset: float = 0.0
+    points: tuple[tuple[float, float], ...] = ()
+    threshold: float | None = None
+    found: Mapping[str, Any] | None = None
+
+    def probability(self, margin: float) -> float:
+        if self.method == "temperature":
+            # Beyond 700 exp overflows, and the answer has been 0 or 1 for long.
+            return 1 / (1 + math.exp(-max(-700.0, min(700.0, self.scale * margin + self.offset))))
+        at = bisect_right(self.points, margin, key=lambda point: point[0])
+        if at == 0 or at == len(self.points):
+            return self.points[min(at, len(self.points) - 1)][1]
+        (left, low), (right, high) = self.points[at - 1 : at + 1]
+        return low + (high - low) * (margin - left) / (right - left)
+
+    def check_fits(self, prompt: str) -> None:
+        if self.prompt != prompt:
+            raise InvalidRequest(
+                f"calibration: it was made for prompt {self.prompt}, and this engine uses {prompt}: calibrate again"
+            )
+
+
+def write_calibration(calibration: Calibration, path: Path) -> None:
+    text = json.dumps(
+        {"whyrank": "calibration", "version": _VERSION, **asdict(calibration)}, indent=2, ensure_ascii=False
+    )
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def read_calibration(path: Path) -> Calibration:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise InvalidRequest(f"calibration {path}: {cause.strerror}") from cause
+    except ValueError as cause:
+        raise InvalidRequest(f"calibration {path}: not JSON ({cause})") from cause
+    if not isinstance(value, dict) or (value.pop("whyrank", 0), value.pop("version", 0)) != ("calibration", _VERSION):
+        raise InvalidRequest(f"calibration {path}: is no file of `whyrank calibrate` of this version")
+    try:
+        points = tuple((float(margin), float(probability)) for margin, probability in value.pop("points"))
+        calibration = Calibration(points=points, **value)
+        numbers = (calibration.scale, calibration.offset, *(number for point in points for number in point))
+        sound = all(math.isfinite(number) for number in numbers) and list(points) == sorted(points)
+    except (KeyError, TypeError, ValueError) as cause:
+        raise InvalidRequest(f"calibration {path}: {cause}; write it with `whyrank calibrate`") from cause
+    if (
+        calibration.method not in get_args(CalibrationMethod)
+        or not sound
+        or (calibration.method == "isotonic") != bool(points)
+    ):
+        raise InvalidRequest(
+            f"calibration {path}: its numbers do not make a calibration; write it with `whyrank calibrate`"
+        )
+    return calibration

@@ -1,0 +1,330 @@
+"""The commands eval, calibrate and compare. Numbers and plots are made in evaluation/; this is options in, tables out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from whyrank import render
+from whyrank.calibration import CalibrationMethod, write_calibration
+from whyrank.cli import (
+    _DEFAULTS,
+    AsJson,
+    Calibration,
+    DtypeOption,
+    KvCache,
+    MaxLength,
+    Model,
+    Prompt,
+    Revision,
+    RouteOption,
+    TrustRemoteCode,
+    _choice,
+    _reported,
+    app,
+)
+from whyrank.errors import InvalidRequest
+from whyrank.evaluation.calibrate import Verdict, calibrate, fit, judged_pairs
+from whyrank.evaluation.compare import Comparison, Gate, compare
+from whyrank.evaluation.data import Collection, open_collection
+from whyrank.evaluation.measures import DEFAULT_MEASURES, Measurer
+from whyrank.evaluation.presets import HOUSE, Preset, load_preset, preset_names
+from whyrank.evaluation.report import html_report
+from whyrank.evaluation.results import RESULTS
+from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
+from whyrank.evaluation.scorecard import Scorecard, make_scorecard
+from whyrank.evaluation.targets import open_target
+from whyrank.requests import Mode, RerankOptions, RerankRequest
+
+__all__: list[str] = []
+
+Data = Annotated[
+    str | None,
+    typer.Option("--data", "-d", help="A BEIR folder, a file of JSON lines, or `house`: whyrank's own corpus."),
+]
+Run = Annotated[Path | None, typer.Option("--run", help="The first stage: a TREC run, or MTEB's top_ranked.")]
+Split = Annotated[str, typer.Option(help="Which qrels of a BEIR folder.")]
+_PRESETS = f"A protocol by name: {', '.join(preset_names())}."
+PresetName = Annotated[str | None, typer.Option("--preset", help=_PRESETS)]
+TopK = Annotated[int | None, typer.Option(help="Candidates a query; the preset's, or 100.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first N queries.")]
+Measures = Annotated[
+    list[str] | None, typer.Option("--measure", help="nDCG@k, AP, RR@k, P@k, R@k, RR(rel=2)@k; more than once.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away what the folder holds, instead of going on.")]
+
+
+@app.command("eval")
+def evaluate_command(
+    model: Model,
+    data: Data = None,
+    run: Run = None,
+    split: Split = "test",
+    preset: PresetName = None,
+    out: Annotated[Path | None, typer.Option(help="The folder for results and report.")] = None,
+    top_k: TopK = None,
+    limit: Limit = None,
+    measure: Measures = None,
+    fresh: Fresh = False,
+    instruction: Annotated[str | None, typer.Option(help="The prompt file's by default.")] = None,
+    mode: Annotated[str, typer.Option(metavar=_choice(Mode), help="evidence: measure that, too.")] = "score",
+    evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
+    evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
+    prompt: Prompt = _DEFAULTS["prompt"],
+    route: RouteOption = _DEFAULTS["route"],
+    revision: Revision = _DEFAULTS["revision"],
+    dtype: DtypeOption = _DEFAULTS["dtype"],
+    max_length: MaxLength = _DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
+    calibration: Calibration = _DEFAULTS["calibration"],
+    as_json: AsJson = False,
+) -> None:
+    """Rerank judged data and measure it as trec_eval would. Stopped, it goes on where it was when it is called again.
+
+    `whyrank eval -m Qwen/Qwen3-Reranker-0.6B --data house`
+
+    `whyrank eval -m MODEL --data beir/scifact --run bm25.trec --top-k 100 --out results/scifact`
+
+    `whyrank eval -m MODEL --preset qanchor --data gold.jsonl --json | jq .measures`
+
+    The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots.
+    """
+    with _reported() as stdout:
+        chosen = load_preset(preset) if preset else None
+        names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
+        Measurer(names)  # this and the request below: what is wrong is said before an engine starts
+        identity = {"prompt": prompt, "route": route, "revision": revision, "max_length": max_length}
+        identity |= {"dtype": None if dtype == _DEFAULTS["dtype"] else dtype, "calibration": calibration}
+        options: RerankOptions = {"instruction": instruction} if instruction is not None else {}
+        if mode != "score":
+            options |= {"mode": mode, "evidence_top_n": evidence_top_n, "evidence_min_score": evidence_min_score}  # type: ignore[typeddict-item]
+        RerankRequest.of("query", ["document"], **options)
+        asked = Asked(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
+        collection = _collection(data, run, split, chosen)
+        folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{asked.model}")
+        engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
+        _rerank(collection, asked, folder, fresh, engine)
+        card = make_scorecard(folder, names)
+        _write_reports(folder, card, chosen)
+        if as_json:
+            print(json.dumps(card.document(), ensure_ascii=False), file=stdout)
+        else:
+            _show_scorecard(Console(file=stdout), card, folder)
+
+
+def _depth(given: int | None, preset: Preset | None) -> int:
+    return given if given is not None else preset.top_k if preset else 100
+
+
+def _full_name(model: str, options: dict[str, Any]) -> str:
+    """The name that open_target understands, with all that may change scores."""
+    return ",".join([model, *(f"{name}={value}" for name, value in options.items() if value is not None)])
+
+
+def _collection(data: str | None, run: Path | None, split: str, preset: Preset | None) -> Collection:
+    if data is None and (preset is None or preset.name != "house"):
+        wanted = f"; preset {preset.name!r} wants: {preset.data}" if preset else ""
+        raise InvalidRequest(f"--data is missing: give a folder, a file, or house{wanted}")
+    if data is None or data == "house":
+        return open_collection(HOUSE, run)
+    return open_collection(Path(data), run, split)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-100:]
+
+
+def _rerank(
+    collection: Collection, asked: Asked, folder: Path, fresh: bool, engine: Mapping[str, Any] | None = None
+) -> None:
+    if fresh:
+        forget(folder)
+    if not is_finished(collection, asked, folder):
+        asyncio.run(_rerank_now(collection, asked, folder, engine or {}))
+
+
+async def _rerank_now(collection: Collection, asked: Asked, folder: Path, engine: Mapping[str, Any]) -> None:
+    async with AsyncExitStack() as stack:
+        with render.waiting(f"starting {asked.model}"):
+            target = await stack.enter_async_context(open_target(asked.model, **engine))
+        with render.progress("queries", len(collection.topic_ids[: asked.limit])) as told:
+            await evaluate(collection, target, asked, folder, told)
+
+
+def _write_reports(folder: Path, card: Scorecard, preset: Preset | None) -> None:
+    write_run(folder)
+    document = json.dumps(card.document(), ensure_ascii=False, indent=2)
+    (folder / "report.json").write_text(document + "\n", encoding="utf-8")
+    (folder / "report.html").write_text(html_report(card, preset), encoding="utf-8")
+
+
+def _show_scorecard(console: Console, card: Scorecard, folder: Path) -> None:
+    table = _table(f"{card.header.model} on {card.header.data}", "", *card.measures)
+    for system, row in card.table.items():
+        table.add_row(system, *(f"{row[name]:.4f}" for name in card.measures))
+    console.print(table)
+    if (difference := card.difference) is not None:
+        console.print(
+            f"{card.measures[0]}: {difference.mean:+.4f} by reranking, 95 % {difference.low:+.4f} to {difference.high:+.4f}, "
+            f"p = {difference.p:.4f}; {difference.better} queries better, {difference.worse} worse",
+            highlight=False,
+        )
+    for pairs in card.impossible.values():
+        for pair in pairs:
+            console.print(f"[red]impossible:[/] {escape(pair.message)}")
+    for name, value in card.evidence.items():
+        console.print(f"evidence, {name.replace('_', ' ')}: {value:.3f}", highlight=False)
+    costs = card.costs
+    console.print(
+        f"{costs.pairs} pairs, {costs.pairs_per_second:.1f} a second, {costs.prompt_tokens} prompt tokens, "
+        f"{costs.cached_tokens} from the cache",
+        highlight=False,
+    )
+    console.print(f"plots: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(escape(name), justify="right" if place else "left")
+    return table
+
+
+@app.command("calibrate")
+def calibrate_command(
+    results: Annotated[Path, typer.Argument(help="A folder that `whyrank eval` wrote.")],
+    precision: Annotated[float | None, typer.Option(help="Share of kept documents that should be relevant.")] = None,
+    recall: Annotated[float | None, typer.Option(help="Or: share of relevant documents that should be kept.")] = None,
+    method: Annotated[str, typer.Option(metavar=_choice(CalibrationMethod))] = "temperature",
+    rel: Annotated[int, typer.Option(help="The least grade that counts as relevant.")] = 1,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Find the threshold to use, and what scores mean, from judged pairs.
+
+    `whyrank calibrate whyrank-eval/house-MODEL --precision 0.9 --out calibration.json`
+
+    `whyrank calibrate results/scifact --recall 0.95 --method isotonic`
+
+    `whyrank rerank -m MODEL -q QUERY -d documents.jsonl --calibration calibration.json`
+
+    Exit code 1 and `no clean separation` where no threshold does what is asked.
+    """
+    with _reported() as stdout:
+        if precision is not None and recall is not None:
+            raise InvalidRequest("give --precision or --recall, not both")
+        if method not in get_args(CalibrationMethod):
+            raise InvalidRequest(f"method is {method!r}: choose from {', '.join(get_args(CalibrationMethod))}")
+        pairs = judged_pairs(results, rel)
+        target = recall if recall is not None else precision if precision is not None else 0.9
+        verdict = calibrate(pairs, "recall" if recall is not None else "precision", target)
+        fitted = fit(pairs, method, *target_of(results), verdict)  # type: ignore[arg-type]
+        write_calibration(fitted, out)
+        if as_json:
+            print(json.dumps({**asdict(verdict), "file": str(out)}), file=stdout)
+        else:
+            _show_verdict(Console(file=stdout), verdict, out)
+    if verdict.threshold is None:
+        raise typer.Exit(1)
+
+
+def _show_verdict(console: Console, verdict: Verdict, out: Path) -> None:
+    def shown(value: float, interval: tuple[float, float]) -> str:
+        return f"{value:.3f} (95 % {interval[0]:.3f} to {interval[1]:.3f})"
+
+    console.print(
+        f"{verdict.pairs} judged pairs of {verdict.queries} queries, {verdict.relevant} relevant", highlight=False
+    )
+    console.print(f"AUC {shown(verdict.auc, verdict.auc_interval)}", highlight=False)
+    if (found := verdict.threshold) is None:
+        console.print(f"[red]no clean separation:[/] {escape(verdict.no_separation or '')}", highlight=False)
+    else:
+        console.print(
+            f"keep margins from {shown(found.margin, found.margin_interval)}: {found.kept} pairs", highlight=False
+        )
+        console.print(f"precision {shown(found.precision, found.precision_interval)}", highlight=False)
+        console.print(f"recall {shown(found.recall, found.recall_interval)}", highlight=False)
+        console.print(f"as an option of rerank: --min-score {found.score:.6g}", highlight=False)
+    console.print(f"written: {out}", highlight=False, soft_wrap=True)
+
+
+@app.command("compare")
+def compare_command(
+    a: Annotated[
+        str, typer.Argument(help="A folder of `whyrank eval`, or a model, perhaps with options: M,dtype=float32")
+    ],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    data: Data = None,
+    run: Run = None,
+    split: Split = "test",
+    preset: PresetName = None,
+    out: Annotated[Path, typer.Option(help="Where models that are run here leave their results.")] = Path(
+        "whyrank-eval"
+    ),
+    top_k: TopK = None,
+    limit: Limit = None,
+    measure: Measures = None,
+    fresh: Fresh = False,
+    fail_if: Annotated[list[str] | None, typer.Option(help='E.g. "delta(nDCG@10) < -0.01"; more than once.')] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold two models, prompts, dtypes or earlier results against each other on the same data.
+
+    `whyrank compare results/before results/after --fail-if "high(nDCG@10) < 0" --fail-if "overlap@10 < 0.9"`
+
+    `whyrank compare "MODEL,dtype=float32" "MODEL,dtype=bfloat16" --data house --fail-if "drift_p99 > 0.02"`
+
+    low and high are the 95 % interval of b - a: high below 0 means that b is surely worse. Exit code 1 where a condition
+    holds, or where its figure cannot be computed.
+    """
+    with _reported() as stdout:
+        gates = [Gate.parse(text) for text in fail_if or ()]
+        chosen = load_preset(preset) if preset else None
+        names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
+        Measurer(names)
+
+        def results_of(side: str) -> Path:
+            if (Path(side) / RESULTS).is_file():
+                return Path(side)
+            collection = _collection(data, run, split, chosen)
+            folder = out / _slug(f"{collection.name}-{side}")
+            _rerank(collection, Asked(side, _depth(top_k, chosen), limit, preset), folder, fresh)
+            return folder
+
+        comparison = compare(results_of(a), results_of(b), names)
+        failed = [gate for gate in gates if gate.fires(comparison)]
+        if as_json:
+            print(json.dumps({**comparison.document(), "failed": [str(gate) for gate in failed]}), file=stdout)
+        else:
+            _show_comparison(Console(file=stdout), comparison, failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show_comparison(console: Console, comparison: Comparison, failed: Sequence[Gate]) -> None:
+    table = _table(f"{comparison.queries} queries of {comparison.a.data}", "", "a", "b", "b - a", "95 %", "p")
+    for name, difference in comparison.differences.items():
+        means = (f"{mean:.4f}" for mean in comparison.means[name])
+        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        table.add_row(name, *means, f"{difference.mean:+.4f}", interval, f"{difference.p:.4f}")
+    console.print(table)
+    for side, header in (("a", comparison.a), ("b", comparison.b)):
+        console.print(f"{side}: {header.model}", highlight=False, markup=False, soft_wrap=True)
+    agreement = {name: value for name, value in comparison.figures().items() if "(" not in name}
+    console.print("  ".join(f"{name} {value:.4f}" for name, value in agreement.items()), highlight=False)
+    for gate in failed:
+        console.print(
+            f"[red]failed:[/] {escape(str(gate))} (it is {comparison.figures()[gate.name]:.6g})", highlight=False
+        )

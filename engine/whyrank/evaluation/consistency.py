@@ -1,0 +1,153 @@
+"""Whether the means of a printed table can be true at all: which values of two measures can go together.
+
+For one query with R relevant documents, every way of placing some of them within the first k gives nDCG@k, AP, RR@k and
+P@k. The mean over any queries lies in the convex hull of these points. So a pair of means outside it cannot come
+from one set of judgements: nDCG@10 = 1 means that the first document is relevant each time, and then RR@10 is 1.
+
+For graded judgements nDCG may be as low as one likes, but not higher than for binary ones beside the same RR: shifting a
+falling sequence of gains costs at least what it costs for the best of its steps. Pairs of nDCG with others than RR are
+then left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+
+from whyrank.evaluation.measures import Measure
+
+__all__ = ["Impossible", "impossible_pairs"]
+
+# What rounding in print may shift.
+_TOLERANCE = 6e-4
+# All 2^k placings are looked at.
+_DEEPEST = 12
+_MANY = (30, 100, 1_000, 10_000)
+
+Point = tuple[float, float]
+_Placing = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Impossible:
+    first: str
+    second: str
+    message: str
+
+
+def impossible_pairs(
+    means: Mapping[str, float], graded: bool = False, most_relevant: int | None = None
+) -> list[Impossible]:
+    """Means between 0 and 1, by the measures' names. `most_relevant`: no query has more relevant documents than that.
+
+    Only measures of one cutoff (AP has none) and one `rel` are held against each other.
+    """
+    measures = {name: Measure.parse(name) for name in means}
+    found = []
+    for (one, a), (two, b) in combinations(measures.items(), 2):
+        depths = {m.cutoff for m in (a, b) if m.name != "AP"}
+        if len(depths) != 1 or not _comparable(a, b, graded):
+            continue
+        (depth,) = depths
+        if depth is None or depth > _DEEPEST:
+            continue
+        hull = _hull(a.name, b.name, depth, graded, most_relevant)
+        if not _inside((means[one], means[two]), hull):
+            found.append(Impossible(one, two, _explain(one, two, means, hull)))
+    return found
+
+
+def _comparable(a: Measure, b: Measure, graded: bool) -> bool:
+    names = {a.name, b.name}
+    if len(names) == 1 or not names <= {"nDCG", "AP", "RR", "P"} or any(m.name == "AP" and m.cutoff for m in (a, b)):
+        return False
+    if "nDCG" in names:
+        # nDCG counts every grade from 1 up, so the other must do so, too.
+        return a.rel == b.rel == 1 and (not graded or names == {"nDCG", "RR"})
+    return a.rel == b.rel
+
+
+@cache
+def _hull(one: str, two: str, depth: int, graded: bool, most_relevant: int | None) -> tuple[Point, ...]:
+    points = {(0.0, 0.0)}  # nothing found, or nothing to find
+    for placing in _placings(depth, most_relevant):
+        points.add((placing[one], placing[two]))
+        if graded and "nDCG" in (one, two):
+            points.add((0.0, placing[two]) if one == "nDCG" else (placing[one], 0.0))
+    return _convex_hull(sorted(points))
+
+
+@cache
+def _placings(depth: int, most_relevant: int | None) -> tuple[_Placing, ...]:
+    counts = [*range(1, 2 * depth + 1), *_MANY]
+    if most_relevant is not None:
+        counts = [count for count in counts if count <= most_relevant] or [1]
+    return tuple(
+        placing
+        for found in range(depth + 1)
+        for ranks in combinations(range(1, depth + 1), found)
+        for relevant in counts
+        if relevant >= found
+        for placing in _measured(ranks, relevant, depth)
+    )
+
+
+def _measured(ranks: Sequence[int], relevant: int, depth: int) -> Iterator[_Placing]:
+    """Relevant documents at these ranks of the first `depth`; the others are never found, or right behind."""
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(relevant, depth) + 1))
+    ndcg = sum(1 / math.log2(rank + 1) for rank in ranks) / ideal
+    precisions = sum(place / rank for place, rank in enumerate(ranks, 1))
+    for total in (precisions, precisions + _behind(len(ranks), relevant, depth)):
+        rr = 1 / ranks[0] if ranks else 0.0
+        yield {"nDCG": ndcg, "RR": rr, "AP": total / relevant, "P": len(ranks) / depth}
+
+
+@cache
+def _behind(found: int, relevant: int, depth: int) -> float:
+    """What the relevant documents that are missing in the first `depth` add at most to the sum of precisions."""
+    return sum((found + i) / (depth + i) for i in range(1, relevant - found + 1))
+
+
+def _convex_hull(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Of sorted points, against the clock."""
+
+    def half(walk: Sequence[Point]) -> list[Point]:
+        hull: list[Point] = []
+        for point in walk:
+            while len(hull) >= 2 and _turn(hull[-2], hull[-1], point) <= 0:
+                hull.pop()
+            hull.append(point)
+        return hull[:-1]
+
+    return tuple(half(points) + half(points[::-1]))
+
+
+def _turn(a: Point, b: Point, c: Point) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+def _inside(point: Point, hull: Sequence[Point]) -> bool:
+    return all(
+        _turn(a, b, point) >= -_TOLERANCE * math.dist(a, b) for a, b in zip(hull, (*hull[1:], hull[0]), strict=True)
+    )
+
+
+def _explain(one: str, two: str, means: Mapping[str, float], hull: Sequence[Point]) -> str:
+    low, high = _range_at(means[one], hull)
+    possible = (
+        f"at {one} = {means[one]:.4f}, {two} lies between {low:.4f} and {high:.4f}" if low <= high else "never together"
+    )
+    return f"{one} = {means[one]:.4f} and {two} = {means[two]:.4f} cannot come from the same judgements: {possible}"
+
+
+def _range_at(x: float, hull: Sequence[Point]) -> Point:
+    """The hull's lowest and highest point over x."""
+    values = []
+    for a, b in zip(hull, (*hull[1:], hull[0]), strict=True):
+        (left, low), (right, high) = sorted((a, b))
+        if left <= x <= right:
+            values += [low, high] if left == right else [low + (high - low) * (x - left) / (right - left)]
+    return (min(values), max(values)) if values else (1.0, 0.0)

@@ -1,0 +1,168 @@
+"""The result file: what an evaluation found, one line a query, and nothing that differs between two runs of it.
+
+    {"whyrank": "results", "data": ..., "model": ..., ...}
+    {"query": "q7", "text": ..., "rows": [["d3", first stage's score, margin, score], ...], "judged": {"d3": 2}, ...}
+
+Rows stand in the first stage's order. What differs from run to run, such as times, goes to costs.jsonl beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from whyrank.errors import DataError, InvalidRequest
+from whyrank.evaluation.files import Line, json_object, numbered_lines
+
+__all__ = ["COSTS", "RESULTS", "Header", "LineFile", "Result", "Row", "open_results", "read_header", "read_results"]
+
+RESULTS, COSTS = "results.jsonl", "costs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What was asked. Two results can be compared when their `fingerprint` and `top_k` are the same."""
+
+    data: str
+    fingerprint: str
+    model: str
+    top_k: int
+    topics: int
+    first_stage: str | None = None
+    preset: str | None = None
+    mode: str = "score"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        return _json_line({"whyrank": "results", **asdict(self)})
+
+
+class Row(NamedTuple):
+    """One candidate. Without a margin it could not be scored: see Result.failed."""
+
+    document: str
+    first_score: float | None
+    margin: float | None
+    score: float | None
+    calibrated_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One query. `judged` also names documents that the first stage missed; `evidence`: document → its measures."""
+
+    query: str
+    text: str
+    rows: tuple[Row, ...] = ()
+    judged: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def margins(self) -> dict[str, float]:
+        return {row.document: row.margin for row in self.rows if row.margin is not None}
+
+    def first_stage(self) -> dict[str, float]:
+        """Where the first stage told only an order, its places stand for scores."""
+        if any(row.first_score is None for row in self.rows):
+            return {row.document: -float(place) for place, row in enumerate(self.rows)}
+        return {row.document: row.first_score for row in self.rows if row.first_score is not None}
+
+    def relevance(self, rel: int = 1) -> dict[str, bool]:
+        """Of the judged candidates. Where only relevant documents were ever judged, all others count as not relevant."""
+        rows = (row.document for row in self.rows)
+        if all(grade >= rel for grade in self.judged.values()):
+            return {document: document in self.judged for document in rows}
+        return {document: self.judged[document] >= rel for document in rows if document in self.judged}
+
+    def line(self) -> str:
+        value: dict[str, Any] = {"query": self.query, "text": self.text}
+        value["rows"] = [row if row.calibrated_score is not None else row[:4] for row in self.rows]
+        value["judged"] = self.judged
+        for name in ("failed", "evidence"):
+            if getattr(self, name):
+                value[name] = getattr(self, name)
+        return _json_line(value)
+
+
+def _json_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+class LineFile:
+    """Appends whole lines. A process that dies leaves at most one half line, which the next one cuts off."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n", errors="replace")
+
+    def append(self, line: str) -> None:
+        self._file.write(line)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
+    """The file to go on writing, and the queries that are in it already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RESULTS
+    _cut_half_line(path)
+    _cut_half_line(folder / COSTS)
+    done: set[str] = set()
+    if path.exists() and path.stat().st_size:
+        found = read_header(path)
+        differ = [name for name in Header.__slots__ if getattr(found, name) != getattr(header, name)]
+        if differ:
+            told = ", ".join(f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ)
+            raise InvalidRequest(f"{path} holds another evaluation ({told}): choose another --out, or say --fresh")
+        done = {result.query for result in read_results(path)}
+        return LineFile(path), done
+    file = LineFile(path)
+    file.append(header.line())
+    return file, done
+
+
+def _cut_half_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        at = file.seek(0, 2)
+        while at > 0:  # backwards, block by block, to the last line break
+            start = max(0, at - (1 << 16))
+            file.seek(start)
+            if (last := file.read(at - start).rfind(b"\n")) >= 0:
+                file.truncate(start + last + 1)
+                return
+            at = start
+        file.truncate(0)
+
+
+def read_header(path: Path) -> Header:
+    line = next(numbered_lines(path), None)
+    value = json_object(line) if line else {}
+    if value.pop("whyrank", None) != "results":
+        raise DataError(f"{path}: is no result file of whyrank eval")
+    try:
+        return Header(**value)
+    except TypeError as cause:
+        raise DataError(f"{path}, line 1: not a header of this version of whyrank") from cause
+
+
+def read_results(path: Path) -> Iterator[Result]:
+    """One query at a time: nothing but the line at hand is in memory."""
+    lines = numbered_lines(path)
+    next(lines, None)  # the header
+    return map(_result, lines)
+
+
+def _result(line: Line) -> Result:
+    value = json_object(line)
+    try:
+        rows = tuple(Row(*row) for row in value["rows"])
+        judged, failed, evidence = value["judged"], value.get("failed", {}), value.get("evidence", {})
+        return Result(value["query"], value["text"], rows, judged, failed, evidence)
+    except (KeyError, TypeError) as cause:
+        raise DataError(f"{line.where}: not a result of whyrank eval ({cause})") from cause

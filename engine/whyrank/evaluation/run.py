@@ -1,0 +1,189 @@
+"""Reranks a collection, query by query, into a result file. Stopped at any moment, it goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from contextlib import aclosing, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from whyrank.errors import DataError, InvalidRequest
+from whyrank.evaluation.data import Collection, Topic
+from whyrank.evaluation.evidence_measures import evidence_measures
+from whyrank.evaluation.results import COSTS, RESULTS, Header, LineFile, Result, Row, open_results, read_results
+from whyrank.evaluation.targets import Target
+from whyrank.evaluation.trec import run_line, trec_order
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankOptions
+from whyrank.types import RankedDocument, Usage
+
+__all__ = ["Asked", "evaluate", "forget", "is_finished", "target_of", "write_run"]
+
+# Queries under way at once: enough to keep an engine full, and all that is ever in memory.
+_AT_ONCE = 8
+_TARGET = "target.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`model` names the target. `options` are those of a rerank request that differ from its defaults."""
+
+    model: str
+    top_k: int = 100
+    limit: int | None = None
+    preset: str | None = None
+    options: RerankOptions = field(default_factory=RerankOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "limit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InvalidRequest(f"{name} is {value}: give a whole number of at least 1")
+
+    def header(self, collection: Collection) -> Header:
+        topics = len(collection.topic_ids[: self.limit])
+        options = {name: value for name, value in sorted(self.options.items()) if name != "mode"}
+        return Header(
+            collection.name,
+            collection.fingerprint,
+            self.model,
+            self.top_k,
+            topics,
+            collection.first_stage,
+            self.preset,
+            self.options.get("mode", "score"),
+            options,
+        )
+
+
+async def evaluate(
+    collection: Collection, target: Target, asked: Asked, folder: Path, told: Callable[[], None] = lambda: None
+) -> None:
+    """Writes results.jsonl and costs.jsonl into the folder; calls `told` once for each query, done before or now."""
+    results, done = open_results(folder, asked.header(collection))
+    costs = LineFile(folder / COSTS)
+    began = time.perf_counter()
+    with closing(results), closing(costs):
+        for _ in done:
+            told()
+        waiting = (ident for ident in collection.topic_ids[: asked.limit] if ident not in done)
+        same = _SameTarget(folder / _TARGET)
+        work = (_rerank(collection.topic(ident, asked.top_k), target, asked.options) for ident in waiting)
+        async with aclosing(_in_order(work)) as answers:
+            async for answer in answers:
+                if answer.ranking is not None:
+                    same.check(answer.ranking)
+                results.append(answer.result.line())
+                costs.append(_cost(answer, time.perf_counter() - began))
+                told()
+
+
+def is_finished(collection: Collection, asked: Asked, folder: Path) -> bool:
+    """Nothing is left to rerank: no engine is needed."""
+    header = asked.header(collection)
+    file, done = open_results(folder, header)
+    file.close()
+    return len(done) == header.topics
+
+
+def forget(folder: Path) -> None:
+    """Throws away what an evaluation left here."""
+    for name in (RESULTS, COSTS, _TARGET):
+        (folder / name).unlink(missing_ok=True)
+
+
+def target_of(folder: Path) -> tuple[str, str]:
+    """Model and prompt that answered, as the rankings told."""
+    try:
+        found = json.loads((folder / _TARGET).read_text(encoding="utf-8"))
+        return str(found["model"]), str(found["prompt"])
+    except (OSError, ValueError, KeyError) as cause:
+        raise DataError(f"{folder / _TARGET}: not there or not readable; give a folder of whyrank eval") from cause
+
+
+class _Answer(NamedTuple):
+    result: Result
+    ranking: Ranking | None = None
+    seconds: float = 0.0
+
+
+async def _in_order(work: Iterator[Coroutine[Any, Any, _Answer]]) -> AsyncGenerator[_Answer, None]:
+    """Answers in the order of the queries, a few of which are worked on ahead. Closed early, it cancels those."""
+    ahead: deque[asyncio.Task[_Answer]] = deque()
+    try:
+        for one in work:
+            ahead.append(asyncio.create_task(one))
+            if len(ahead) == _AT_ONCE:
+                yield await ahead[0]
+                ahead.popleft()
+        while ahead:
+            yield await ahead[0]
+            ahead.popleft()
+    finally:
+        for task in ahead:
+            task.cancel()
+        await asyncio.gather(*ahead, return_exceptions=True)
+
+
+async def _rerank(topic: Topic, target: Target, options: RerankOptions) -> _Answer:
+    if not topic.candidates:
+        return _Answer(Result(topic.id, topic.query, judged=topic.judged))
+    began = time.perf_counter()
+    ranking = await target.rerank(topic.query, [candidate.document for candidate in topic.candidates], **options)
+    return _Answer(_result(topic, ranking), ranking, time.perf_counter() - began)
+
+
+def _result(topic: Topic, ranking: Ranking) -> Result:
+    by_index = {row.index: row for row in ranking.results}
+    answered = [by_index.get(index) or RankedDocument(index, c.document) for index, c in enumerate(topic.candidates)]
+    rows = tuple(
+        Row(candidate.id, candidate.first_score, _nine(row.margin), _nine(row.score), _nine(row.calibrated_score))
+        for candidate, row in zip(topic.candidates, answered, strict=True)
+    )
+    named = list(zip(topic.candidates, answered, strict=True))
+    failed = {candidate.id: row.error.code for candidate, row in named if row.error}
+    evidence = {candidate.id: evidence_measures(row, topic.answers) for candidate, row in named if row.evidence}
+    return Result(topic.id, topic.query, rows, topic.judged, failed, evidence)
+
+
+def _nine(value: float | None) -> float | None:
+    """Nine digits: all that trec_eval's single precision can tell apart, so that the run file says the same."""
+    return None if value is None else float(f"{value:.9g}")
+
+
+def _cost(answer: _Answer, since_start: float) -> str:
+    usage = answer.ranking.usage if answer.ranking else Usage()
+    cost = {"query": answer.result.query, "pairs": len(answer.result.rows), "seconds": round(answer.seconds, 6)}
+    cost |= {"since_start": round(since_start, 6), "prompt_tokens": usage.prompt_tokens}
+    return json.dumps(cost | {"cached_tokens": usage.cached_tokens, "output_tokens": usage.output_tokens}) + "\n"
+
+
+class _SameTarget:
+    """Scores of two models or prompts must not end up in one file, whatever was done to a checkpoint in between."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def check(self, ranking: Ranking) -> None:
+        found = {"model": ranking.model, "prompt": ranking.prompt}
+        if self._known is None:
+            self._path.write_text(json.dumps(found), encoding="utf-8")
+            self._known = found
+        if self._known != found:
+            raise InvalidRequest(f"{self._path} names {self._known}, but {found} answers: choose another --out")
+
+
+def write_run(folder: Path, tag: str = "whyrank") -> Path:
+    """The reranked lists as trec_eval reads them. Documents without a score are left out: nothing is known of them."""
+    path = folder / "run.trec"
+    with path.open("w", encoding="utf-8", newline="\n", errors="replace") as file:
+        for result in read_results(folder / RESULTS):
+            margins = result.margins()
+            for rank, document in enumerate(trec_order(margins), 1):
+                file.write(run_line(result.query, document, rank, margins[document], tag))
+    return path

@@ -1,0 +1,240 @@
+"""All that a result file says, in numbers: one pass over it, and in memory only a few numbers a query."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whyrank.errors import DataError
+from whyrank.evaluation.consistency import Impossible, impossible_pairs
+from whyrank.evaluation.evidence_measures import EVIDENCE_MEASURES
+from whyrank.evaluation.files import json_object, numbered_lines
+from whyrank.evaluation.measures import Measurer, unjudged_share
+from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, read_header, read_results
+from whyrank.evaluation.significance import Difference, paired_difference
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.float64]
+
+__all__ = ["FIRST", "ORACLE", "RERANKED", "Costs", "Extreme", "Scorecard", "make_scorecard"]
+
+FIRST, RERANKED, ORACLE = "first stage", "reranked", "oracle ceiling"
+_BINS = 20
+_EXTREMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """A query that gained or lost much."""
+
+    query: str
+    text: str
+    delta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """`seconds`: of wall time, summed over sessions. `latencies`: of each query, among the others that were under way."""
+
+    pairs: int = 0
+    seconds: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    latencies: tuple[float, ...] = ()
+
+    @property
+    def pairs_per_second(self) -> float:
+        return self.pairs / self.seconds if self.seconds else 0.0
+
+
+@dataclass(slots=True)
+class Bins:
+    """Scores 0..1 in equal bins: how many, how many of them relevant, and the sum of the scores."""
+
+    count: list[int] = field(default_factory=lambda: [0] * _BINS)
+    relevant: list[int] = field(default_factory=lambda: [0] * _BINS)
+    total: list[float] = field(default_factory=lambda: [0.0] * _BINS)
+
+    def add(self, score: float, relevant: bool) -> None:
+        at = min(_BINS - 1, int(score * _BINS))
+        self.count[at] += 1
+        self.relevant[at] += relevant
+        self.total[at] += score
+
+    def calibration_error(self) -> float:
+        """Expected calibration error: mean distance of score and share of relevant, weighted by count."""
+        distances = (abs(t - r) for t, r in zip(self.total, self.relevant, strict=True))
+        return sum(distances) / max(1, sum(self.count))
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """`table`: system → measure → mean. `values`: the same per query, in the order of `queries`."""
+
+    header: Header
+    measures: tuple[str, ...]
+    queries: tuple[str, ...]
+    values: Mapping[str, Mapping[str, Values]]
+    table: Mapping[str, Mapping[str, float]]
+    difference: Difference | None
+    """Reranked minus first stage, in the first measure; None without a first stage."""
+    gained: tuple[Extreme, ...]
+    lost: tuple[Extreme, ...]
+    unjudged: float
+    missing: int
+    failed: int
+    graded: bool
+    raw: Bins
+    calibrated: Bins | None
+    evidence: Mapping[str, float]
+    written: int
+    costs: Costs
+    impossible: Mapping[str, Sequence[Impossible]]
+
+    def document(self) -> dict[str, Any]:
+        """For json.dumps."""
+        costs = {name: value for name, value in asdict(self.costs).items() if name != "latencies"}
+        return {
+            "data": self.header.data,
+            "model": self.header.model,
+            "preset": self.header.preset,
+            "top_k": self.header.top_k,
+            "queries": len(self.queries),
+            "queries_without_candidates": self.missing,
+            "documents_without_score": self.failed,
+            "unjudged@10": round(self.unjudged, 6),
+            "measures": {system: {n: round(v, 6) for n, v in row.items()} for system, row in self.table.items()},
+            "difference": asdict(self.difference) if self.difference else None,
+            "impossible": [pair.message for pairs in self.impossible.values() for pair in pairs],
+            "evidence": {name: round(value, 6) for name, value in self.evidence.items()},
+            "calibration_error": round((self.calibrated or self.raw).calibration_error(), 6),
+            "costs": {**costs, "pairs_per_second": round(self.costs.pairs_per_second, 3)},
+        }
+
+
+def make_scorecard(folder: Path, measures: Sequence[str]) -> Scorecard:
+    tally = _Tally(Measurer(measures), read_header(folder / RESULTS))
+    for result in read_results(folder / RESULTS):
+        tally.add(result)
+    if len(tally.queries) != tally.header.topics:
+        raise DataError(
+            f"{folder / RESULTS}: {len(tally.queries)} of {tally.header.topics} queries are done; go on with whyrank eval"
+        )
+    return tally.scorecard(_read_costs(folder / COSTS))
+
+
+class _Tally:
+    def __init__(self, measurer: Measurer, header: Header) -> None:
+        self.measurer, self.header = measurer, header
+        systems = (*([FIRST] if header.first_stage else []), RERANKED, ORACLE)
+        self.values = {system: array.array("d") for system in systems}
+        self.queries: list[str] = []
+        self.deltas: list[Extreme] = []
+        self.bins, self.calibrated = Bins(), Bins()
+        self.missing = self.failed = 0
+        self.graded = False
+        self.unjudged = 0.0
+        self.evidence: dict[str, tuple[float, int]] = {}
+
+    def add(self, result: Result) -> None:
+        margins = result.margins()
+        self.queries.append(result.query)
+        self.missing += not result.rows
+        self.failed += len(result.failed)
+        self.graded |= any(grade > 1 for grade in result.judged.values())
+        self.unjudged += unjudged_share(result.judged, margins)
+        for system, values in self.values.items():
+            values.extend(self.measurer.measure(result.judged, _scores(system, result, margins)))
+        self._note_extremes(result)
+        relevance = result.relevance()
+        for row in result.rows:
+            if row.score is not None and row.document in relevance:
+                self.bins.add(row.score, relevance[row.document])
+            if row.calibrated_score is not None and row.document in relevance:
+                self.calibrated.add(row.calibrated_score, relevance[row.document])
+        for counted in result.evidence.values():
+            for name, value in counted.items():
+                total, count = self.evidence.get(name, (0.0, 0))
+                self.evidence[name] = total + value, count + 1
+
+    def _note_extremes(self, result: Result) -> None:
+        """Keeps those that gained or lost most, and no others."""
+        if FIRST not in self.values:
+            return
+        first, width = -len(self.measurer.measures), len(self.measurer.measures)
+        delta = self.values[RERANKED][first:][0] - self.values[FIRST][first:][0]
+        self.deltas.append(Extreme(result.query, result.text, delta))
+        if len(self.deltas) > 64 * width:
+            self.deltas = [*_most(self.deltas, 1), *_most(self.deltas, -1)]
+
+    def scorecard(self, costs: Costs) -> Scorecard:
+        import numpy as np
+
+        names = self.measurer.names
+        tables = {s: np.frombuffer(v, np.float64).reshape(-1, len(names)) for s, v in self.values.items()}
+        values = {system: {name: table[:, i] for i, name in enumerate(names)} for system, table in tables.items()}
+        means = {s: {n: float(v.mean()) if len(v) else 0.0 for n, v in row.items()} for s, row in values.items()}
+        lead = names[0]
+        return Scorecard(
+            self.header,
+            names,
+            tuple(self.queries),
+            values,
+            means,
+            paired_difference(values[FIRST][lead], values[RERANKED][lead]) if FIRST in values else None,
+            tuple(_most(self.deltas, 1)),
+            tuple(_most(self.deltas, -1)),
+            self.unjudged / max(1, len(self.queries)),
+            self.missing,
+            self.failed,
+            self.graded,
+            self.bins,
+            self.calibrated if sum(self.calibrated.count) else None,
+            {
+                name: self.evidence[name][0] / self.evidence[name][1]
+                for name in EVIDENCE_MEASURES
+                if name in self.evidence
+            },
+            max((count for _, count in self.evidence.values()), default=0),
+            costs,
+            {system: impossible_pairs(row, self.graded) for system, row in means.items()},
+        )
+
+
+def _scores(system: str, result: Result, margins: dict[str, float]) -> dict[str, float]:
+    if system == RERANKED:
+        return margins
+    if system == FIRST:
+        return result.first_stage()
+    best = sorted((row.document for row in result.rows), key=lambda document: -result.judged.get(document, 0))
+    return {document: -float(place) for place, document in enumerate(best)}
+
+
+def _most(deltas: Sequence[Extreme], sign: int) -> Iterator[Extreme]:
+    moved = (extreme for extreme in deltas if sign * extreme.delta > 0)
+    yield from sorted(moved, key=lambda extreme: -sign * extreme.delta)[:_EXTREMES]
+
+
+def _read_costs(path: Path) -> Costs:
+    """A session starts where the clock starts again."""
+    pairs = prompt = cached = output = 0
+    seconds = last = 0.0
+    latencies = array.array("d")
+    for line in numbered_lines(path) if path.exists() else ():
+        cost = json_object(line)
+        if cost["since_start"] < last:
+            seconds += last
+        last = cost["since_start"]
+        pairs += cost["pairs"]
+        prompt, cached = prompt + cost["prompt_tokens"], cached + cost["cached_tokens"]
+        output += cost["output_tokens"]
+        if cost["pairs"]:
+            latencies.append(cost["seconds"])
+    return Costs(pairs, seconds + last, prompt, cached, output, tuple(latencies))

@@ -1,0 +1,119 @@
+"""eval, calibrate and compare as processes, and evaluation on a real engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from test_eval_compare import write_results
+from whyrank.evaluation.data import open_collection
+from whyrank.evaluation.presets import HOUSE, load_preset
+from whyrank.evaluation.results import RESULTS, read_results
+from whyrank.evaluation.run import Asked, evaluate
+from whyrank.evaluation.scorecard import make_scorecard
+
+
+def whyrank(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "whyrank", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+async def test_a_real_engine_writes_scores_and_evidence_to_evaluate(serve: Callable[..., Any], tmp_path: Path) -> None:
+    served = await serve("prism")
+    options: Any = {"mode": "evidence", "evidence_top_n": 1, "evidence_min_score": 0.0, "max_evidence_tokens": 12}
+    await evaluate(open_collection(HOUSE), served.reranker, Asked("tiny", top_k=6, limit=2, options=options), tmp_path)
+    card = make_scorecard(tmp_path, load_preset("house").measures)
+    assert card.written == 2 and set(card.evidence) >= {"format", "grounded", "compression"}
+    assert card.costs.pairs == 12 and card.costs.prompt_tokens > 1000 and card.costs.cached_tokens > 0
+    assert not any(card.impossible.values()) and card.failed == 0
+    for result in read_results(tmp_path / RESULTS):
+        assert len(result.margins()) == 6
+
+
+def test_eval_calibrate_rerank_and_compare_in_turn(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    model = ("-m", checkpoint("deberta"), "--prompt", "multi-hop")
+    out, calibration = tmp_path / "out", tmp_path / "calibration.json"
+    done = whyrank("eval", *model, "--preset", "house", "--limit", 12, "--top-k", 12, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["queries"] == 12 and set(report["measures"]) == {"first stage", "reranked", "oracle ceiling"}
+    assert report == json.loads((out / "report.json").read_text())
+    assert "deberta" in (out / "report.html").read_text()
+    assert len((out / "run.trec").read_text().splitlines()) == report["costs"]["pairs"] == 144
+
+    done = whyrank("calibrate", out, "--rel", 2, "--recall", 0.9, "--out", calibration)
+    # Random weights: no threshold is worth anything, and that must be said. Scores are calibrated all the same.
+    assert done.returncode == 1, done.stderr
+    assert "no clean separation" in done.stdout
+    done = whyrank("rerank", *model, "-q", "tea", "Boil water.", "Everest", "--calibration", calibration, "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["results"]
+    assert all(0 <= row["calibrated_score"] <= 1 for row in rows)
+
+    done = whyrank("compare", out, out, "--fail-if", "kendall < 0.99", "--fail-if", "drift_max > 0", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["failed"] == []
+
+
+def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
+    good, bad = write_results(tmp_path / "good", 0.3), write_results(tmp_path / "bad", 5.0)
+    (good / "target.json").write_text('{"model": "m", "prompt": "p@1"}')
+    done = whyrank("calibrate", good, "--precision", 0.9, "--out", tmp_path / "c.json", "--method", "isotonic")
+    assert done.returncode == 0, done.stderr
+    assert "keep margins from" in done.stdout and "precision 0.9" in done.stdout
+    done = whyrank("compare", good, bad, "--measure", "nDCG@10", "--fail-if", "high(nDCG@10) < 0")
+    assert done.returncode == 1, done.stderr
+    assert "failed: high(nDCG@10) < 0 (it is -" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["eval", "-m", "m"], "--data is missing: give a folder, a file, or house"),
+        (["eval", "-m", "m", "--preset", "qanchor"], "preset 'qanchor' wants: JSON lines {query_id, query, candidates"),
+        (["eval", "-m", "m", "--preset", "beir"], "preset 'beir': choose from house, mteb"),
+        (["eval", "-m", "m", "-d", "gone"], "gone: No such file"),
+        (["eval", "-m", "m", "-d", "house", "--measure", "F1"], "measure 'F1': choose from"),
+        (["eval", "-m", "m", "-d", "house", "--top-k", "0"], "top_k is 0"),
+        (["eval", "-m", "m", "-d", "house", "--mode", "why"], "mode is 'why': choose from score, evidence"),
+        (["calibrate", "gone"], "results.jsonl: No such file"),
+        (["calibrate", "gone", "--precision", "0.5", "--recall", "0.5"], "give --precision or --recall, not both"),
+        (["calibrate", "gone", "--method", "platt"], "method is 'platt': choose from temperature, isotonic"),
+        (["compare", "a", "b", "-d", "house", "--fail-if", "kendall"], "write NAME < NUMBER"),
+        (["compare", "a", "b"], "--data is missing"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "whyrank", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("pytrec_eval", ["eval", "-m", "m", "-d", "house"]),
+        ("numpy", ["compare", "a", "b"]),
+        ("numpy", ["calibrate", "a"]),
+    ],
+)
+def test_a_light_install_says_what_to_install(package: str, command: list[str]) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; from whyrank.__main__ import app; app({command})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "pip install 'whyrank[eval]'" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["eval", "calibrate", "compare"])
+def test_help_has_examples(command: str) -> None:
+    done = whyrank(command, "--help")
+    assert done.returncode == 0
+    assert f"whyrank {command} " in done.stdout
