@@ -4,6 +4,10 @@ async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
     ranking = await reranker.rerank(query, documents)
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from whyrank.config import EngineConfig
 from whyrank.errors import (
     CheckpointError,
@@ -17,6 +21,7 @@ from whyrank.errors import (
     Stopping,
     TooLarge,
     Unauthorized,
+    Unreachable,
     WhyrankError,
 )
 from whyrank.events import EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
@@ -36,10 +41,15 @@ from whyrank.types import (
     Window,
 )
 
+if TYPE_CHECKING:
+    from whyrank.client import AsyncClient, Client
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "CheckpointError",
+    "Client",
     "Document",
     "DocumentError",
     "EngineConfig",
@@ -66,8 +76,18 @@ __all__ = [
     "TooLarge",
     "Truncation",
     "Unauthorized",
+    "Unreachable",
     "Unsupported",
     "Usage",
     "WhyrankError",
     "Window",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The client brings httpx along, which takes as long to import as all the rest: only for those who use it."""
+    if name in ("AsyncClient", "Client"):
+        from whyrank import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'whyrank' has no attribute {name!r}")

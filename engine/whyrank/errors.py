@@ -13,7 +13,8 @@
     └── RetryableError          the same call may succeed later, or on another replica
         ├── EngineDead          the engine process is gone; every call fails until a new one is started
         ├── Overloaded          the server has enough to do; `retry_after` says for how many seconds
-        └── Stopping            the server was told to stop and takes nothing new
+        ├── Stopping            the server was told to stop and takes nothing new
+        └── Unreachable         no usable answer came: no connection, half an answer, or none in time
 
 A document that cannot be scored raises nothing: its row carries a `DocumentError` (types.py).
 """
@@ -34,12 +35,19 @@ __all__ = [
     "Stopping",
     "TooLarge",
     "Unauthorized",
+    "Unreachable",
     "WhyrankError",
 ]
 
 
 class WhyrankError(Exception):
-    """Root of the tree above. The message names the item and the remedy."""
+    """Root of the tree above. The message names the item and the remedy.
+
+    Over HTTP, `status` and `request_id` are the server's; its log has more under that id.
+    """
+
+    status: int | None = None
+    request_id: str | None = None
 
 
 class PermanentError(WhyrankError):
@@ -87,10 +95,14 @@ class EngineDead(RetryableError):
 
 
 class Overloaded(RetryableError):
-    def __init__(self, message: str, retry_after: int) -> None:
+    def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class Stopping(RetryableError):
+    pass
+
+
+class Unreachable(RetryableError):
     pass

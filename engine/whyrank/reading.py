@@ -11,8 +11,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from whyrank.deadline import Deadline
+from whyrank.fan_out import fan_out
 from whyrank.requests import RerankRequest
-from whyrank.runtimes.base import Runtime, fan_out
+from whyrank.runtimes.base import Runtime
 from whyrank.scoresheet import Scoresheet
 from whyrank.tokens import Ids, PromptEncoder
 from whyrank.types import RankedDocument, Usage

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from whyrank.calibration import Calibration
 from whyrank.requests import RerankRequest
-from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
+from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of, shown
 from whyrank.tokens import EncodedDocument, Ids
 from whyrank.types import DocumentError, Evidence, RankedDocument, Usage
 
@@ -85,11 +85,8 @@ class Scoresheet:
         return next(row for row in ranked(self._rows.values()) if row.index == index)
 
     def results(self) -> tuple[RankedDocument, ...]:
-        """What the caller asked to see, best first. Documents in error are always seen."""
-        rows = ranked(self._rows.values())
-        least = self._request.min_score or 0.0
-        good = [row for row in rows if row.score is not None and row.score >= least]
-        return (*good[: self._request.top_n], *(row for row in rows if row.error))
+        """What the caller asked to see, best first."""
+        return shown(ranked(self._rows.values()), self._request.min_score, self._request.top_n)
 
     def worth_writing(self) -> dict[Ids, list[int]]:
         """Prompts to continue, best document first, with the documents that each stands for."""

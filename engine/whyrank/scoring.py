@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from whyrank.types import RankedDocument
 
-__all__ = ["LabelRead", "Score", "ScoreRule", "ranked", "score_of"]
+__all__ = ["LabelRead", "Score", "ScoreRule", "ranked", "score_of", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,13 @@ def score_of(read: LabelRead, rule: ScoreRule) -> Score:
 def _sigmoid(x: float) -> float:
     # exp of a large positive number overflows, of a large negative one does not.
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def shown(rows: Iterable[RankedDocument], min_score: float | None, top_n: int | None) -> tuple[RankedDocument, ...]:
+    """What a caller asked to see of ranked rows. Documents in error are always seen."""
+    rows = list(rows)
+    good = [row for row in rows if row.score is not None and row.score >= (min_score or 0.0)]
+    return (*good[:top_n], *(row for row in rows if row.error))
 
 
 def ranked(rows: Iterable[RankedDocument]) -> list[RankedDocument]:

@@ -7,7 +7,8 @@ from contextlib import aclosing
 from typing import Any
 
 from whyrank.checkpoints import Plan
-from whyrank.runtimes.base import WritingOrder, Written, fan_out
+from whyrank.fan_out import fan_out
+from whyrank.runtimes.base import WritingOrder, Written
 from whyrank.runtimes.vllm_engine import AT_ONCE, Refused, VllmRuntime
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids, LabelIds, common_prefix

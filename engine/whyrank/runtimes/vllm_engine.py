@@ -14,7 +14,8 @@ from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled
-from whyrank.runtimes.base import Answer, as_answered
+from whyrank.fan_out import as_answered
+from whyrank.runtimes.base import Answer
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage

@@ -69,6 +69,8 @@ def route_class(shape: ErrorShape, invalid: int = 400) -> type[APIRoute]:
                     response = failure(request, error, shape, invalid)
                 metrics.count_request(self.path, response.status_code)
                 response.headers["X-Request-Id"] = request_id(request)
+                if (service := getattr(request.app.state, "whyrank", None)) is not None:
+                    response.headers["X-Whyrank-Identity"] = service.identity
                 return response
 
             return guarded

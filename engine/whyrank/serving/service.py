@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, InvalidRequest, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored
+from whyrank.fan_out import as_answered
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.reranker import Reranker
-from whyrank.runtimes.base import Runtime, WritingRuntime, as_answered
+from whyrank.runtimes.base import Runtime, WritingRuntime
 from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
 
@@ -57,6 +58,8 @@ class Service:
         self.limits = limits
         self.model = model
         self.admission = Admission(limits)
+        # Another one after every start: what a client remembers never outlives the model that said it.
+        self.identity = secrets.token_hex(8)
         self._stopping = False
         self._loop = asyncio.get_running_loop()
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
@@ -120,11 +123,10 @@ class Service:
         """Let in or refused as a whole; then each has its own answer or error, in order."""
         count = sum(len(request.documents) for request in requests)
         self.limits.check_count(count, "documents")
-        for request in requests:
-            self.limits.check(request)
 
         async def answer(index: int) -> Ranking | WhyrankError:
             try:
+                self.limits.check(requests[index])
                 async with aclosing(self._observed(requests[index], live=False)) as events:
                     async for event in events:
                         last = event

@@ -1,0 +1,56 @@
+"""Many questions at once, each answer as soon as it is there, and nothing left running afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+__all__ = ["as_answered", "fan_out"]
+
+T = TypeVar("T")
+
+
+async def fan_out(
+    ask: Callable[[int, Callable[[T], None]], Awaitable[None]], count: int, at_once: int
+) -> AsyncGenerator[tuple[int, T], None]:
+    """Ask for 0..count-1, at most `at_once` at a time, and yield (index, item) as `ask` hands items to its second argument.
+
+    The first exception ends it. Leaving early, by closing or by cancellation, cancels what is still being asked and waits
+    until it has stopped.
+    """
+    waiting = iter(range(count))
+    told: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
+
+    async def work() -> None:
+        for index in waiting:
+            try:
+                await ask(index, lambda item, index=index: told.put_nowait((index, item)))  # type: ignore[misc]
+                told.put_nowait(None)
+            except Exception as failure:
+                told.put_nowait(failure)
+
+    workers = [asyncio.create_task(work()) for _ in range(min(count, at_once))]
+    left = count
+    try:
+        while left:
+            news = await told.get()
+            if isinstance(news, Exception):
+                raise news
+            if news is None:
+                left -= 1
+            else:
+                yield news
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+def as_answered(ask: Callable[[int], Awaitable[T]], count: int, at_once: int) -> AsyncGenerator[tuple[int, T], None]:
+    """`fan_out` where each index has exactly one answer."""
+
+    async def ask_once(index: int, tell: Callable[[T], None]) -> None:
+        tell(await ask(index))
+
+    return fan_out(ask_once, count, at_once)

@@ -1,0 +1,91 @@
+"""What can be asked, the same of the in-process Reranker and of the client: each says only how one request is answered."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar, Unpack
+
+from whyrank.errors import InvalidRequest, PermanentError
+from whyrank.events import Event
+from whyrank.fan_out import as_answered
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.types import DocumentLike, RankedDocument
+
+__all__ = ["Verbs"]
+
+T = TypeVar("T")
+
+
+class Verbs(ABC):
+    _at_once: int
+    """Requests of one rerank_many or score_grid under way at once."""
+
+    @abstractmethod
+    async def _answer(self, request: RerankRequest) -> Ranking: ...
+
+    @abstractmethod
+    def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]: ...
+
+    async def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
+        """Score every document and order them, best first; in mode "evidence" also continue the best.
+
+        Raises the errors of errors.py; what goes wrong with one document is told in its row.
+        """
+        return await self._answer(RerankRequest.of(query, documents, **options))
+
+    async def score(
+        self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
+    ) -> tuple[RankedDocument, ...]:
+        """The rows of `rerank`, in the order of the documents."""
+        ranking = await self.rerank(query, documents, **options)
+        return tuple(sorted(ranking.results, key=lambda row: row.index))
+
+    async def stream(
+        self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
+    ) -> AsyncGenerator[Event, None]:
+        """`rerank` as it happens (see events.py). Closing the stream early frees the engine's work."""
+        async with aclosing(self.events(RerankRequest.of(query, documents, **options), live=True)) as events:
+            async for event in events:
+                yield event
+
+    async def score_grid(
+        self, queries: Sequence[str], documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
+    ) -> list[tuple[RankedDocument, ...]]:
+        """Every query with every document: one `score` per query, in order. No value depends on its neighbours."""
+        if isinstance(queries, str) or not queries:
+            raise InvalidRequest(f"queries is {queries!r:.60}: give a non-empty list of strings")
+        documents = list(documents)
+        return await self._in_order(lambda i: self.score(queries[i], documents, **options), len(queries))
+
+    async def rerank_many(
+        self, requests: Iterable[RerankRequest | Mapping[str, Any]]
+    ) -> list[Ranking | PermanentError]:
+        """Several requests at once, answered in order. A request that cannot be answered gets its error in its place."""
+        asked = list(requests)
+
+        async def answer(index: int) -> Ranking | PermanentError:
+            try:
+                return await self._answer(_request(asked[index], f"requests[{index}]"))
+            except PermanentError as error:
+                return error
+
+        return await self._in_order(answer, len(asked))
+
+    async def _in_order(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+        answers: dict[int, T] = {}
+        async with aclosing(as_answered(ask, count, self._at_once)) as answered:
+            async for index, answer in answered:
+                answers[index] = answer
+        return [answers[index] for index in range(count)]
+
+
+def _request(asked: RerankRequest | Mapping[str, Any], where: str) -> RerankRequest:
+    if isinstance(asked, RerankRequest):
+        return asked
+    try:
+        return RerankRequest.of(**asked)
+    except (TypeError, InvalidRequest) as cause:
+        raise InvalidRequest(f"{where}: {cause}") from cause
