@@ -305,3 +305,28 @@ def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         Reranker("some/model", **options)
     assert said in str(refused.value)
+
+
+class SilentRuntime(FakeRuntime):
+    """Answers the first prompt and then nothing more."""
+
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+        yield 0, LabelRead(1.0, None, len(prompts[0]))
+        await asyncio.Event().wait()
+
+
+async def test_winding_up_answers_with_what_there_is(prism: Served) -> None:
+    reranker = Reranker.over(SilentRuntime(len), prism.plan.encoder, prism.plan.config)
+    calls = [asyncio.create_task(reranker.rerank(f"{QUERY} {n}", TEXTS)) for n in range(3)]
+    done, _ = await asyncio.wait(calls, timeout=0.5)
+    assert not done
+    reranker.wind_up()
+    for ranking in await asyncio.wait_for(asyncio.gather(*calls), 5):
+        assert [row.error.code if row.error else "scored" for row in ranking.results] == ["scored"] + ["deadline"] * 7
+
+
+async def test_the_same_text_in_two_slices_is_asked_once(prism: Served) -> None:
+    reranker, fake = over_fake(prism, len)
+    ranking = await reranker.rerank(QUERY, ["the same"] * 100)
+    assert len(fake.asked) == 1
+    assert [row.score is not None for row in ranking.results] == [True] * 100
