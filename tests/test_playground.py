@@ -287,7 +287,7 @@ async def test_doubts_are_told(browser: Browser) -> None:
         await expect(rows.nth(0)).to_contain_text("says what the document does not")
         await expect(rows.nth(1)).to_contain_text("neutralised")
         await expect(rows.nth(2)).to_contain_text("read 512/2,310 tokens")
-        await expect(rows.nth(2).locator(".badge.warn").first).to_have_text("label mass 2%")
+        await expect(rows.nth(2).locator(".badge.warn").first).to_have_text("label mass 2%: neither yes nor no")
         await expect(rows.nth(3)).to_contain_text("not scored before the deadline")
         await expect(page.locator("#stats")).to_contain_text("820 prompt = 512 cached + 308 computed; 52 output")
 
@@ -300,6 +300,7 @@ async def test_looks(browser: Browser, name: str, scheme: Any, width: int) -> No
     async with canned(browser, _story(), color_scheme=scheme, viewport=viewport) as page:
         await page.get_by_role("button", name="load an example").click()
         await expect(page.locator("#read-as")).to_have_text("8 documents, read as JSON lines")
+        await expect(page.locator("#evidence_top_n")).to_be_hidden()
         await picture(page, f"{name}-example")
         await fill(page, "Why does pasta take longer in the mountains?", ASKED, mode="evidence")
         await page.click("#run")
