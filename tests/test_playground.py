@@ -126,6 +126,7 @@ async def test_scores_come_in_order_and_text_stays_text(browser: Browser, server
         assert await page.title() == "whyrank playground"
         await expect(page.locator("li", has_text="im_end")).to_contain_text("neutralised")
         await expect(page.locator("#stats")).to_contain_text("prompt")
+        await picture(page, "real-scores")
         # Arrow keys go from result to result.
         await page.locator("li").first.focus()
         await page.keyboard.press("ArrowDown")
@@ -145,6 +146,20 @@ async def test_evidence_streams_and_the_rest_is_left_out(browser: Browser, serve
         assert await page.locator("li.written").count() == 1
         assert await page.locator("li.beyond").count() == 2
         assert await page.locator(".writing").count() == 0
+        await picture(page, "real-evidence")
+
+
+async def test_the_example_runs(browser: Browser, server: Server) -> None:
+    async with opened(browser, f"{server.url}/playground") as page:
+        await page.get_by_role("button", name="load an example").click()
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator("#status")).to_have_text("8 documents ranked.")
+        await expect(
+            page.locator("li", has_text="gives orders").locator(".badge", has_text="neutralised")
+        ).to_be_visible()
+        await page.get_by_role("button", name="whole document").click()
+        await expect(page.get_by_role("button", name="less")).to_be_visible()
+        await picture(page, "real-example")
 
 
 async def test_escape_stops_and_the_server_lives(browser: Browser, server: Server) -> None:
@@ -165,6 +180,7 @@ async def test_the_code_shown_does_the_same_call(browser: Browser, server: Serve
     async with opened(browser, f"{server.url}/playground") as page:
         await fill(page, "boiling 'point'", [awkward, {"text": "Everest"}], top_n="1")
         await page.click("#code summary")
+        await expect(page.locator("#snippet")).to_contain_text("curl")
         curl = await page.inner_text("#snippet")
         await page.get_by_role("tab", name="Python").click()
         python = await page.inner_text("#snippet")
