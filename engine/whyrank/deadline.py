@@ -36,21 +36,22 @@ class Deadline:
             wait.reschedule(self._at)
 
     @asynccontextmanager
-    async def _limit(self) -> AsyncIterator[None]:
-        async with asyncio.timeout_at(self._at) as wait:
-            self._waits.add(wait)
+    async def _limit(self) -> AsyncIterator[asyncio.Timeout]:
+        async with asyncio.timeout_at(self._at) as limit:
+            self._waits.add(limit)
             try:
-                yield
+                yield limit
             finally:
-                self._waits.discard(wait)
+                self._waits.discard(limit)
 
     async def wait(self, awaited: Awaitable[T]) -> T | None:
         """What it gives, or None where the deadline comes first; it is cancelled then."""
+        limit: asyncio.Timeout | None = None
         try:
-            async with self._limit():
+            async with self._limit() as limit:
                 return await awaited
         except TimeoutError:
-            if not self._passed():
+            if not _ran_out(limit):
                 raise
             return None
 
@@ -58,17 +59,20 @@ class Deadline:
         """The items that come before the deadline. Then, or when left early, the generator is closed."""
         async with aclosing(items):
             while True:
+                limit: asyncio.Timeout | None = None
                 try:
                     # Around this wait alone: while we are suspended in `yield`, the task is our caller's.
-                    async with self._limit():
+                    async with self._limit() as limit:
                         item = await anext(items)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    if not self._passed():
+                    if not _ran_out(limit):
                         raise
                     return
                 yield item
 
-    def _passed(self) -> bool:
-        return self._at is not None and asyncio.get_running_loop().time() >= self._at
+
+def _ran_out(limit: asyncio.Timeout | None) -> bool:
+    """Whether a TimeoutError is ours. The clock cannot tell: uvloop's timers fire up to a millisecond early."""
+    return limit is not None and limit.expired()
