@@ -44,7 +44,9 @@ class FakeRuntime:
         for i, ids in enumerate(prompts):
             yield i, LabelRead(zlib.crc32(repr(tuple(ids)).encode()) % 8000 / 1000 - 4, 0.99, len(ids))
 
-    async def write(self, prompts: Sequence[Ids], order: WritingOrder) -> AsyncGenerator[tuple[int, str | Written], None]:
+    async def write(
+        self, prompts: Sequence[Ids], order: WritingOrder
+    ) -> AsyncGenerator[tuple[int, str | Written], None]:
         for i in range(len(prompts)):
             if order.live:
                 yield i, "Says where.</contr"

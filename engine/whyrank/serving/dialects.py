@@ -9,17 +9,18 @@ What whyrank knows beyond a dialect rides along: options may be said by their na
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from whyrank.errors import InvalidRequest
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.types import RankedDocument
-from whyrank.wire import Documents, OptionsAsk, ResultBody, documents_of
+from whyrank.wire import Documents, OptionsAsk, RerankAsk, ResultBody, documents_of
 
 __all__ = [
+    "BareAsk",
     "CohereAsk",
     "CohereV1Ask",
     "JinaAsk",
@@ -263,6 +264,19 @@ def tei_answer(ask: TeiAsk, ranking: Ranking) -> list[dict[str, Any]]:
         | _evidence(row)
         for row in _good(ranking)
     ]
+
+
+# The bare /rerank, which TEI and vLLM have both.
+
+
+def _of_tei(body: Any) -> str:
+    return "tei" if isinstance(body, dict) and "texts" in body else "native"
+
+
+BareAsk = Annotated[
+    Annotated[TeiAsk, Tag("tei")] | Annotated[RerankAsk, Tag("native")],
+    Discriminator(_of_tei),
+]
 
 
 # What they share.

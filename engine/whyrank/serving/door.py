@@ -220,7 +220,7 @@ def _why_unreadable(error: HTTPException) -> str:
         case UnicodeDecodeError():
             return "the body is not JSON: it is not UTF-8"
         case ValueError() as cause:
-            return f"the body is not JSON: {cause}"
+            return f"the body is not JSON: {str(cause).partition(';')[0]}"  # then Python's own advice to programmers
     return str(error.detail)
 
 

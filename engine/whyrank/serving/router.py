@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
-from pydantic import Discriminator, Tag
 
 from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.events import Event
 from whyrank.formats import builtin_formats
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
-from whyrank.serving import dialects
+from whyrank.serving import dialects, others
 from whyrank.serving import openapi as shown
-from whyrank.serving.door import ErrorStyle, Json, request_id, route_class, service_of, what_happened
+from whyrank.serving.answering import check_count, new_router, ranked, ranked_many, salted
+from whyrank.serving.door import ErrorStyle, Json, request_id, service_of, what_happened
 from whyrank.types import RankedDocument, Usage
 from whyrank.wire import (
     BatchAsk,
     RankingBody,
-    ReadingAsk,
     RerankAsk,
     ResultBody,
     ScoreAsk,
@@ -37,24 +35,11 @@ from whyrank.wire import (
 __all__ = ["routers"]
 
 NATIVE = ErrorStyle(dialects.vllm_error)
-COHERE = ErrorStyle(dialects.cohere_error)
-DETAIL = ErrorStyle(dialects.detail_error)
-TEI = ErrorStyle(dialects.tei_error, invalid=422)
 
-
-def _router(tag: str, style: ErrorStyle, errors: dict[int | str, dict[str, Any]], **by_key: ErrorStyle) -> APIRouter:
-    key = [Depends(shown.api_key)]
-    return APIRouter(route_class=route_class(style, by_key), tags=[tag], responses=errors, dependencies=key)
-
-
-native = _router("whyrank", NATIVE, shown.errors("native"))
-bare = _router("Text Embeddings Inference and vLLM", NATIVE, shown.errors("native", other="tei"), texts=TEI)
-cohere = _router("Cohere", COHERE, shown.errors("cohere"))
-jina = _router("Jina", DETAIL, shown.errors("detail"))
-voyage = _router("Voyage", DETAIL, shown.errors("detail"))
-tei = _router("Text Embeddings Inference", TEI, shown.errors("tei"))
+native = new_router("whyrank", NATIVE, shown.errors("native"))
+bare = new_router("Text Embeddings Inference and vLLM", NATIVE, shown.errors("native", other="tei"), texts=others.TEI)
 health = APIRouter(tags=["whyrank"])
-routers = (native, bare, cohere, jina, voyage, tei, health)
+routers = (native, bare, others.cohere, others.jina, others.voyage, others.tei, health)
 
 _PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
 
@@ -72,16 +57,16 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
     Takes what Jina's, Cohere's v1 and vLLM's clients send, and answers with the keys of all three. A client of Voyage is
     known by its `top_k` or its true or false `truncation`, and answered in its own shape.
     """
-    _check_count(ask, raw)
+    check_count(ask, raw)
     if ask.stream:
         return await _streamed(ask, raw)
     if ask.queries is None:
-        ranking = await _ranked(ask.requests()[0], ask, raw)
+        ranking = await ranked(ask.requests()[0], ask, raw)
         if ask.top_k is not None or isinstance(ask.truncation, bool):
             documents = ask.return_documents if "return_documents" in ask.model_fields_set else False
             return Json(dialects.voyage_answer(documents, ranking, service_of(raw).model))
         return Json(_answer(ranking, ask, raw))
-    rankings = await _ranked_many([(request, ask) for request in ask.requests()], raw)
+    rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
     answers = [_answer_or_error(ranking, ask, raw) for ranking in rankings]
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
 
@@ -89,14 +74,14 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
 @native.post("/v1/rerank/stream", summary="Rerank, as it happens", responses=shown.answered(streams=True))
 async def rerank_stream(ask: Annotated[RerankAsk, shown.asked("stream")], raw: Request) -> Response:
     """The same as server-sent events: `score` for each document, `ranking`, `delta` and `evidence`, and `done` with all."""
-    _check_count(ask, raw)
+    check_count(ask, raw)
     return await _streamed(ask, raw)
 
 
 @native.post("/v1/rerank/batch", summary="Rerank several", responses=shown.answered(shown.BatchAnswer))
 async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Request) -> Response:
     """Several requests in one body, each with its own answer or error, in order."""
-    _check_count(ask, raw)
+    check_count(ask, raw)
     asked: list[RerankRequest | InvalidRequest] = []
     for i, one in enumerate(ask.requests):
         try:
@@ -108,7 +93,7 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Requ
     good = [
         (request, one) for request, one in zip(asked, ask.requests, strict=True) if isinstance(request, RerankRequest)
     ]
-    answered = iter(await _ranked_many(good, raw))
+    answered = iter(await ranked_many(good, raw))
     answers = [
         _answer_or_error(next(answered) if isinstance(request, RerankRequest) else request, one, raw)
         for request, one in zip(asked, ask.requests, strict=True)
@@ -120,7 +105,7 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Requ
 @native.post("/score", include_in_schema=False)
 async def score(ask: Annotated[ScoreAsk, shown.asked("score")], raw: Request) -> Response:
     """Scores of pairs, in the order of the pairs; the shape of vLLM's /score, with margin and label mass."""
-    _check_count(ask, raw)
+    check_count(ask, raw)
     queries, documents, pairs = ask.pairs()
     asked: dict[int, list[int]] = {}
     for query, document in pairs:
@@ -129,7 +114,7 @@ async def score(ask: Annotated[ScoreAsk, shown.asked("score")], raw: Request) ->
     requests = [
         RerankRequest.of(queries[query], [documents[i] for i in of_it], **options) for query, of_it in asked.items()
     ]
-    rankings = await _ranked_many([(request, ask) for request in requests], raw)
+    rankings = await ranked_many([(request, ask) for request in requests], raw)
     rows: dict[tuple[int, int], RankedDocument] = {}
     usage = Usage()
     for (query, of_it), ranking in zip(asked.items(), rankings, strict=True):
@@ -181,7 +166,7 @@ async def playground(raw: Request) -> Response:
 @native.post("/playground/stream", include_in_schema=False)
 async def playground_stream(ask: RerankAsk, raw: Request) -> Response:
     """/v1/rerank/stream where a browser's own password prompt is good enough as a key; vLLM guards /v1 with bearer tokens."""
-    _check_count(ask, raw)
+    check_count(ask, raw)
     return await _streamed(ask, raw)
 
 
@@ -191,7 +176,7 @@ async def _streamed(ask: RerankAsk, raw: Request) -> Response:
     if ask.refuses_truncation:
         raise InvalidRequest("truncation is false: a stream has told its scores before it knows; leave one of them out")
     (request,) = ask.requests()
-    events = service_of(raw).events(_salted(request, raw), live=True)
+    events = service_of(raw).events(salted(request, raw), live=True)
     # What refuses the request does so before its first event, while there is a status to say it with.
     first = await anext(events)
     return StreamingResponse(
@@ -211,48 +196,6 @@ async def _frames(first: Event, events: AsyncGenerator[Event, None], raw: Reques
 
 def _frame(event: dict[str, Any]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (event["event"].encode(), to_json(event["data"]))
-
-
-class _Counted(Protocol):
-    @property
-    def count(self) -> int: ...
-
-
-def _check_count(ask: _Counted, raw: Request) -> None:
-    """Before requests are made of it: a grid is far larger than its body."""
-    service_of(raw).limits.check_count(ask.count, "documents")
-
-
-async def _ranked(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranking:
-    ranking = await service_of(raw).rerank(_salted(request, raw))
-    _check_cut(ranking, ask)
-    return ranking
-
-
-async def _ranked_many(asked: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
-    answers = await service_of(raw).rerank_many([_salted(request, raw) for request, _ in asked])
-    for i, (answer, (_, ask)) in enumerate(zip(answers, asked, strict=True)):
-        try:
-            if isinstance(answer, Ranking):
-                _check_cut(answer, ask)
-        except InvalidRequest as error:
-            answers[i] = error
-    return answers
-
-
-def _check_cut(ranking: Ranking, ask: ReadingAsk) -> None:
-    for row in ranking.results if ask.refuses_truncation else ():
-        if row.truncation is not None and row.truncation.truncated:
-            raise InvalidRequest(
-                f"documents[{row.index}] and the query are longer than the model reads, {row.truncation.used_tokens} of "
-                f"{row.truncation.original_tokens} tokens of the document: shorten them, or allow truncation"
-            )
-
-
-def _salted(request: RerankRequest, raw: Request) -> RerankRequest:
-    """Tenants never share a cache, whatever salt they ask for."""
-    salts = [salt for salt in (raw.state.whyrank_salt, request.cache_salt) if salt]
-    return replace(request, cache_salt=":".join(salts) or None)
 
 
 def _answer(ranking: Ranking, ask: RerankAsk, raw: Request) -> dict[str, Any]:
@@ -288,54 +231,7 @@ def _warnings(warnings: list[str]) -> dict[str, Any]:
     return {"warnings": warnings} if warnings else {}
 
 
-# The others' dialects.
-
-
-@cohere.post("/v2/rerank", summary="Cohere's v2", responses=shown.answered(shown.CohereAnswer))
-@cohere.post("/cohere/v2/rerank", include_in_schema=False)
-async def cohere_rerank(ask: Annotated[dialects.CohereAsk, shown.asked("cohere")], raw: Request) -> Response:
-    """For Cohere's clients at their version 2; options of whyrank are taken and its evidence is given as extra keys."""
-    ranking = await _ranked(ask.request(), ask, raw)
-    return Json(dialects.cohere_answer(ask, ranking, request_id(raw)))
-
-
-@cohere.post("/cohere/v1/rerank", summary="Cohere's v1", responses=shown.answered(shown.CohereV1Answer))
-async def cohere_v1_rerank(ask: Annotated[dialects.CohereV1Ask, shown.asked("cohere_v1")], raw: Request) -> Response:
-    """For Cohere's clients at their version 1: documents may be objects, of which `rank_fields` are read."""
-    ranking = await _ranked(ask.request(), ask, raw)
-    return Json(dialects.cohere_v1_answer(ask, ranking, request_id(raw)))
-
-
-@jina.post("/jina/v1/rerank", summary="Jina's", responses=shown.answered(shown.JinaAnswer))
-async def jina_rerank(ask: Annotated[dialects.JinaAsk, shown.asked("jina")], raw: Request) -> Response:
-    """Jina's shape and nothing more; /v1/rerank has all its keys as well."""
-    ranking = await _ranked(ask.request(), ask, raw)
-    return Json(dialects.jina_answer(ask, ranking, service_of(raw).model))
-
-
-@voyage.post("/voyage/v1/rerank", summary="Voyage's", responses=shown.answered(shown.VoyageAnswer))
-async def voyage_rerank(ask: Annotated[dialects.VoyageAsk, shown.asked("voyage")], raw: Request) -> Response:
-    """For Voyage's clients."""
-    ranking = await _ranked(ask.request(), ask, raw)
-    return Json(dialects.voyage_answer(ask.return_documents, ranking, service_of(raw).model))
-
-
-@tei.post("/tei/rerank", summary="TEI's", responses=shown.answered(list[shown.TeiResult]))
-async def tei_rerank(ask: Annotated[dialects.TeiAsk, shown.asked("tei")], raw: Request) -> Response:
-    """For clients of Text Embeddings Inference: `texts` in, a bare array out."""
-    ranking = await _ranked(ask.request(), ask, raw)
-    return Json(dialects.tei_answer(ask, ranking))
-
-
-def _of_tei(body: Any) -> str:
-    return "tei" if isinstance(body, dict) and "texts" in body else "native"
-
-
-BareAsk = Annotated[
-    Annotated[dialects.TeiAsk, Tag("tei")] | Annotated[RerankAsk, Tag("native")],
-    Discriminator(_of_tei),
-    shown.asked("bare"),
-]
+# TEI and vLLM have claimed the same place.
 
 
 @bare.post(
@@ -343,9 +239,9 @@ BareAsk = Annotated[
     summary="TEI's and vLLM's",
     responses=shown.answered(list[shown.TeiResult], *_RERANK_ANSWERS, streams=True),
 )
-async def bare_rerank(ask: BareAsk, raw: Request) -> Response:
+async def bare_rerank(ask: Annotated[dialects.BareAsk, shown.asked("bare")], raw: Request) -> Response:
     """A body with `texts` is TEI's and answered as TEI does; any other is the same as at /v1/rerank."""
-    return await (tei_rerank(ask, raw) if isinstance(ask, dialects.TeiAsk) else rerank(ask, raw))
+    return await (others.tei_rerank(ask, raw) if isinstance(ask, dialects.TeiAsk) else rerank(ask, raw))
 
 
 # Health, open to every load balancer. It says nothing of anybody's texts.
