@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI
 
-from whyrank.checkpoints import make_plan
+from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.runtimes.base import Answer, WritingOrder, Written
 from whyrank.scoring import LabelRead
@@ -28,7 +28,10 @@ class FakeRuntime:
         self.says = encoder.encode_frame("Says where.</contribution>\n<evidence>Water boils.</evidence>")
         self.salts: list[str | None] = []
         self.prompts: list[Ids] = []
+        self.left = 0
+        self.reached = asyncio.Event()
         self.failure: Exception | None = None
+        self.writing_failure: Exception | None = None
         self.open = asyncio.Event()
         self.open.set()
 
@@ -38,7 +41,12 @@ class FakeRuntime:
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         self.salts.append(salt)
         self.prompts += prompts
-        await self.open.wait()
+        self.reached.set()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
         if self.failure is not None:
             raise self.failure
         for i, ids in enumerate(prompts):
@@ -47,6 +55,8 @@ class FakeRuntime:
     async def write(
         self, prompts: Sequence[Ids], order: WritingOrder
     ) -> AsyncGenerator[tuple[int, str | Written], None]:
+        if self.writing_failure is not None:
+            raise self.writing_failure
         for i in range(len(prompts)):
             if order.live:
                 yield i, "Says where.</contr"
@@ -58,11 +68,14 @@ class FakeRuntime:
     async def aclose(self) -> None: ...
 
 
+def prism_plan(folder: Path) -> Plan:
+    return make_plan(EngineConfig(str(folder), prompt="prism"))
+
+
 class InProcess:
     """`app` is what vLLM would run; `client()` talks to it without a socket."""
 
-    def __init__(self, folder: Path, *keys: str, **limits: int) -> None:
-        plan = make_plan(EngineConfig(str(folder), prompt="prism"))
+    def __init__(self, plan: Plan, *keys: str, **limits: int) -> None:
         self.runtime = FakeRuntime(plan.encoder)
         self.service = Service(self.runtime, plan, Limits(**limits), keys, "tiny")
         self.app = FastAPI()

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from whyrank.errors import InvalidRequest
+from whyrank.errors import InvalidRequest, Overloaded
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.types import RankedDocument
@@ -285,9 +285,11 @@ BareAsk = Annotated[
 def _good(ranking: Ranking) -> list[RankedDocument]:
     """These dialects know no document without a score. If nothing else is left, the first failure is the answer."""
     good = [row for row in ranking.results if row.error is None]
-    if not good and (errors := _failures(ranking)):
-        raise InvalidRequest(errors[0])
-    return good
+    failed = next((row.error for row in ranking.results if row.error is not None), None)
+    if good or failed is None:
+        return good
+    message = _failures(ranking)[0]
+    raise Overloaded(message, 1) if failed.code in ("deadline", "engine") else InvalidRequest(message)
 
 
 def _failures(ranking: Ranking) -> list[str]:

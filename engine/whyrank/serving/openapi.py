@@ -5,7 +5,10 @@ Answers are never built from these models, which would cost time at a thousand d
 
 from __future__ import annotations
 
-from typing import Any, Union
+from collections.abc import Iterable
+from functools import reduce
+from operator import or_
+from typing import Any
 
 from fastapi import Body
 from fastapi.openapi.models import Example
@@ -234,20 +237,33 @@ _TOLD = {
 }
 
 
-def errors(style: str, *, other: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """The errors of a router. `other`: the style of what it also answers."""
-    body = _ERRORS[style] | _ERRORS[other] if other else _ERRORS[style]
+def _any_of(models: Iterable[Any]) -> Any:
+    return reduce(or_, models)
+
+
+def errors(*styles: str) -> dict[int | str, dict[str, Any]]:
+    """The errors of a router, in its own style and in those of the other dialects that it answers."""
+    body = _any_of(_ERRORS[style] for style in styles)
     # FastAPI documents a 422 of its own for whoever does not.
     told = {400: "The request makes no sense: the message names the fault.", 422: "The same, where TEI is spoken."}
     return {status: {"model": body, "description": text} for status, text in (told | _TOLD).items()}
 
 
-_STREAM = {"text/event-stream": {"schema": {"type": "string"}, "example": 'event: score\ndata: {"index": 0}\n\n'}}
+_EVENT = {
+    "type": "object",
+    "description": "One event of the stream.",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["score", "ranking", "delta", "evidence", "done", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+_STREAM = {"text/event-stream": {"schema": _EVENT, "example": 'event: score\ndata: {"index": 0}\n\n'}}
 
 
 def answered(*models: Any, streams: bool = False) -> dict[int | str, dict[str, Any]]:
     """The good answers of a route."""
-    body = {"model": Union[models]} if models else {}  # noqa: UP007 (as many as there are)
+    body = {"model": _any_of(models)} if models else {}
     return {200: body | {"description": "Best first.", "content": _STREAM if streams else {}}}
 
 

@@ -11,7 +11,7 @@ from whyrank.serving import openapi as shown
 from whyrank.serving.answering import new_router, ranked
 from whyrank.serving.door import ErrorStyle, Json, request_id, service_of
 
-__all__ = ["TEI", "cohere", "jina", "tei", "tei_rerank", "voyage"]
+__all__ = ["DETAIL", "TEI", "cohere", "jina", "tei", "tei_rerank", "voyage"]
 
 COHERE = ErrorStyle(dialects.cohere_error)
 DETAIL = ErrorStyle(dialects.detail_error)

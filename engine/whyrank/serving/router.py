@@ -36,8 +36,15 @@ __all__ = ["routers"]
 
 NATIVE = ErrorStyle(dialects.vllm_error)
 
-native = new_router("whyrank", NATIVE, shown.errors("native"))
-bare = new_router("Text Embeddings Inference and vLLM", NATIVE, shown.errors("native", other="tei"), texts=others.TEI)
+# Voyage's client falls over an error that is an object, and always says its top_k.
+native = new_router("whyrank", NATIVE, shown.errors("native", "detail"), top_k=others.DETAIL)
+bare = new_router(
+    "Text Embeddings Inference and vLLM",
+    NATIVE,
+    shown.errors("native", "detail", "tei"),
+    texts=others.TEI,
+    top_k=others.DETAIL,
+)
 health = APIRouter(tags=["whyrank"])
 routers = (native, bare, others.cohere, others.jina, others.voyage, others.tei, health)
 
