@@ -86,6 +86,11 @@ def _share(value: Any) -> bool:
     return _number(value) and 0 <= value <= 1
 
 
+def _salt(value: Any) -> bool:
+    """The engine gets it as UTF-8, which has no half characters."""
+    return isinstance(value, str) and value != "" and value.encode("utf-8", "ignore").decode() == value
+
+
 def _or_none(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or accepts(value)
 
@@ -104,7 +109,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "evidence_min_score": (_share, "give a number between 0 and 1"),
     "max_contribution_tokens": (_or_none(_whole), "give a whole number of at least 1, or leave it out"),
     "max_evidence_tokens": (_or_none(_whole), "give a whole number of at least 1, or leave it out"),
-    "cache_salt": (_or_none(lambda value: isinstance(value, str) and value != ""), "give a string that is not empty"),
+    "cache_salt": (_or_none(_salt), "give a string of whole characters that is not empty"),
     "temperature": (lambda value: _number(value) and 0 <= value <= 2, "give a number between 0 and 2"),
     "deadline_ms": (_or_none(lambda value: _number(value) and value > 0), "give a positive number of milliseconds"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -18,6 +19,7 @@ __all__ = [
     "GroundingBody",
     "OptionsAsk",
     "RankingBody",
+    "ReadingAsk",
     "RerankAsk",
     "ResultBody",
     "ScoreAsk",
@@ -28,7 +30,16 @@ __all__ = [
     "WindowBody",
     "documents_of",
     "event_document",
+    "to_json",
 ]
+
+
+def to_json(value: Any) -> bytes:
+    """A text may hold half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
 class _Body(BaseModel):
@@ -175,32 +186,37 @@ class _Ask(BaseModel):
         return [f"unknown key {key!r} was ignored" for key in self.model_extra or {}]
 
 
-class OptionsAsk(_Ask):
-    """RerankOptions over the wire; RerankRequest says what each means."""
+class ReadingAsk(_Ask):
+    """The options that say how texts are read."""
 
     instruction: str | None = None
-    top_n: int | None = None
-    min_score: float | None = None
     truncation: TruncationPolicy | bool | None = Field(
         None, description="What of an over-long document is given up; true: its tail; false: nothing, it is an error."
     )
+    deadline_ms: float | None = None
+    cache_salt: str | None = None
+
+    def options(self) -> RerankOptions:
+        """What was said. A null says nothing."""
+        said = {name: getattr(self, name) for name in RerankOptions.__annotations__ if name in type(self).model_fields}
+        return cast(RerankOptions, {k: v for k, v in said.items() if v is not None and not isinstance(v, bool)})
+
+    @property
+    def refuses_truncation(self) -> bool:
+        return self.truncation is False
+
+
+class OptionsAsk(ReadingAsk):
+    """RerankOptions over the wire; RerankRequest says what each means."""
+
+    top_n: int | None = None
+    min_score: float | None = None
     mode: Mode | None = None
     evidence_top_n: int | None = None
     evidence_min_score: float | None = None
     max_contribution_tokens: int | None = None
     max_evidence_tokens: int | None = None
     temperature: float | None = None
-    deadline_ms: float | None = None
-    cache_salt: str | None = None
-
-    def options(self) -> RerankOptions:
-        """What was said. A null says nothing."""
-        said = {name: getattr(self, name) for name in OptionsAsk.model_fields}
-        return cast(RerankOptions, {k: v for k, v in said.items() if v is not None and not isinstance(v, bool)})
-
-    @property
-    def refuses_truncation(self) -> bool:
-        return self.truncation is False
 
 
 class RerankAsk(OptionsAsk):
@@ -210,10 +226,16 @@ class RerankAsk(OptionsAsk):
     queries: list[str] | None = None
     documents: Documents
     rank_fields: list[str] | None = Field(None, description="Cohere's: which fields of objects are read.")
+    top_n: int | None = Field(None, description="So many results, the best; 0, as vLLM has it: all.")
     top_k: int | None = Field(None, description="Voyage's top_n; who says it gets Voyage's answer.")
     model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
     return_documents: bool = True
     stream: bool = False
+
+    @property
+    def count(self) -> int:
+        """Documents to score, known before anything is made of them."""
+        return len(self.documents) * len(self.queries or [""])
 
     def requests(self) -> list[RerankRequest]:
         if (self.query is None) == (self.queries is None):
@@ -222,6 +244,8 @@ class RerankAsk(OptionsAsk):
             raise InvalidRequest("queries is empty: give at least one")
         documents = documents_of(self.documents, self.rank_fields)
         options = self.options() | ({} if self.top_k is None else RerankOptions(top_n=self.top_k))
+        if options.get("top_n") == 0:
+            options["top_n"] = None
         return [
             RerankRequest.of(query, documents, **options)
             for query in ([self.query] if self.query is not None else self.queries or [])
@@ -232,6 +256,10 @@ class BatchAsk(_Ask):
     """Requests that have nothing to do with each other, in one body. Each has its own answer or error."""
 
     requests: list[RerankAsk]
+
+    @property
+    def count(self) -> int:
+        return sum(one.count for one in self.requests)
 
 
 def documents_of(asked: Documents, fields: list[str] | None = None) -> list[Document]:
@@ -251,7 +279,7 @@ def _fielded(value: dict[str, Any], fields: list[str], where: str) -> Document:
     return Document("\n".join(f"{name}: {part}" for name, part in chosen.items()), metadata=value)
 
 
-class ScoreAsk(OptionsAsk):
+class ScoreAsk(ReadingAsk):
     """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
 
     queries: str | list[str] = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
@@ -261,10 +289,14 @@ class ScoreAsk(OptionsAsk):
     grid: bool = False
     model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
 
+    @property
+    def count(self) -> int:
+        queries, documents = _listed(self.queries), _listed(self.documents)
+        return len(queries) * len(documents) if self.grid else max(len(queries), len(documents))
+
     def pairs(self) -> tuple[list[str], list[Document], list[tuple[int, int]]]:
         """Queries, documents, and which are scored together."""
-        queries = [self.queries] if isinstance(self.queries, str) else self.queries
-        documents = documents_of(self.documents if isinstance(self.documents, list) else [self.documents])
+        queries, documents = _listed(self.queries), documents_of(_listed(self.documents))
         if not queries or not documents:
             raise InvalidRequest(f"{'documents' if queries else 'queries'} is empty: give at least one")
         if self.grid:
@@ -276,3 +308,7 @@ class ScoreAsk(OptionsAsk):
         raise InvalidRequest(
             f"{len(queries)} queries and {len(documents)} documents: give one query, as many as documents, or grid: true"
         )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -9,20 +9,22 @@ What whyrank knows beyond a dialect rides along: options may be said by their na
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from whyrank.errors import InvalidRequest
+from whyrank.errors import InvalidRequest, Overloaded
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.types import RankedDocument
-from whyrank.wire import Documents, OptionsAsk, ResultBody, documents_of
+from whyrank.wire import Documents, OptionsAsk, RerankAsk, ResultBody, documents_of
 
 __all__ = [
+    "BareAsk",
     "CohereAsk",
     "CohereV1Ask",
     "JinaAsk",
+    "RelevantSpans",
     "TeiAsk",
     "VoyageAsk",
     "cohere_answer",
@@ -71,6 +73,23 @@ def tei_error(status: int, kind: str, message: str, request_id: str) -> dict[str
 # Cohere.
 
 
+class RelevantSpans(BaseModel):
+    """Cohere's own, of Rerank v5: here what the evidence of a document rests on."""
+
+    model_config = ConfigDict(strict=True)
+
+    mode: Literal["enabled", "disabled"]
+    threshold: float | None = Field(None, description="Of the similarity of a span and its evidence; 0.1 by default.")
+    max_spans: int | None = Field(None, ge=0)
+
+    def of(self, row: RankedDocument) -> list[dict[str, Any]]:
+        grounding = row.evidence.grounding if row.evidence else None
+        least = 0.1 if self.threshold is None else self.threshold
+        found = [span for span in grounding.spans if span.similarity >= least] if grounding else []
+        best = sorted(found, key=lambda span: -span.similarity)[: self.max_spans]
+        return [{"start": span.start, "end": span.end, "score": span.similarity} for span in best]
+
+
 class CohereAsk(OptionsAsk):
     """POST /v2/rerank."""
 
@@ -78,10 +97,18 @@ class CohereAsk(OptionsAsk):
     query: str
     documents: Documents
     max_tokens_per_doc: int | None = Field(None, description="Accepted; the prompt's own budget decides.")
+    relevant_spans: RelevantSpans | None = Field(None, description='Enabled, it means mode "evidence".')
     priority: int | None = Field(None, description="Accepted; calls take turns.")
 
+    @property
+    def spans(self) -> RelevantSpans | None:
+        return self.relevant_spans if self.relevant_spans and self.relevant_spans.mode == "enabled" else None
+
     def request(self) -> RerankRequest:
-        return RerankRequest.of(self.query, documents_of(self.documents), **self.options())
+        options = self.options()
+        if self.spans:
+            options["mode"] = "evidence"
+        return RerankRequest.of(self.query, documents_of(self.documents), **options)
 
 
 class CohereV1Ask(OptionsAsk):
@@ -101,9 +128,15 @@ class CohereV1Ask(OptionsAsk):
 
 
 def cohere_answer(ask: CohereAsk, ranking: Ranking, request_id: str) -> dict[str, Any]:
+    def spans(row: RankedDocument) -> dict[str, Any]:
+        found = ask.spans.of(row) if ask.spans else []
+        return {"relevant_spans": found} if found else {}
+
     return {
         "id": request_id,
-        "results": [{"index": row.index, "relevance_score": row.score} | _evidence(row) for row in _good(ranking)],
+        "results": [
+            {"index": row.index, "relevance_score": row.score} | spans(row) | _evidence(row) for row in _good(ranking)
+        ],
         "meta": _cohere_meta("2", ask, ranking),
     }
 
@@ -196,19 +229,27 @@ def voyage_answer(with_documents: bool, ranking: Ranking, model: str) -> dict[st
 # Text Embeddings Inference.
 
 
+class TeiEmpty(InvalidRequest):
+    """TEI has a status of its own for it."""
+
+    status = 400
+
+
 class TeiAsk(OptionsAsk):
     query: str
     texts: list[str]
-    truncate: bool = False
+    truncate: bool | None = Field(None, description="false: an over-long text is an error. As in TEI, true by default.")
     truncation_direction: Literal["left", "right", "Left", "Right"] = "right"
     raw_scores: bool = False
     return_text: bool = False
 
     @property
     def refuses_truncation(self) -> bool:
-        return not self.truncate
+        return self.truncate is False or self.truncation is False
 
     def request(self) -> RerankRequest:
+        if not self.texts:
+            raise TeiEmpty("`texts` cannot be empty")
         options = self.options()
         if self.truncation_direction.lower() == "left":
             options["truncation"] = "head"
@@ -225,15 +266,30 @@ def tei_answer(ask: TeiAsk, ranking: Ranking) -> list[dict[str, Any]]:
     ]
 
 
+# The bare /rerank, which TEI and vLLM have both.
+
+
+def _of_tei(body: Any) -> str:
+    return "tei" if isinstance(body, dict) and "texts" in body else "native"
+
+
+BareAsk = Annotated[
+    Annotated[TeiAsk, Tag("tei")] | Annotated[RerankAsk, Tag("native")],
+    Discriminator(_of_tei),
+]
+
+
 # What they share.
 
 
 def _good(ranking: Ranking) -> list[RankedDocument]:
     """These dialects know no document without a score. If nothing else is left, the first failure is the answer."""
     good = [row for row in ranking.results if row.error is None]
-    if not good and (errors := _failures(ranking)):
-        raise InvalidRequest(errors[0])
-    return good
+    failed = next((row.error for row in ranking.results if row.error is not None), None)
+    if good or failed is None:
+        return good
+    message = _failures(ranking)[0]
+    raise Overloaded(message, 1) if failed.code in ("deadline", "engine") else InvalidRequest(message)
 
 
 def _failures(ranking: Ranking) -> list[str]:

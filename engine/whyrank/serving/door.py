@@ -6,26 +6,45 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 import logging
+import math
 import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from whyrank.errors import EngineDead, InvalidRequest, Overloaded, Stopping, TooLarge, Unauthorized, WhyrankError
 from whyrank.serving import metrics
 from whyrank.serving.service import Service
+from whyrank.wire import to_json
 
-__all__ = ["ErrorShape", "failure", "request_id", "route_class", "service_of"]
+__all__ = ["ErrorStyle", "Json", "request_id", "route_class", "service_of", "what_happened"]
 
 logger = logging.getLogger(__name__)
 
-ErrorShape = Callable[[int, str, str, str], dict[str, Any]]
-"""(status, kind, message, request id) → the body of an error in some dialect."""
+
+@dataclass(frozen=True, slots=True)
+class ErrorStyle:
+    """How a dialect tells of errors: the body from (status, kind, message, request id), and its status for a bad request."""
+
+    body: Callable[[int, str, str, str], dict[str, Any]]
+    invalid: int = 400
+
+
+class Json(Response):
+    """Takes whatever text its caller sent, half characters too."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content)
+
 
 _STATUS: dict[type[WhyrankError], int] = {
     InvalidRequest: 400,
@@ -55,8 +74,8 @@ def request_id(request: Request) -> str:
     return str(request.state.whyrank_request_id)
 
 
-def route_class(shape: ErrorShape, invalid: int = 400) -> type[APIRoute]:
-    """A route whose errors have this shape. `invalid`: the status that the dialect has for a body that makes no sense."""
+def route_class(style: ErrorStyle, by_key: Mapping[str, ErrorStyle] | None = None) -> type[APIRoute]:
+    """A route that tells of errors in this style. `by_key`: a body with this key is of another dialect, and has its style."""
 
     class Door(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
@@ -66,7 +85,9 @@ def route_class(shape: ErrorShape, invalid: int = 400) -> type[APIRoute]:
                 try:
                     response = await _admitted(request, answer)
                 except Exception as error:
-                    response = failure(request, error, shape, invalid)
+                    keys = getattr(request.state, "whyrank_keys", ())
+                    said = next((other for key, other in (by_key or {}).items() if key in keys), style)
+                    response = _failure(request, error, said)
                 metrics.count_request(self.path, response.status_code)
                 response.headers["X-Request-Id"] = request_id(request)
                 if (service := getattr(request.app.state, "whyrank", None)) is not None:
@@ -104,7 +125,8 @@ def _key(request: Request) -> str | None:
 
 def _announced_size(request: Request) -> int:
     length = request.headers.get("content-length", "")
-    return int(length) if length.isdecimal() else 0
+    # Whatever has more digits than this is too large as well, and Python would not even read it.
+    return int(length[:20]) if length.isdecimal() else 0
 
 
 async def _body(request: Request, service: Service) -> bytes:
@@ -113,6 +135,24 @@ async def _body(request: Request, service: Service) -> bytes:
         body += chunk
         service.limits.check_body(len(body))
     return bytes(body)
+
+
+class _Asked(Request):
+    """A request whose body is JSON as its standard has it: Python's own reader also takes NaN, and 1e999 for infinite."""
+
+    async def json(self) -> Any:
+        body = json.loads(await self.body(), parse_constant=_no_number, parse_float=_finite)
+        self.state.whyrank_keys = body.keys() if isinstance(body, dict) else ()
+        return body
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text:.40} is no number that can be used")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
 
 
 async def _while_connected(request: Request, body: bytes, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -126,7 +166,7 @@ async def _while_connected(request: Request, body: bytes, answer: Callable[[Requ
             return {"type": "http.request", "body": body, "more_body": False}
         return await request.receive()
 
-    work = asyncio.ensure_future(answer(Request(request.scope, replay)))
+    work = asyncio.ensure_future(answer(_Asked(request.scope, replay)))
     gone = asyncio.ensure_future(_until_gone(request))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -144,19 +184,11 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-def failure(request: Request, error: Exception, shape: ErrorShape, invalid: int = 400) -> Response:
-    """The response for an error. What we did not foresee is logged and told without its details."""
+def _failure(request: Request, error: Exception, style: ErrorStyle) -> Response:
+    status, kind, message = what_happened(request, error)
+    # A dialect may say more exactly what is wrong with a request.
+    status = getattr(error, "status", style.invalid) if status == 400 else status
     headers: dict[str, str] = {}
-    match error:
-        case RequestValidationError():
-            status, kind, message = invalid, "InvalidRequest", _what_is_wrong(error)
-        case WhyrankError():
-            status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
-            status = invalid if status == 400 else status
-            kind, message = type(error).__name__, str(error)
-        case _:
-            logger.exception("request %s failed", request_id(request))
-            status, kind, message = 500, "InternalError", "something went wrong in the server; its log says what"
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, EngineDead | Stopping):
@@ -165,17 +197,60 @@ def failure(request: Request, error: Exception, shape: ErrorShape, invalid: int 
         headers["WWW-Authenticate"] = 'Basic realm="whyrank: any name, the API key as password", charset="UTF-8"'
     if status in (401, 413, 429, 503):
         metrics.refused(kind)
-    return JSONResponse(shape(status, kind, message, request_id(request)), status, headers)
+    return Json(style.body(status, kind, message, request_id(request)), status, headers)
+
+
+def what_happened(request: Request, error: Exception) -> tuple[int, str, str]:
+    """Status, kind and message. What we did not foresee is logged and told without its details."""
+    match error:
+        case RequestValidationError():
+            return 400, "InvalidRequest", _what_is_wrong(error)
+        case HTTPException():  # how FastAPI says that the body could not be read
+            return error.status_code, "InvalidRequest", _why_unreadable(error)
+        case RecursionError():
+            return 400, "InvalidRequest", "the body is nested too deeply"
+        case WhyrankError():
+            status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+            return status, type(error).__name__, str(error)
+    logger.error("request %s failed", request_id(request), exc_info=error)
+    return 500, "InternalError", "something went wrong in the server; its log says what"
+
+
+def _why_unreadable(error: HTTPException) -> str:
+    match error.__cause__:
+        case RecursionError():
+            return "the body is nested too deeply"
+        case UnicodeDecodeError():
+            return "the body is not JSON: it is not UTF-8"
+        case ValueError() as cause:
+            return f"the body is not JSON: {str(cause).partition(';')[0]}"  # then Python's own advice to programmers
+    return str(error.detail)
 
 
 def _what_is_wrong(error: RequestValidationError) -> str:
     """The first fault, with where it is. Never the value: it may be somebody's text."""
-    first = error.errors()[0]
+    faults = error.errors()
+    first = faults[0]
     if first["type"] == "json_invalid":
         return (
             f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])} at character {first['loc'][-1]}"
         )
+    if isinstance(error.body, bytes):
+        return "the body is not JSON: send it with the header 'Content-Type: application/json'"
+    where = _place(first, error.body)
+    # A value that may be one of several things has a fault for each.
+    told = dict.fromkeys(fault["msg"] for fault in faults if _place(fault, error.body) == where)
+    return f"{where or 'the body'}: {', or '.join(told)}"
+
+
+def _place(fault: Any, body: Any) -> str:
+    """The way to the fault, without the names that pydantic gives to the branches of a union."""
     path = ""
-    for part in first["loc"][1:]:
+    *_, last = fault["loc"]
+    for part in fault["loc"][1:]:
+        if isinstance(body, dict | list) and (part in body if isinstance(body, dict) else isinstance(part, int)):
+            body = body[part]
+        elif part is not last or fault["type"] != "missing":
+            continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    return f"{path or 'the body'}: {first['msg']}"
+    return path

@@ -1,0 +1,65 @@
+"""What all routes share: how they are made, and the way from requests to rankings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Depends, Request
+
+from whyrank.errors import InvalidRequest, WhyrankError
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankRequest
+from whyrank.serving import openapi as shown
+from whyrank.serving.door import ErrorStyle, route_class, service_of
+from whyrank.wire import ReadingAsk
+
+__all__ = ["check_count", "new_router", "ranked", "ranked_many", "salted"]
+
+
+def new_router(tag: str, style: ErrorStyle, errors: dict[int | str, dict[str, Any]], **by_key: ErrorStyle) -> APIRouter:
+    key = [Depends(shown.api_key)]
+    return APIRouter(route_class=route_class(style, by_key), tags=[tag], responses=errors, dependencies=key)
+
+
+class _Counted(Protocol):
+    @property
+    def count(self) -> int: ...
+
+
+def check_count(ask: _Counted, raw: Request) -> None:
+    """Before requests are made of it: a grid is far larger than its body."""
+    service_of(raw).limits.check_count(ask.count, "documents")
+
+
+async def ranked(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranking:
+    ranking = await service_of(raw).rerank(salted(request, raw))
+    _check_cut(ranking, ask)
+    return ranking
+
+
+async def ranked_many(asked: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
+    answers = await service_of(raw).rerank_many([salted(request, raw) for request, _ in asked])
+    for i, (answer, (_, ask)) in enumerate(zip(answers, asked, strict=True)):
+        try:
+            if isinstance(answer, Ranking):
+                _check_cut(answer, ask)
+        except InvalidRequest as error:
+            answers[i] = error
+    return answers
+
+
+def _check_cut(ranking: Ranking, ask: ReadingAsk) -> None:
+    for row in ranking.results if ask.refuses_truncation else ():
+        if row.truncation is not None and row.truncation.truncated:
+            raise InvalidRequest(
+                f"documents[{row.index}] and the query are longer than the model reads, {row.truncation.used_tokens} of "
+                f"{row.truncation.original_tokens} tokens of the document: shorten them, or allow truncation"
+            )
+
+
+def salted(request: RerankRequest, raw: Request) -> RerankRequest:
+    """Tenants never share a cache, whatever salt they ask for."""
+    salts = [salt for salt in (raw.state.whyrank_salt, request.cache_salt) if salt]
+    return replace(request, cache_salt=":".join(salts) or None)

@@ -1,0 +1,59 @@
+"""The routes of other rerankers' dialects. Each takes and gives what the clients of that one know."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Request, Response
+
+from whyrank.serving import dialects
+from whyrank.serving import openapi as shown
+from whyrank.serving.answering import new_router, ranked
+from whyrank.serving.door import ErrorStyle, Json, request_id, service_of
+
+__all__ = ["DETAIL", "TEI", "cohere", "jina", "tei", "tei_rerank", "voyage"]
+
+COHERE = ErrorStyle(dialects.cohere_error)
+DETAIL = ErrorStyle(dialects.detail_error)
+TEI = ErrorStyle(dialects.tei_error, invalid=422)
+
+cohere = new_router("Cohere", COHERE, shown.errors("cohere"))
+jina = new_router("Jina", DETAIL, shown.errors("detail"))
+voyage = new_router("Voyage", DETAIL, shown.errors("detail"))
+tei = new_router("Text Embeddings Inference", TEI, shown.errors("tei"))
+
+
+@cohere.post("/v2/rerank", summary="Cohere's v2", responses=shown.answered(shown.CohereAnswer))
+@cohere.post("/cohere/v2/rerank", include_in_schema=False)
+async def cohere_rerank(ask: Annotated[dialects.CohereAsk, shown.asked("cohere")], raw: Request) -> Response:
+    """For Cohere's clients at their version 2; options of whyrank are taken and its evidence is given as extra keys."""
+    ranking = await ranked(ask.request(), ask, raw)
+    return Json(dialects.cohere_answer(ask, ranking, request_id(raw)))
+
+
+@cohere.post("/cohere/v1/rerank", summary="Cohere's v1", responses=shown.answered(shown.CohereV1Answer))
+async def cohere_v1_rerank(ask: Annotated[dialects.CohereV1Ask, shown.asked("cohere_v1")], raw: Request) -> Response:
+    """For Cohere's clients at their version 1: documents may be objects, of which `rank_fields` are read."""
+    ranking = await ranked(ask.request(), ask, raw)
+    return Json(dialects.cohere_v1_answer(ask, ranking, request_id(raw)))
+
+
+@jina.post("/jina/v1/rerank", summary="Jina's", responses=shown.answered(shown.JinaAnswer))
+async def jina_rerank(ask: Annotated[dialects.JinaAsk, shown.asked("jina")], raw: Request) -> Response:
+    """Jina's shape and nothing more; /v1/rerank has all its keys as well."""
+    ranking = await ranked(ask.request(), ask, raw)
+    return Json(dialects.jina_answer(ask, ranking, service_of(raw).model))
+
+
+@voyage.post("/voyage/v1/rerank", summary="Voyage's", responses=shown.answered(shown.VoyageAnswer))
+async def voyage_rerank(ask: Annotated[dialects.VoyageAsk, shown.asked("voyage")], raw: Request) -> Response:
+    """For Voyage's clients."""
+    ranking = await ranked(ask.request(), ask, raw)
+    return Json(dialects.voyage_answer(ask.return_documents, ranking, service_of(raw).model))
+
+
+@tei.post("/tei/rerank", summary="TEI's", responses=shown.answered(list[shown.TeiResult]))
+async def tei_rerank(ask: Annotated[dialects.TeiAsk, shown.asked("tei")], raw: Request) -> Response:
+    """For clients of Text Embeddings Inference: `texts` in, a bare array out."""
+    ranking = await ranked(ask.request(), ask, raw)
+    return Json(dialects.tei_answer(ask, ranking))

@@ -1,0 +1,87 @@
+"""The server without a server: the real routes, prompts and tokenizer over a runtime that answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+
+from whyrank.checkpoints import Plan, make_plan
+from whyrank.config import EngineConfig
+from whyrank.runtimes.base import Answer, WritingOrder, Written
+from whyrank.scoring import LabelRead
+from whyrank.serving.admission import Limits
+from whyrank.serving.router import routers
+from whyrank.serving.service import Service
+from whyrank.tokens import Ids, PromptEncoder
+from whyrank.types import Usage
+
+
+class FakeRuntime:
+    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self.says = encoder.encode_frame("Says where.</contribution>\n<evidence>Water boils.</evidence>")
+        self.salts: list[str | None] = []
+        self.prompts: list[Ids] = []
+        self.left = 0
+        self.reached = asyncio.Event()
+        self.failure: Exception | None = None
+        self.writing_failure: Exception | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+        return Usage()
+
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+        self.salts.append(salt)
+        self.prompts += prompts
+        self.reached.set()
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        if self.failure is not None:
+            raise self.failure
+        for i, ids in enumerate(prompts):
+            yield i, LabelRead(zlib.crc32(repr(tuple(ids)).encode()) % 8000 / 1000 - 4, 0.99, len(ids))
+
+    async def write(
+        self, prompts: Sequence[Ids], order: WritingOrder
+    ) -> AsyncGenerator[tuple[int, str | Written], None]:
+        if self.writing_failure is not None:
+            raise self.writing_failure
+        for i in range(len(prompts)):
+            if order.live:
+                yield i, "Says where.</contr"
+            yield i, Written(self.says, "stop", Usage(output_tokens=len(self.says)))
+
+    def facts(self) -> dict[str, str | int]:
+        return {}
+
+    async def aclose(self) -> None: ...
+
+
+def prism_plan(folder: Path) -> Plan:
+    return make_plan(EngineConfig(str(folder), prompt="prism"))
+
+
+class InProcess:
+    """`app` is what vLLM would run; `client()` talks to it without a socket."""
+
+    def __init__(self, plan: Plan, *keys: str, **limits: int) -> None:
+        self.runtime = FakeRuntime(plan.encoder)
+        self.service = Service(self.runtime, plan, Limits(**limits), keys, "tiny")
+        self.app = FastAPI()
+        for router in routers:
+            self.app.include_router(router)
+        self.app.state.whyrank = self.service
+
+    def client(self, **headers: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test", headers=headers)
