@@ -38,7 +38,7 @@ def test_json_is_one_document_of_the_documented_shape(encoder: list[str], tmp_pa
     done = whyrank("rerank", *encoder, "-q", "boiling point", "-d", str(documents), "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert set(answer) == {"results", "usage", "evidence_usage", "model", "prompt"}
+    assert set(answer) == {"results", "usage", "evidence_usage", "model", "prompt", "degraded"}
     assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "computed_tokens", "output_tokens"}
     by_id = {row["id"]: row for row in answer["results"]}
     keys = {"index", "id", "rank", "score", "margin", "label_mass", "truncation", "neutralised", "error"}

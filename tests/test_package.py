@@ -94,7 +94,9 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["fan_out"] = set()
     pure["verbs"] = {"errors", "events", "fan_out", "ranking", "requests", "types"}
     pure["client/policy"] = {"errors"}
-    pure["client/pairs"] = {"requests", "types"}
+    pure["client/pairs"] = {"types"}
+    pure["client/questions"] = {"errors", "requests", "types"}
+    pure["client/batching"] = {"client", "errors", "types"}
     pure["client/answers"] = {"errors", "events", "ranking", "types"}
     pure["wire"] = {"errors", "events", "ranking", "requests", "types"}
     pure["serving/admission"] = {"errors", "requests"}

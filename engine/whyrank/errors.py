@@ -87,7 +87,9 @@ class Unauthorized(PermanentError):
 
 
 class RetryableError(WhyrankError):
-    pass
+    """`retry_after`: in how many seconds the server wants to be asked again, where it said so."""
+
+    retry_after: int | None = None
 
 
 class EngineDead(RetryableError):

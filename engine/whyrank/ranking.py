@@ -24,6 +24,15 @@ class Ranking:
     prompt: str
     evidence_usage: Usage = field(default_factory=Usage)
 
+    @property
+    def degraded(self) -> bool:
+        """Whether time or the network cost a row its score or its evidence; `error` and `evidence.finish` say which."""
+        return any(
+            (row.error is not None and row.error.code in ("deadline", "unreachable"))
+            or (row.evidence is not None and row.evidence.finish in ("aborted", "deadline", "error"))
+            for row in self.results
+        )
+
     def pack(self, max_tokens: int, tokenizer: Any) -> Packed:
         """The evidence as one context for an LLM, in at most so many of its tokens, with citation marks.
 

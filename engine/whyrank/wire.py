@@ -131,6 +131,8 @@ class RankingBody(_Body):
     evidence_usage: UsageBody
     model: str
     prompt: str
+    degraded: bool
+    """Time or the network cost a row its score or its evidence."""
 
     @classmethod
     def of(cls, ranking: Ranking) -> Self:
@@ -140,6 +142,7 @@ class RankingBody(_Body):
             evidence_usage=UsageBody.model_validate(ranking.evidence_usage),
             model=ranking.model,
             prompt=ranking.prompt,
+            degraded=ranking.degraded,
         )
 
     def document(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """whyrank over HTTP for agents: the same verbs and types as the in-process Reranker.
 
 policy.py    when to retry, where to send, when to leave a server alone (no I/O)
-pairs.py     (query, document) pairs that are known or under way (no I/O)
+pairs.py     (query, document) pairs that are known (no I/O)
+questions.py types → JSON for the server
 answers.py   JSON of the server → types
 exchange.py  one HTTP exchange, with the policy applied
 batching.py  many calls, few requests

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from whyrank.client.pairs import PairKey
-from whyrank.requests import RerankRequest
+from whyrank.errors import WhyrankError
 from whyrank.types import RankedDocument, Usage
 
 __all__ = ["Ask", "Batcher"]
@@ -17,60 +17,98 @@ __all__ = ["Ask", "Batcher"]
 class Ask:
     """The pairs that one call brought and nobody knew. `wanted`: how many calls wait for one of them."""
 
-    request: RerankRequest
+    query: str
     keys: Sequence[PairKey]
-    rows: Sequence[asyncio.Future[RankedDocument]]
+    content: bytes
+    """One request of a batch, as JSON."""
+    end: float
+    """When nobody waits any longer."""
+    server: str = ""
+    """Where it should go: asks for different servers never share a request."""
     wanted: int = 0
+    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    rows: dict[PairKey, RankedDocument] = field(default_factory=dict)
+    error: WhyrankError | None = None
+    """Why rows are missing, once it is done."""
     usage: Usage = field(default_factory=Usage)
+    identity: str | None = None
+    served: tuple[str, str] = ("", "")
+    """Model and prompt."""
 
 
 class Batcher:
     """While nothing is under way, what is asked goes at once, with whatever else was asked in the same turn of the event loop;
-    otherwise it waits `window` seconds for company."""
+    otherwise it waits `window` seconds for company, and for one of `at_once` places. `send` tells its asks what came of them,
+    and raises nothing."""
 
-    def __init__(self, send: Callable[[Sequence[Ask]], Awaitable[None]], window: float, most_documents: int) -> None:
-        self._send, self._window, self._most = send, window, most_documents
+    def __init__(
+        self,
+        send: Callable[[Sequence[Ask]], Awaitable[None]],
+        window: float,
+        most_documents: int,
+        most_bytes: int,
+        at_once: int,
+    ) -> None:
+        self._send, self._window = send, window
+        self._most_documents, self._most_bytes, self._at_once = most_documents, most_bytes, at_once
         self._waiting: list[Ask] = []
         self._timer: asyncio.Handle | None = None
-        self._sending = set[asyncio.Task[None]]()
+        self._sending: dict[asyncio.Task[None], Sequence[Ask]] = {}
 
     def add(self, ask: Ask) -> None:
         self._waiting.append(ask)
-        if self._timer is None:
+        if self._timer is None and len(self._sending) < self._at_once:
             loop = asyncio.get_running_loop()
             later = bool(self._sending) and self._window > 0
             self._timer = loop.call_later(self._window, self._flush) if later else loop.call_soon(self._flush)
 
+    def leave(self, ask: Ask) -> None:
+        """Nobody wants it any more. A request that nobody wants at all ends."""
+        for task, batch in self._sending.items():
+            if ask in batch:
+                if not any(other.wanted for other in batch):
+                    task.cancel()
+                return
+
     async def finish(self) -> None:
         """Wait for what is under way."""
-        if self._timer is not None:
+        while self._waiting or self._sending:
             self._flush()
-        while self._sending:
-            await asyncio.wait(self._sending)
+            if self._sending:
+                await asyncio.wait(self._sending)
 
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-        waiting, self._waiting = self._waiting, []
-        for ask in waiting:
-            if not ask.wanted:  # whoever asked has gone
-                for row in ask.rows:
-                    row.cancel()
-        for batch in self._batches([ask for ask in waiting if ask.wanted]):
+        batches = [*self._batches(ask for ask in self._waiting if ask.wanted)]
+        places = max(0, self._at_once - len(self._sending))
+        # Those who wait for a place may be joined until they have it.
+        self._waiting = [ask for batch in batches[places:] for ask in batch]
+        for batch in batches[:places]:
             task = asyncio.ensure_future(self._send(batch))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            self._sending[task] = batch
+            task.add_done_callback(self._sent)
 
-    def _batches(self, asks: Sequence[Ask]) -> Iterator[list[Ask]]:
-        batch: list[Ask] = []
-        count = 0
-        # Asks of the same query share a prefix in the server's cache: side by side.
-        for ask in sorted(asks, key=lambda ask: ask.request.query):
-            if batch and count + len(ask.keys) > self._most:
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        del self._sending[task]
+        if self._waiting and self._timer is None:
+            self._flush()
+
+    def _batches(self, asks: Iterable[Ask]) -> Iterator[list[Ask]]:
+        # Asks of the same query share a prefix in the server's cache: side by side, in the order in which queries came.
+        groups: dict[str, dict[str, list[Ask]]] = {}
+        for ask in asks:
+            groups.setdefault(ask.server, {}).setdefault(ask.query, []).append(ask)
+        for queries in groups.values():
+            batch: list[Ask] = []
+            documents = size = 0
+            for ask in (ask for group in queries.values() for ask in group):
+                documents += len(ask.keys)
+                size += len(ask.content)
+                if batch and (documents > self._most_documents or size > self._most_bytes):
+                    yield batch
+                    batch, documents, size = [], len(ask.keys), len(ask.content)
+                batch.append(ask)
+            if batch:
                 yield batch
-                batch, count = [], 0
-            batch.append(ask)
-            count += len(ask.keys)
-        if batch:
-            yield batch

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from copy import copy
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
 from whyrank.client.answers import error_of, event_of, ranking_of
 from whyrank.client.batching import Ask, Batcher
-from whyrank.client.exchange import Exchange
-from whyrank.client.pairs import PairBook, PairKey, pair_key
+from whyrank.client.exchange import Errand, Exchange
+from whyrank.client.pairs import Known, PairBook, PairKey, pair_key
 from whyrank.client.policy import RetryPolicy
-from whyrank.errors import InvalidRequest, Unreachable, WhyrankError
+from whyrank.client.questions import batch_of, documents_of, joined, pair_head, whole
+from whyrank.errors import InvalidRequest, PermanentError, TooLarge, Unreachable, WhyrankError
 from whyrank.events import Event
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
@@ -27,10 +30,21 @@ from whyrank.verbs import Verbs
 
 __all__ = ["AsyncClient"]
 
-# Documents of one HTTP request. Answers come when all of them are scored, so not too many.
+T = TypeVar("T")
+
+# Documents and bytes of one batch. Answers come when all of them are scored, so not too many.
 _DOCUMENTS_AT_ONCE = 256
+_BYTES_AT_ONCE = 8 << 20
+# Batches under way at once: a few keep a server busy, and whoever comes later gets into fuller ones.
+_BATCHES_AT_ONCE = 8
 # A server that was heard so many seconds ago still has the model that it had.
 _TRUSTED_SECONDS = 1.0
+# The server answers at its deadline; the way back takes a little longer.
+_WAY_BACK_SECONDS = 1.0
+# An exchange ends by itself when time is up, and knows better why.
+_GRACE_SECONDS = 0.1
+
+_NO_DOCUMENT = Document("")
 
 
 class AsyncClient(Verbs):
@@ -60,10 +74,13 @@ class AsyncClient(Verbs):
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
         self._exchange = Exchange(urls, api_key, timeout, retry or RetryPolicy(), transport)
-        self._batcher = Batcher(self._send, window_ms / 1000, _DOCUMENTS_AT_ONCE)
+        self._batcher = Batcher(self._send, window_ms / 1000, _DOCUMENTS_AT_ONCE, _BYTES_AT_ONCE, _BATCHES_AT_ONCE)
         self._pairs = PairBook(remembered_pairs)
-        self._asks: dict[asyncio.Future[RankedDocument], Ask] = {}
-        self._served = ("", "")
+        self._under_way: dict[PairKey, Ask] = {}
+        self._timeout = timeout
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -75,160 +92,250 @@ class AsyncClient(Verbs):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for what is under way, then close the connections."""
+        """Wait for the calls under way, then close the connections. Streams that are still open break off."""
         self._closed = True
-        await self._batcher.finish()
-        await self._exchange.aclose()
-
-    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
-        self._require_open()
-        events = self._exchange.events("/v1/rerank/stream", _body(request), request.query)
-        async with aclosing(events):
-            async for name, data in events:
-                yield _understood(lambda name=name, data=data: event_of(name, data, request.documents))
-
-    async def _answer(self, request: RerankRequest) -> Ranking:
-        self._require_open()
-        if request.mode == "score" and request.deadline_ms is None:
-            return await self._scored(request)
-        # Evidence takes its time and a deadline has none to lose: neither waits for company.
-        body, _ = await self._exchange.post("/v1/rerank", _body(request), request.query)
-        ranking: Ranking = _understood(lambda: ranking_of(body, request.documents))
-        return ranking
-
-    async def _scored(self, request: RerankRequest) -> Ranking:
-        identity = self._exchange.preferred(request.query).identity
-        keys, known = self._looked_up(identity, request)
-        if len(known) == len(set(keys)):  # an answer from memory alone: is the server still the one that said so?
-            identity = await self._exchange.identity(request.query, _TRUSTED_SECONDS)
-            keys, known = self._looked_up(identity, request)
-        own = self._ask(request, {key: i for i, key in enumerate(keys) if key not in known})
-        rows = {key: self._pairs.under_way[key] for key in keys if key not in known}
-        await self._wait(rows.values())
-        errors = [error for row in rows.values() if (error := row.exception())]
-        if errors and len(errors) == len(rows) and not known:
-            raise copy(errors[0])  # many may wait for the same row, and each raises an exception of its own
-        told = known | {key: row.result() for key, row in rows.items() if row.exception() is None}
-        pairs = enumerate(zip(keys, request.documents, strict=True))
-        results = [_row(i, document, told.get(key), errors) for i, (key, document) in pairs]
-        usage = sum((ask.usage for ask in own), Usage())
-        return Ranking(shown(ranked(results), request.min_score, request.top_n), usage, *self._served)
-
-    def _looked_up(
-        self, identity: str | None, request: RerankRequest
-    ) -> tuple[list[PairKey], dict[PairKey, RankedDocument]]:
-        keys = [pair_key(identity, request, document) for document in request.documents]
-        return keys, {key: row for key in keys if (row := self._pairs.get(key)) is not None}
-
-    def _ask(self, request: RerankRequest, unknown: dict[PairKey, int]) -> list[Ask]:
-        """Ask for the pairs that are not under way already; the new asks."""
-        new = [(key, index) for key, index in unknown.items() if key not in self._pairs.under_way]
-        asks = []
-        for start in range(0, len(new), _DOCUMENTS_AT_ONCE):
-            part = new[start : start + _DOCUMENTS_AT_ONCE]
-            loop = asyncio.get_running_loop()
-            documents = tuple(request.documents[index] for _, index in part)
-            ask = Ask(
-                replace(request, documents=documents, top_n=None, min_score=None),
-                [key for key, _ in part],
-                [loop.create_future() for _ in part],
-            )
-            for key, row in zip(ask.keys, ask.rows, strict=True):
-                self._pairs.under_way[key] = row
-                self._asks[row] = ask
-                row.add_done_callback(lambda row, key=key: self._forget(row, key))  # type: ignore[misc]
-            asks.append(ask)
-            self._batcher.add(ask)
-        return asks
-
-    def _forget(self, row: asyncio.Future[RankedDocument], key: PairKey) -> None:
-        self._asks.pop(row, None)
-        self._pairs.under_way.pop(key, None)
-        if not row.cancelled():
-            row.exception()  # whoever waited may have gone; that is no news for the log
-
-    async def _wait(self, rows: Any) -> None:
-        """Until all are there. Whoever leaves earlier takes nothing from others who wait for the same rows."""
-        rows = set(rows)
-        if not rows:
-            return
-        asks = {id(ask): ask for row in rows if (ask := self._asks.get(row)) is not None}
-        for ask in asks.values():
-            ask.wanted += 1
         try:
-            await asyncio.wait(rows)
+            await self._idle.wait()
+            await self._batcher.finish()
         finally:
-            for ask in asks.values():
-                ask.wanted -= 1
+            await self._exchange.aclose()
 
-    async def _send(self, asks: Sequence[Ask]) -> None:
-        """One request for several asks. Whatever happens, every row gets its answer or its error."""
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """One that `aclose` waits for."""
+        self._require_open()
+        self._calls += 1
+        self._idle.clear()
         try:
-            body = {"requests": [_body(ask.request) for ask in asks]}
-            answer, identity = await self._exchange.post("/v1/rerank/batch", body, asks[0].request.query)
-            answers = _understood(lambda: [*zip(asks, answer["answers"], strict=True)])
-        except WhyrankError as error:
-            for ask in asks:
-                _fail(ask, error)
-            return
-        except BaseException:
-            for ask in asks:
-                _fail(ask, Unreachable("the client was closed before the answer came"))
-            raise
-        for ask, told in answers:
-            self._settle(ask, told, identity)
-
-    def _settle(self, ask: Ask, told: Any, identity: str | None) -> None:
-        try:
-            if "error" in told:
-                raise error_of(400, told, None, None)
-            ranking = _understood(lambda: ranking_of(told, ask.request.documents))
-        except WhyrankError as error:
-            _fail(ask, error)
-            return
-        self._served = (ranking.model, ranking.prompt)
-        ask.usage = ranking.usage
-        for row in ranking.results:
-            self._pairs.put(pair_key(identity, ask.request, row.document), row)
-            if not ask.rows[row.index].done():
-                ask.rows[row.index].set_result(row)
-        _fail(ask, Unreachable("the server's answer lacks this document"))
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
 
     def _require_open(self) -> None:
         if self._closed:
             raise InvalidRequest("this client is closed: make a new one")
 
+    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
+        self._require_open()
+        async with aclosing(self._exchange.events(self._errand("/v1/rerank/stream", request))) as events:
+            async for name, data in events:
+                yield _understood(event_of, name, data, request.documents)
 
-def _row(
-    index: int, document: Document, told: RankedDocument | None, errors: Sequence[BaseException]
-) -> RankedDocument:
-    if told is None:
-        return RankedDocument(index, document, error=DocumentError("unreachable", str(errors[0])))
-    return replace(told, index=index, document=document, rank=None)
+    async def _answer(self, request: RerankRequest) -> Ranking:
+        with self._call():
+            if request.mode == "score" and request.deadline_ms is None:
+                return await self._scored(request)
+            # Evidence takes its time and a deadline has none to lose: neither waits for company.
+            body, _ = await self._exchange.post(self._errand("/v1/rerank", request))
+            return _understood(ranking_of, body, request.documents)
+
+    def _errand(self, path: str, request: RerankRequest) -> Errand:
+        """One request, alone. Of a deadline the server is told what is left when it is asked."""
+        documents, asked_ms = documents_of(request), request.deadline_ms
+        seconds = self._timeout if asked_ms is None else min(self._timeout, asked_ms / 1000 + _WAY_BACK_SECONDS)
+
+        def content(left: float) -> bytes:
+            if asked_ms is None:
+                return whole(request, documents)
+            left_ms = max(1.0, 1000 * (left - _WAY_BACK_SECONDS))
+            return whole(replace(request, deadline_ms=min(asked_ms, left_ms)), documents)
+
+        return Errand(path, content, request.query, time.monotonic() + seconds)
+
+    # Scores: from memory, from what others are asking for, or asked for together with what others ask.
+
+    async def _scored(self, request: RerankRequest) -> Ranking:
+        question = _Question.of(request, time.monotonic() + self._timeout)
+        identity = self._exchange.preferred(request.query).identity
+        known = self._known(identity, question)
+        if len(known) == len(question.documents):  # from memory alone: is the server still the one that said so?
+            identity = await self._exchange.identity(request.query, _TRUSTED_SECONDS, question.end)
+            known = self._known(identity, question)
+        asks, own = self._asks(question, known, join=True)
+        await self._wait(asks.values(), question.end)
+        if _is_mixed(identity, known, asks.values()) or _is_anothers_fault(asks.values(), own):
+            known = {}
+            asks, more = self._asks(question, known, join=False)
+            own += more
+            await self._wait(asks.values(), question.end)
+        return _ranking(request, question, known, asks, own)
+
+    def _known(self, identity: str | None, question: _Question) -> dict[PairKey, Known]:
+        found = ((key, self._pairs.get(identity, key)) for key in question.documents)
+        return {key: known for key, known in found if known is not None}
+
+    def _asks(
+        self, question: _Question, known: Mapping[PairKey, Known], join: bool
+    ) -> tuple[dict[PairKey, Ask], list[Ask]]:
+        """Who asks for the pairs that are not known: another call, if we may `join` it, or new asks of our own."""
+        unknown = [key for key in question.documents if key not in known]
+        asks = {key: ask for key in unknown if join and (ask := self._under_way.get(key)) is not None}
+        own = []
+        for keys in question.parts([key for key in unknown if key not in asks]):
+            ask = Ask(
+                question.request.query,
+                keys,
+                joined(question.head, [question.documents[key] for key in keys]),
+                question.end,
+                self._exchange.preferred(question.request.query).url,
+            )
+            for key in keys:
+                asks[key] = ask
+                self._under_way.setdefault(key, ask)
+            own.append(ask)
+            self._batcher.add(ask)
+        return asks, own
+
+    async def _wait(self, asks: Collection[Ask], end: float) -> None:
+        """Until all are there. Whoever leaves earlier takes nothing from others who wait for the same rows."""
+        asks = set(asks)
+        for ask in asks:
+            ask.wanted += 1
+        try:
+            if left := [ask.done for ask in asks if not ask.done.done()]:
+                await asyncio.wait(left, timeout=max(0.0, end - time.monotonic() + _GRACE_SECONDS))
+        finally:
+            for ask in asks:
+                ask.wanted -= 1
+                if not ask.wanted and not ask.done.done():
+                    self._finish(ask, Unreachable("nobody waited any longer"))
+                    self._batcher.leave(ask)
+
+    async def _send(self, asks: Sequence[Ask]) -> None:
+        """One request for several asks. Whatever happens, each learns what came of it."""
+        try:
+            content = batch_of([ask.content for ask in asks])
+            errand = Errand("/v1/rerank/batch", lambda left: content, asks[0].query, max(ask.end for ask in asks))
+            body, identity = await self._exchange.post(errand)
+            answers = _understood(lambda: [*zip(asks, body["answers"], strict=True)])
+        except TooLarge as error:
+            if len(asks) == 1:
+                self._finish(asks[0], error)
+            else:  # together they are, and perhaps none is alone
+                half = len(asks) // 2
+                await asyncio.gather(self._send(asks[:half]), self._send(asks[half:]))
+        except Exception as error:
+            if not isinstance(error, WhyrankError):
+                error = Unreachable(f"{type(error).__name__}: {error}")
+            for ask in asks:
+                self._finish(ask, error)
+        except BaseException:
+            for ask in asks:
+                self._finish(ask, Unreachable("the request was cancelled"))
+            raise
+        else:
+            for ask, told in answers:
+                self._settle(ask, told, identity)
+
+    def _settle(self, ask: Ask, told: Any, identity: str | None) -> None:
+        try:
+            if _understood(lambda: "error" in told):
+                raise error_of(400, told, None, None)
+            ranking = _understood(ranking_of, told, [_NO_DOCUMENT] * len(ask.keys))
+        except WhyrankError as error:
+            self._finish(ask, error)
+            return
+        ask.usage, ask.identity, ask.served = ranking.usage, identity, (ranking.model, ranking.prompt)
+        for row in ranking.results:
+            key = ask.keys[row.index]
+            ask.rows[key] = row
+            self._pairs.put(identity, key, Known(row, ask.served))
+        self._finish(ask, Unreachable("the server's answer lacks this document"))
+
+    def _finish(self, ask: Ask, error: WhyrankError) -> None:
+        """`error`: why rows are missing, if any are."""
+        if ask.done.done():
+            return
+        ask.error = error
+        ask.done.set_result(None)
+        for key in ask.keys:
+            if self._under_way.get(key) is ask:
+                del self._under_way[key]
 
 
-def _fail(ask: Ask, error: WhyrankError) -> None:
-    for row in ask.rows:
-        if not row.done():
-            row.set_exception(error)
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A request for scores, in the words in which the server is asked. Equal documents are one."""
+
+    request: RerankRequest
+    head: bytes
+    keys: Sequence[PairKey]
+    documents: Mapping[PairKey, bytes]
+    end: float
+
+    @classmethod
+    def of(cls, request: RerankRequest, end: float) -> _Question:
+        head, documents = pair_head(request), documents_of(request)
+        keys = [pair_key(head, document) for document in documents]
+        return cls(request, head, keys, dict(zip(keys, documents, strict=True)), end)
+
+    def parts(self, keys: Sequence[PairKey]) -> Iterator[list[PairKey]]:
+        part: list[PairKey] = []
+        size = 0
+        for key in keys:
+            size += len(self.documents[key])
+            if part and (len(part) == _DOCUMENTS_AT_ONCE or size > _BYTES_AT_ONCE):
+                yield part
+                part, size = [], len(self.documents[key])
+            part.append(key)
+        if part:
+            yield part
 
 
-def _body(request: RerankRequest) -> dict[str, Any]:
-    """RerankAsk. What is None or empty says nothing."""
-    body = {name: value for name, value in asdict(request).items() if value is not None and name != "documents"}
-    documents = [_document(document) for document in request.documents]
-    return body | {"documents": documents, "return_documents": False}
+def _is_mixed(identity: str | None, known: Collection[PairKey], asks: Collection[Ask]) -> bool:
+    """Memory of one server and answers of another make no ranking."""
+    return bool(known) and any(ask.rows and ask.identity != identity for ask in asks)
 
 
-def _document(document: Document) -> str | dict[str, Any]:
-    if document.title is None and not document.metadata:
-        return document.text  # ids stay here: rows come back by index
-    body: dict[str, Any] = {"text": document.text, "title": document.title, "metadata": dict(document.metadata)}
-    return {name: value for name, value in body.items() if value}
+def _is_anothers_fault(asks: Collection[Ask], own: Collection[Ask]) -> bool:
+    """We joined a call that was refused for what else it brought, or whose time was up before ours."""
+    joined = (ask for ask in asks if ask.done.done() and not ask.rows and ask not in own)
+    return any(isinstance(ask.error, PermanentError) or time.monotonic() >= ask.end for ask in joined)
 
 
-def _understood(read: Any) -> Any:
+def _ranking(
+    request: RerankRequest,
+    question: _Question,
+    known: Mapping[PairKey, Known],
+    asks: Mapping[PairKey, Ask],
+    own: Sequence[Ask],
+) -> Ranking:
+    """Of what is known and what was told. Raises where that is nothing, or where the request is at fault."""
+    errors = {key: _error(ask, question.keys) for key, ask in asks.items() if key not in ask.rows}
+    for error in errors.values():
+        if isinstance(error, PermanentError) or len(errors) == len(question.documents):
+            raise error
+    rows = []
+    for index, (key, document) in enumerate(zip(question.keys, request.documents, strict=True)):
+        if key in errors:
+            rows.append(RankedDocument(index, document, error=DocumentError("unreachable", str(errors[key]))))
+        else:
+            row = known[key].row if key in known else asks[key].rows[key]
+            rows.append(replace(row, index=index, document=document, rank=None))
+    served = [ask.served for ask in asks.values() if ask.rows] or [one.served for one in known.values()]
+    usage = sum((ask.usage for ask in own), Usage())
+    return Ranking(shown(ranked(rows), request.min_score, request.top_n), usage, *served[0])
+
+
+def _error(ask: Ask, keys: Sequence[PairKey]) -> WhyrankError:
+    """Why a row is missing, as an exception of the caller's own that counts documents as the caller does."""
+    if ask.error is None:
+        return Unreachable("no answer in the time there was")
+    error = copy(ask.error)
+
+    def renumbered(found: re.Match[str]) -> str:
+        place = int(found[1])
+        known = place < len(ask.keys) and ask.keys[place] in keys
+        return f"documents[{keys.index(ask.keys[place])}]" if known else found[0]
+
+    error.args = (re.sub(r"\bdocuments\[(\d+)\]", renumbered, str(error)),)
+    return error
+
+
+def _understood(read: Callable[..., T], *told: Any) -> T:
     try:
-        return read()
-    except (KeyError, TypeError, ValueError, IndexError) as cause:
+        return read(*told)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as cause:
         raise Unreachable(f"the server's answer is not what whyrank sends: {type(cause).__name__}: {cause}") from cause

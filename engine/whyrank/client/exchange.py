@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from whyrank.client.answers import error_of
-from whyrank.client.policy import Breaker, Replica, RetryPolicy, in_order_of_affinity
+from whyrank.client.policy import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
 from whyrank.errors import InvalidRequest, Overloaded, RetryableError, Unreachable, WhyrankError
 
-__all__ = ["Exchange"]
+__all__ = ["Errand", "Exchange"]
 
 # Requests and bytes on their way at once; who comes later waits for a place.
-_REQUESTS_AT_ONCE = 8
+_REQUESTS_AT_ONCE = 64
 _BYTES_AT_ONCE = 64 << 20
-# The server answers at its deadline; the way back takes a little longer.
-_WAY_BACK_SECONDS = 1.0
+_CONNECT_SECONDS = 5.0
+# Idle connections are closed before the server does it: vLLM's waits 5 seconds.
+_IDLE_SECONDS = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What is sent, and until when (time.monotonic) an answer is of use. `content` is told how many seconds are left."""
+
+    path: str
+    content: Callable[[float], bytes]
+    affinity: str
+    end: float
+    method: str = "POST"
+    streamed: bool = False
 
 
 class Exchange:
@@ -34,158 +49,213 @@ class Exchange:
         retry: RetryPolicy,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
-        if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+        if not urls or not all(map(_is_url, urls)):
             raise InvalidRequest(f"base_url is {list(urls)!r:.200}: give URLs such as http://localhost:8000")
-        self._replicas = [Replica(url.rstrip("/"), Breaker(time.monotonic)) for url in urls]
-        self._timeout, self._retry = timeout, retry
-        self._places = asyncio.Semaphore(_REQUESTS_AT_ONCE)
-        self._room = asyncio.Condition()
-        self._bytes = 0
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidRequest("api_key has characters that no HTTP header can carry: is there a line break in it?")
+        self._replicas = [Replica(url.rstrip("/"), Breaker(time.monotonic)) for url in dict.fromkeys(urls)]
+        self._retry, self._gate = retry, _Gate(_REQUESTS_AT_ONCE, _BYTES_AT_ONCE)
+        self._hearing: dict[str, asyncio.Task[str | None]] = {}
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             transport=transport,
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=2 * _REQUESTS_AT_ONCE, keepalive_expiry=60),
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
+            # Streams hold their connections for as long as their callers listen.
+            limits=httpx.Limits(max_keepalive_connections=_REQUESTS_AT_ONCE, keepalive_expiry=_IDLE_SECONDS),
         )
 
     async def aclose(self) -> None:
+        for task in self._hearing.values():
+            task.cancel()
         await self._http.aclose()
 
     def preferred(self, affinity: str) -> Replica:
         """Where a request with this affinity goes if nothing is wrong there."""
         return in_order_of_affinity(self._replicas, affinity)[0]
 
-    async def identity(self, affinity: str, older_than: float) -> str | None:
-        """Of the preferred server, asked anew where it was not heard for so many seconds."""
+    async def identity(self, affinity: str, older_than: float, end: float) -> str | None:
+        """Of the preferred server, asked anew where it was not heard for so many seconds; once for all who want to know."""
         replica = self.preferred(affinity)
         if time.monotonic() - replica.heard < older_than:
             return replica.identity
-        async with self._tried("GET", "/v1/formats", None, affinity) as (_, replica):
-            return replica.identity
+        task = self._hearing.get(replica.url)
+        if task is None:
+            errand = Errand("/v1/formats", lambda seconds: b"", affinity, end, "GET")
+            task = self._hearing[replica.url] = asyncio.ensure_future(self._hear(errand))
+            task.add_done_callback(lambda task: self._heard(replica, task))
+        await asyncio.wait((task,), timeout=end - time.monotonic())
+        if not task.done():
+            raise Unreachable(f"{replica.url} did not say in time who it is")
+        if error := task.exception():
+            raise copy(error)  # each caller's own
+        return task.result()
 
-    async def post(self, path: str, body: Mapping[str, Any], affinity: str) -> tuple[Any, str | None]:
+    async def _hear(self, errand: Errand) -> str | None:
+        _, _, replica = await self._answer(errand)
+        return replica.identity
+
+    def _heard(self, replica: Replica, task: asyncio.Task[str | None]) -> None:
+        del self._hearing[replica.url]
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone; that is no news for the log
+
+    async def post(self, errand: Errand) -> tuple[Any, str | None]:
         """The answer's JSON, and the identity of the server that gave it."""
-        async with self._tried("POST", path, body, affinity) as (answer, replica):
-            return answer.json(), replica.identity
+        answer, body, _ = await self._answer(errand)
+        return body, answer.headers.get("x-whyrank-identity")
 
-    async def events(self, path: str, body: Mapping[str, Any], affinity: str) -> AsyncGenerator[tuple[str, Any], None]:
+    async def events(self, errand: Errand) -> AsyncGenerator[tuple[str, Any], None]:
         """Server-sent events. Tried again only until the first byte: what was told cannot be untold."""
-        async with self._tried("POST", path, body, affinity, streamed=True) as (answer, _):
-            name = ""
+        answer, _, _ = await self._answer(errand)
+        name = ""
+        try:
+            async for line in _lines(answer):
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    data = json.loads(value)
+                    if name == "error":
+                        raise error_of(503, {"error": data}, None, answer.headers.get("x-request-id"))
+                    yield name, data
+                    if name == "done":
+                        return
+            raise Unreachable(f"the stream from {answer.url} ended before all was told")
+        except WhyrankError:
+            raise
+        except (httpx.HTTPError, httpx.StreamError, ValueError, OSError) as cause:
+            raise Unreachable(f"the stream from {answer.url} broke off: {_told(cause)}") from cause
+        finally:
+            await answer.aclose()
+
+    async def _answer(self, errand: Errand) -> tuple[httpx.Response, Any, Replica]:
+        """A good answer with its JSON, from one server or another, in the time there is. A stream has only begun by then."""
+        tried = Counter[str]()
+        while True:
+            replica = next_replica(self._replicas, errand.affinity, tried)
+            tried[replica.url] += 1
             try:
-                async for line in answer.aiter_lines():
-                    field, _, value = line.partition(": ")
-                    if field == "event":
-                        name = value
-                    elif field == "data":
-                        data = json.loads(value)
-                        if name == "error":
-                            raise error_of(503, {"error": data}, None, answer.headers.get("x-request-id"))
-                        yield name, data
-            except (httpx.HTTPError, json.JSONDecodeError) as cause:
-                raise Unreachable(f"the stream from {answer.url} broke off: {_told(cause)}") from cause
+                answer, body = await self._once(replica, errand)
+                return answer, body, replica
+            except RetryableError as error:
+                pause = self._retry.pause(tried.total(), error)
+                following = next_replica(self._replicas, errand.affinity, tried)
+                if pause is not None and following.breaker.closed and not tried[following.url]:
+                    pause = 0.0  # another server that is well need not wait for this one
+                if pause is None or time.monotonic() + pause >= errand.end:
+                    raise
+            await asyncio.sleep(pause)
 
-    @asynccontextmanager
-    async def _tried(
-        self, method: str, path: str, body: Mapping[str, Any] | None, affinity: str, streamed: bool = False
-    ) -> AsyncIterator[tuple[httpx.Response, Replica]]:
-        """A good answer, from one server or another, in the time there is. The caller's own work with it is not limited."""
-        deadline_ms = (body or {}).get("deadline_ms")
-        seconds = self._timeout if deadline_ms is None else min(self._timeout, deadline_ms / 1000 + _WAY_BACK_SECONDS)
-        end = time.monotonic() + seconds
-        content = b"" if body is None else _json(body)
-        async with self._place(len(content)):
-            for attempt in itertools.count(1):
-                replica = self._choose(affinity, attempt)
-                if deadline_ms is not None and body is not None and attempt > 1:
-                    content = _json(
-                        {**body, "deadline_ms": max(1.0, 1000 * (end - time.monotonic() - _WAY_BACK_SECONDS))}
-                    )
-                try:
-                    answer = await self._once(replica, method, path, content, end, streamed)
-                    break
-                except RetryableError as error:
-                    pause = self._pause(attempt, error)
-                    if pause is None or time.monotonic() + pause >= end:
-                        raise
-                    await asyncio.sleep(pause)
-            try:
-                yield answer, replica
-            finally:
-                await answer.aclose()
-
-    def _choose(self, affinity: str, attempt: int) -> Replica:
-        order = in_order_of_affinity(self._replicas, affinity)
-        return order[(attempt - 1) % len(order)]
-
-    def _pause(self, attempt: int, error: RetryableError) -> float | None:
-        pause = self._retry.pause(attempt, error)
-        # Another server that is well need not wait for the pause of this one.
-        others = attempt < len(self._replicas) and any(replica.breaker.closed for replica in self._replicas)
-        return 0.0 if others and pause is not None else pause
-
-    async def _once(
-        self, replica: Replica, method: str, path: str, content: bytes, end: float, streamed: bool
-    ) -> httpx.Response:
+    async def _once(self, replica: Replica, errand: Errand) -> tuple[httpx.Response, Any]:
         """One attempt. Raises what the server or the network said."""
         try:
-            async with asyncio.timeout(end - time.monotonic()):
-                request = self._http.build_request(
-                    method, replica.url + path, content=content, headers={"Content-Type": "application/json"}
-                )
-                answer = await self._http.send(request, stream=True)
-                try:
-                    await self._check(answer, streamed)
-                except BaseException:
-                    await answer.aclose()
-                    raise
+            async with asyncio.timeout(errand.end - time.monotonic()):
+                content = errand.content(errand.end - time.monotonic())
+                async with self._gate.passed(len(content)):
+                    return await self._exchanged(replica, errand, content)
         except TimeoutError as cause:
-            replica.breaker.failed()
-            raise Unreachable(f"no answer from {replica.url} in {self._timeout:g} s") from cause
-        except httpx.HTTPError as cause:
+            raise Unreachable(f"no answer from {replica.url} in the time there was") from cause
+
+    async def _exchanged(self, replica: Replica, errand: Errand, content: bytes) -> tuple[httpx.Response, Any]:
+        replica.breaker.began()
+        try:
+            request = self._http.build_request(
+                errand.method, replica.url + errand.path, content=content, headers={"Content-Type": "application/json"}
+            )
+            answer = await self._http.send(request, stream=True)
+            try:
+                body = await _read(answer, errand.streamed)
+            except BaseException:
+                await answer.aclose()
+                raise
+        except (httpx.HTTPError, OSError) as cause:
             replica.breaker.failed()
             raise Unreachable(f"{replica.url}: {_told(cause)}") from cause
-        except WhyrankError as error:
-            if isinstance(error, RetryableError) and not isinstance(error, Overloaded):
+        except asyncio.CancelledError:
+            # Our own time is up, or the caller's patience: the server may have had long enough to be called ill.
+            if time.monotonic() >= errand.end - 0.01:
                 replica.breaker.failed()
+            raise
+        except RetryableError as error:
+            if not isinstance(error, Overloaded):
+                replica.breaker.failed()
+            raise
+        except WhyrankError:
+            replica.breaker.succeeded()  # it is well enough to refuse
             raise
         replica.breaker.succeeded()
         replica.identity = answer.headers.get("x-whyrank-identity")
         replica.heard = time.monotonic()
-        return answer
+        return answer, body
 
-    async def _check(self, answer: httpx.Response, streamed: bool) -> None:
-        """Read the answer, unless it is a good stream; anything but a good answer is an error."""
-        if streamed and answer.status_code == 200:
-            return
-        await answer.aread()
-        try:
-            body = answer.json()
-        except ValueError as cause:
-            if answer.status_code < 400:
-                raise Unreachable(f"the answer of {answer.url} is not JSON") from cause
-            body = None
-        if answer.status_code != 200:
-            headers = answer.headers
-            raise error_of(answer.status_code, body, headers.get("retry-after"), headers.get("x-request-id"))
+
+async def _read(answer: httpx.Response, streamed: bool) -> Any:
+    """The JSON of a good answer, or nothing yet of a good stream; anything else is an error."""
+    if streamed and answer.status_code == 200:
+        return None
+    await answer.aread()
+    try:
+        body = json.loads(answer.content)
+    except ValueError as cause:
+        if answer.status_code < 400:
+            raise Unreachable(f"the answer of {answer.url} is not JSON") from cause
+        body = None
+    if answer.status_code != 200:
+        headers = answer.headers
+        raise error_of(answer.status_code, body, headers.get("retry-after"), headers.get("x-request-id"))
+    return body
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
+    """Lines as server-sent events have them. httpx's own end at U+2028 and the like, too, which JSON may hold."""
+    rest = b""
+    async for piece in answer.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode()
+
+
+class _Gate:
+    """Lets so many requests of so many bytes through at once, in the order in which they came. One is always let through."""
+
+    def __init__(self, requests: int, size: int) -> None:
+        self._most_requests, self._most_bytes = requests, size
+        self._requests = self._bytes = 0
+        self._waiting = deque[tuple[asyncio.Future[None], int]]()
 
     @asynccontextmanager
-    async def _place(self, size: int) -> AsyncIterator[None]:
-        async with self._places:
-            async with self._room:
-                await self._room.wait_for(lambda: not self._bytes or self._bytes + size <= _BYTES_AT_ONCE)
-                self._bytes += size
-            try:
-                yield
-            finally:
+    async def passed(self, size: int) -> AsyncIterator[None]:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, size))
+        self._open()
+        try:
+            await turn
+            yield
+        finally:
+            if not turn.cancelled():
+                self._requests -= 1
                 self._bytes -= size
-                async with self._room:
-                    self._room.notify_all()
+            self._open()
+
+    def _open(self) -> None:
+        while self._waiting:
+            turn, size = self._waiting[0]
+            if not turn.cancelled():
+                full = self._requests >= self._most_requests or self._bytes + size > self._most_bytes
+                if self._requests and full:
+                    return
+                self._requests += 1
+                self._bytes += size
+                turn.set_result(None)
+            self._waiting.popleft()
 
 
-def _json(body: Mapping[str, Any]) -> bytes:
-    # Lone surrogates cannot travel as UTF-8; escaped, they can, and the server reads them as it would in-process.
-    return json.dumps(body).encode("ascii")
+def _is_url(url: str) -> bool:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return False
+    return parsed.scheme in ("http", "https") and bool(parsed.host)
 
 
 def _told(cause: Exception) -> str:

@@ -1,45 +1,53 @@
-"""(query, document) pairs whose scores are known or under way. A score depends on its pair alone, whoever asks. No I/O."""
+"""The rows of (query, document) pairs that were scored. A score depends on its pair alone, whoever asks. No I/O."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
 from collections import OrderedDict
+from dataclasses import dataclass
 
-from whyrank.requests import RerankRequest
-from whyrank.types import Document, RankedDocument
+from whyrank.types import RankedDocument
 
-__all__ = ["PairBook", "PairKey", "pair_key"]
+__all__ = ["Known", "PairBook", "PairKey", "pair_key"]
 
 PairKey = bytes
 
 
-def pair_key(identity: str | None, request: RerankRequest, document: Document) -> PairKey:
-    """`identity`: of the server that answers. A changed model, prompt or start makes all keys new."""
-    asked = (identity, request.query, request.instruction, request.truncation, request.cache_salt)
-    said = json.dumps([*asked, document.content, dict(document.metadata)], sort_keys=True, default=str)
-    return hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+def pair_key(head: bytes, document: bytes) -> PairKey:
+    """Of what is asked, as JSON (see questions.py): what travels alike is answered alike."""
+    return hashlib.blake2b(b"%d:%b%b" % (len(head), head, document), digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A row without its document, and the model and prompt that gave it."""
+
+    row: RankedDocument
+    served: tuple[str, str]
 
 
 class PairBook:
-    """The rows of the last `most` pairs, and the futures of pairs under way."""
+    """The rows of the last `most` pairs, by the identity of the server that scored them: a changed model, prompt or start
+    knows nothing of what was."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._known: OrderedDict[PairKey, RankedDocument] = OrderedDict()
-        self.under_way: dict[PairKey, asyncio.Future[RankedDocument]] = {}
+        self._known: OrderedDict[tuple[str | None, PairKey], Known] = OrderedDict()
 
-    def get(self, key: PairKey) -> RankedDocument | None:
-        row = self._known.get(key)
-        if row is not None:
-            self._known.move_to_end(key)
-        return row
+    def __len__(self) -> int:
+        return len(self._known)
 
-    def put(self, key: PairKey, row: RankedDocument) -> None:
-        """A row in error is not kept: the next who asks may be luckier."""
-        if row.error is not None or not self._most:
+    def get(self, identity: str | None, key: PairKey) -> Known | None:
+        known = self._known.get((identity, key))
+        if known is not None:
+            self._known.move_to_end((identity, key))
+        return known
+
+    def put(self, identity: str | None, key: PairKey, known: Known) -> None:
+        """A row in error is not kept: the next who asks may be luckier. Neither is one of a server that says no identity."""
+        if known.row.error is not None or identity is None or not self._most:
             return
-        self._known[key] = row
+        self._known[identity, key] = known
+        self._known.move_to_end((identity, key))
         while len(self._known) > self._most:
             self._known.popitem(last=False)

@@ -1,0 +1,63 @@
+"""Requests as the server's JSON: the inverse of RerankAsk in wire.py. Every text becomes ASCII, so that lone surrogates travel
+and are read as they would be in process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from whyrank.errors import InvalidRequest
+from whyrank.requests import RerankRequest
+from whyrank.types import Document
+
+__all__ = ["batch_of", "documents_of", "joined", "pair_head", "whole"]
+
+# Metadata may hold what JSON does not know, dates and paths for one: it travels as text.
+_write = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":")).encode
+
+_DEFAULTS = {field.name: field.default for field in fields(RerankRequest) if field.name not in ("query", "documents")}
+# What the score of a pair depends on, beside the document.
+_PAIR_OPTIONS = ("instruction", "truncation", "cache_salt")
+
+
+def documents_of(request: RerankRequest) -> list[bytes]:
+    """Each document as JSON. Ids stay here: rows come back by index."""
+    return [_document(document, index) for index, document in enumerate(request.documents)]
+
+
+def _document(document: Document, index: int) -> bytes:
+    if document.title is None and not document.metadata:
+        return _write(document.text).encode("ascii")
+    body: dict[str, Any] = {"text": document.text}
+    if document.title is not None:
+        body["title"] = document.title
+    if document.metadata:
+        body["metadata"] = dict(document.metadata)
+    try:
+        return _write(body).encode("ascii")
+    except (TypeError, ValueError, RecursionError) as cause:
+        raise InvalidRequest(f"documents[{index}]: 'metadata' cannot be written as JSON: {cause}") from cause
+
+
+def pair_head(request: RerankRequest) -> bytes:
+    """All but the documents, of a request for scores alone."""
+    return _head(request, _PAIR_OPTIONS)
+
+
+def _head(request: RerankRequest, options: Iterable[str]) -> bytes:
+    said = {name: value for name in options if (value := getattr(request, name)) != _DEFAULTS[name]}
+    return _write({"query": request.query, "return_documents": False, **said}).encode("ascii")
+
+
+def whole(request: RerankRequest, documents: Iterable[bytes]) -> bytes:
+    return joined(_head(request, _DEFAULTS), documents)
+
+
+def joined(head: bytes, documents: Iterable[bytes]) -> bytes:
+    return b'%b,"documents":[%b]}' % (head[:-1], b",".join(documents))
+
+
+def batch_of(requests: Iterable[bytes]) -> bytes:
+    return b'{"requests":[%b]}' % b",".join(requests)
