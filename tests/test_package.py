@@ -52,8 +52,8 @@ ALLOWED = {
     "tokenizers": {"tokens.py", "checkpoints.py"},
     "pydantic": {"formats.py", "serving/dialects.py", "serving/openapi.py", "wire.py"},
     "pytrec_eval": {"evaluation/measures.py"},
-    "typer": {"cli.py", "cli_eval.py"},
-    "rich": {"cli.py", "cli_eval.py", "render.py"},
+    "typer": {"cli.py", "cli_batch.py", "cli_eval.py"},
+    "rich": {"cli.py", "cli_batch.py", "cli_eval.py", "render.py"},
     "xgrammar": {"evidence.py"},
 }
 
@@ -90,8 +90,8 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["scoresheet"] = {"calibration", "requests", "scoring", "tokens", "types"}
     pure["ranking"] = {"packing", "types"}
     for room in ("files", "trec", "corpus", "data", "measures", "consistency", "significance", "results", "charts"):
-        pure[f"evaluation/{room}"] = {"errors", "evaluation", "types"}
-    pure["fan_out"] = set()
+        pure[f"evaluation/{room}"] = {"errors", "evaluation", "line_file", "types"}
+    pure["fan_out"] = pure["line_file"] = set()
     pure["verbs"] = {"errors", "events", "fan_out", "ranking", "requests", "types"}
     pure["client/policy"] = {"errors"}
     pure["client/pairs"] = {"types"}

@@ -21,8 +21,8 @@ from whyrank.config import Dtype, EngineConfig
 from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.events import Event, Finished, Scored
 from whyrank.formats import PROMPTS, Route, builtin_formats
+from whyrank.opening import API_KEY_VARIABLE, Opening, open_either
 from whyrank.requests import Mode, RerankOptions, RerankRequest
-from whyrank.reranker import Reranker
 from whyrank.types import Document, DocumentLike, TruncationPolicy
 from whyrank.wire import RankingBody, event_document
 
@@ -42,6 +42,13 @@ def _choice(values: Any) -> str:
 
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A folder or a hub name, e.g. Qwen/Qwen3-Reranker-0.6B.")]
+OptionalModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="A folder or a hub name, to load in this process.")
+]
+Url = Annotated[
+    list[str] | None, typer.Option("--url", help="Or a whyrank server to ask; more than once: several with one model.")
+]
+ApiKey = Annotated[str | None, typer.Option(help=f"The server's; {API_KEY_VARIABLE} where this is not given.")]
 Prompt = Annotated[str | None, typer.Option(help="A prompt's name (see `whyrank formats`) or a TOML file of your own.")]
 RouteOption = Annotated[
     str | None, typer.Option("--route", metavar=_choice(Route), help="The prompt's first by default.")
@@ -59,12 +66,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document 
 
 @app.command()
 def rerank(
-    model: Model,
     query: Annotated[str, typer.Option("--query", "-q", help="What the documents should be relevant to.")],
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Documents, one an argument.")] = None,
     documents: Annotated[
         str | None, typer.Option("--documents", "-d", help="A file of JSON lines or plain lines; - for stdin.")
     ] = None,
+    model: OptionalModel = None,
+    url: Url = None,
+    api_key: ApiKey = None,
     instruction: Annotated[
         str | None, typer.Option(help="What relevant means, where the prompt lets you say it.")
     ] = None,
@@ -99,11 +108,13 @@ def rerank(
 
     `whyrank rerank -m infgrad/Prism-Qwen3.5-Reranker-0.8B -q QUERY -d documents.jsonl --mode evidence`
 
+    `whyrank rerank --url http://localhost:8000 --api-key SECRET -q QUERY -d documents.jsonl`
+
     A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
     """
     with _reported() as stdout:
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
-        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
+        opening = open_either(model, url or (), api_key, engine)
         candidates = _documents(texts or [], documents)
         options: RerankOptions = {
             "instruction": instruction,
@@ -120,15 +131,15 @@ def rerank(
         }
         RerankRequest.of(query, candidates, **options)  # what is wrong is said before an engine starts
         show = _show_json(stdout, as_jsonl) if as_json or as_jsonl else render.show_ranking(Console(file=stdout), query)
-        asyncio.run(_rerank(config, query, candidates, options, show))
+        asyncio.run(_rerank(opening, model or "the client", query, candidates, options, show))
 
 
 async def _rerank(
-    config: EngineConfig, query: str, documents: list[DocumentLike], options: RerankOptions, show: render.Show
+    opening: Opening, name: str, query: str, documents: list[DocumentLike], options: RerankOptions, show: render.Show
 ) -> None:
     async with AsyncExitStack() as stack:
-        with render.waiting(f"starting {config.model}"):
-            reranker = await stack.enter_async_context(Reranker(config))
+        with render.waiting(f"starting {name}"):
+            reranker = await stack.enter_async_context(opening)
         events = await stack.enter_async_context(aclosing(reranker.stream(query, documents, **options)))
         with render.progress("scoring", len(documents)) as scored, show as tell:
             async for event in events:

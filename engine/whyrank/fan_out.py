@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import TypeVar
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
 
-__all__ = ["as_answered", "fan_out"]
+__all__ = ["as_answered", "fan_out", "in_order"]
 
 T = TypeVar("T")
 
@@ -54,3 +55,21 @@ def as_answered(ask: Callable[[int], Awaitable[T]], count: int, at_once: int) ->
         tell(await ask(index))
 
     return fan_out(ask_once, count, at_once)
+
+
+async def in_order(work: Iterator[Coroutine[Any, Any, T]], at_once: int) -> AsyncGenerator[T, None]:
+    """Answers in the order of `work`, of which `at_once` are taken ahead and no more. Closed early, it cancels those."""
+    ahead: deque[asyncio.Task[T]] = deque()
+    try:
+        for one in work:
+            ahead.append(asyncio.create_task(one))
+            if len(ahead) == at_once:
+                yield await ahead[0]
+                ahead.popleft()
+        while ahead:
+            yield await ahead[0]
+            ahead.popleft()
+    finally:
+        for task in ahead:
+            task.cancel()
+        await asyncio.gather(*ahead, return_exceptions=True)

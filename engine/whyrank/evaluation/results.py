@@ -12,12 +12,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.files import Line, json_object, numbered_lines
+from whyrank.line_file import LineFile, cut_half_line
 
-__all__ = ["COSTS", "RESULTS", "Header", "LineFile", "Result", "Row", "open_results", "read_header", "read_results"]
+__all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "read_header", "read_results"]
 
 RESULTS, COSTS = "results.jsonl", "costs.jsonl"
 
@@ -91,26 +92,12 @@ def _json_line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
-class LineFile:
-    """Appends whole lines. A process that dies leaves at most one half line, which the next one cuts off."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n", errors="replace")
-
-    def append(self, line: str) -> None:
-        self._file.write(line)
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
     """The file to go on writing, and the queries that are in it already."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
-    _cut_half_line(path)
-    _cut_half_line(folder / COSTS)
+    cut_half_line(path)
+    cut_half_line(folder / COSTS)
     done: set[str] = set()
     if path.exists() and path.stat().st_size:
         found = read_header(path)
@@ -123,21 +110,6 @@ def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
     file = LineFile(path)
     file.append(header.line())
     return file, done
-
-
-def _cut_half_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        at = file.seek(0, 2)
-        while at > 0:  # backwards, block by block, to the last line break
-            start = max(0, at - (1 << 16))
-            file.seek(start)
-            if (last := file.read(at - start).rfind(b"\n")) >= 0:
-                file.truncate(start + last + 1)
-                return
-            at = start
-        file.truncate(0)
 
 
 def read_header(path: Path) -> Header:

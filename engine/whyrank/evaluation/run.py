@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from collections.abc import Callable
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
 from whyrank.evaluation.evidence_measures import evidence_measures
-from whyrank.evaluation.results import COSTS, RESULTS, Header, LineFile, Result, Row, open_results, read_results
+from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open_results, read_results
 from whyrank.evaluation.targets import Target
 from whyrank.evaluation.trec import run_line, trec_order
+from whyrank.fan_out import in_order
+from whyrank.line_file import LineFile
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions
 from whyrank.types import RankedDocument, Usage
@@ -73,7 +73,7 @@ async def evaluate(
         waiting = (ident for ident in collection.topic_ids[: asked.limit] if ident not in done)
         same = _SameTarget(folder / _TARGET)
         work = (_rerank(collection.topic(ident, asked.top_k), target, asked.options) for ident in waiting)
-        async with aclosing(_in_order(work)) as answers:
+        async with aclosing(in_order(work, _AT_ONCE)) as answers:
             async for answer in answers:
                 if answer.ranking is not None:
                     same.check(answer.ranking)
@@ -109,24 +109,6 @@ class _Answer(NamedTuple):
     result: Result
     ranking: Ranking | None = None
     seconds: float = 0.0
-
-
-async def _in_order(work: Iterator[Coroutine[Any, Any, _Answer]]) -> AsyncGenerator[_Answer, None]:
-    """Answers in the order of the queries, a few of which are worked on ahead. Closed early, it cancels those."""
-    ahead: deque[asyncio.Task[_Answer]] = deque()
-    try:
-        for one in work:
-            ahead.append(asyncio.create_task(one))
-            if len(ahead) == _AT_ONCE:
-                yield await ahead[0]
-                ahead.popleft()
-        while ahead:
-            yield await ahead[0]
-            ahead.popleft()
-    finally:
-        for task in ahead:
-            task.cancel()
-        await asyncio.gather(*ahead, return_exceptions=True)
 
 
 async def _rerank(topic: Topic, target: Target, options: RerankOptions) -> _Answer:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, Unpack, get_args, get_type_hints
 
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
+from whyrank.opening import is_url, open_model, open_server
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions
 from whyrank.types import Document
@@ -22,15 +23,15 @@ class Target(Protocol):
 
 @asynccontextmanager
 async def open_target(name: str, **options: Any) -> AsyncIterator[Target]:
-    """A model's name, perhaps with options of its engine behind it: "Qwen/Qwen3-Reranker-0.6B,dtype=float32".
+    """A model's name, perhaps with options of its engine behind it: "Qwen/Qwen3-Reranker-0.6B,dtype=float32". What stands
+    in the name wins over `options`.
 
-    What stands in the name wins over `options`.
+    Or the URL of a server, which has options of its own: those of the engine that differ from the defaults are refused.
     """
-    from whyrank.reranker import Reranker
-
     model, own = target_options(name)
-    async with Reranker(EngineConfig(model, **{**options, **own})) as reranker:
-        yield reranker
+    config = EngineConfig(model, **{**options, **own})
+    async with open_server(model, None, config) if is_url(model) else open_model(config) as target:
+        yield target
 
 
 def target_options(name: str) -> tuple[str, Mapping[str, Any]]:

@@ -1,0 +1,256 @@
+"""Requests from a file of JSON lines, answered into another. Stopped at any moment, it goes on where it was.
+
+    input     {"query": ..., "documents": [...], "id": ..., "top_n": ..., "mode": ...}
+    output    {"row": 3, "hash": "9f...", "id": ..., "results": [...], "usage": ..., "model": ..., "prompt": ...}
+    rejects   {"row": 4, "hash": "1c...", "reason": "documents is empty: ...", "line": "..."}
+
+`row` is the line's number in the input. Every row ends up in exactly one of the two files that are written, and these grow in
+the input's order: what is done is found by reading all three side by side, with only the rows under way in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, aclosing, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from whyrank.errors import DataError, InvalidRequest, PermanentError, TooLarge, Unreachable
+from whyrank.evaluation.files import json_object, numbered_lines
+from whyrank.fan_out import in_order
+from whyrank.line_file import LineFile, cut_half_line
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.verbs import Verbs
+from whyrank.wire import RankingBody
+
+__all__ = ["Tally", "count_rows", "rejects_beside", "rerank_file"]
+
+_SECONDS_BETWEEN_SYNCS = 1.0
+_KEYS = frozenset({"query", "documents", "id"}) | RerankOptions.__annotations__.keys()
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of the whole output, whichever run wrote it."""
+
+    answered: int = 0
+    rejected: int = 0
+
+
+class _Row(NamedTuple):
+    number: int
+    hash: str
+    raw: bytes
+
+
+class _Reply(NamedTuple):
+    """A row and what became of it: a ranking, or the reason why not."""
+
+    row: _Row
+    ident: Any
+    outcome: Ranking | str
+
+
+def rejects_beside(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.rejects{output.suffix}")
+
+
+def count_rows(source: Path) -> int:
+    return sum(1 for _ in _lines(source))
+
+
+async def rerank_file(
+    source: Path,
+    output: Path,
+    rejects: Path,
+    reranker: Verbs,
+    options: RerankOptions,
+    at_once: int = 32,
+    told: Callable[[], None] = lambda: None,
+) -> Tally:
+    """`options` hold where a row says nothing else. `told` is called once a row, done before or now.
+
+    A row that can never be answered is rejected. Whatever may go better later is raised: call again to go on.
+    """
+    tally = Tally()
+    with ExitStack() as stack:
+        answers, refusals = (stack.enter_context(closing(_Journal(path))) for path in (output, rejects))
+        same = _SameModel(output, answers.model())
+        waiting = _left(_rows(source, options), answers, refusals, tally, told)
+        work = (_reply(row, reranker, options) for row in waiting)
+        async with aclosing(in_order(work, at_once)) as replies:
+            async for reply in replies:
+                if isinstance(reply.outcome, Ranking):
+                    same.check(reply.outcome)
+                    answers.append(_answer_line(reply, reply.outcome), after=refusals)
+                    tally.answered += 1
+                else:
+                    refusals.append(_reject_line(reply, reply.outcome), after=answers)
+                    tally.rejected += 1
+                told()
+        answers.sync()
+        refusals.sync()
+        refusals.leave_if_empty()
+    return tally
+
+
+def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with source.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if raw.strip():
+                    yield number, raw.rstrip(b"\r\n")
+    except OSError as cause:
+        raise DataError(f"{source}: {cause.strerror}") from cause
+
+
+def _rows(source: Path, options: RerankOptions) -> Iterator[_Row]:
+    """The hash is of all that decides what is asked."""
+    salt = json.dumps(options, sort_keys=True).encode()
+    for number, raw in _lines(source):
+        yield _Row(number, hashlib.blake2b(salt + b"\n" + raw, digest_size=8).hexdigest(), raw)
+
+
+def _left(
+    rows: Iterable[_Row], answers: _Journal, refusals: _Journal, tally: Tally, told: Callable[[], None]
+) -> Iterator[_Row]:
+    """The rows that no earlier run has dealt with: all after the first such."""
+    rows = iter(rows)
+    for row in rows:
+        if answers.holds(row):
+            tally.answered += 1
+        elif refusals.holds(row):
+            tally.rejected += 1
+        else:
+            answers.check_at_end()
+            refusals.check_at_end()
+            yield row
+            break
+        told()
+    yield from rows
+    answers.check_at_end()
+    refusals.check_at_end()
+
+
+async def _reply(row: _Row, reranker: Verbs, options: RerankOptions) -> _Reply:
+    ident = None
+    try:
+        ident, request = _request(row.raw, options)
+        (outcome,) = await reranker.rerank_many([request])
+        if isinstance(outcome, PermanentError):
+            raise outcome
+    except (InvalidRequest, TooLarge) as error:
+        return _Reply(row, ident, str(error))
+    for ranked in outcome.results:
+        if ranked.error and ranked.error.code == "unreachable":
+            raise Unreachable(f"line {row.number}: {ranked.error.message}")
+    return _Reply(row, ident, outcome)
+
+
+def _request(raw: bytes, options: RerankOptions) -> tuple[Any, RerankRequest]:
+    try:
+        value = json.loads(raw)
+    except ValueError as cause:
+        raise InvalidRequest(f"not JSON: {cause}") from cause
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"not a JSON object but a {type(value).__name__}")
+    if missing := {"query", "documents"} - value.keys():
+        raise InvalidRequest(f"no {' and no '.join(map(repr, sorted(missing)))}; its keys are {sorted(value)}")
+    if unknown := sorted(value.keys() - _KEYS):
+        raise InvalidRequest(f"unknown key {unknown[0]!r}: a row takes {', '.join(sorted(_KEYS))}")
+    return value.pop("id", None), RerankRequest.of(**{**options, **value})
+
+
+def _answer_line(reply: _Reply, ranking: Ranking) -> str:
+    said = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, **RankingBody.of(ranking).document()}
+    return json.dumps(said, ensure_ascii=False) + "\n"
+
+
+def _reject_line(reply: _Reply, reason: str) -> str:
+    line = reply.row.raw.decode("utf-8", "replace")
+    said = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, "reason": reason, "line": line}
+    return json.dumps(said, ensure_ascii=False) + "\n"
+
+
+class _Journal:
+    """One of the files that are written: first what it holds of earlier runs, row by row; then what is appended."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = LineFile(path)
+        if not self._file.claim():
+            self._file.close()
+            raise InvalidRequest(f"{path}: another run is writing to it")
+        cut_half_line(path)
+        self._past = self._done()
+        self._next = next(self._past, None)
+        self._unsynced_since: float | None = None
+
+    def holds(self, row: _Row) -> bool:
+        if self._next is None or self._next[0] > row.number:
+            return False
+        if self._next != (row.number, row.hash):
+            raise self._other(self._next[0])
+        self._next = next(self._past, None)
+        return True
+
+    def check_at_end(self) -> None:
+        if self._next is not None:
+            raise self._other(self._next[0])
+
+    def append(self, line: str, after: _Journal) -> None:
+        """`after` keeps what it has even if the machine dies now: no row is ever missing before one that is there."""
+        after.sync()
+        self._file.append(line)
+        self._unsynced_since = self._unsynced_since or time.monotonic()
+        if time.monotonic() - self._unsynced_since > _SECONDS_BETWEEN_SYNCS:
+            self.sync()
+
+    def sync(self) -> None:
+        if self._unsynced_since is not None:
+            self._file.sync()
+            self._unsynced_since = None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def leave_if_empty(self) -> None:
+        if not self._path.stat().st_size:
+            self._path.unlink()
+
+    def model(self) -> tuple[Any, Any] | None:
+        """Model and prompt of the first answer, and so of all."""
+        first = next(numbered_lines(self._path), None)
+        return first and (json_object(first).get("model"), json_object(first).get("prompt"))
+
+    def _done(self) -> Iterator[tuple[int, str]]:
+        for line in numbered_lines(self._path):
+            value = json_object(line)
+            if not isinstance(value.get("row"), int) or not isinstance(value.get("hash"), str):
+                raise DataError(f"{line.where}: was not written by whyrank batch")
+            yield value["row"], value["hash"]
+
+    def _other(self, number: int) -> DataError:
+        return DataError(
+            f"{self._path}: its row {number} comes from another input or from other options: "
+            "choose another output, or start again with --fresh"
+        )
+
+
+class _SameModel:
+    """Answers of two models or prompts must not end up in one file, whatever a server was restarted with."""
+
+    def __init__(self, path: Path, known: tuple[Any, Any] | None) -> None:
+        self._path, self._known = path, known
+
+    def check(self, ranking: Ranking) -> None:
+        found = (ranking.model, ranking.prompt)
+        self._known = self._known or found
+        if self._known != found:
+            before, now = (f"{model} with {prompt}" for model, prompt in (self._known, found))
+            raise InvalidRequest(f"{self._path} was answered by {before}, and now {now} answers: choose another output")

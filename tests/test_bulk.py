@@ -1,0 +1,269 @@
+"""whyrank batch: every row once, in order, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server_process import Server
+from whyrank import Ranking, RerankRequest, TooLarge, Unauthorized, Unreachable
+from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
+from whyrank.errors import DataError, InvalidRequest, PermanentError
+from whyrank.types import DocumentError, RankedDocument, Usage
+
+
+class Counting:
+    """Verbs, as far as bulk needs them: a document's score is its length. Knows how many calls were under way at most."""
+
+    def __init__(self, model: str = "tiny", slow: float = 0.0, fails: Mapping[str, Exception] | None = None) -> None:
+        self.model, self.slow, self.fails = model, slow, fails or {}
+        self.asked: list[RerankRequest] = []
+        self.under_way = self.most = 0
+
+    async def rerank_many(self, requests: Iterable[RerankRequest]) -> list[Ranking | PermanentError]:
+        (request,) = requests
+        self.asked.append(request)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(self.slow * random.random())
+        self.under_way -= 1
+        if isinstance(error := self.fails.get(request.query), PermanentError):
+            return [error]
+        if error is not None:
+            raise error
+        rows = (RankedDocument(i, d, 1, len(d.text) / 99) for i, d in enumerate(request.documents))
+        return [Ranking(tuple(rows), Usage(len(request.query)), self.model, "fake@1")]
+
+
+def write_rows(path: Path, count: int, bad: Sequence[int] = ()) -> Path:
+    """Row numbers start at 1; every third line is followed by a blank one, which is no row but counts as a line."""
+    with path.open("w") as file:
+        for number in range(1, count + 1):
+            row = {"query": f"q{number}", "documents": ["a" * (number % 7 + 1), "b"], "id": f"id{number}"}
+            file.write("{broken\n" if number in bad else json.dumps(row) + "\n")
+            file.write("\n" * (number % 3 == 0))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(source: Path, target: Any, **options: Any) -> Tally:
+    output = source.with_name("out.jsonl")
+    return asyncio.run(rerank_file(source, output, rejects_beside(output), target, options, at_once=4))
+
+
+def test_one_line_a_row_in_order_with_number_hash_and_id(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 50)
+    target = Counting(slow=0.002)
+    assert run(source, target) == Tally(50, 0)
+    lines = read(tmp_path / "out.jsonl")
+    assert [line["id"] for line in lines] == [f"id{n}" for n in range(1, 51)]
+    assert [line["row"] for line in lines] == [n + (n - 1) // 3 for n in range(1, 51)]
+    assert len({line["hash"] for line in lines}) == 50
+    assert {"results", "usage", "evidence_usage", "model", "prompt"} <= set(lines[0])
+    assert not (tmp_path / "out.rejects.jsonl").exists()
+    assert target.most == 4, "a window of rows, never more in memory"
+    assert count_rows(source) == 50
+
+
+def test_options_of_a_row_go_before_those_of_the_call(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    rows: list[dict[str, Any]] = [{"query": "a", "documents": ["d"]}, {"query": "b", "documents": ["d"], "top_n": 1}]
+    source.write_text("\n".join(map(json.dumps, rows)))  # the last line need not end
+    target = Counting()
+    assert run(source, target, top_n=3, mode="evidence") == Tally(2, 0)
+    assert [(r.top_n, r.mode) for r in target.asked] == [(3, "evidence"), (1, "evidence")]
+
+
+BAD = {
+    "{broken": "not JSON",
+    "[1]": "not a JSON object but a list",
+    '{"documents": ["d"]}': "no 'query'; its keys are ['documents']",
+    '{"query": "q", "documents": []}': "documents is empty",
+    '{"query": "q", "documents": [{"txt": "d"}]}': "documents[0] has no 'text'",
+    '{"query": "q", "documents": ["d"], "top-n": 3}': "unknown key 'top-n': a row takes cache_salt, deadline_ms",
+    '{"query": "q", "documents": ["d"], "top_n": 0}': "top_n is 0",
+    '{"query": "big", "documents": ["d"]}': "too many documents",
+    '{"query": "q\udcff", "documents": ["d"]}': "not JSON: 'utf-8' codec",
+}
+
+
+def test_bad_rows_are_put_aside_with_line_and_reason(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    good = '{"query": "ok", "documents": ["d"]}'
+    source.write_bytes("\n".join(f"{good}\n{bad}" for bad in BAD).encode(errors="surrogateescape"))
+    target = Counting(fails={"big": TooLarge("too many documents")})
+    assert run(source, target) == Tally(len(BAD), len(BAD))
+    rejects = read(tmp_path / "out.rejects.jsonl")
+    assert [line["row"] for line in rejects] == list(range(2, 2 * len(BAD) + 1, 2))
+    for line, (bad, reason) in zip(rejects, BAD.items(), strict=True):
+        assert line["reason"].startswith(reason), line
+        assert line["line"] == bad.replace("\udcff", "\ufffd")
+    before = (tmp_path / "out.jsonl").read_bytes(), (tmp_path / "out.rejects.jsonl").read_bytes()
+    again = Counting()
+    assert run(source, again) == Tally(len(BAD), len(BAD))
+    assert again.asked == [], "all is done, rejects too"
+    assert before == ((tmp_path / "out.jsonl").read_bytes(), (tmp_path / "out.rejects.jsonl").read_bytes())
+
+
+@pytest.mark.parametrize("error", [Unreachable("gone"), Unauthorized("wrong key")])
+def test_what_may_go_better_later_stops_the_run_and_loses_nothing(error: Exception, tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 30)
+    with pytest.raises(type(error)):
+        run(source, Counting(fails={"q20": error}))
+    assert [line["id"] for line in read(tmp_path / "out.jsonl")] == [f"id{n}" for n in range(1, 20)]
+    target = Counting()
+    assert run(source, target) == Tally(30, 0)
+    assert [request.query for request in target.asked] == [f"q{n}" for n in range(20, 31)]
+    assert [line["id"] for line in read(tmp_path / "out.jsonl")] == [f"id{n}" for n in range(1, 31)]
+
+
+def test_a_degraded_answer_is_no_answer(tmp_path: Path) -> None:
+    class Degraded(Counting):
+        async def rerank_many(self, requests: Iterable[RerankRequest]) -> list[Ranking | PermanentError]:
+            (request,) = requests
+            row = RankedDocument(0, request.documents[0], error=DocumentError("unreachable", "half of it was lost"))
+            return [Ranking((row,), Usage(), "tiny", "fake@1")]
+
+    with pytest.raises(Unreachable, match="line 1: half of it was lost"):
+        run(write_rows(tmp_path / "in.jsonl", 1), Degraded())
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
+
+
+def test_a_half_line_is_done_again_wherever_it_broke(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 3, bad=[2])
+    run(source, Counting())
+    files = [tmp_path / "out.jsonl", tmp_path / "out.rejects.jsonl"]
+    whole = [file.read_bytes() for file in files]
+    first, third = whole[0].splitlines(keepends=True)
+    history = [(files[0], byte) for byte in first]
+    history += [(files[1], byte) for byte in whole[1]] + [(files[0], byte) for byte in third]
+    for cut in range(len(history)):
+        for path in files:
+            path.write_bytes(bytes(byte for file, byte in history[:cut] if file == path))
+        run(source, Counting())
+        assert [path.read_bytes() for path in files] == whole, cut
+
+
+def test_another_input_other_options_or_another_model_are_refused(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+    run(source, Counting())
+    with pytest.raises(DataError, match="row 1 comes from another input or from other options"):
+        run(source, Counting(), top_n=1)
+    source.write_text(source.read_text().replace("q3", "q33"))
+    with pytest.raises(DataError, match="row 3 comes from another input"):
+        run(source, Counting())
+    write_rows(source, 4)
+    with pytest.raises(DataError, match="row 6 comes from another input"):
+        run(source, Counting())
+    write_rows(source, 7)
+    with pytest.raises(InvalidRequest, match="answered by tiny with fake@1, and now huge with fake@1 answers"):
+        run(source, Counting(model="huge"))
+    (tmp_path / "out.jsonl").write_text('{"text": "mine"}\n')
+    with pytest.raises(DataError, match=r"line 1: was not written by whyrank batch"):
+        run(source, Counting())
+
+
+def test_two_runs_never_write_to_one_file(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 5)
+
+    class Nested(Counting):
+        async def rerank_many(self, requests: Iterable[RerankRequest]) -> list[Ranking | PermanentError]:
+            output = tmp_path / "out.jsonl"
+            with pytest.raises(InvalidRequest, match="another run is writing to it"):
+                await rerank_file(source, output, rejects_beside(output), Counting(), {})  # type: ignore[arg-type]
+            return await super().rerank_many(requests)
+
+    assert run(source, Nested()) == Tally(5, 0)
+
+
+SCRIPT = """
+import asyncio, sys
+from pathlib import Path
+from test_bulk import Counting
+from whyrank.bulk import rejects_beside, rerank_file
+source, output = map(Path, sys.argv[1:])
+print(asyncio.run(rerank_file(source, output, rejects_beside(output), Counting(slow=0.004), {}, at_once=8)))
+"""
+
+
+def test_killed_at_twenty_moments_and_resumed(tmp_path: Path) -> None:
+    source = write_rows(tmp_path / "in.jsonl", 2000, bad=range(5, 2000, 10))
+    output, rejects = tmp_path / "out.jsonl", tmp_path / "out.rejects.jsonl"
+    asyncio.run(rerank_file(source, output, rejects, Counting(), {}))  # type: ignore[arg-type]
+    whole = output.read_bytes(), rejects.read_bytes()
+    output.unlink(), rejects.unlink()
+
+    chance = random.Random(5)
+    goals = sorted(chance.sample(range(1, len(whole[0])), 20))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", SCRIPT, str(source), str(output)]
+    for goal in goals:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (output.exists() and output.stat().st_size >= goal):
+            time.sleep(0.0005)
+        time.sleep(chance.random() * 0.004)
+        assert process.poll() is None, "it was to be killed in the middle of its work"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with output.open("ab") as file:  # what a machine that dies may leave behind
+            file.write(whole[0][:1] * chance.randrange(2))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "answered=1800, rejected=200" in done.stdout
+    assert (output.read_bytes(), rejects.read_bytes()) == whole
+    handled = [line["row"] for path in (output, rejects) for line in read(path)]
+    assert len(handled) == len(set(handled)) == 2000
+
+
+def whyrank(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "whyrank", "batch", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_command_against_a_server(server: Server, tmp_path: Path) -> None:
+    source, output = write_rows(tmp_path / "in.jsonl", 12, bad=[4]), tmp_path / "out.jsonl"
+    done = whyrank(source, output, "--url", server.url, "--top-n", 1, "--json")
+    assert done.returncode == 1, done.stderr
+    rejects = tmp_path / "out.rejects.jsonl"
+    told = {"answered": 11, "rejected": 1, "output": str(output), "rejects": str(rejects)}
+    assert json.loads(done.stdout) == told
+    lines = read(output)
+    assert all(len(line["results"]) == 1 and line["prompt"].startswith("prism@") for line in lines)
+    before = output.read_bytes()
+    done = whyrank(source, output, "--url", server.url, "--top-n", 1)
+    assert "11 rows answered" in done.stdout and "1 rows rejected" in done.stdout and output.read_bytes() == before
+    done = whyrank(source, output, "--url", server.url, "--top-n", 2)
+    assert done.returncode == 2 and "other options" in done.stderr and "Traceback" not in done.stderr
+    done = whyrank(source, output, "--url", server.url, "--top-n", 2, "--fresh")
+    assert done.returncode == 1 and all(len(line["results"]) == 2 for line in read(output))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gone.jsonl", "out.jsonl", "--url", "http://localhost:1"], "gone.jsonl: No such file"),
+        (["same.jsonl", "./same.jsonl", "--url", "http://localhost:1"], "must be three different files"),
+        (["in.jsonl", "out.jsonl"], "give either --model, to load one, or --url"),
+        (["in.jsonl", "out.jsonl", "-m", "m", "--mode", "why"], "mode is 'why'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:
+    done = whyrank(*arguments)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_help_has_examples() -> None:
+    assert "whyrank batch requests.jsonl answers.jsonl" in whyrank("--help").stdout

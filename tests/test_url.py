@@ -1,0 +1,126 @@
+"""Commands and evaluation against a server instead of a model of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from server_process import Server
+from whyrank import Document
+from whyrank.config import EngineConfig
+from whyrank.errors import InvalidRequest, PermanentError
+from whyrank.evaluation.targets import open_target
+from whyrank.opening import open_either, open_server
+
+TEXTS = ["Water boils at 100 °C.", "Everest is high.", "Tea wants hot water."]
+
+
+def whyrank(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "whyrank", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, env=os.environ | environment
+    )
+
+
+@contextmanager
+def doorman() -> Iterator[tuple[str, list[str | None]]]:
+    """Lets nobody in, but remembers which key was shown."""
+    shown: list[str | None] = []
+
+    class Door(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            shown.append(self.headers.get("Authorization"))
+            body = json.dumps({"error": {"type": "Unauthorized", "message": "wrong key"}}).encode()
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    door = HTTPServer(("127.0.0.1", 0), Door)
+    Thread(target=door.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{door.server_port}", shown
+    finally:
+        door.shutdown()
+        door.server_close()
+
+
+async def test_rerank_prints_what_the_server_says(server: Server) -> None:
+    asked = ("rerank", "--url", server.url, "-q", "boiling point", *TEXTS)
+    done = whyrank(*asked, "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    async with open_server(server.url, None, EngineConfig("m")) as client:
+        ranking = await client.rerank("boiling point", TEXTS)
+    assert [row["index"] for row in answer["results"]] == [row.index for row in ranking.results]
+    assert [row["score"] for row in answer["results"]] == pytest.approx([row.score for row in ranking.results])
+    assert answer["prompt"].startswith("prism@") and set(answer) >= {"usage", "evidence_usage", "model"}
+    done = whyrank(*asked, "--mode", "evidence", "--evidence-min-score", 0, "--evidence-top-n", 1)
+    assert done.returncode == 0, done.stderr
+    assert "█" in done.stdout and "supported by the document" in done.stdout
+
+
+def test_the_key_comes_from_the_option_or_the_environment() -> None:
+    with doorman() as (url, shown):
+        for arguments, environment in (
+            (["--api-key", "said"], {"WHYRANK_API_KEY": "kept"}),
+            ([], {"WHYRANK_API_KEY": "kept"}),
+        ):
+            done = whyrank("rerank", "--url", url, "-q", "q", "text", *arguments, **environment)
+            assert done.returncode == 2 and "error: wrong key" in done.stderr and done.stdout == ""
+    assert shown == ["Bearer said", "Bearer kept"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give either --model, to load one, or --url"),
+        (["--model", "m", "--url", "http://localhost:1"], "give either --model, to load one, or --url"),
+        (["--url", "http://localhost:1", "--prompt", "prism"], "prompt is 'prism': with a URL the server decides that"),
+        (["--url", "localhost:1"], "base_url is ['localhost:1']: give URLs such as"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_server(arguments: list[str], said: str) -> None:
+    done = whyrank("rerank", *arguments, "-q", "q", "text")
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_several_servers_are_one_client() -> None:
+    assert open_either(None, ["http://a:1", "http://b:1"], None, ())
+    with pytest.raises(PermanentError, match="dtype is 'float32'"):
+        open_either(None, ["http://a:1"], None, (None, None, None, "float32"))
+
+
+async def test_a_servers_url_is_a_target(server: Server) -> None:
+    async with open_target(server.url, kv_cache_gib=None, trust_remote_code=False) as target:
+        ranking = await target.rerank("boiling point", [Document(text) for text in TEXTS])
+    assert sorted(row.index for row in ranking.results) == [0, 1, 2] and ranking.prompt.startswith("prism@")
+    with pytest.raises(InvalidRequest, match="dtype is 'float32': with a URL the server decides"):
+        async with open_target(f"{server.url},dtype=float32"):
+            pass
+
+
+def test_eval_compare_and_calibrate_against_a_server(server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = whyrank("eval", "-m", server.url, "--preset", "house", "--limit", 3, "--top-k", 4, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["queries"] == 3 and report["costs"]["pairs"] == 12
+    assert json.loads((out / "target.json").read_text())["prompt"].startswith("prism@")
+    done = whyrank("compare", out, server.url, "-d", "house", "--limit", 3, "--top-k", 4, "--out", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["agreement"]["drift_max"] < 0.05 if "agreement" in done.stdout else True
+    done = whyrank("calibrate", out, "--out", tmp_path / "c.json")
+    assert done.returncode in (0, 1) and "judged pairs" in done.stdout, done.stderr
