@@ -52,7 +52,8 @@ class Net(nn.Module):  # type: ignore[misc]
         self.down = nn.Parameter(torch.zeros(n, d, i))
         self.norms = nn.Parameter(torch.ones(n, 2, d))
         self.head_norms = nn.Parameter(torch.ones(n, 2, shape.head))
-        _look_alike(self.qkv.data, shape)
+        with torch.no_grad():
+            _wire(self)
         self.layer = _layer
         self.probe_shared = nn.Linear(d, 1)
         self.probe_parts = nn.Linear(d, 2)
@@ -82,14 +83,36 @@ class Net(nn.Module):  # type: ignore[misc]
         return angles.cos(), angles.sin()
 
 
-def _look_alike(qkv: Tensor, shape: Shape) -> None:
-    """Let half of the heads begin by looking at tokens like their own: keys as queries, and only in slowly turning places.
+def _wire(net: Net) -> None:
+    """Begin with the three things that all else builds on, which from a random start take hundreds of steps to form:
 
-    To find the query's words in the document is what all else builds on; from a random start that takes hundreds of steps."""
-    heads = qkv.view(shape.layers, 3, shape.heads, 2, shape.head // 2, shape.hidden)
-    half = shape.heads // 2
-    heads[:, 0, :half, :, : shape.head // 4] *= 0.1
+    - heads that look at tokens like their own: the query's words in the document,
+    - one head in the first layer that looks at the token before and notes which it is,
+    - heads behind it that look for what followed their token elsewhere: that is how one copies.
+    """
+    shape = net.shape
+    half, size, fast = shape.heads // 2, shape.head, shape.head // 4
+    heads = net.qkv.view(shape.layers, 3, shape.heads, size, shape.hidden)
+    # What turns fast tells places apart, what turns slowly compares contents. Both parts of a rotated pair are size / 2 apart.
+    slow = torch.full((size, 1), 0.1)
+    slow[fast : size // 2] = slow[size // 2 + fast :] = 1.0
+    heads[:, 0, :half] *= slow
     heads[:, 1, :half] = heads[:, 0, :half]
+    # One direction that all embeddings share lets a head look by place alone.
+    always = F.normalize(torch.randn(shape.hidden), dim=0)
+    heads[:, :2, :half] -= (heads[:, :2, :half] @ always)[..., None] * always
+    net.embedding += 4.0 * always - (net.embedding @ always)[:, None] * always
+    before, quickest = heads[0, :, half], 4
+    speeds = shape.theta ** -(torch.arange(quickest) / (size // 2))
+    before[:2] = 0
+    before[0, :quickest] = before[1, :quickest] = always
+    before[1, :quickest] *= speeds.cos()[:, None]
+    before[1, size // 2 : size // 2 + quickest] = speeds.sin()[:, None] * always
+    read, noted = (torch.linalg.qr(torch.randn(shape.hidden, size))[0] for _ in range(2))
+    before[2] = read.T - (read.T @ always)[:, None] * always
+    net.out[0, :, half * size : (half + 1) * size] = 0.5 * noted
+    heads[1:4, 0, half] = slow * before[2]
+    heads[1:4, 1, half] = slow * noted.T
 
 
 def _layer(
