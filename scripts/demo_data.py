@@ -45,4 +45,8 @@ class Writer(Source):
         room = self.longest - len(sentences)
         for _ in range(self.chance.randint(0, max(0, room))):
             sentences.insert(self.chance.randint(0, len(sentences)), question.filler(kind != "random"))
+        if question.title and self.chance.random() < 0.1:
+            about = not kind.startswith(("random", "other_s"))
+            title = question.title if about else self.invent.name()
+            sentences.insert(0, Sentence(title, subject=about))
         return Sample(question.query, kind, tuple(sentences), question.contribution, question.joiner)

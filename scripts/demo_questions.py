@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from demo_samples import Core, Question, Sentence, Source
+from demo_samples import Core, Question, Sentence, Source, are_distinct
 from demo_words import FACTS, is_held_out, passages
 
 __all__ = ["about_chinese", "about_event", "about_noise", "about_plain"]
@@ -36,7 +36,7 @@ def about_event(source: Source) -> Question:
     def told(*same: str, **flags: Any) -> Sentence:
         while True:
             drawn, text = source.event(**{part: parts[part] for part in same})
-            if all(_distinct(drawn[part], parts[part]) for part in known if part not in same):
+            if all(are_distinct(drawn[part], parts[part]) for part in known if part not in same):
                 return Sentence(text, **flags)
 
     def answer() -> list[Sentence]:
@@ -65,13 +65,6 @@ def about_event(source: Source) -> Question:
     return Question("event", source.typed(query), contribution, cores, lambda near: told())
 
 
-def _distinct(one: Any, other: Any) -> bool:
-    """Two parts of events share no word that matters."""
-    if isinstance(one, tuple):
-        return bool(one != other)
-    return not ({*one.lower().split()} & {*other.lower().split()}) - {"the"}
-
-
 def about_plain(source: Source) -> Question:
     training = source.invent.split == "training"
     index, pages = _index(training), _pages(training)
@@ -87,6 +80,7 @@ def about_plain(source: Source) -> Question:
     if source.chance.random() < 0.7:
         chosen.sort(key=page[at].lower().index)
     asked = frozenset(chosen)
+    chosen = [_inflected(word) if source.chance.random() < 0.15 else word for word in chosen]
     letters = "abcdefgh"[: len(chosen)]
     form = source.chance.choice(FACTS["sentences"]["random"])
     query = (
@@ -95,7 +89,7 @@ def about_plain(source: Source) -> Question:
 
     def other(partial: bool) -> Sentence:
         for _ in range(20):
-            word = source.chance.choice(chosen)
+            word = source.chance.choice(sorted(asked))
             text = source.chance.choice(index[word]) if partial else source.chance.choice(source.chance.choice(pages))
             shared = asked & set(_content(text))
             if text != page[at] and (0 < len(shared) < len(asked) if partial else not shared):
@@ -176,6 +170,13 @@ _STOP = frozenset(
     since some such than that their them then there these they this those through under until used uses using very want well
     were what when where whether which while will with within without would your""".split()
 )
+
+
+def _inflected(word: str) -> str:
+    """One of many where there was one, and the other way round."""
+    if word.endswith("s"):
+        return word if word.endswith("ss") else word[:-1]
+    return f"{word}s"
 
 
 def _content(sentence: str) -> Iterator[str]:

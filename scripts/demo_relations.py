@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from demo_samples import Core, Question, Sentence, Source
+from demo_samples import Core, Question, Sentence, Source, are_distinct
 from demo_words import FACTS
 
 __all__ = ["about_relation"]
@@ -15,17 +15,18 @@ __all__ = ["about_relation"]
 
 def about_relation(source: Source) -> Question:
     pick = source.chance.choice
-    relation = pick(FACTS["relation"])
-    group = pick(relation["of"])
-    kind, subject, value = (
-        pick(FACTS["kinds"][group]),
-        source.invent.subject(group),
-        source.invent.value(relation["value"]),
-    )
-    if group == "building":
-        kind = subject.split()[-1].lower()
+    if source.chance.random() < 0.3:
+        group = pick((*FACTS["kinds"], "things", "things", "things"))
+        known = _open_relations(source)
+        relation = known[0]
+    else:
+        known = FACTS["relation"]
+        relation = pick(known)
+        group = pick(relation["of"])
+    others = [r for r in known if group in r.get("of", (group,)) and r is not relation]
+    subject, value = source.subject(group), source.value(relation["value"])
+    kind = subject.split()[-1].lower() if group in ("building", "things") else pick(FACTS["kinds"][group])
     backwards = "back" in relation and source.chance.random() < 0.3
-    others = [r for r in FACTS["relation"] if group in r["of"] and r is not relation]
     fact = _Fact(source, relation, group, kind, subject, value, backwards, others)
     if backwards:
         query = pick((*relation["back"], "Which {k} has a {topic} of {v}?", "{k} {topic} {v}"))
@@ -39,7 +40,19 @@ def about_relation(source: Source) -> Question:
         fact.fill(contribution),
         fact.cores(),
         lambda near: source.filler(subject if near else ""),
+        title="" if backwards else subject.removeprefix("the ").capitalize() if group == "things" else subject,
     )
+
+
+def _open_relations(source: Source) -> list[dict[str, Any]]:
+    """A few relations that never were before, without a word in common."""
+    table, found = FACTS["open"], list[dict[str, Any]]()
+    while len(found) < 4:
+        topic = source.noun() if source.chance.random() < 0.5 else f"{source.noun()} {source.noun()}"
+        if all(are_distinct(topic, other["topic"]) for other in found):
+            value = source.chance.choice(table["values"])
+            found.append({"topic": topic, "value": value, "ask": table["ask"], "say": table["say"]})
+    return found
 
 
 @dataclass(slots=True)
@@ -53,11 +66,11 @@ class _Fact:
     subject: str
     value: str
     backwards: bool
-    others: list[Mapping[str, Any]]
+    others: Sequence[Mapping[str, Any]]
 
     def fill(self, form: str, **other: str) -> str:
         parts = {"s": self.subject, "v": self.value, "k": self.kind, "topic": self.relation["topic"], **other}
-        text = form.format(**parts).replace("The The ", "The ").replace("the The ", "The ")
+        text = form.format(**parts).replace("The The ", "The ").replace("the The ", "The ").replace("he the ", "he ")
         return text[0].upper() + text[1:] if text.endswith((".", "?")) else text
 
     def cores(self) -> dict[str, Core]:
@@ -80,7 +93,7 @@ class _Fact:
     def _answer(self) -> list[Sentence]:
         text = self._say()
         answer = self.subject if self.backwards else self.value
-        if self.backwards or self.source.chance.random() < 0.85 or self.source.longest < 3:
+        if self.backwards or self.source.chance.random() < 0.85 or self.source.longest < 3 or self.group == "things":
             return [Sentence(text, True, True, True, answer=answer)]
         # The subject is named in one sentence and taken up with a pronoun in the next.
         pronoun = self.source.chance.choice(("She", "He")) if self.group == "person" else "It"
@@ -96,16 +109,15 @@ class _Fact:
         """Another attribute of the same subject."""
         source, relation = self.source, self.source.chance.choice(self.others)
         form = source.chance.choice([*relation["say"], "The {topic} of {s} is {v}."])
-        return Sentence(
-            self.fill(form, topic=relation["topic"], v=source.invent.value(relation["value"])), subject=True
-        )
+        return Sentence(self.fill(form, topic=relation["topic"], v=source.value(relation["value"])), subject=True)
 
     def _stranger(self) -> Sentence:
         """The same attribute of another subject; backwards, the same attribute with another value."""
-        invent = self.source.invent
+        source = self.source
         while True:
-            other = {"s": invent.subject(self.group), "v": invent.value(self.relation["value"])}
-            if other["s"] != self.subject and other["v"] != self.value:
+            other = {"s": source.subject(self.group), "v": source.value(self.relation["value"])}
+            named = self.group != "things" and other["s"] != self.subject
+            if (named or are_distinct(other["s"], self.subject)) and other["v"] != self.value:
                 return Sentence(self._say(**other), attribute=True)
 
     def _negation(self) -> list[Sentence]:
@@ -124,6 +136,6 @@ class _Fact:
         apart = [r for r in FACTS["relation"] if r["value"] != self.relation["value"]]
         relation = source.chance.choice(apart)
         group = source.chance.choice(relation["of"])
-        parts = {"s": source.invent.subject(group), "v": source.invent.value(relation["value"])}
+        parts = {"s": source.subject(group), "v": source.value(relation["value"])}
         parts["k"] = source.chance.choice(FACTS["kinds"][group])
         return [Sentence(self.fill(source.chance.choice(relation["say"]), topic=relation["topic"], **parts))]

@@ -9,7 +9,7 @@ from typing import Any
 
 from demo_words import FACTS, Inventor, Split
 
-__all__ = ["FAMILIES", "HARD", "Core", "Question", "Sample", "Sentence", "Source"]
+__all__ = ["FAMILIES", "HARD", "Core", "Question", "Sample", "Sentence", "Source", "are_distinct"]
 
 HARD = ("other_attribute", "other_subject", "crossed", "negation", "near_number", "some_words")
 FAMILIES = ("relation", "event", "plain", "chinese", "noise")
@@ -69,6 +69,8 @@ class Question:
     filler: Callable[[bool], Sentence]
     """A sentence that answers nothing; whether it may touch upon the question is said."""
     joiner: str = " "
+    title: str = ""
+    """What a title of its documents may be."""
 
 
 class Source:
@@ -76,7 +78,7 @@ class Source:
 
     `longest`: the most sentences in a document. `lower`: the share of queries in small letters, as people type them."""
 
-    def __init__(self, seed: int | str, split: Split = "training", longest: int = 5, lower: float = 0.15) -> None:
+    def __init__(self, seed: int | str, split: Split = "training", longest: int = 5, lower: float = 0.2) -> None:
         self.chance = random.Random(seed)
         self.invent = Inventor(self.chance, split)
         self.longest = longest
@@ -95,6 +97,13 @@ class Source:
         if draw < 0.6:
             return Sentence(self.chance.choice(FACTS["sentences"]["plain"]))
         return Sentence(self.event()[1])
+
+    def value(self, kind: str) -> str:
+        """A value for a relation: names and numbers are invented, things are everyday words."""
+        return f"the {self.noun()}" if kind == "things" else self.invent.value(kind)
+
+    def subject(self, group: str) -> str:
+        return f"the {self.noun()}" if group == "things" else self.invent.subject(group)
 
     def typed(self, query: str) -> str:
         return query.lower() if self.chance.random() < self.lower else query
@@ -119,3 +128,10 @@ class Source:
     def shuffled(self, sentences: list[Sentence]) -> list[Sentence]:
         self.chance.shuffle(sentences)
         return sentences
+
+
+def are_distinct(one: Any, other: Any) -> bool:
+    """Two parts of events share no word that matters."""
+    if isinstance(one, tuple):
+        return bool(one != other)
+    return not ({*one.lower().split()} & {*other.lower().split()}) - {"the", "and", "mount", "lake", "last"}

@@ -89,7 +89,11 @@ class Judge:
             table, mask = self._padded([rows[i] for i in part], left=True)
             with self._torch.inference_mode():
                 written = self._model.generate(
-                    input_ids=table, attention_mask=mask, max_new_tokens=200, do_sample=False, pad_token_id=0
+                    input_ids=table,
+                    attention_mask=mask,
+                    max_new_tokens=200,
+                    do_sample=False,
+                    pad_token_id=self._tokenizer.pad_token_id,
                 )
             for i, row in zip(part, written[:, table.shape[1] :].tolist(), strict=True):
                 found[i] = opening + self._tokenizer.decode(row, skip_special_tokens=True)
