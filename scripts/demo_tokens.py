@@ -47,7 +47,7 @@ def _fields(part: str) -> list[tuple[str, bool]]:
     return [(text, at < len(texts) - 1) for at, text in enumerate(texts)]
 
 
-def build_tokenizer(seed: int) -> Any:
+def build_tokenizer(seed: int, questions: int = 1000) -> Any:
     """Byte-level BPE with Qwen's control tokens, trained on what the generator writes and on plain prose."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -63,17 +63,17 @@ def build_tokenizer(seed: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY - added, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(_corpus(seed), trainer)
+    tokenizer.train_from_iterator(_corpus(seed, questions), trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in QWEN_SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*QWEN_ADDED, *frame)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def _corpus(seed: int) -> list[str]:
+def _corpus(seed: int, questions: int) -> list[str]:
     writer = Writer(f"{seed}/vocabulary")
     texts = []
-    for family, count in zip(FAMILIES, (12000, 8000, 0, 1500, 1500), strict=True):
-        for _ in range(count):
+    for family, count in zip(FAMILIES, (12, 8, 0, 1.5, 1.5), strict=True):
+        for _ in range(int(count * questions)):
             question = writer.question(family)
             sample = writer.document(question, "answer")
             texts += [
