@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 from whyrank.client.client import AsyncClient
-from whyrank.errors import PermanentError
+from whyrank.errors import InvalidRequest, PermanentError
 from whyrank.events import Event
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions, RerankRequest
@@ -31,6 +31,7 @@ class Client:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="whyrank-client", daemon=True)
         self._thread.start()
+        self._turn, self._closed = threading.Lock(), False
         try:
             self._client = self._wait(_made(base_url, api_key, options))
         except BaseException:
@@ -47,9 +48,13 @@ class Client:
 
     def close(self) -> None:
         """Wait for what is under way. A second time does nothing."""
-        if self._thread.is_alive():
-            self._wait(self._client.aclose())
-            self._stop()
+        with self._turn:
+            closed, self._closed = self._closed, True
+        if not closed:
+            try:
+                asyncio.run_coroutine_threadsafe(_ended(self._client), self._loop).result()
+            finally:
+                self._stop()
 
     def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
         return self._wait(self._client.rerank(query, documents, **options))
@@ -75,10 +80,15 @@ class Client:
             while (event := self._wait(anext(events, None))) is not None:
                 yield event
         finally:
-            self._wait(events.aclose())
+            if not self._closed:
+                self._wait(events.aclose())
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        asked = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+        with self._turn:  # nothing is handed to a loop that is about to stop, where it would wait for ever
+            if self._closed:
+                work.close()
+                raise InvalidRequest("this client is closed: make a new one")
+            asked = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
         try:
             result: T = asked.result()
             return result
@@ -94,6 +104,14 @@ class Client:
 
 async def _made(base_url: str | Sequence[str], api_key: str | None, options: dict[str, Any]) -> AsyncClient:
     return AsyncClient(base_url, api_key, **options)
+
+
+async def _ended(client: AsyncClient) -> None:
+    """Whatever was handed over before, calls as well as streams that nobody closed, is over afterwards."""
+    await client.aclose()
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(left)
 
 
 async def _awaited(work: Any) -> Any:
