@@ -75,7 +75,7 @@ def same(ours: Sequence[RankedDocument], theirs: Sequence[RankedDocument]) -> No
     """Row by row all but the last digits of what was computed in another company of documents."""
     for row, other in zip(ours, theirs, strict=True):
         assert (row.score, row.margin, row.label_mass) == pytest.approx(
-            (other.score, other.margin, other.label_mass), abs=1e-5
+            (other.score, other.margin, other.label_mass), abs=1e-6
         )
         bare = {"score": None, "margin": None, "label_mass": None}
         assert replace(row, **bare) == replace(other, **bare)
@@ -105,7 +105,7 @@ async def test_score_keeps_the_order_of_the_documents(face: Verbs) -> None:
 
 async def test_titles_and_texts_are_read_as_one(face: Verbs) -> None:
     rows = await face.score(QUERY, [{"text": "at 100 °C", "title": "Water boils"}, "Water boils at 100 °C"])
-    assert rows[0].margin == pytest.approx(rows[1].margin, abs=1e-5)
+    assert rows[0].margin == pytest.approx(rows[1].margin, abs=1e-6)
 
 
 async def test_equal_documents_have_equal_rows(face: Verbs) -> None:
@@ -327,7 +327,7 @@ async def test_a_thousand_calls_of_a_real_server(server: Server) -> None:
         assert len(counting.paths) <= 100
         assert all(row.error is None for rows in answers for row in rows)
         for n in range(0, 1000, 10):
-            assert margins(answers[n]) == pytest.approx(margins(await serial.score(*call(n))), abs=1e-5)
+            assert margins(answers[n]) == pytest.approx(margins(await serial.score(*call(n))), abs=1e-6)
 
 
 async def test_what_is_known_is_not_asked_again_until_the_server_is_another(make: MakeServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -32,6 +32,7 @@ class Client:
         self._thread = threading.Thread(target=self._loop.run_forever, name="whyrank-client", daemon=True)
         self._thread.start()
         self._turn, self._closed = threading.Lock(), False
+        self._streams = set[AsyncGenerator[Event, None]]()
         try:
             self._client = self._wait(_made(base_url, api_key, options))
         except BaseException:
@@ -52,7 +53,7 @@ class Client:
             closed, self._closed = self._closed, True
         if not closed:
             try:
-                asyncio.run_coroutine_threadsafe(_ended(self._client), self._loop).result()
+                asyncio.run_coroutine_threadsafe(_ended(self._client, self._streams), self._loop).result()
             finally:
                 self._stop()
 
@@ -76,10 +77,12 @@ class Client:
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> Iterator[Event]:
         events = self._client.stream(query, documents, **options)
+        self._streams.add(events)
         try:
             while (event := self._wait(anext(events, None))) is not None:
                 yield event
         finally:
+            self._streams.discard(events)
             if not self._closed:
                 self._wait(events.aclose())
 
@@ -106,12 +109,13 @@ async def _made(base_url: str | Sequence[str], api_key: str | None, options: dic
     return AsyncClient(base_url, api_key, **options)
 
 
-async def _ended(client: AsyncClient) -> None:
+async def _ended(client: AsyncClient, streams: Collection[AsyncGenerator[Event, None]]) -> None:
     """Whatever was handed over before, calls as well as streams that nobody closed, is over afterwards."""
     await client.aclose()
-    await asyncio.get_running_loop().shutdown_asyncgens()
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(left)
+    for stream in [*streams]:
+        await stream.aclose()
 
 
 async def _awaited(work: Any) -> Any:
