@@ -1,4 +1,4 @@
-"""The commands eval, calibrate and compare. Numbers and plots are made in evaluation/; this is options in, tables out."""
+"""The commands eval, fetch, calibrate and compare: options in, tables out. The numbers are made in evaluation/."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from whyrank.errors import InvalidRequest
 from whyrank.evaluation.calibrate import Verdict, calibrate, fit, judged_pairs
 from whyrank.evaluation.compare import Comparison, Gate, compare
 from whyrank.evaluation.data import Collection, open_collection
+from whyrank.evaluation.fetch import fetch
 from whyrank.evaluation.measures import DEFAULT_MEASURES, Measurer
 from whyrank.evaluation.presets import HOUSE, Preset, load_preset, preset_names
 from whyrank.evaluation.report import html_report
@@ -200,6 +201,36 @@ def _table(title: str, *columns: str) -> Table:
     for place, name in enumerate(columns):
         table.add_column(escape(name), justify="right" if place else "left")
     return table
+
+
+@app.command("fetch")
+def fetch_command(
+    source: Annotated[str, typer.Argument(help="datasets:NAME, of the hub or a local folder, or ir_datasets:NAME.")],
+    folder: Annotated[Path, typer.Argument(help="The new BEIR folder, for `whyrank eval --data`.")],
+    split: Split = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Bring judged data from elsewhere, by way of the package `datasets` or `ir_datasets`, whichever you have.
+
+    `whyrank fetch datasets:mteb/scifact beir/scifact`
+
+    `whyrank fetch ir_datasets:beir/scifact/test beir/scifact`
+
+    `whyrank eval -m MODEL --data beir/scifact --run bm25.trec`
+
+    Of `datasets` it takes what has MTEB's parts: corpus, queries, qrels or default, and top_ranked where that is there.
+    """
+    with reported() as stdout:
+        with render.waiting(f"fetching {source}"):
+            counts = fetch(source, folder, split)
+        if as_json:
+            print(json.dumps({"folder": str(folder), "lines": counts}), file=stdout)
+            return
+        console = Console(file=stdout)
+        for name, count in counts.items():
+            console.print(f"{folder / name}: {count} lines", highlight=False, soft_wrap=True)
+        if len(counts) == 3:
+            console.print("no first stage came with it: give `whyrank eval` one with --run", highlight=False)
 
 
 @app.command("calibrate")
