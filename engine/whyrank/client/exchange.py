@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -106,7 +106,7 @@ class Exchange:
 
     async def events(self, errand: Errand) -> AsyncGenerator[tuple[str, Any], None]:
         """Server-sent events. Tried again only until the first byte: what was told cannot be untold."""
-        answer, _, _ = await self._answer(errand)
+        answer, _, _ = await self._answer(replace(errand, streamed=True))
         name = ""
         try:
             async for line in _lines(answer):
