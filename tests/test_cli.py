@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from whyrank.cli import app
+from whyrank.__main__ import app
 from whyrank.config import EngineConfig
 
 

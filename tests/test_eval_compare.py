@@ -7,7 +7,6 @@ import html.parser
 import json
 import math
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,7 @@ import numpy as np
 import pytest
 
 from bench_eval import HashScorer, write_data
-from whyrank.calibration import Calibration, read_calibration, write_calibration
-from whyrank.config import EngineConfig
+from whyrank.calibration import read_calibration, write_calibration
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.calibrate import Pairs, calibrate, fit, judged_pairs
 from whyrank.evaluation.charts import ticks
@@ -28,7 +26,6 @@ from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row
 from whyrank.evaluation.run import Asked, evaluate
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
-from whyrank.reranker import Reranker
 from whyrank.scoring import LabelRead, ScoreRule, score_of
 
 MEASURES = ("nDCG@10", "RR@10")
@@ -199,45 +196,12 @@ def test_separated_pairs_do_not_ask_for_an_infinite_scale() -> None:
     assert fitted.probability(1e9) == 1.0 and fitted.probability(-1e9) == pytest.approx(0.0)
 
 
-SOUND = '{"whyrank": "calibration", "version": 1, "method": "temperature", "model": "m", "prompt": "p", "points": []}'
-
-
 def test_margins_that_mean_nothing_say_the_same_for_every_pair() -> None:
     margin, relevant = np.linspace(9, -9, 60), np.array([0.0] * 40 + [1.0] * 20)  # the worse, the more relevant
     pairs = Pairs(margin, margin, relevant, np.arange(60))
     fitted = fit(pairs, "temperature", "m", "p", calibrate(pairs, "precision", 0.9))
     assert fitted.threshold is None
     assert fitted.probability(8.0) == fitted.probability(-8.0) == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "No such file"),
-        ("{", "not JSON"),
-        ("[]", "is no file of `whyrank calibrate`"),
-        ('{"whyrank": "calibration", "version": 9}', "of this version"),
-        (SOUND.replace('"points": []', '"dots": []'), "points"),
-        (SOUND.replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("[]", "[[1, 0], [0, 1]]").replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("[]", "[[1, NaN]]").replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("temperature", "platt"), "do not make a calibration"),
-    ],
-)
-def test_a_broken_calibration_is_told_before_an_engine_starts(content: str | None, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "calibration.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(InvalidRequest, match=re.escape(said)):
-        Reranker("m", calibration=str(path))
-
-
-def test_a_calibration_belongs_to_a_prompt() -> None:
-    calibration = Calibration("temperature", "m", "prism@1")
-    calibration.check_fits("prism@1")
-    with pytest.raises(InvalidRequest, match="made for prompt prism@1, and this engine uses prism@2: calibrate again"):
-        calibration.check_fits("prism@2")
-    assert EngineConfig("m").calibration is None
 
 
 class Tags(html.parser.HTMLParser):

@@ -1,7 +1,7 @@
-"""The command `whyrank`, with all its commands: those of cli.py, batch, and those of evaluation."""
+"""The command `whyrank`, with all its commands."""
 
-from whyrank import cli_batch, cli_eval  # noqa: F401  # they add their commands to the app
-from whyrank.cli import app
+from whyrank import cli, cli_batch, cli_eval  # noqa: F401  # they add their commands to the app
+from whyrank.cli_common import app
 
 __all__ = ["app"]
 

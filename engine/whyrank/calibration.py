@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from whyrank.errors import InvalidRequest
+from whyrank.types import RankedDocument
 
 __all__ = ["Calibration", "CalibrationMethod", "read_calibration", "write_calibration"]
 
@@ -45,11 +47,25 @@ class Calibration:
         (left, low), (right, high) = self.points[at - 1 : at + 1]
         return low + (high - low) * (margin - left) / (right - left)
 
-    def check_fits(self, prompt: str) -> None:
+    def check_fits(self, model: str, prompt: str) -> None:
+        """Another prompt is an error. Another name may mean the same model: folder, hub and server have each their own."""
         if self.prompt != prompt:
             raise InvalidRequest(
                 f"calibration: it was made for prompt {self.prompt}, and this engine uses {prompt}: calibrate again"
             )
+        if _last_name(self.model) != _last_name(model):
+            warnings.warn(
+                f"calibration: it was made for {self.model}, and this is {model}; unless they are one model, calibrate again",
+                stacklevel=2,
+            )
+
+    def score(self, row: RankedDocument) -> RankedDocument:
+        """The row with its calibrated score. One without a margin has none."""
+        return row if row.margin is None else replace(row, calibrated_score=self.probability(row.margin))
+
+
+def _last_name(model: str) -> str:
+    return model.rstrip("/").rpartition("/")[2]
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from whyrank.calibration import read_calibration
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError, EngineNotInstalled
 from whyrank.evidence import budgets, most_tokens
@@ -59,6 +60,8 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
             f"{config.model} brings Python code of its own and runs only with it: "
             "read that code, then say --trust-remote-code"
         )
+    if config.calibration is not None:
+        read_calibration(Path(config.calibration)).check_fits(config.model, fmt.fingerprint)
     answer_room = 1
     if route == "generate" and fmt.continuation:
         answer_room = most_tokens(budgets(fmt, {}))

@@ -1,67 +1,47 @@
-"""The command `whyrank`. Thin: options in, one call, rendering out."""
+"""The commands rerank, formats, doctor and serve. Thin: options in, one call, rendering out."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, aclosing, contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from whyrank import render
-from whyrank.config import Dtype, EngineConfig
-from whyrank.errors import InvalidRequest, WhyrankError
+from whyrank.cli_common import (
+    DEFAULTS,
+    ApiKey,
+    AsJson,
+    Calibration,
+    DtypeOption,
+    KvCache,
+    MaxLength,
+    OptionalModel,
+    Prompt,
+    Revision,
+    RouteOption,
+    TrustRemoteCode,
+    Url,
+    app,
+    choice,
+    reported,
+)
+from whyrank.config import EngineConfig
+from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Scored
-from whyrank.formats import PROMPTS, Route, builtin_formats
-from whyrank.opening import API_KEY_VARIABLE, Opening, open_either
+from whyrank.formats import PROMPTS, builtin_formats
+from whyrank.opening import Opening, open_either
 from whyrank.requests import Mode, RerankOptions, RerankRequest
 from whyrank.types import Document, DocumentLike, TruncationPolicy
 from whyrank.wire import RankingBody, event_document
 
-__all__ = ["app"]
-
-app = typer.Typer(
-    help="Rerank documents with generative rerankers on vLLM.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-)
-_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
-
-
-def _choice(values: Any) -> str:
-    return "[" + "|".join(get_args(values)) + "]"
-
-
-Model = Annotated[str, typer.Option("--model", "-m", help="A folder or a hub name, e.g. Qwen/Qwen3-Reranker-0.6B.")]
-OptionalModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="A folder or a hub name, to load in this process.")
-]
-Url = Annotated[
-    list[str] | None, typer.Option("--url", help="Or a whyrank server to ask; more than once: several with one model.")
-]
-ApiKey = Annotated[str | None, typer.Option(help=f"The server's; {API_KEY_VARIABLE} where this is not given.")]
-Prompt = Annotated[str | None, typer.Option(help="A prompt's name (see `whyrank formats`) or a TOML file of your own.")]
-RouteOption = Annotated[
-    str | None, typer.Option("--route", metavar=_choice(Route), help="The prompt's first by default.")
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", metavar=_choice(Dtype), help="auto: what the device does best.")]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens of a prompt; the prompt file's by default.")]
-KvCache = Annotated[float | None, typer.Option(help="GiB for the prefix cache on a CPU.")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the Python code that the checkpoint brings.")
-]
-Calibration = Annotated[str | None, typer.Option(metavar="FILE", help="What `whyrank calibrate` wrote for this model.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
+__all__: list[str] = []
 
 
 @app.command()
@@ -80,23 +60,23 @@ def rerank(
     top_n: Annotated[int | None, typer.Option(help="Show only the best N.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Show only scores from here up (0 to 1).")] = None,
     truncation: Annotated[
-        str, typer.Option(metavar=_choice(TruncationPolicy), help="What of an over-long document is given up.")
+        str, typer.Option(metavar=choice(TruncationPolicy), help="What of an over-long document is given up.")
     ] = "tail",
-    mode: Annotated[str, typer.Option(metavar=_choice(Mode), help="evidence: also write why, for the best.")] = "score",
+    mode: Annotated[str, typer.Option(metavar=choice(Mode), help="evidence: also write why, for the best.")] = "score",
     evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
     evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
     max_contribution_tokens: Annotated[int | None, typer.Option(help="The prompt file's by default.")] = None,
     max_evidence_tokens: Annotated[int | None, typer.Option(help="The prompt file's by default.")] = None,
     temperature: Annotated[float, typer.Option(help="For the writing; scores have none.")] = 0.0,
     deadline_ms: Annotated[float | None, typer.Option(help="Answer with what exists by then.")] = None,
-    prompt: Prompt = _DEFAULTS["prompt"],
-    route: RouteOption = _DEFAULTS["route"],
-    revision: Revision = _DEFAULTS["revision"],
-    dtype: DtypeOption = _DEFAULTS["dtype"],
-    max_length: MaxLength = _DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
-    calibration: Calibration = _DEFAULTS["calibration"],
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    revision: Revision = DEFAULTS["revision"],
+    dtype: DtypeOption = DEFAULTS["dtype"],
+    max_length: MaxLength = DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
+    calibration: Calibration = DEFAULTS["calibration"],
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event a line on stdout, as they happen.")] = False,
 ) -> None:
@@ -112,7 +92,7 @@ def rerank(
 
     A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
     """
-    with _reported() as stdout:
+    with reported() as stdout:
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         opening = open_either(model, url or (), api_key, engine)
         candidates = _documents(texts or [], documents)
@@ -167,7 +147,7 @@ def formats(
     as_json: AsJson = False,
 ) -> None:
     """List the prompt formats that come with whyrank."""
-    with _reported() as stdout:
+    with reported() as stdout:
         if where:
             print(PROMPTS, file=stdout)
         elif as_json:
@@ -179,14 +159,14 @@ def formats(
 @app.command()
 def doctor(
     model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
-    prompt: Prompt = _DEFAULTS["prompt"],
-    route: RouteOption = _DEFAULTS["route"],
-    revision: Revision = _DEFAULTS["revision"],
-    dtype: DtypeOption = _DEFAULTS["dtype"],
-    max_length: MaxLength = _DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
-    calibration: Calibration = _DEFAULTS["calibration"],
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    revision: Revision = DEFAULTS["revision"],
+    dtype: DtypeOption = DEFAULTS["dtype"],
+    max_length: MaxLength = DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
+    calibration: Calibration = DEFAULTS["calibration"],
 ) -> None:
     """Say whether a checkpoint can be trusted as served: prompt, labels, parity with transformers, cache.
 
@@ -194,7 +174,7 @@ def doctor(
 
     Exit code 1 where it cannot.
     """
-    with _reported() as stdout:
+    with reported() as stdout:
         from whyrank.doctor import examine
 
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
@@ -210,9 +190,9 @@ def doctor(
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
-    prompt: Prompt = _DEFAULTS["prompt"],
-    route: RouteOption = _DEFAULTS["route"],
-    calibration: Calibration = _DEFAULTS["calibration"],
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    calibration: Calibration = DEFAULTS["calibration"],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
     ] = False,
@@ -226,7 +206,7 @@ def serve(
     Then: `/playground` in a browser, `/docs` for the API, `/metrics` for Prometheus. WHYRANK_MAX_DOCUMENTS, _CHARACTERS,
     _BODY_MIB and _WAITING_DOCUMENTS limit what is taken. Set TLS and the rest with vLLM's flags.
     """
-    with _reported():
+    with reported():
         from whyrank.serving.launch import serve as launch
 
         launch(model, prompt, route, calibration, context.args, dry_run)  # type: ignore[arg-type]
@@ -254,19 +234,3 @@ def _json_line(line: str, where: str) -> Document:
         return Document.of(json.loads(line), where)
     except json.JSONDecodeError as cause:
         raise InvalidRequest(f"{where}: not JSON ({cause.msg}), although the first line is an object") from cause
-
-
-@contextmanager
-def _reported() -> Iterator[Any]:
-    """Give the command the real stdout, send everything else (engines print, too) to stderr, and say errors in one line."""
-    sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
-        os.dup2(2, 1)
-        try:
-            yield stdout
-        except WhyrankError as error:
-            Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-            raise typer.Exit(2) from error
-        finally:
-            stdout.flush()
-            os.dup2(stdout.fileno(), 1)

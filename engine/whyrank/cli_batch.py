@@ -13,8 +13,8 @@ from rich.console import Console
 
 from whyrank import render
 from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
-from whyrank.cli import (
-    _DEFAULTS,
+from whyrank.cli_common import (
+    DEFAULTS,
     ApiKey,
     AsJson,
     Calibration,
@@ -27,9 +27,9 @@ from whyrank.cli import (
     RouteOption,
     TrustRemoteCode,
     Url,
-    _choice,
-    _reported,
     app,
+    choice,
+    reported,
 )
 from whyrank.client.policy import RetryPolicy
 from whyrank.errors import InvalidRequest, RetryableError
@@ -57,17 +57,17 @@ def batch(
     instruction: Annotated[str | None, typer.Option(help="For rows that say no other; so with the next ones.")] = None,
     top_n: Annotated[int | None, typer.Option(help="Only the best N.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Only scores from here up (0 to 1).")] = None,
-    mode: Annotated[str, typer.Option(metavar=_choice(Mode), help="evidence: also write why, for the best.")] = "score",
+    mode: Annotated[str, typer.Option(metavar=choice(Mode), help="evidence: also write why, for the best.")] = "score",
     evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
     evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
-    prompt: Prompt = _DEFAULTS["prompt"],
-    route: RouteOption = _DEFAULTS["route"],
-    revision: Revision = _DEFAULTS["revision"],
-    dtype: DtypeOption = _DEFAULTS["dtype"],
-    max_length: MaxLength = _DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
-    calibration: Calibration = _DEFAULTS["calibration"],
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    revision: Revision = DEFAULTS["revision"],
+    dtype: DtypeOption = DEFAULTS["dtype"],
+    max_length: MaxLength = DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
+    calibration: Calibration = DEFAULTS["calibration"],
     as_json: AsJson = False,
 ) -> None:
     """Answer a file of requests. Stopped or killed, it goes on where it was when it is called again.
@@ -82,7 +82,7 @@ def batch(
     says goes before the options here. A line of OUTPUT: what `whyrank rerank --json` prints, with the input line's number as
     `row`, its `hash` and its `id`. Exit code 1 where rows were rejected; the rejects file says why and holds the lines.
     """
-    with _reported() as stdout:
+    with reported() as stdout:
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         patience = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolicy(_ATTEMPTS)}
         opening = open_either(model, url or (), api_key, engine, **patience)

@@ -1,4 +1,4 @@
-"""The commands eval, calibrate and compare. Numbers and plots are made in evaluation/; this is options in, tables out."""
+"""The commands eval, fetch, calibrate and compare: options in, tables out. The numbers are made in evaluation/."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rich.table import Table
 
 from whyrank import render
 from whyrank.calibration import CalibrationMethod, write_calibration
-from whyrank.cli import (
-    _DEFAULTS,
+from whyrank.cli_common import (
+    DEFAULTS,
     AsJson,
     Calibration,
     DtypeOption,
@@ -30,14 +30,15 @@ from whyrank.cli import (
     Revision,
     RouteOption,
     TrustRemoteCode,
-    _choice,
-    _reported,
     app,
+    choice,
+    reported,
 )
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.calibrate import Verdict, calibrate, fit, judged_pairs
 from whyrank.evaluation.compare import Comparison, Gate, compare
 from whyrank.evaluation.data import Collection, open_collection
+from whyrank.evaluation.fetch import fetch
 from whyrank.evaluation.measures import DEFAULT_MEASURES, Measurer
 from whyrank.evaluation.presets import HOUSE, Preset, load_preset, preset_names
 from whyrank.evaluation.report import html_report
@@ -78,17 +79,17 @@ def evaluate_command(
     measure: Measures = None,
     fresh: Fresh = False,
     instruction: Annotated[str | None, typer.Option(help="The prompt file's by default.")] = None,
-    mode: Annotated[str, typer.Option(metavar=_choice(Mode), help="evidence: measure that, too.")] = "score",
+    mode: Annotated[str, typer.Option(metavar=choice(Mode), help="evidence: measure that, too.")] = "score",
     evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
     evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
-    prompt: Prompt = _DEFAULTS["prompt"],
-    route: RouteOption = _DEFAULTS["route"],
-    revision: Revision = _DEFAULTS["revision"],
-    dtype: DtypeOption = _DEFAULTS["dtype"],
-    max_length: MaxLength = _DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = _DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = _DEFAULTS["trust_remote_code"],
-    calibration: Calibration = _DEFAULTS["calibration"],
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    revision: Revision = DEFAULTS["revision"],
+    dtype: DtypeOption = DEFAULTS["dtype"],
+    max_length: MaxLength = DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
+    calibration: Calibration = DEFAULTS["calibration"],
     as_json: AsJson = False,
 ) -> None:
     """Rerank judged data and measure it as trec_eval would. Stopped, it goes on where it was when it is called again.
@@ -101,12 +102,12 @@ def evaluate_command(
 
     The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots.
     """
-    with _reported() as stdout:
+    with reported() as stdout:
         chosen = load_preset(preset) if preset else None
         names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
         Measurer(names)  # this and the request below: what is wrong is said before an engine starts
         identity = {"prompt": prompt, "route": route, "revision": revision, "max_length": max_length}
-        identity |= {"dtype": None if dtype == _DEFAULTS["dtype"] else dtype, "calibration": calibration}
+        identity |= {"dtype": None if dtype == DEFAULTS["dtype"] else dtype, "calibration": calibration}
         options: RerankOptions = {"instruction": instruction} if instruction is not None else {}
         if mode != "score":
             options |= {"mode": mode, "evidence_top_n": evidence_top_n, "evidence_min_score": evidence_min_score}  # type: ignore[typeddict-item]
@@ -202,12 +203,42 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
+@app.command("fetch")
+def fetch_command(
+    source: Annotated[str, typer.Argument(help="datasets:NAME, of the hub or a local folder, or ir_datasets:NAME.")],
+    folder: Annotated[Path, typer.Argument(help="The new BEIR folder, for `whyrank eval --data`.")],
+    split: Split = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Bring judged data from elsewhere, by way of the package `datasets` or `ir_datasets`, whichever you have.
+
+    `whyrank fetch datasets:mteb/scifact beir/scifact`
+
+    `whyrank fetch ir_datasets:beir/scifact/test beir/scifact`
+
+    `whyrank eval -m MODEL --data beir/scifact --run bm25.trec`
+
+    Of `datasets` it takes what has MTEB's parts: corpus, queries, qrels or default, and top_ranked where that is there.
+    """
+    with reported() as stdout:
+        with render.waiting(f"fetching {source}"):
+            counts = fetch(source, folder, split)
+        if as_json:
+            print(json.dumps({"folder": str(folder), "lines": counts}), file=stdout)
+            return
+        console = Console(file=stdout)
+        for name, count in counts.items():
+            console.print(f"{folder / name}: {count} lines", highlight=False, soft_wrap=True)
+        if len(counts) == 3:
+            console.print("no first stage came with it: give `whyrank eval` one with --run", highlight=False)
+
+
 @app.command("calibrate")
 def calibrate_command(
     results: Annotated[Path, typer.Argument(help="A folder that `whyrank eval` wrote.")],
     precision: Annotated[float | None, typer.Option(help="Share of kept documents that should be relevant.")] = None,
     recall: Annotated[float | None, typer.Option(help="Or: share of relevant documents that should be kept.")] = None,
-    method: Annotated[str, typer.Option(metavar=_choice(CalibrationMethod))] = "temperature",
+    method: Annotated[str, typer.Option(metavar=choice(CalibrationMethod))] = "temperature",
     rel: Annotated[int, typer.Option(help="The least grade that counts as relevant.")] = 1,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.json"),
     as_json: AsJson = False,
@@ -222,7 +253,7 @@ def calibrate_command(
 
     Exit code 1 and `no clean separation` where no threshold does what is asked.
     """
-    with _reported() as stdout:
+    with reported() as stdout:
         if precision is not None and recall is not None:
             raise InvalidRequest("give --precision or --recall, not both")
         if method not in get_args(CalibrationMethod):
@@ -289,7 +320,7 @@ def compare_command(
     low and high are the 95 % interval of b - a: high below 0 means that b is surely worse. Exit code 1 where a condition
     holds, or where its figure cannot be computed.
     """
-    with _reported() as stdout:
+    with reported() as stdout:
         gates = [Gate.parse(text) for text in fail_if or ()]
         chosen = load_preset(preset) if preset else None
         names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)

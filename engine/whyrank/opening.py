@@ -37,11 +37,11 @@ def open_model(config: EngineConfig) -> Opening:
 def open_server(urls: str | Sequence[str], api_key: str | None, config: EngineConfig, **options: Any) -> Opening:
     """`options`: of AsyncClient. A server was started with its own engine: `config` may not ask for another."""
     for field in fields(config):
-        if field.name != "model" and (value := getattr(config, field.name)) != field.default:
+        if field.name not in ("model", "calibration") and (value := getattr(config, field.name)) != field.default:
             raise InvalidRequest(f"{field.name} is {value!r}: with a URL the server decides that; leave it out")
     from whyrank.client import AsyncClient
 
-    return AsyncClient(urls, key_of(api_key), **options)
+    return AsyncClient(urls, key_of(api_key), calibration=config.calibration, **options)
 
 
 def open_either(

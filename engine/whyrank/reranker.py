@@ -53,7 +53,6 @@ class Reranker(Verbs):
         """On an engine that runs already and belongs to somebody else, who also stops it."""
         reranker = cls(config)
         reranker._runtime, reranker._encoder = runtime, encoder
-        reranker._check_calibration(encoder)
         return reranker
 
     async def __aenter__(self) -> Self:
@@ -61,7 +60,6 @@ class Reranker(Verbs):
         from whyrank.runtimes import start_runtime
 
         plan = await asyncio.to_thread(make_plan, self.config)
-        self._check_calibration(plan.encoder)
         self._runtime, self._encoder = await start_runtime(plan), plan.encoder
         return self
 
@@ -105,10 +103,6 @@ class Reranker(Verbs):
         """Every call under way answers now, with what it has: for an engine that is about to be stopped."""
         for deadline in tuple(self._under_way):
             deadline.end()
-
-    def _check_calibration(self, encoder: PromptEncoder) -> None:
-        if self._calibration is not None:
-            self._calibration.check_fits(encoder.format.fingerprint)
 
     def _started(self) -> tuple[Runtime, PromptEncoder]:
         if self._runtime is None or self._encoder is None:

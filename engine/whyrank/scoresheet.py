@@ -71,9 +71,8 @@ class Scoresheet:
             message = f"the model answered {best.margin}: its weights or dtype do not fit"
             return self._keep(replace(row, error=DocumentError("not_finite", message)))
         self._best[index] = prompt.ids
-        calibrated = self._calibration.probability(best.margin) if self._calibration else None
         row = replace(row, score=best.score, margin=best.margin, label_mass=best.label_mass)
-        return self._keep(replace(row, calibrated_score=calibrated))
+        return self._keep(self._calibration.score(row) if self._calibration else row)
 
     def _keep(self, row: RankedDocument) -> RankedDocument:
         self._rows[row.index] = row

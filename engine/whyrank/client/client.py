@@ -9,13 +9,16 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapp
 from contextlib import aclosing, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 
+from whyrank.calibration import read_calibration
 from whyrank.client.answers import error_of, event_of, ranking_of
 from whyrank.client.batching import Ask, Batcher
+from whyrank.client.calibrated import calibrated, calibrated_event
 from whyrank.client.exchange import Errand, Exchange
 from whyrank.client.pairs import Known, PairBook, PairKey, pair_key
 from whyrank.client.policy import RetryPolicy
@@ -56,6 +59,8 @@ class AsyncClient(Verbs):
     Scores that are asked for at about the same time travel together, within `window_ms`; the same (query, document) pair is
     asked once while it is under way or among the last `remembered_pairs`. Several URLs: the same query goes to the same server
     while that is well. What can be retried is, within `timeout` seconds or the call's own deadline_ms.
+
+    `calibration`: a file of `whyrank calibrate`, where the server was started without one or with another.
     """
 
     # Not a limit of ours: calls wait in the batcher and for a place on the wire.
@@ -70,6 +75,7 @@ class AsyncClient(Verbs):
         window_ms: float = 2.0,
         remembered_pairs: int = 50_000,
         retry: RetryPolicy | None = None,
+        calibration: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
@@ -78,6 +84,7 @@ class AsyncClient(Verbs):
         self._pairs = PairBook(remembered_pairs)
         self._under_way: dict[PairKey, Ask] = {}
         self._timeout = timeout
+        self._calibration = read_calibration(Path(calibration)) if calibration else None
         self._calls = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -121,15 +128,15 @@ class AsyncClient(Verbs):
         self._require_open()
         async with aclosing(self._exchange.events(self._errand("/v1/rerank/stream", request))) as events:
             async for name, data in events:
-                yield _understood(event_of, name, data, request.documents)
+                yield calibrated_event(_understood(event_of, name, data, request.documents), self._calibration)
 
     async def _answer(self, request: RerankRequest) -> Ranking:
         with self._call():
             if request.mode == "score" and request.deadline_ms is None:
-                return await self._scored(request)
+                return calibrated(await self._scored(request), self._calibration)
             # Evidence takes its time and a deadline has none to lose: neither waits for company.
             body, _ = await self._exchange.post(self._errand("/v1/rerank", request))
-            return _understood(ranking_of, body, request.documents)
+            return calibrated(_understood(ranking_of, body, request.documents), self._calibration)
 
     def _errand(self, path: str, request: RerankRequest) -> Errand:
         """One request, alone. Of a deadline the server is told what is left when it is asked."""

@@ -1,10 +1,10 @@
-"""Text files read line by line, so that whatever is wrong in one is told with file and line."""
+"""Text files line by line. Whatever is wrong in one is told with file and line."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,10 @@ def _decoded(raw: bytes, path: Path, number: int) -> str:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as cause:
         raise DataError(f"{path}, line {number}: not UTF-8 text ({cause.reason} at byte {cause.start})") from cause
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def json_object(line: Line) -> dict[str, Any]:

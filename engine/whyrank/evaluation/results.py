@@ -8,14 +8,13 @@ Rows stand in the first stage's order. What differs from run to run, such as tim
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from whyrank.errors import DataError, InvalidRequest
-from whyrank.evaluation.files import Line, json_object, numbered_lines
+from whyrank.evaluation.files import Line, json_line, json_object, numbered_lines
 from whyrank.line_file import LineFile, cut_half_line
 
 __all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "read_header", "read_results"]
@@ -38,7 +37,7 @@ class Header:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
-        return _json_line({"whyrank": "results", **asdict(self)})
+        return json_line({"whyrank": "results", **asdict(self)})
 
 
 class Row(NamedTuple):
@@ -85,11 +84,7 @@ class Result:
         for name in ("failed", "evidence"):
             if getattr(self, name):
                 value[name] = getattr(self, name)
-        return _json_line(value)
-
-
-def _json_line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
+        return json_line(value)
 
 
 def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:

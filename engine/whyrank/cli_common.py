@@ -1,0 +1,90 @@
+"""What the commands have in common: the app, the options that several of them take, and how errors are told."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Annotated, Any, get_args
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from whyrank.config import Dtype, EngineConfig
+from whyrank.errors import WhyrankError
+from whyrank.formats import Route
+from whyrank.opening import API_KEY_VARIABLE
+
+__all__ = [
+    "DEFAULTS",
+    "ApiKey",
+    "AsJson",
+    "Calibration",
+    "DtypeOption",
+    "KvCache",
+    "MaxLength",
+    "Model",
+    "OptionalModel",
+    "Prompt",
+    "Revision",
+    "RouteOption",
+    "TrustRemoteCode",
+    "Url",
+    "app",
+    "choice",
+    "reported",
+]
+
+app = typer.Typer(
+    help="Rerank documents with generative rerankers on vLLM.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
+
+
+def choice(values: Any) -> str:
+    return "[" + "|".join(get_args(values)) + "]"
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A folder or a hub name, e.g. Qwen/Qwen3-Reranker-0.6B.")]
+OptionalModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="A folder or a hub name, to load in this process.")
+]
+Url = Annotated[
+    list[str] | None, typer.Option("--url", help="Or a whyrank server to ask; more than once: several with one model.")
+]
+ApiKey = Annotated[str | None, typer.Option(help=f"The server's; {API_KEY_VARIABLE} where this is not given.")]
+Prompt = Annotated[str | None, typer.Option(help="A prompt's name (see `whyrank formats`) or a TOML file of your own.")]
+RouteOption = Annotated[
+    str | None, typer.Option("--route", metavar=choice(Route), help="The prompt's first by default.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", metavar=choice(Dtype), help="auto: what the device does best.")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens of a prompt; the prompt file's by default.")]
+KvCache = Annotated[float | None, typer.Option(help="GiB for the prefix cache on a CPU.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the Python code that the checkpoint brings.")
+]
+Calibration = Annotated[str | None, typer.Option(metavar="FILE", help="What `whyrank calibrate` wrote for this model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
+
+
+@contextmanager
+def reported() -> Iterator[Any]:
+    """Give the command the real stdout, send everything else (engines print, too) to stderr, and say errors in one line."""
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
+        os.dup2(2, 1)
+        try:
+            yield stdout
+        except WhyrankError as error:
+            Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2) from error
+        finally:
+            stdout.flush()
+            os.dup2(stdout.fileno(), 1)

@@ -1,0 +1,137 @@
+"""Judged data from where others keep them, written as the BEIR folder that `whyrank eval` reads.
+
+Two packages know such places. Neither is needed for anything else, so each is loaded here alone, when it is named:
+"datasets:mteb/scifact" (the hub, or a folder of parquet or JSON lines) and "ir_datasets:beir/scifact/test".
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
+from whyrank.evaluation.files import json_line
+from whyrank.evaluation.trec import run_line
+
+__all__ = ["fetch"]
+
+Files = dict[str, Iterable[str]]
+"""A file's name in the folder → its lines."""
+
+
+def fetch(source: str, folder: Path, split: str = "test") -> dict[str, int]:
+    """`source`: PACKAGE:NAME. `split` names the qrels. Returns each file's lines; the folder is there whole, or not at all."""
+    package, colon, name = source.partition(":")
+    if not colon or not name or package not in _PACKAGES:
+        raise InvalidRequest(f"source {source!r}: write {' or '.join(f'{known}:NAME' for known in _PACKAGES)}")
+    if folder.exists():
+        raise InvalidRequest(f"{folder} is there already: name a new folder")
+    module = _imported(package)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        half = Path(scratch) / folder.name
+        try:
+            files = _PACKAGES[package](module, name, split)
+            counts = {file: _write(half / file, lines) for file, lines in files.items()}
+        except DataError:
+            raise
+        # What the packages raise for an unknown name, a broken download, a missing network or column is one of these.
+        except (OSError, ValueError, KeyError, RuntimeError) as cause:
+            raise DataError(f"{source}: {type(cause).__name__}: {cause}") from cause
+        half.rename(folder)
+    return counts
+
+
+def _imported(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as cause:
+        raise EvalNotInstalled(
+            f"data from {package} need that package: pip install {package.replace('_', '-')}"
+        ) from cause
+
+
+def _write(path: Path, lines: Iterable[str]) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for line in lines:
+            file.write(line)
+            count += 1
+    return count
+
+
+def _from_datasets(datasets: Any, name: str, split: str) -> Files:
+    """In MTEB's shape: a corpus, queries, judgements as `qrels` or `default`, and perhaps top_ranked."""
+    there = datasets.get_dataset_config_names(name)
+
+    def rows(*configs: str, shared: bool = False) -> Iterable[Mapping[str, Any]]:
+        """`shared`: by all splits, and then perhaps in a single one of another name."""
+        config = next((config for config in configs if config in there), None)
+        if config is None:
+            raise DataError(f"{name}: has no part called {' or '.join(configs)}; it has {', '.join(there)}")
+        splits = datasets.get_dataset_split_names(name, config)
+        chosen = splits[0] if shared and len(splits) == 1 else split
+        if chosen not in splits:
+            raise DataError(f"{name}: {config} has no split {split!r}; it has {', '.join(splits)}")
+        # As a stream: its cache would take a folder that has changed for the one of that name that it knows.
+        found: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, config, split=chosen, streaming=True)
+        return found
+
+    files: Files = {
+        "corpus.jsonl": (_text_line(_id_of(row), row["text"], row.get("title")) for row in rows("corpus", shared=True)),
+        "queries.jsonl": (_text_line(_id_of(row), row["text"]) for row in rows("queries", shared=True)),
+        f"qrels/{split}.tsv": _qrels(
+            (row["query-id"], row["corpus-id"], row["score"]) for row in rows("qrels", "default")
+        ),
+    }
+    if "top_ranked" in there:
+        files[f"top_ranked/{split}.jsonl"] = (
+            json_line({"query-id": str(row["query-id"]), "corpus-ids": [*map(str, row["corpus-ids"])]})
+            for row in rows("top_ranked")
+        )
+    return files
+
+
+def _from_ir_datasets(ir_datasets: Any, name: str, split: str) -> Files:
+    data = ir_datasets.load(name)
+    if lacking := [part for part in ("docs", "queries", "qrels") if not getattr(data, f"has_{part}")()]:
+        raise DataError(f"{name}: has no {', no '.join(lacking)}")
+    files: Files = {
+        "corpus.jsonl": (_text_line(doc.doc_id, *_text_and_title(doc)) for doc in data.docs_iter()),
+        "queries.jsonl": (_text_line(query.query_id, _text_and_title(query)[0]) for query in data.queries_iter()),
+        f"qrels/{split}.tsv": _qrels((qrel.query_id, qrel.doc_id, qrel.relevance) for qrel in data.qrels_iter()),
+    }
+    if data.has_scoreddocs():  # in no order: the rank, which nobody reads, is left 0
+        files["run.trec"] = (run_line(s.query_id, s.doc_id, 0, s.score, "first") for s in data.scoreddocs_iter())
+    return files
+
+
+_PACKAGES: Mapping[str, Callable[[Any, str, str], Files]] = {
+    "datasets": _from_datasets,
+    "ir_datasets": _from_ir_datasets,
+}
+
+
+def _id_of(row: Mapping[str, Any]) -> str:
+    return str(row["_id"] if "_id" in row else row["id"])
+
+
+def _text_and_title(record: Any) -> tuple[str, str | None]:
+    """Where there is no field `text`, the package knows which of the others make one; a title is then part of it."""
+    return (record.text, getattr(record, "title", None)) if hasattr(record, "text") else (record.default_text(), None)
+
+
+def _text_line(ident: str, text: str, title: str | None = None) -> str:
+    return json_line({"_id": ident, **({"title": title} if title else {}), "text": text})
+
+
+def _qrels(judged: Iterable[tuple[Any, Any, Any]]) -> Iterator[str]:
+    yield "query-id\tcorpus-id\tscore\n"
+    for query, document, grade in judged:
+        if int(grade) != grade:
+            raise DataError(f"query {query!r} grades document {document!r} with {grade!r}, which is no whole number")
+        yield f"{query}\t{document}\t{int(grade)}\n"
