@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -53,6 +54,10 @@ class Client:
 
     def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
         return self._wait(self._client.rerank(query, documents, **options))
+
+    def begin(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Future[Ranking]:
+        """`rerank`, not waited for. asyncio.wrap_future makes it awaitable, in any event loop; cancelling frees the work."""
+        return asyncio.run_coroutine_threadsafe(self._client.rerank(query, documents, **options), self._loop)
 
     def score(
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
