@@ -9,11 +9,14 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from inprocess import InProcess, prism_plan
 from server_process import Server
 from whyrank import AsyncClient, Client, Document, InvalidRequest, Ranking
 from whyrank.adapters.asking import Asking
@@ -370,6 +373,24 @@ async def test_one_adapter_serves_many_threads_and_loops(server: Server) -> None
     assert len({answer.results[0].index for answer in answers}) == 1 and {len(a.results) for a in answers} == {1}
     asking.close()
     asking.close()
+
+
+async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callable[[str], Path]) -> None:
+    app = InProcess(prism_plan(checkpoint("qwen3")))
+    app.runtime.open.clear()
+    with Client("http://test", transport=httpx.ASGITransport(app.app)) as client:
+        # With a deadline of its own it waits for no company.
+        call = asyncio.create_task(Asking(client=client, deadline_ms=60_000.0).ask_async(QUERY, TEXTS))
+        await until(app.runtime.reached.is_set)
+        call.cancel()
+        await until(lambda: app.runtime.left > 0)
+        assert call.cancelled()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110  # what is waited for happens in another event loop
+            await asyncio.sleep(0.01)
 
 
 def test_a_pair_without_score_is_raised() -> None:
