@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -60,6 +61,10 @@ class Client:
     def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
         return self._wait(self._client.rerank(query, documents, **options))
 
+    def begin(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Future[Ranking]:
+        """`rerank`, not waited for. asyncio.wrap_future makes it awaitable, in any event loop; cancelling frees the work."""
+        return self._begun(self._client.rerank(query, documents, **options))
+
     def score(
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> tuple[RankedDocument, ...]:
@@ -86,12 +91,15 @@ class Client:
             if not self._closed:
                 self._wait(events.aclose())
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    def _begun(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         with self._turn:  # nothing is handed to a loop that is about to stop, where it would wait for ever
             if self._closed:
                 work.close()
                 raise InvalidRequest("this client is closed: make a new one")
-            asked = asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+            return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        asked = self._begun(work)
         try:
             result: T = asked.result()
             return result
