@@ -23,8 +23,6 @@ __all__ = ["Checkpoint", "Plan", "make_plan", "read_checkpoint"]
 class Checkpoint:
     """The parts of config.json that decide how it is served. `hybrid`: has linear-attention layers (Qwen3.5)."""
 
-    model: str
-    revision: str | None
     architectures: tuple[str, ...]
     hybrid: bool
     max_positions: int | None
@@ -51,7 +49,7 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     checkpoint = read_checkpoint(config)
     if positions is not None:
         checkpoint = replace(checkpoint, max_positions=min(positions, checkpoint.max_positions or positions))
-    fmt = fitting_format(config.model, checkpoint.architectures, config.prompt)
+    fmt = fitting_format(config.source, checkpoint.architectures, config.prompt)
     route = config.route or fmt.routes[0]
     if route not in fmt.routes:
         raise CheckpointError(f"route {route}: prompt '{fmt.name}' allows {', '.join(fmt.routes)}")
@@ -85,8 +83,6 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
     table = _config_table(config)
     text = table.get("text_config") or table
     return Checkpoint(
-        config.model,
-        config.revision,
         tuple(table.get("architectures") or ()),
         hybrid="linear_attention" in (text.get("layer_types") or ()) or "linear_num_value_heads" in text,
         # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
@@ -100,7 +96,7 @@ def _config_table(config: EngineConfig) -> dict[str, Any]:
     if config.model.startswith(("/", "./", "../", "~")) and not Path(config.model).is_dir():
         raise CheckpointError(f"model {config.model!r}: no such folder")
     try:
-        table, _ = transformers.PretrainedConfig.get_config_dict(config.model, revision=config.revision)
+        table, _ = transformers.PretrainedConfig.get_config_dict(config.source, revision=config.revision)
     except (OSError, ValueError) as cause:
         raise CheckpointError(
             f"model {config.model!r}: neither a folder with a config.json nor a name that the hub answers for "
@@ -115,7 +111,7 @@ def _tokenizer(config: EngineConfig) -> Tokenizer:
     transformers = _transformers()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            config.model, revision=config.revision, trust_remote_code=config.trust_remote_code
+            config.source, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, ImportError, KeyError) as cause:
         raise CheckpointError(f"model {config.model!r}: its tokenizer does not load: {cause}") from cause

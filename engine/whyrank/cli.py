@@ -30,9 +30,10 @@ from whyrank.cli_common import (
     Url,
     app,
     choice,
+    own_process,
     reported,
 )
-from whyrank.config import EngineConfig
+from whyrank.config import DEMO, EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Scored
 from whyrank.formats import PROMPTS, builtin_formats
@@ -42,6 +43,11 @@ from whyrank.types import Document, DocumentLike, TruncationPolicy
 from whyrank.wire import RankingBody, event_document
 
 __all__: list[str] = []
+
+_DEMO_TOLD = (
+    f'no model given: taking "{DEMO}", the small one that comes with whyrank. It matches words, it does not understand. '
+    "A real one, for example: {}"
+)
 
 
 @app.command()
@@ -82,7 +88,9 @@ def rerank(
 ) -> None:
     """Score documents against a query and order them, best first.
 
-    `whyrank rerank -m Qwen/Qwen3-Reranker-0.6B -q "boiling point of water" "Water boils at 100 °C." "Everest is high."`
+    `whyrank rerank -q "boiling point of water" "Water boils at 100 °C." "Everest is high."`
+
+    `whyrank rerank -m Qwen/Qwen3-Reranker-0.6B -q QUERY -d documents.jsonl`
 
     `whyrank rerank -m MODEL -q QUERY -d documents.jsonl --top-n 5 --json | jq .results`
 
@@ -93,6 +101,8 @@ def rerank(
     A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
     """
     with reported() as stdout:
+        if model is None and not url:
+            model = _demo("--model Qwen/Qwen3-Reranker-0.6B")
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         opening = open_either(model, url or (), api_key, engine)
         candidates = _documents(texts or [], documents)
@@ -110,6 +120,7 @@ def rerank(
             "deadline_ms": deadline_ms,
         }
         RerankRequest.of(query, candidates, **options)  # what is wrong is said before an engine starts
+        own_process()
         show = _show_json(stdout, as_jsonl) if as_json or as_jsonl else render.show_ranking(Console(file=stdout), query)
         asyncio.run(_rerank(opening, model or "the client", query, candidates, options, show))
 
@@ -189,7 +200,7 @@ def doctor(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def serve(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
+    model: Annotated[str | None, typer.Argument(help="A folder or a hub name.")] = None,
     prompt: Prompt = DEFAULTS["prompt"],
     route: RouteOption = DEFAULTS["route"],
     calibration: Calibration = DEFAULTS["calibration"],
@@ -197,7 +208,9 @@ def serve(
         bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
     ] = False,
 ) -> None:
-    """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too.
+    """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too, behind the model.
+
+    `whyrank serve demo`
 
     `whyrank serve Qwen/Qwen3-Reranker-0.6B --port 8000 --api-key SECRET`
 
@@ -209,7 +222,16 @@ def serve(
     with reported():
         from whyrank.serving.launch import serve as launch
 
-        launch(model, prompt, route, calibration, context.args, dry_run)  # type: ignore[arg-type]
+        flags = context.args
+        if model is None or model.startswith("-"):  # then it is a flag of vLLM's
+            flags = [*([model] if model else []), *flags]
+            model = _demo("whyrank serve Qwen/Qwen3-Reranker-0.6B")
+        launch(model, prompt, route, calibration, flags, dry_run)  # type: ignore[arg-type]
+
+
+def _demo(real: str) -> str:
+    Console(stderr=True).print(_DEMO_TOLD.format(real), style="yellow", highlight=False, soft_wrap=True)
+    return DEMO
 
 
 def _documents(texts: list[str], source: str | None) -> list[DocumentLike]:

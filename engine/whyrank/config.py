@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from whyrank.errors import InvalidRequest
 from whyrank.formats import Route
 
-__all__ = ["Dtype", "EngineConfig"]
+__all__ = ["DEMO", "Dtype", "EngineConfig"]
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+DEMO = "demo"
+"""The name of the small model that comes with whyrank."""
+_DEMO_FOLDER = Path(__file__).parent / "models" / "prism-demo"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """One engine for one checkpoint.
 
-    model: a folder or a hub name. prompt: a format's name or a TOML file, where the name does not tell.
+    model: a folder, a hub name, or "demo". prompt: a format's name or a TOML file, where the name does not tell.
     route: which of the format's routes, the first by default. max_length: prompt tokens, the format's by default.
     kv_cache_gib: memory for the prefix cache on a CPU; on a GPU the engine takes what is free.
     trust_remote_code: run the Python code that some checkpoints bring. calibration: a file that `whyrank calibrate` wrote.
@@ -44,3 +49,8 @@ class EngineConfig:
             raise InvalidRequest(f"max_length is {self.max_length}: give a positive number of tokens")
         if self.kv_cache_gib is not None and self.kv_cache_gib <= 0:
             raise InvalidRequest(f"kv_cache_gib is {self.kv_cache_gib}: give a positive number of GiB")
+
+    @property
+    def source(self) -> str:
+        """What is loaded: a folder or a hub name."""
+        return str(_DEMO_FOLDER) if self.model == DEMO else self.model

@@ -103,7 +103,7 @@ def load_classifier(plan: Plan) -> Any:
     auto = transformers.AutoModel if own else transformers.AutoModelForSequenceClassification
     try:
         model = auto.from_pretrained(
-            config.model, revision=config.revision, dtype=dtype, trust_remote_code=config.trust_remote_code
+            config.source, revision=config.revision, dtype=dtype, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, ImportError, RuntimeError) as cause:
         raise CheckpointError(f"model {config.model!r}: transformers cannot load it: {cause}") from cause

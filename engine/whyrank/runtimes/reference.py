@@ -49,6 +49,6 @@ def _load_causal(plan: Plan) -> Any:
     if dtype == "auto" and device == "cpu":
         dtype = "bfloat16" if plan.checkpoint.hybrid else "float32"
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        plan.config.model, revision=plan.config.revision, dtype=dtype, trust_remote_code=plan.config.trust_remote_code
+        plan.config.source, revision=plan.config.revision, dtype=dtype, trust_remote_code=plan.config.trust_remote_code
     )
     return model.to(device).eval()

@@ -25,6 +25,7 @@ __all__ = ["AT_ONCE", "Refused", "VllmRuntime", "is_cpu_build", "set_environment
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 AT_ONCE = 1024
 _GIB = 1 << 30
+_START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 class Refused(Exception):
@@ -54,9 +55,7 @@ class VllmRuntime(ABC):
         vllm = await asyncio.to_thread(_import_vllm)
         options = cls.engine_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu())
         try:
-            engine = vllm.v1.engine.async_llm.AsyncLLM.from_engine_args(
-                vllm.engine.arg_utils.AsyncEngineArgs(**options)
-            )
+            engine = _start_engine(vllm, options)
         except (ValueError, RuntimeError, AssertionError) as cause:
             raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_first_line(cause)}") from cause
         return cls(engine, plan)
@@ -138,6 +137,16 @@ class VllmRuntime(ABC):
         await asyncio.to_thread(self.engine.shutdown)
 
 
+def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
+    """How the engine's process begins is the caller's to say; vLLM's CPU platform overrules that as it makes its configuration."""
+    method = os.environ.get(_START_METHOD)
+    arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
+    config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
+    if method is not None:
+        os.environ[_START_METHOD] = method
+    return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=options["disable_log_stats"])
+
+
 def set_environment(on_cpu: bool) -> None:
     """Before vLLM is imported, and only where the user has not decided."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -175,7 +184,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
             "say --dtype bfloat16 or leave it out"
         )
     options: dict[str, Any] = {
-        "model": config.model,
+        "model": config.source,
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
         "dtype": config.dtype,

@@ -103,6 +103,8 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
 
     kind = ClassifyRuntime if plan.route == "classify" else GenerateRuntime
     options = kind.engine_options(plan, on_cpu) | _SERVER_DEFAULTS
+    if plan.config.source != plan.config.model:
+        options["served_model_name"] = plan.config.model
     # The server's own counters are wanted; the model is no flag; the others are the user's own words.
     for name in ("model", "disable_log_stats", "revision", "trust_remote_code"):
         options.pop(name, None)
@@ -111,7 +113,7 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
         for flag in flags
         if flag.startswith("--")
     }
-    command = ["serve", plan.config.model]
+    command = ["serve", plan.config.source]
     for name, value in options.items():
         if name.replace("_", "-") not in said:
             command += _flag(name, value)

@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, InvalidRequest, Stopping, Unauthorized, WhyrankError
@@ -52,7 +52,7 @@ class Health:
 class Service:
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
-        self.reranker = Reranker.over(runtime, plan.encoder, plan.config)
+        self.reranker = Reranker.over(runtime, plan.encoder, replace(plan.config, model=model))
         self.runtime = runtime
         self.plan = plan
         self.limits = limits
