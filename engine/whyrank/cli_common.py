@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -37,7 +35,6 @@ __all__ = [
     "Url",
     "app",
     "choice",
-    "own_process",
     "reported",
 ]
 
@@ -75,16 +72,6 @@ TrustRemoteCode = Annotated[
 ]
 Calibration = Annotated[str | None, typer.Option(metavar="FILE", help="What `whyrank calibrate` wrote for this model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
-
-
-def own_process() -> None:
-    """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
-    as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
 @contextmanager

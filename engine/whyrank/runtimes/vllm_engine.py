@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import itertools
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -192,6 +193,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
         "disable_log_stats": True,
+        "use_tqdm_on_load": sys.stderr.isatty(),
         "max_num_batched_tokens": 16384,
         "max_num_seqs": 256,
     }

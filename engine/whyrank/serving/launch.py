@@ -106,7 +106,7 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
     if plan.config.source != plan.config.model:
         options["served_model_name"] = plan.config.model
     # The server's own counters are wanted; the model is no flag; the others are the user's own words.
-    for name in ("model", "disable_log_stats", "revision", "trust_remote_code"):
+    for name in ("model", "disable_log_stats", "use_tqdm_on_load", "revision", "trust_remote_code"):
         options.pop(name, None)
     said = {
         flag.split("=")[0].removeprefix("--no-").lstrip("-").replace("_", "-")

@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Rerank a company's small handbook for a few questions, and say why. scripts/demo runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from rich.console import Console
+from rich.rule import Rule
+
+from whyrank import Reranker, render
+from whyrank.events import EvidenceDone
+from whyrank.opening import own_process
+from whyrank.types import Document
+
+CORPUS = Path(__file__).with_name("demo_corpus.jsonl")
+QUERIES = (
+    "How do I reset the VPN password?",
+    "When does the on-call rotation change?",
+    "How long are backups kept?",
+    "上海办公室的开放时间",
+)
+SHOWN = 4
+
+INTRO = (
+    "[bold]whyrank[/] reads {documents} pages of a handbook for {queries} questions: a score for every page, and for the best one "
+    "what it contributes and the passage that says it. The engine is vLLM; the model is the small one that comes with whyrank. "
+    "It learnt from generated text to match words, so it errs where a question is put in other words.\n"
+)
+OUTRO = (
+    "{pairs} scores and {passages} passages in {seconds:.1f} s, after {start:.0f} s of starting up. One page is hostile: it holds "
+    'the model\'s own control tokens and an answer "yes". They were read as plain text.\n'
+)
+NEXT = {
+    "the same model on your own pages": 'whyrank rerank -q "your question" -d your_documents.jsonl',
+    "a model that understands": 'whyrank rerank -m Qwen/Qwen3-Reranker-0.6B -q "..." -d ...',
+    "can a checkpoint be trusted as served?": "whyrank doctor Qwen/Qwen3-Reranker-0.6B",
+    "a server, with a page to try it on at http://localhost:8000/playground": "whyrank serve demo",
+}
+
+
+async def main() -> None:
+    console = Console()
+    documents = [Document.of(json.loads(line), CORPUS.name) for line in CORPUS.read_text("utf-8").splitlines()]
+    console.print(INTRO.format(documents=len(documents), queries=len(QUERIES)))
+    async with AsyncExitStack() as stack:
+        began = time.monotonic()
+        with render.waiting("starting the engine (vLLM), about a quarter of a minute"):
+            reranker = await stack.enter_async_context(Reranker("demo", kv_cache_gib=0.5))
+        ready, passages = time.monotonic(), 0
+        for query in QUERIES:
+            passages += await show(console, reranker, query, documents)
+        done = time.monotonic()
+    pairs = len(QUERIES) * len(documents)
+    console.print(Rule(style="dim"))
+    console.print(OUTRO.format(pairs=pairs, passages=passages, seconds=done - ready, start=ready - began))
+    console.print("[bold]What next?[/]")
+    for what, command in NEXT.items():
+        console.print(f"  {what}\n    [cyan].venv/bin/{command}[/]", highlight=False)
+
+
+async def show(console: Console, reranker: Reranker, query: str, documents: list[Document]) -> int:
+    """One question: its table, then the best page's passage as it is written. How many passages were."""
+    passages = 0
+    with render.show_ranking(console, query) as tell:
+        async for event in reranker.stream(query, documents, top_n=SHOWN, mode="evidence", evidence_top_n=1):
+            passages += isinstance(event, EvidenceDone)
+            tell(event)
+    console.print()
+    return passages
+
+
+if __name__ == "__main__":
+    own_process()
+    asyncio.run(main())
