@@ -27,13 +27,13 @@ QUERIES = (
 SHOWN = 4
 
 INTRO = (
-    "[bold]whyrank[/] reads {documents} pages of a handbook for {queries} questions: a score for every page, and for the best one "
-    "what it contributes and the passage that says it. The engine is vLLM; the model is the small one that comes with whyrank. "
-    "It learnt from generated text to match words, so it errs where a question is put in other words.\n"
+    "[bold]whyrank[/] reads {documents} pages of a handbook for {queries} questions: a score for every page, and for the best "
+    "one what it contributes and the passage that says it. The engine is vLLM; the model is the small one that comes with "
+    "whyrank. It learnt from generated text to match words, so it errs where a question is put in other words.\n"
 )
 OUTRO = (
-    "{pairs} scores and {passages} passages in {seconds:.1f} s, after {start:.0f} s of starting up. One page is hostile: it holds "
-    'the model\'s own control tokens and an answer "yes". They were read as plain text.\n'
+    "{pairs} scores and {passages} passages in {seconds:.1f} s, after {start:.0f} s of starting up. One page is hostile: it "
+    'holds the model\'s own control tokens and an answer "yes". They were read as plain text.\n'
 )
 NEXT = {
     "the same model on your own pages": 'whyrank rerank -q "your question" -d your_documents.jsonl',

@@ -3,19 +3,19 @@
 
 Label: ROC AUC overall, for each kind of near miss and for each family; the hand-written pairs of tests/data/demo/natural.toml;
 ranking of 20 candidates against BM25; calibration. Evidence: how much of it is grounded, and holds the answer.
-Plain transformers in fp32 does the computing. Progress goes to stderr; the last line of stdout is one JSON document.
+whyrank's own engine does the computing. Progress goes to stderr; the last line of stdout is one JSON document.
 
-    scripts/eval_demo_model.py /tmp/demo-training/export
+    scripts/eval_demo_model.py                                   # the model that is shipped
+    scripts/eval_demo_model.py --write-card                      # ... and write the figures into its card
     scripts/eval_demo_model.py /tmp/demo-training/export --questions 40 --no-evidence    # a minute or less
-    scripts/eval_demo_model.py /tmp/demo-training/export --plot calibration.png
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import math
-import random
 import re
 import sys
 import time
@@ -26,16 +26,21 @@ from pathlib import Path
 from typing import Any
 
 from demo_data import HARD, Sample, Writer
-from demo_tokens import PRISM
-from whyrank.evidence import opening_text, parse
+from whyrank import Reranker
+from whyrank.config import DEMO, EngineConfig
+from whyrank.evaluation.charts import Axis, Chart, Series
 from whyrank.grounding import ground
-from whyrank.tokens import EncodedDocument, PromptEncoder
-from whyrank.types import Document
+from whyrank.opening import own_process
+from whyrank.ranking import Ranking
+from whyrank.requests import Mode, RerankRequest
+from whyrank.types import Evidence, RankedDocument
 
 NATURAL = Path(__file__).parents[1] / "tests" / "data" / "demo" / "natural.toml"
 _FAMILIES = ("relation", "event", "plain", "chinese")
 _SHARES = (0.45, 0.25, 0.2, 0.1)
 _CANDIDATES = 20
+
+_TABLE_BEGINS, _TABLE_ENDS = "<!-- figures -->", "<!-- end of figures -->"
 
 Pair = tuple[str, str]
 
@@ -44,72 +49,32 @@ Pair = tuple[str, str]
 
 
 class Judge:
-    """The checkpoint in plain transformers, in batches of like length."""
+    """Pairs in, what whyrank says of them out, in the same order."""
 
-    def __init__(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def __init__(self, reranker: Reranker) -> None:
+        self._reranker = reranker
 
-        torch.set_flush_denormal(True)
-        self._torch = torch
-        self._tokenizer = AutoTokenizer.from_pretrained(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self._encoder = PromptEncoder(PRISM, self._tokenizer.backend_tokenizer, 2048)
-
-    def _ids(self, pair: Pair) -> list[int]:
-        (row,) = self._encoder.encode(pair[0], [Document(pair[1])], None, "tail")
-        assert isinstance(row, EncodedDocument)
-        return list(row.prompts[0].ids)
-
-    def margins(self, pairs: Sequence[Pair]) -> list[float]:
+    async def margins(self, pairs: Sequence[Pair]) -> list[float]:
         """logit(yes) - logit(no) for each pair."""
-        labels = self._encoder.labels
-        assert labels is not None and labels.negative is not None
-        rows = [self._ids(pair) for pair in pairs]
-        found = [0.0] * len(rows)
-        for part in _batches(rows, 64):
-            with self._torch.inference_mode():
-                # Padding stands on the right, and attention looks back only.
-                table = self._padded([rows[i] for i in part], left=False)[0]
-                last = self._torch.tensor([len(rows[i]) - 1 for i in part])
-                hidden = self._model.model(input_ids=table).last_hidden_state[range(len(part)), last]
-                logits = self._model.lm_head(hidden)
-            for i, row in zip(part, logits, strict=True):
-                found[i] = float(row[labels.positive] - row[labels.negative])
-        return found
+        return [row.margin for row in await self._rows(pairs, "score") if row.margin is not None]
 
-    def texts(self, pairs: Sequence[Pair]) -> list[str]:
-        """The whole answers, greedily written from where whyrank lets them begin."""
-        assert PRISM.continuation is not None
-        opening = opening_text(PRISM.continuation)
-        begun = list(self._encoder.encode_frame(opening))
-        rows = [self._ids(pair) + begun for pair in pairs]
-        found = [""] * len(rows)
-        for part in _batches(rows, 32):
-            table, mask = self._padded([rows[i] for i in part], left=True)
-            with self._torch.inference_mode():
-                written = self._model.generate(
-                    input_ids=table,
-                    attention_mask=mask,
-                    max_new_tokens=200,
-                    do_sample=False,
-                    pad_token_id=self._tokenizer.pad_token_id,
-                )
-            for i, row in zip(part, written[:, table.shape[1] :].tolist(), strict=True):
-                found[i] = opening + self._tokenizer.decode(row, skip_special_tokens=True)
-        return found
+    async def evidence(self, pairs: Sequence[Pair]) -> list[Evidence]:
+        return [row.evidence for row in await self._rows(pairs, "evidence") if row.evidence is not None]
 
-    def _padded(self, rows: Sequence[list[int]], left: bool) -> tuple[Any, Any]:
-        width = max(map(len, rows))
-        gaps = [[0] * (width - len(row)) for row in rows]
-        ids = [gap + row if left else row + gap for row, gap in zip(rows, gaps, strict=True)]
-        mask = [gap + [1] * len(row) for row, gap in zip(rows, gaps, strict=True)]
-        return self._torch.tensor(ids), self._torch.tensor(mask)
-
-
-def _batches(rows: Sequence[list[int]], size: int) -> Iterable[list[int]]:
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    return (order[at : at + size] for at in range(0, len(order), size))
+    async def _rows(self, pairs: Sequence[Pair], mode: Mode) -> list[RankedDocument]:
+        asked: dict[str, dict[str, None]] = {}
+        for query, document in pairs:
+            asked.setdefault(query, {})[document] = None
+        answers = await self._reranker.rerank_many(
+            RerankRequest.of(query, list(texts), mode=mode, evidence_top_n=len(texts), evidence_min_score=0.0)
+            for query, texts in asked.items()
+        )
+        rows: dict[Pair, RankedDocument] = {}
+        for query, answer in zip(asked, answers, strict=True):
+            if not isinstance(answer, Ranking):
+                raise answer
+            rows |= {(query, row.document.text): row for row in answer.results}
+        return [rows[pair] for pair in pairs]
 
 
 # What it is held against.
@@ -203,9 +168,9 @@ def natural() -> list[tuple[Pair, bool]]:
 # The figures.
 
 
-def label_figures(judge: Judge, questions: int) -> tuple[dict[str, Any], list[tuple[float, bool]]]:
+async def label_figures(judge: Judge, questions: int) -> tuple[dict[str, Any], list[tuple[float, bool]]]:
     rows = labelled(questions, "label")
-    margins = judge.margins([(s.query, s.document) for _, s in rows])
+    margins = await judge.margins([(s.query, s.document) for _, s in rows])
     scored = [(family, s.kind, margin) for (family, s), margin in zip(rows, margins, strict=True)]
 
     def within(kinds: Sequence[str], families: Sequence[str] = _FAMILIES) -> float:
@@ -223,9 +188,9 @@ def label_figures(judge: Judge, questions: int) -> tuple[dict[str, Any], list[tu
     return figures, [(1 / (1 + math.exp(-margin)), kind == "answer") for _, kind, margin in scored]
 
 
-def natural_figures(judge: Judge) -> dict[str, float]:
+async def natural_figures(judge: Judge) -> dict[str, float]:
     rows = natural()
-    margins = judge.margins([pair for pair, _ in rows])
+    margins = await judge.margins([pair for pair, _ in rows])
     index = Bm25(pair[1] for pair, _ in rows)
     matched = [index.score(*pair) for pair, _ in rows]
 
@@ -236,10 +201,10 @@ def natural_figures(judge: Judge) -> dict[str, float]:
     return {"auc": divided(margins), "bm25_auc": divided(matched)}
 
 
-def ranking_figures(judge: Judge, queries: int) -> dict[str, float]:
+async def ranking_figures(judge: Judge, queries: int) -> dict[str, float]:
     sets = candidates(queries, "ranking")
     index = Bm25(s.document for row in sets for s in row)
-    margins = iter(judge.margins([(s.query, s.document) for row in sets for s in row]))
+    margins = iter(await judge.margins([(s.query, s.document) for row in sets for s in row]))
     ours, theirs = [], []
     for row in sets:
         ours.append(_ranked_ndcg(row, [next(margins) for _ in row]))
@@ -252,22 +217,19 @@ def _ranked_ndcg(row: Sequence[Sample], scores: Sequence[float]) -> float:
     return ndcg([row[i].relevant for i in order])
 
 
-def evidence_figures(judge: Judge, questions: int, show: int) -> dict[str, float]:
+async def evidence_figures(judge: Judge, questions: int, show: int) -> dict[str, float]:
     samples = [sample for _, sample in labelled(questions, "evidence") if sample.relevant]
-    texts = judge.texts([(s.query, s.document) for s in samples])
-    assert PRISM.continuation is not None
-    complete = grounded = holding = same = 0
-    for at, (sample, text) in enumerate(zip(samples, texts, strict=True)):
-        parsed = parse(PRISM.continuation, text)
-        evidence = parsed.texts.get("evidence", "").strip()
-        complete += parsed.complete
-        grounded += bool(evidence) and ground(evidence, sample.document, sample.query).supported >= 0.9
-        holding += sample.answer.lower() in evidence.lower()
-        same += evidence == sample.evidence
+    written = await judge.evidence([(s.query, s.document) for s in samples])
+    found = {"complete": 0, "grounded": 0, "holds_answer": 0, "as_wanted": 0}
+    for at, (sample, told) in enumerate(zip(samples, written, strict=True)):
+        evidence = told.evidence.strip()
+        found["complete"] += told.finish == "complete"
+        found["grounded"] += bool(evidence) and ground(evidence, sample.document, sample.query).supported >= 0.9
+        found["holds_answer"] += sample.answer.lower() in evidence.lower()
+        found["as_wanted"] += evidence == sample.evidence
         if at < show:
-            print(f"\nquery:    {sample.query}\nwanted:   {sample.evidence}\nwritten:  {text!r}", file=sys.stderr)
-    n = len(samples)
-    return {"complete": complete / n, "grounded": grounded / n, "holds_answer": holding / n, "as_wanted": same / n}
+            print(f"\nquery:    {sample.query}\nwanted:   {sample.evidence}\nwritten:  {told}", file=sys.stderr)
+    return {name: count / len(samples) for name, count in found.items()}
 
 
 def calibration(scored: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
@@ -288,45 +250,86 @@ def calibration(scored: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
     return bins
 
 
-def plot(bins: Sequence[dict[str, float]], path: Path) -> None:
-    import matplotlib
+def plot(bins: Sequence[dict[str, float]]) -> str:
+    """The calibration as an SVG file."""
+    return Chart(
+        "How often a score of so much is that of an answer; on the dashed line it would be as often as it says",
+        Axis(0, 1, "score"),
+        Axis(0, 1, "share of answers"),
+        [Series("held-out questions, half answers", "first", [(b["score"], b["answers"]) for b in bins], "dots")],
+        diagonal=True,
+    ).file()
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, pane = pyplot.subplots(figsize=(4.5, 4.5))
-    pane.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="--")
-    pane.plot([b["score"] for b in bins], [b["answers"] for b in bins], marker="o")
-    pane.set(
-        xlabel="score", ylabel="share of answers", xlim=(0, 1), ylim=(0, 1), title="held-out questions, half answers"
-    )
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+# The model's card.
+
+
+def write_card(figures: dict[str, Any]) -> None:
+    """Figures and plot beside the shipped model, and the table in its card."""
+    folder = Path(EngineConfig(DEMO).source)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / "calibration.svg").write_text(plot(figures["calibration"]))
+    card = folder / "README.md"
+    before, _, rest = card.read_text(encoding="utf-8").partition(_TABLE_BEGINS)
+    after = rest.partition(_TABLE_ENDS)[2]
+    card.write_text(f"{before}{_TABLE_BEGINS}\n{_table(figures)}\n{_TABLE_ENDS}{after}", encoding="utf-8")
+
+
+def _table(figures: dict[str, Any]) -> str:
+    label, ranking, evidence = figures["label"], figures["ranking"], figures["evidence"]
+    kinds = {
+        "random": "... against unrelated documents",
+        **{kind: f"... against {kind.replace('_', ' ')}" for kind in HARD},
+    }
+    rows = [("ROC AUC, generated questions with held-out words", label["auc"])]
+    rows += [(name, label["auc_by_kind"][kind]) for kind, name in kinds.items()]
+    rows += [(f"... in the family {family}", value) for family, value in label["auc_by_family"].items()]
+    rows += [
+        (
+            "ROC AUC, hand-written pairs (BM25 on the same: {bm25_auc:.3f})".format(**figures["natural"]),
+            figures["natural"]["auc"],
+        ),
+        ("nDCG@10 over 20 candidates (BM25 on the same: {:.3f})".format(ranking["bm25_ndcg@10"]), ranking["ndcg@10"]),
+        ("evidence: grounded, at least 0.9 supported", evidence["grounded"]),
+        ("evidence: holds the answer", evidence["holds_answer"]),
+        ("evidence: word for word what the generator wanted", evidence["as_wanted"]),
+        ("evidence: whole, within its budget", evidence["complete"]),
+    ]
+    return "\n".join(["| what | figure |", "|---|---|", *(f"| {name} | {value:.3f} |" for name, value in rows)])
+
+
+async def measure(model: str, questions: int, evidence: bool, show: int) -> dict[str, Any]:
+    async with Reranker(model, prompt="prism") as reranker:
+        judge = Judge(reranker)
+        label, scored = await label_figures(judge, questions)
+        figures: dict[str, Any] = {"label": label, "natural": await natural_figures(judge)}
+        print(json.dumps(figures, indent=1), file=sys.stderr)
+        figures["calibration"] = calibration(scored)
+        figures["ranking"] = await ranking_figures(judge, questions // 2)
+        if evidence:
+            figures["evidence"] = await evidence_figures(judge, questions // 2, show)
+    return figures
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", nargs="?", default=DEMO, help="a folder; the shipped model by default")
     parser.add_argument(
         "--questions", type=int, default=400, help="held-out questions; half as many are ranked and quoted"
     )
     parser.add_argument("--no-evidence", action="store_true")
     parser.add_argument("--show", type=int, default=0, help="print so many answers with what was wanted")
-    parser.add_argument("--plot", type=Path, help="write the calibration as a picture")
+    parser.add_argument("--write-card", action="store_true", help="figures, table and plot of the shipped model")
     asked = parser.parse_args()
-    random.seed(0)
+    if asked.write_card and (asked.no_evidence or asked.checkpoint != DEMO):
+        parser.error("--write-card is for the shipped model, with evidence")
+    own_process()
     began = time.monotonic()
-    judge = Judge(asked.checkpoint)
-    label, scored = label_figures(judge, asked.questions)
-    figures: dict[str, Any] = {"label": label, "natural": natural_figures(judge), "calibration": calibration(scored)}
-    print(json.dumps(figures["label"], indent=1), figures["natural"], file=sys.stderr)
-    figures["ranking"] = ranking_figures(judge, asked.questions // 2)
-    if not asked.no_evidence:
-        figures["evidence"] = evidence_figures(judge, asked.questions // 2, asked.show)
-    if asked.plot:
-        plot(figures["calibration"], asked.plot)
+    figures = _rounded(asyncio.run(measure(asked.checkpoint, asked.questions, not asked.no_evidence, asked.show)))
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
-    print(json.dumps(_rounded(figures)))
+    if asked.write_card:
+        write_card(figures)
+    print(json.dumps(figures))
 
 
 def _rounded(value: Any) -> Any:

@@ -177,28 +177,13 @@ def quick_look(run: Run, count: int) -> dict[str, float]:
 
 
 def draw(folder: Path) -> None:
-    """The losses so far as a picture, where matplotlib is installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    """The losses and the looks so far, as pictures."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    figure, panes = pyplot.subplots(1, 2, figsize=(12, 4.5))
-    for pane, chosen in zip(panes, (tuple(_WEIGHTS), ("auc", "written", *_kinds(rows))), strict=True):
-        for name in chosen:
-            points = [(row["step"], row[name]) for row in rows if name in row]
-            pane.plot(*zip(*points, strict=True), label=name) if points else None
-        pane.set_xlabel("step")
-        pane.grid(alpha=0.3)
-        pane.legend(fontsize=8)
-    panes[0].set_title("losses in training")
-    panes[1].set_title("held-out words: ROC AUC, and answer tokens foretold")
-    figure.tight_layout()
-    figure.savefig(folder / "training.png", dpi=110)
-    pyplot.close(figure)
+    _chart(rows, "losses in training", tuple(_WEIGHTS), 0, 1).write(folder / "losses.svg")
+    looked = [row for row in rows if "auc" in row]
+    if looked:
+        about = "held-out words: ROC AUC by kind, and answer tokens foretold"
+        _chart(looked, about, ("auc", "written", *_kinds(rows)), 0.5, 1).write(folder / "looks.svg")
 
 
 def _kinds(rows: list[dict[str, Any]]) -> list[str]:

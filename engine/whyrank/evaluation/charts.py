@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 __all__ = ["Axis", "Chart", "Series", "ticks"]
 
@@ -55,6 +56,13 @@ class Chart:
         for series in self.series:
             parts += self._draw(series)
         return "\n".join([*parts, *self._legend(), "</svg>"])
+
+    def file(self) -> str:
+        """The same as a file of its own, which brings the page's colours along."""
+        root, rest = self.svg().split(">", 1)
+        style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+        size = f'xmlns="http://www.w3.org/2000/svg" width="{self.width}" height="{_HEIGHT}"'
+        return f"{root} {size}><style>{style}</style>{rest}\n"
 
     def _across(self, x: float) -> float:
         share = (x - self.x.low) / (self.x.high - self.x.low)

@@ -139,7 +139,7 @@ class VllmRuntime(ABC):
 
 
 def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
-    """How the engine's process begins is the caller's to say; vLLM's CPU platform overrules that as it makes its configuration."""
+    """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that; so it is said again."""
     method = os.environ.get(_START_METHOD)
     arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
     config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
