@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import DataError, InvalidRequest
+from whyrank.evaluation.consistency import Impossible, impossible_pairs
+from whyrank.evaluation.extremes import Extreme, Extremes
 from whyrank.evaluation.measures import Measurer
 from whyrank.evaluation.results import RESULTS, Header, Result, read_header, read_results
 from whyrank.evaluation.significance import Difference, paired_difference
@@ -43,6 +45,12 @@ class Comparison:
     margin_drift_mean: float
     means: Mapping[str, tuple[float, float]]
     differences: Mapping[str, Difference]
+    deltas: Values
+    """b - a of each query, in the first measure."""
+    drifts: Values
+    gained: tuple[Extreme, ...]
+    lost: tuple[Extreme, ...]
+    impossible: tuple[Impossible, ...]
 
     def figures(self) -> dict[str, float]:
         """All that a gate may ask for, by name."""
@@ -71,6 +79,7 @@ class Comparison:
             "means": {name: {"a": a, "b": b} for name, (a, b) in self.means.items()},
             "differences": {name: asdict(difference) for name, difference in self.differences.items()},
             "figures": figures,
+            "impossible": [pair.message for pair in self.impossible],
         }
 
 
@@ -113,10 +122,14 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
     measurer = Measurer(measures)
     values = array.array("d"), array.array("d")
     taus, overlaps, drifts, margin_drifts = (array.array("d") for _ in range(4))
+    extremes, graded = Extremes(), False
     for left, right in _side_by_side(a, b):
         margins = left.margins(), right.margins()
-        for side, result, scores in zip(values, (left, right), margins, strict=True):
-            side.extend(measurer.measure(result.judged, scores))
+        measured = [measurer.measure(left.judged, scores) for scores in margins]
+        for side, found in zip(values, measured, strict=True):
+            side.extend(found)
+        extremes.add(left.query, left.text, measured[1][0] - measured[0][0])
+        graded |= left.is_graded
         taus.append(_agreement(*margins))
         overlaps.append(_overlap(*margins))
         scores_b = {row.document: row for row in right.rows}
@@ -126,6 +139,7 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
                 drifts.append(abs(row.score - other.score))  # type: ignore[operator]  # looked at in the line above
                 margin_drifts.append(abs(row.margin - other.margin))  # type: ignore[operator]
     tables = [np.frombuffer(side, np.float64).reshape(-1, len(measurer.names)) for side in values]
+    means = [dict(zip(measurer.names, map(float, table.mean(axis=0)), strict=True)) for table in tables]
     drift = np.frombuffer(drifts, np.float64)
     return Comparison(
         *headers,
@@ -136,8 +150,13 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
         float(np.quantile(drift, 0.99)) if len(drift) else math.nan,
         float(drift.max()) if len(drift) else math.nan,
         _mean(np.frombuffer(margin_drifts, np.float64)),
-        {n: (float(tables[0][:, i].mean()), float(tables[1][:, i].mean())) for i, n in enumerate(measurer.names)},
+        {name: (means[0][name], means[1][name]) for name in measurer.names},
         {n: paired_difference(tables[0][:, i], tables[1][:, i]) for i, n in enumerate(measurer.names)},
+        tables[1][:, 0] - tables[0][:, 0],
+        drift,
+        extremes.gained(),
+        extremes.lost(),
+        tuple(pair for row in means for pair in impossible_pairs(row, graded)),
     )
 
 
