@@ -362,6 +362,6 @@ def _show_comparison(console: Console, comparison: Comparison, failed: Sequence[
     agreement = {name: value for name, value in comparison.figures().items() if "(" not in name}
     console.print("  ".join(f"{name} {value:.4f}" for name, value in agreement.items()), highlight=False)
     for gate in failed:
-        console.print(
-            f"[red]failed:[/] {escape(str(gate))} (it is {comparison.figures()[gate.name]:.6g})", highlight=False
-        )
+        console.print(gate.told(comparison), style="red", highlight=False, markup=False, soft_wrap=True)
+    for pair in comparison.impossible:
+        console.print(f"impossible: {pair.message}", style="red", highlight=False, markup=False, soft_wrap=True)

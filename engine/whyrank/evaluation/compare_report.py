@@ -28,7 +28,7 @@ def comparison_report(comparison: Comparison, failed: Sequence[Gate] = ()) -> st
     names = f"{comparison.a.model} and {comparison.b.model}"
     sections = [
         _heading(comparison, lead),
-        careful([*(f"failed: {gate}" for gate in failed), *(pair.message for pair in comparison.impossible)]),
+        careful([*(gate.told(comparison) for gate in failed), *(pair.message for pair in comparison.impossible)]),
         _measures(comparison),
         changes(lead, "from a to b", comparison.deltas.tolist(), comparison.gained, comparison.lost),
         _agreement(comparison),
@@ -41,7 +41,7 @@ def _heading(comparison: Comparison, lead: str) -> str:
     facts = f"{comparison.queries} queries · up to {a.top_k} candidates each · {len(comparison.drifts)} pairs"
     return (
         f"<header><h1>a: {escape(a.model)}<br>b: {escape(b.model)}</h1><p class='lead'>on {escape(a.data)}</p>"
-        f"<p>{facts}</p>{verdict('From a to b,', lead, comparison.differences[lead])}</header>"
+        f"<p>{facts}</p>{verdict('Going from a to b makes', lead, comparison.differences[lead])}</header>"
     )
 
 
@@ -71,10 +71,14 @@ def _drift_chart(comparison: Comparison) -> Chart:
     counts = [0] * _DRIFT_BINS
     for drift in comparison.drifts.tolist():
         counts[min(_DRIFT_BINS - 1, int(drift / width))] += 1
+    shares = [count / len(comparison.drifts) for count in counts]
     series = [
-        Series("documents", "muted", [(place * width, float(count)) for place, count in enumerate(counts)]),
+        Series("documents", "muted", [(place * width, share) for place, share in enumerate(shares)]),
         Series(f"mean {comparison.drift_mean:.4f}", "first", [(comparison.drift_mean, 0)], "marks"),
         Series(f"99 % within {comparison.drift_p99:.4f}", "second", [(comparison.drift_p99, 0)], "marks"),
     ]
-    x, y = Axis(0, most, "|score of b - score of a|"), Axis(0, max(counts) * 1.05, "documents", "{:,g}".format)
+    x, y = (
+        Axis(0, most, "|score of b - score of a|"),
+        Axis(0, max(shares) * 1.05, "share of documents", "{:.0%}".format),
+    )
     return Chart("Histogram of score drift", x, y, series, width=1000, bar_width=width)
