@@ -284,10 +284,14 @@ def test_ten_thousand_queries_make_no_huge_page(card: Scorecard) -> None:
 def test_costs_of_several_sessions_add_up(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "a", 0.5, queries=4)
     base = {"pairs": 10, "seconds": 0.5, "prompt_tokens": 7, "cached_tokens": 3, "output_tokens": 10}
-    clock = [1.0, 2.0, 0.5, 3.0]  # two seconds, then three in a second session
-    (folder / COSTS).write_text("".join(json.dumps({**base, "since_start": at}) + "\n" for at in clock))
+    clock = [(7, 1.0), (7, 2.0), (8, 2.5), (8, 3.0)]  # two seconds, then three in a second session
+    lines = (json.dumps({**base, "session": session, "since_start": at}) + "\n" for session, at in clock)
+    (folder / COSTS).write_text("".join(lines))
     costs = make_scorecard(folder, MEASURES).costs
     assert (costs.seconds, costs.pairs, costs.pairs_per_second, costs.cached_tokens) == (5.0, 40, 8.0, 12)
+    (folder / COSTS).write_text('{"pairs": 3}\n')
+    with pytest.raises(DataError, match=r"costs\.jsonl, line 1: not a cost of whyrank eval"):
+        make_scorecard(folder, MEASURES)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.37, 0.37), (0, 12_345), (0, 3)])

@@ -49,7 +49,7 @@ def _measures(comparison: Comparison) -> str:
     rows = []
     for name, found in comparison.differences.items():
         a, b = comparison.means[name]
-        interval = f"{found.low:+.4f} to {found.high:+.4f}"
+        interval = f"{found.low:+.4f}\u00a0to\u00a0{found.high:+.4f}"
         rows.append([name, f"{a:.4f}", f"{b:.4f}", f"{found.mean:+.4f}", interval, f"{found.p:.4f}"])
     checked = "" if comparison.impossible else "<p>The measures of each side can go together (consistency check).</p>"
     return f"<section><h2>Measures</h2>{table(['', 'a', 'b', 'b - a', '95 %', 'p'], rows)}{checked}</section>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -201,18 +202,16 @@ def _scores(system: str, result: Result, margins: dict[str, float]) -> dict[str,
 
 
 def _read_costs(path: Path) -> Costs:
-    """A session starts where the clock starts again."""
-    pairs = prompt = cached = output = 0
-    seconds = last = 0.0
+    sessions: dict[float, float] = {}
+    totals = Counter[str]()
     latencies = array.array("d")
     for line in numbered_lines(path) if path.exists() else ():
         cost = json_object(line)
-        if cost["since_start"] < last:
-            seconds += last
-        last = cost["since_start"]
-        pairs += cost["pairs"]
-        prompt, cached = prompt + cost["prompt_tokens"], cached + cost["cached_tokens"]
-        output += cost["output_tokens"]
-        if cost["pairs"]:
-            latencies.append(cost["seconds"])
-    return Costs(pairs, seconds + last, prompt, cached, output, tuple(latencies))
+        try:
+            sessions[cost["session"]] = cost["since_start"]
+            totals.update({name: cost[name] for name in ("pairs", "prompt_tokens", "cached_tokens", "output_tokens")})
+            if cost["pairs"]:
+                latencies.append(cost["seconds"])
+        except (KeyError, TypeError) as cause:
+            raise DataError(f"{line.where}: not a cost of whyrank eval ({cause})") from cause
+    return Costs(seconds=sum(sessions.values()), latencies=tuple(latencies), **totals)
