@@ -35,7 +35,7 @@ MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
 
 @pytest.fixture(scope="module")
-def inside(checkpoint: Callable[[str], Path]) -> InProcess:
+async def inside(checkpoint: Callable[[str], Path]) -> InProcess:
     return InProcess(prism_plan(checkpoint("qwen3")))
 
 

@@ -185,6 +185,7 @@ NATIVE = {
     "results": [NATIVE_ROW],
     "usage": TOKENS | {"total_tokens": 0},
     "evidence_usage": TOKENS,
+    "degraded": False,
 }
 META = {
     "api_version": {"version": "2", "is_experimental": False},

@@ -32,7 +32,7 @@ def make(checkpoint: Callable[[str], Path]) -> MakeServer:
 
 
 @pytest.fixture
-def server(make: MakeServer) -> InProcess:
+async def server(make: MakeServer) -> InProcess:
     return make()
 
 

@@ -114,13 +114,15 @@ async def test_a_servers_url_is_a_target(server: Server) -> None:
 
 def test_eval_compare_and_calibrate_against_a_server(server: Server, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = whyrank("eval", "-m", server.url, "--preset", "house", "--limit", 12, "--top-k", 12, "--out", out, "--json")
+    done = whyrank("eval", "-m", server.url, "--preset", "house", "--limit", 3, "--top-k", 4, "--out", out, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["queries"] == 12 and report["costs"]["pairs"] == 144
+    assert report["queries"] == 3 and report["costs"]["pairs"] == 12
     assert json.loads((out / "target.json").read_text())["prompt"].startswith("prism@")
-    done = whyrank("compare", out, server.url, "-d", "house", "--limit", 12, "--top-k", 12, "--out", tmp_path, "--json")
+    done = whyrank("compare", out, server.url, "-d", "house", "--limit", 3, "--top-k", 4, "--out", tmp_path, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["figures"]["drift_max"] < 0.05
-    done = whyrank("calibrate", out, "--rel", 2, "--out", tmp_path / "c.json")
-    assert done.returncode in (0, 1) and "judged pairs" in done.stdout, done.stderr
+    done = whyrank("calibrate", out, "--out", tmp_path / "c.json")
+    assert (
+        done.returncode == 2 and "calibration needs at least 20 of each" in done.stderr
+    )  # it read what the server said

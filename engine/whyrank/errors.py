@@ -8,6 +8,7 @@
     │   ├── DataError           evaluation data are wrong; names file and line
     │   ├── EvalNotInstalled    the extra packages of evaluation are not there
     │   ├── EngineNotInstalled  the light install has no engine
+    │   ├── FrameworkMissing    an adapter's framework is not installed
     │   ├── TooLarge            the server takes no request of this size
     │   └── Unauthorized        the server wants an API key, or another one
     └── RetryableError          the same call may succeed later, or on another replica
@@ -27,6 +28,7 @@ __all__ = [
     "EngineDead",
     "EngineNotInstalled",
     "EvalNotInstalled",
+    "FrameworkMissing",
     "InvalidRequest",
     "Overloaded",
     "PermanentError",
@@ -75,6 +77,10 @@ class EvalNotInstalled(PermanentError, ImportError):
 
 
 class EngineNotInstalled(PermanentError, ImportError):
+    pass
+
+
+class FrameworkMissing(PermanentError, ImportError):
     pass
 
 

@@ -186,8 +186,8 @@ async def _until_gone(request: Request) -> None:
 
 def _failure(request: Request, error: Exception, style: ErrorStyle) -> Response:
     status, kind, message = what_happened(request, error)
-    # A dialect may say more exactly what is wrong with a request.
-    status = getattr(error, "status", style.invalid) if status == 400 else status
+    if status == 400:  # a dialect may say more exactly what is wrong with a request
+        status = getattr(error, "status", None) or style.invalid
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)

@@ -51,13 +51,14 @@ class _StoppedInOrder:
     def __init__(self, engine_client: Any, service: Service) -> None:
         self._engine_client = engine_client
         self._service = service
+        self._loop = asyncio.get_running_loop()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine_client, name)
 
     def shutdown(self, timeout: float | None = None) -> None:
         began = time.monotonic()
-        self._service.stop(timeout or 0)
+        self._service.stop(timeout or 0, self._loop)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
         self._engine_client.shutdown(timeout=left)
 

@@ -61,7 +61,6 @@ class Service:
         # Another one after every start: what a client remembers never outlives the model that said it.
         self.identity = secrets.token_hex(8)
         self._stopping = False
-        self._loop = asyncio.get_running_loop()
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
         self._expected: float | None = None
         self._health: tuple[float, Health] | None = None
@@ -91,13 +90,13 @@ class Service:
             raise Unauthorized("this server wants an API key: send 'Authorization: Bearer KEY'")
         return digest.hex()[:16] if len(self._keys) > 1 else None
 
-    def stop(self, seconds: float) -> None:
+    def stop(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
         """Take nothing new, give calls under way so much time, then have them answer with what they have.
 
-        Waits in the caller's thread, which is not the event loop's."""
+        Waits in the caller's thread, which is not that of the event loop in which calls are answered."""
         self._stopping = True
         self._wait_until_empty(seconds)
-        self._loop.call_soon_threadsafe(self.reranker.wind_up)
+        loop.call_soon_threadsafe(self.reranker.wind_up)
         self._wait_until_empty(_LAST_ANSWERS_SECONDS)
 
     def _wait_until_empty(self, seconds: float) -> None:

@@ -1,0 +1,14 @@
+"""whyrank inside the frameworks that people have, each a few lines over the client.
+
+asking.py                 whom an adapter asks, and with which options (shared)
+notes.py                  what a row says, as metadata (shared)
+langchain.py              WhyrankCompressor: a document compressor
+llama_index.py            WhyrankPostprocessor: a node postprocessor
+haystack.py               WhyrankRanker: a ranker component
+rerankers.py              WhyrankRanker: rank() and score() of the rerankers library
+sentence_transformers.py  WhyrankCrossEncoder: predict() and rank() of a CrossEncoder
+mteb.py                   WhyrankCrossEncoder: a cross-encoder that mteb.evaluate takes
+mcp.py                    tools for agents (`whyrank mcp`)
+
+Each imports its framework and says which extra brings it where it is missing.
+"""

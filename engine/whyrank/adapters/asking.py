@@ -1,0 +1,134 @@
+"""Whom an adapter asks, and with which options: a client that it was given, or one of its own to a URL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import Self, Unpack, cast
+
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
+
+from whyrank.client import Client
+from whyrank.errors import FrameworkMissing, InvalidRequest, WhyrankError
+from whyrank.opening import key_of
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.types import DocumentLike, RankedDocument, TruncationPolicy
+from whyrank.verbs import Verbs
+from whyrank.wire import OptionsAsk
+
+__all__ = ["Asking", "framework", "numbers_of"]
+
+# Pairs of one round: enough to keep a server busy, and every one is answered in time.
+_PAIRS_AT_ONCE = 4096
+_making = Lock()
+
+
+class Asking(OptionsAsk):
+    """Give `base_url` (several: with one model) or a `client`, and any option of `rerank`.
+
+    A whyrank.Client, or a base_url, answers sync and async calls alike, from every thread and event loop; an AsyncClient or a
+    Reranker answers async calls in its own loop. The API key is never written down with the rest: WHYRANK_API_KEY is asked
+    where none is given. replace_content: documents with evidence come back with it as their content.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    base_url: str | list[str] | None = None
+    api_key: SecretStr | None = Field(None, exclude=True, repr=False, strict=False)
+    timeout: float = Field(60.0, description="Seconds for one call to the server at base_url, retries included.")
+    client: Verbs | Client | None = Field(None, exclude=True, repr=False)
+    replace_content: bool = False
+    truncation: TruncationPolicy | None = None
+    _own: Client | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.client is None) == (not self.base_url):
+            raise InvalidRequest("give either base_url, a whyrank server's, or client, such as whyrank.Client(...)")
+        if self.replace_content and self.mode != "evidence":
+            raise InvalidRequest("replace_content puts evidence in place of content: it wants mode='evidence'")
+        RerankRequest.of("query", ["document"], **self.options())
+        return self
+
+    def ask(self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
+        """`options`: for this call alone; None changes nothing. So everywhere below."""
+        return self._waiting().rerank(query, documents, **self._all(options))
+
+    async def ask_async(
+        self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
+    ) -> Ranking:
+        if isinstance(self.client, Verbs):
+            return await self.client.rerank(query, documents, **self._all(options))
+        return await asyncio.wrap_future(self._waiting().begin(query, documents, **self._all(options)))
+
+    def numbers_of_pairs(
+        self, pairs: Sequence[tuple[str, str]], **options: Unpack[RerankOptions]
+    ) -> list[tuple[float, float]]:
+        """Score and margin of every (query, text), in order. Raises where a pair has none."""
+        return [
+            numbers
+            for start in range(0, len(pairs), _PAIRS_AT_ONCE)
+            for numbers in self._round(pairs[start : start + _PAIRS_AT_ONCE], start, options)
+        ]
+
+    def _round(
+        self, pairs: Sequence[tuple[str, str]], start: int, options: RerankOptions
+    ) -> Iterator[tuple[float, float]]:
+        places: dict[str, list[int]] = {}
+        for place, (query, _) in enumerate(pairs):
+            places.setdefault(query, []).append(place)
+        # Every pair's score is wanted, and nothing but scores.
+        whole = self._all(options) | RerankOptions(mode="score", top_n=None, min_score=None)
+        requests = [RerankRequest.of(query, [pairs[at][1] for at in asked], **whole) for query, asked in places.items()]
+        found: dict[int, tuple[float, float]] = {}
+        for asked, answer in zip(places.values(), self._waiting().rerank_many(requests), strict=True):
+            if not isinstance(answer, Ranking):
+                raise answer
+            for row in answer.results:
+                found[asked[row.index]] = numbers_of(row, f"pair {start + asked[row.index]}")
+        return (found[place] for place in range(len(pairs)))
+
+    def close(self) -> None:
+        """End the connections of a client of its own. One that was given belongs to the giver."""
+        with _making:
+            own, self._own = self._own, None
+        if own is not None:
+            own.close()
+
+    def _all(self, options: RerankOptions) -> RerankOptions:
+        said = {name: value for name, value in options.items() if value is not None}
+        return cast(RerankOptions, {**self.options(), **said})
+
+    def _waiting(self) -> Client:
+        """Made when it is first needed: until then an adapter can be copied, pickled and written down."""
+        if isinstance(self.client, Verbs):
+            kind = type(self.client).__name__
+            raise InvalidRequest(f"client is a {kind}, which can only be awaited: give a whyrank.Client or base_url")
+        if self.client is not None:
+            return self.client
+        with _making:
+            if self._own is None:
+                key = self.api_key.get_secret_value() if self.api_key else None
+                self._own = Client(self.base_url or [], key_of(key), timeout=self.timeout)
+            return self._own
+
+
+def numbers_of(row: RankedDocument, name: str) -> tuple[float, float]:
+    """Score and margin, for frameworks whose results cannot say that there is none: it is raised then."""
+    if row.score is None or row.margin is None:
+        raise WhyrankError(f"{name} has no score: {row.error.message if row.error else 'the server gave none'}")
+    return row.score, row.margin
+
+
+@contextmanager
+def framework(package: str, extra: str) -> Iterator[None]:
+    """Around an adapter's imports: what is missing is told with the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as cause:
+        if cause.name is None or cause.name.split(".")[0] != package:
+            raise
+        raise FrameworkMissing(f'{package} is not installed: pip install "whyrank[{extra}]"') from cause

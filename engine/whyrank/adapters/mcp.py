@@ -1,0 +1,152 @@
+"""MCP: reranking as tools for agents. The command `whyrank mcp` serves them on stdin and stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Unpack
+
+from pydantic import BaseModel, Field
+
+from whyrank.adapters.asking import framework
+from whyrank.errors import WhyrankError
+from whyrank.ranking import Ranking
+from whyrank.requests import RerankOptions
+from whyrank.types import RankedDocument
+from whyrank.verbs import Verbs
+
+with framework("mcp", extra="mcp"):
+    from mcp.server import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
+    from mcp.types import ToolAnnotations
+
+__all__ = ["tools_over"]
+
+_INSTRUCTIONS = (
+    "Orders documents that you have found by how relevant they are to a question. Where you will read or quote them, call "
+    "rerank_with_evidence: it also writes down what each of the best says about the question, checked against its document. "
+    "Where only the order matters, rerank is many times faster."
+)
+
+
+class Candidate(BaseModel):
+    """A document with a name of its own."""
+
+    text: str
+    id: str | None = Field(None, description="Comes back with the result.")
+    title: str | None = None
+
+
+class Ranked(BaseModel):
+    index: int = Field(description="The document's place in the list that was given, from 0.")
+    id: str | None
+    score: float | None = Field(description="How sure it is that the document is relevant, 0 to 1; null: see error.")
+    error: str | None = Field(None, description="Why this document has no score.")
+
+
+class Explained(Ranked):
+    contribution: str = Field("", description="One sentence: what the document contributes to the question.")
+    evidence: str = Field("", description="What it says about the question, understandable by itself; may be quoted.")
+    supported: float | None = Field(None, description="Share of the evidence that the document backs, 0 to 1.")
+    unsupported: list[str] = Field([], description="Numbers, dates, names and such that the document does not say.")
+    complete: bool = Field(False, description="Whether contribution and evidence were written to their end.")
+
+
+class RankedAnswer(BaseModel):
+    """Best first."""
+
+    results: Sequence[Ranked]
+    degraded: bool = Field(
+        description="Time or the network cost something: ask again, with more time, if that matters."
+    )
+
+
+class ExplainedAnswer(RankedAnswer):
+    results: Sequence[Explained]
+
+
+Query = Annotated[str, Field(description="The question or search query, as a full sentence where there is one.")]
+Documents = Annotated[
+    list[str | Candidate], Field(description="What was found: texts, or objects with text and perhaps id and title.")
+]
+TopN = Annotated[int, Field(ge=1, description="Return so many, the best.")]
+Instruction = Annotated[
+    str | None, Field(description="What relevant means, in a sentence, where the query alone does not tell.")
+]
+Deadline = Annotated[float | None, Field(gt=0, description="Milliseconds after which to answer with what there is.")]
+
+
+def tools_over(reranker: Verbs) -> MCPServer[Any]:
+    """`reranker` must be running for as long as the tools are served."""
+    server: MCPServer[Any] = MCPServer("whyrank", instructions=_INSTRUCTIONS, log_level="WARNING")
+    only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+
+    @server.tool(title="Rerank with evidence", annotations=only_reads)
+    async def rerank_with_evidence(
+        query: Query,
+        documents: Documents,
+        top_n: TopN = 5,
+        min_score: Annotated[float, Field(ge=0, le=1, description="Write evidence from this score up.")] = 0.5,
+        instruction: Instruction = None,
+        deadline_ms: Deadline = None,
+    ) -> ExplainedAnswer:
+        """Order documents by relevance to a query, and say why for the best of them.
+
+        Each of the top_n that is relevant (score of at least min_score) comes with a one-sentence contribution and a short
+        evidence passage that can be understood without the document, with the share of it that the document backs. Read
+        the evidence instead of the documents: it is much shorter. Writing it takes a second or more; with deadline_ms you
+        get what is done by then.
+        """
+        options: RerankOptions = {"top_n": top_n, "instruction": instruction, "deadline_ms": deadline_ms}
+        options |= {"mode": "evidence", "evidence_top_n": top_n, "evidence_min_score": min_score}
+        ranking = await _ask(reranker, query, documents, **options)
+        return ExplainedAnswer(results=[_explained(row) for row in ranking.results], degraded=ranking.degraded)
+
+    @server.tool(title="Rerank", annotations=only_reads)
+    async def rerank(
+        query: Query,
+        documents: Documents,
+        top_n: TopN = 10,
+        instruction: Instruction = None,
+        deadline_ms: Deadline = None,
+    ) -> RankedAnswer:
+        """Order documents by relevance to a query: scores only, and fast.
+
+        Use it to cut many candidates down to a few; rerank_with_evidence also says what each of them contributes.
+        """
+        ranking = await _ask(reranker, query, documents, top_n=top_n, instruction=instruction, deadline_ms=deadline_ms)
+        return RankedAnswer(results=[Ranked(**_ranked(row)) for row in ranking.results], degraded=ranking.degraded)
+
+    return server
+
+
+async def _ask(
+    reranker: Verbs, query: str, documents: Sequence[str | Candidate], **options: Unpack[RerankOptions]
+) -> Ranking:
+    given = [one if isinstance(one, str) else one.model_dump() for one in documents]
+    try:
+        return await reranker.rerank(query, given, **options)
+    except WhyrankError as error:
+        raise ToolError(str(error)) from error  # other exceptions reach the agent without their text
+
+
+def _ranked(row: RankedDocument) -> dict[str, Any]:
+    return {
+        "index": row.index,
+        "id": row.id,
+        "score": row.score,
+        "error": row.error.message if row.error else None,
+    }
+
+
+def _explained(row: RankedDocument) -> Explained:
+    if row.evidence is None:
+        return Explained(**_ranked(row))
+    grounding = row.evidence.grounding
+    return Explained(
+        **_ranked(row),
+        contribution=row.evidence.contribution,
+        evidence=row.evidence.evidence,
+        supported=grounding.supported if grounding else None,
+        unsupported=[item.text for item in grounding.unsupported] if grounding else [],
+        complete=row.evidence.finish == "complete",
+    )

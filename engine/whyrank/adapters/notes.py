@@ -1,0 +1,57 @@
+"""What a row says, as the metadata of a framework's document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from whyrank.types import RankedDocument
+
+__all__ = ["KEYS", "evidence_of", "noted", "unnoted"]
+
+KEYS = (
+    "relevance_score",
+    "margin",
+    "calibrated_score",
+    "contribution",
+    "evidence",
+    "evidence_finish",
+    "evidence_supported",
+    "evidence_unsupported",
+    "rerank_error",
+)
+"""The score in 0..1 and the log-odds behind it; what the model wrote, and how far the document backs it; why there is no
+score. A key that does not apply is left out."""
+
+
+def noted(metadata: Mapping[str, Any], row: RankedDocument) -> dict[str, Any]:
+    """The metadata with what the row says. What an earlier reranking noted is gone: it was about another query."""
+    return unnoted(metadata) | _notes(row)
+
+
+def unnoted(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in KEYS}
+
+
+def _notes(row: RankedDocument) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "relevance_score": row.score,
+        "margin": row.margin,
+        "calibrated_score": row.calibrated_score,
+    }
+    if row.evidence:
+        said |= {name: getattr(row.evidence, name) for name in ("contribution", "evidence")}
+        said["evidence_finish"] = row.evidence.finish
+        if grounding := row.evidence.grounding:
+            said["evidence_supported"] = grounding.supported
+            said["evidence_unsupported"] = [item.text for item in grounding.unsupported]
+    if row.error:
+        said["rerank_error"] = row.error.message
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def evidence_of(row: RankedDocument) -> str | None:
+    """Evidence that can stand for its document: one that was not broken off."""
+    if row.evidence and row.evidence.evidence and row.evidence.finish in ("complete", "budget"):
+        return row.evidence.evidence
+    return None

@@ -1,0 +1,65 @@
+"""The command mcp: the tools of adapters/mcp.py on stdin and stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import IO, Any
+
+from whyrank.cli_common import (
+    DEFAULTS,
+    ApiKey,
+    Calibration,
+    DtypeOption,
+    KvCache,
+    MaxLength,
+    OptionalModel,
+    Prompt,
+    Revision,
+    RouteOption,
+    TrustRemoteCode,
+    Url,
+    app,
+    reported,
+)
+from whyrank.opening import Opening, open_either
+
+__all__: list[str] = []
+
+
+@app.command()
+def mcp(
+    model: OptionalModel = None,
+    url: Url = None,
+    api_key: ApiKey = None,
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    revision: Revision = DEFAULTS["revision"],
+    dtype: DtypeOption = DEFAULTS["dtype"],
+    max_length: MaxLength = DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
+    calibration: Calibration = DEFAULTS["calibration"],
+) -> None:
+    """Offer reranking to agents as MCP tools, over stdin and stdout: rerank_with_evidence and rerank.
+
+    `whyrank mcp --url http://localhost:8000 --api-key SECRET`
+
+    `whyrank mcp --model infgrad/Prism-Qwen3.5-Reranker-0.8B`
+
+    An MCP host starts this command itself; its settings want the line above, in two parts: `"command": "whyrank",
+    "args": ["mcp", "--url", "http://localhost:8000"]`. A model is loaded before the host gets its first answer, and not every
+    host waits so long: then serve it with `whyrank serve`, and give --url.
+    """
+    with reported() as stdout:
+        from whyrank.adapters.mcp import tools_over
+
+        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
+        asyncio.run(_serve(tools_over, open_either(model, url or (), api_key, engine), stdout))
+
+
+async def _serve(tools_over: Any, opening: Opening, stdout: IO[str]) -> None:
+    async with opening as reranker:
+        # What a starting engine prints went to stderr. From here on the transport sees to that, and wants the real stdout.
+        os.dup2(stdout.fileno(), 1)
+        await tools_over(reranker).run_stdio_async()

@@ -1,0 +1,105 @@
+"""The embedded model's training data: the same from the same seed, true to its labels, and with its words kept apart."""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+
+import pytest
+
+from demo_data import FAMILIES, HARD, Sample, Writer
+from demo_words import FACTS, is_held_out, passages
+
+
+def samples(seed: int, split: str = "training", count: int = 40) -> list[Sample]:
+    writer = Writer(seed, "held-out" if split == "held-out" else "training")
+    rows = []
+    for family in FAMILIES:
+        for _ in range(count):
+            question = writer.question(family)
+            rows += [writer.document(question, kind) for kind in question.cores]
+    return rows
+
+
+def test_the_same_seed_writes_the_same() -> None:
+    assert samples(3) == samples(3)
+    assert samples(3) != samples(4)
+
+
+def test_every_kind_of_near_miss_is_written() -> None:
+    assert {sample.kind for sample in samples(5)} == {"answer", "random", *HARD}
+
+
+def test_an_answer_holds_what_is_asked_for_and_its_evidence_is_in_the_document() -> None:
+    for sample in samples(6):
+        if sample.relevant:
+            assert sample.answer and sample.answer.lower() in sample.document.lower(), sample
+            assert sample.answer.lower() in sample.evidence.lower(), sample
+            # A pronoun may have become "the height of" its subject.
+            assert words(sample.evidence) <= words(sample.document) | {"the", "of"}, sample
+
+
+def test_a_near_miss_has_no_sentence_that_answers() -> None:
+    for sample in samples(7):
+        assert sample.relevant == any(sentence.answers for sentence in sample.sentences), sample
+        assert sample.relevant or not sample.evidence
+        if sample.kind in ("other_attribute", "other_subject", "crossed"):
+            together = [s for s in sample.sentences if s.subject and s.attribute]
+            assert not together, sample
+
+
+@pytest.mark.parametrize("split", ["training", "held-out"])
+def test_invented_words_stay_in_their_split(split: str) -> None:
+    writer = Writer(8, "held-out" if split == "held-out" else "training")
+    for word in (writer.invent.word() for _ in range(500)):
+        assert is_held_out(word) == (split == "held-out")
+
+
+def test_no_name_of_the_held_out_questions_is_ever_trained_on() -> None:
+    trained, held = (names(samples(9, split, 80)) for split in ("training", "held-out"))
+    assert len(trained) > 500 and len(held) > 500
+    assert not trained & held
+
+
+def test_plain_sentences_stay_in_their_split() -> None:
+    pages = {sentence for page in passages() if is_held_out(page[0]) for sentence in page}
+    plain = [Writer(10, "held-out").question("plain") for _ in range(5)]
+    for question in plain:
+        (answer,) = (s for s in question.cores["answer"]() if s.answers)
+        assert answer.text in pages
+
+
+def test_a_near_number_is_not_the_number() -> None:
+    invent = Writer(11).invent
+    for kind in ("year", "date", "count", "money", "length", "version"):
+        for value in (invent.value(kind) for _ in range(100)):
+            assert invent.near(value) != value
+
+
+def test_document_lengths_follow_the_writer() -> None:
+    writer = Writer(12, longest=12)
+    lengths = [len(writer.document(writer.question("event"), "answer").sentences) for _ in range(60)]
+    assert max(lengths) > 8 and min(lengths) < 4
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def names(rows: list[Sample]) -> set[str]:
+    """Capitalised words inside of sentences that no template has."""
+    known = words(" ".join(_strings(FACTS))) | words(" ".join(sentence for page in passages() for sentence in page))
+    known |= words(
+        "Mount Lake Island River Bay Hill Falls Valley Works Brothers Group Labs Prize Medal Award Cup The Last"
+    )
+    known |= words("January February March April May June July August September October November December")
+    found = (re.findall(r"(?<=[a-z] )[A-Z][a-z]+", sample.document) for sample in rows)
+    return {name.lower() for row in found for name in row} - known
+
+
+def _strings(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in _strings(inner)]
+    if isinstance(value, list):
+        return [text for inner in islice(value, None) for text in _strings(inner)]
+    return [str(value)]

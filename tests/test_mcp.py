@@ -1,0 +1,123 @@
+"""`whyrank mcp` as an agent's host sees it: the real MCP client, a process of its own, its stdin and stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from server_process import Server
+from whyrank import AsyncClient
+
+QUERY = "At what temperature does water boil?"
+TEXTS = ["Water boils at 100 °C at sea level.", "Everest is high.", "Tea wants hot water."]
+FAILING = "http://127.0.0.1:9"
+
+
+@asynccontextmanager
+async def tools(*arguments: str) -> AsyncIterator[Client]:
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "whyrank", "mcp", *arguments], env=dict(os.environ)
+    )
+    async with Client(command, read_timeout_seconds=60) as client:
+        yield client
+
+
+async def test_an_agent_reranks_with_evidence(server: Server) -> None:
+    documents: list[Any] = [TEXTS[0], {"text": TEXTS[1], "id": "everest", "title": "Heights"}, TEXTS[2]]
+    asked = {"query": QUERY, "documents": documents, "top_n": 2, "min_score": 0.0}
+    async with tools("--url", server.url) as client, AsyncClient(server.url) as direct:
+        told = await client.call_tool("rerank_with_evidence", asked)
+        options: dict[str, Any] = {"mode": "evidence", "evidence_min_score": 0.0, "evidence_top_n": 2, "top_n": 2}
+        expected = await direct.rerank(QUERY, documents, **options)
+        assert not told.is_error and told.structured_content is not None
+        results = told.structured_content["results"]
+        assert [one["index"] for one in results] == [row.index for row in expected.results]
+        for one, row in zip(results, expected.results, strict=True):
+            assert row.evidence is not None and row.evidence.grounding is not None
+            assert one["id"] == row.id and one["score"] == pytest.approx(row.score, abs=1e-3)
+            assert (one["contribution"], one["evidence"]) == (row.evidence.contribution, row.evidence.evidence)
+            assert one["supported"] == row.evidence.grounding.supported
+            assert one["complete"] == (row.evidence.finish == "complete")
+        assert told.structured_content["degraded"] is False
+        # A host that knows no structured content reads the same as text.
+        assert json.loads(told.content[0].text) == told.structured_content  # type: ignore[union-attr]
+
+        told = await client.call_tool("rerank", {"query": QUERY, "documents": documents})
+        assert told.structured_content is not None and len(told.structured_content["results"]) == 3
+        assert "evidence" not in told.structured_content["results"][0]
+        hurried = await client.call_tool("rerank_with_evidence", asked | {"deadline_ms": 1})
+        assert hurried.structured_content is not None and hurried.structured_content["degraded"] is True
+
+
+async def test_an_agent_is_told_what_the_tools_are_for(server: Server) -> None:
+    async with tools("--url", server.url) as client:
+        assert "rerank_with_evidence" in (client.instructions or "")
+        found = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert list(found) == ["rerank_with_evidence", "rerank"]
+    for tool in found.values():
+        assert tool.description and tool.annotations and tool.annotations.read_only_hint
+        parameters = tool.input_schema["properties"]
+        assert all(one.get("description") for one in parameters.values()), "the agent reads nothing else"
+        assert tool.input_schema["required"] == ["query", "documents"]
+        assert tool.output_schema and "results" in tool.output_schema["properties"]
+
+
+async def test_an_agent_is_told_what_went_wrong(server: Server) -> None:
+    async def complaint(client: Client, **arguments: Any) -> str:
+        told = await client.call_tool("rerank_with_evidence", {"query": QUERY, "documents": TEXTS} | arguments)
+        assert told.is_error
+        return str(told.content[0].text)  # type: ignore[union-attr]
+
+    async with tools("--url", server.url) as client:
+        assert "query is empty: give the text" in await complaint(client, query=" ")
+        assert "documents is empty: give at least one" in await complaint(client, documents=[])
+        assert "top_n" in await complaint(client, top_n=0)
+        assert "text" in await complaint(client, documents=[{"id": "a"}])
+        told = await client.call_tool("rerank", {"query": QUERY, "documents": TEXTS})
+        assert not told.is_error, "and it goes on"
+    async with tools("--url", FAILING) as client:
+        assert FAILING in await complaint(client)
+
+
+def test_stdout_is_the_protocols_alone(server: Server) -> None:
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    call = {"name": "rerank", "arguments": {"query": " ", "documents": TEXTS}}
+    messages = [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call},
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "whyrank", "mcp", "--url", server.url],
+        input="not JSON\n" + "".join(json.dumps(one) + "\n" for one in messages),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and {one.get("id") for one in answers} >= {1, 2}
+    assert all(one["jsonrpc"] == "2.0" for one in answers)
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give either --model, to load one, or --url"),
+        (["--url", "localhost:1"], "give URLs such as"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_what_cannot_be_started_says_so_and_ends(arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "whyrank", "mcp", *arguments]
+    done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and said in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
