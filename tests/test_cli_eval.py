@@ -67,9 +67,11 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
     done = whyrank("calibrate", good, "--precision", 0.9, "--out", tmp_path / "c.json", "--method", "isotonic")
     assert done.returncode == 0, done.stderr
     assert "keep margins from" in done.stdout and "precision 0.9" in done.stdout
-    done = whyrank("compare", good, bad, "--measure", "nDCG@10", "--fail-if", "high(nDCG@10) < 0")
+    page = tmp_path / "page.html"
+    done = whyrank("compare", good, bad, "--measure", "nDCG@10", "--fail-if", "high(nDCG@10) < 0", "--html", page)
     assert done.returncode == 1, done.stderr
     assert "failed: high(nDCG@10) < 0 (it is -" in done.stdout
+    assert "failed: high(nDCG@10) &lt; 0" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_a_light_install_says_what_to_install(package: str, command: list[str]) 
     assert "pip install 'whyrank[eval]'" in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["eval", "calibrate", "compare"])
+@pytest.mark.parametrize("command", ["eval", "fetch", "calibrate", "compare"])
 def test_help_has_examples(command: str) -> None:
     done = whyrank(command, "--help")
     assert done.returncode == 0

@@ -20,6 +20,8 @@ from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.calibrate import Pairs, calibrate, fit, judged_pairs
 from whyrank.evaluation.charts import ticks
 from whyrank.evaluation.compare import Gate, compare, kendall
+from whyrank.evaluation.compare_report import comparison_report
+from whyrank.evaluation.consistency import impossible_pairs
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.presets import load_preset, preset_names
 from whyrank.evaluation.report import html_report
@@ -214,7 +216,7 @@ class Tags(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elsewhere += [value for name, value in attrs if name in ("src", "href") and value]
-        self.open += [tag] if tag != "meta" else []
+        self.open += [tag] if tag not in ("br", "meta") else []
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -240,9 +242,34 @@ def test_the_report_is_one_sound_page(preset: str | None, card: Scorecard) -> No
     assert ("impossible: nDCG@10 with RR@10" in page) == (preset == "multi-hop")
 
 
-def test_the_report_runs_the_consistency_check_on_its_own_table(card: Scorecard) -> None:
-    from whyrank.evaluation.consistency import impossible_pairs
+def test_the_comparison_is_one_sound_page_too(tmp_path: Path) -> None:
+    a, b = write_results(tmp_path / "a", 0.1), write_results(tmp_path / "b", 6.0, model="<b> & co")
+    found = compare(a, b, MEASURES)
+    page = comparison_report(found, [gate for gate in map(Gate.parse, ["kendall < 0.9"]) if gate.fires(found)])
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == [] and tags.elsewhere == []
+    assert "b: &lt;b&gt; &amp; co</h1>" in page and page.count("<svg") == 2
+    assert "Going from a to b makes nDCG@10 worse by" in page and "failed: kendall &lt; 0.9 (it is 0." in page
+    assert "Lost most" in page and "text &lt;" in page and "can go together (consistency check)" in page
+    assert [extreme.delta for extreme in found.lost] == sorted(found.deltas)[: len(found.lost)]
 
+
+def test_a_comparison_of_twins_is_still_a_page(tmp_path: Path) -> None:
+    a = write_results(tmp_path / "a", 0.5, queries=3)
+    page = comparison_report(compare(a, a, MEASURES))
+    assert "makes no difference in nDCG@10" in page and "Lost most" not in page
+
+
+def test_an_impossible_side_is_told(tmp_path: Path) -> None:
+    found = compare(*[write_results(tmp_path / "a", 0.5)] * 2, MEASURES)
+    assert found.document()["impossible"] == [] and "Be careful" not in comparison_report(found)
+    wrong = tuple(impossible_pairs({"nDCG@10": 1.0, "RR@10": 0.2}))
+    page = comparison_report(replace(found, impossible=wrong))
+    assert "cannot come from the same judgements" in page and "can go together" not in page
+
+
+def test_the_report_runs_the_consistency_check_on_its_own_table(card: Scorecard) -> None:
     assert "Be careful" not in html_report(replace(card, unjudged=0.0))
     wrong = {"reranked": {"nDCG@10": 1.0, "RR@10": 0.2}}
     page = html_report(replace(card, impossible={"reranked": impossible_pairs(wrong["reranked"])}))
@@ -257,10 +284,14 @@ def test_ten_thousand_queries_make_no_huge_page(card: Scorecard) -> None:
 def test_costs_of_several_sessions_add_up(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "a", 0.5, queries=4)
     base = {"pairs": 10, "seconds": 0.5, "prompt_tokens": 7, "cached_tokens": 3, "output_tokens": 10}
-    clock = [1.0, 2.0, 0.5, 3.0]  # two seconds, then three in a second session
-    (folder / COSTS).write_text("".join(json.dumps({**base, "since_start": at}) + "\n" for at in clock))
+    clock = [(7, 1.0), (7, 2.0), (8, 2.5), (8, 3.0)]  # two seconds, then three in a second session
+    lines = (json.dumps({**base, "session": session, "since_start": at}) + "\n" for session, at in clock)
+    (folder / COSTS).write_text("".join(lines))
     costs = make_scorecard(folder, MEASURES).costs
     assert (costs.seconds, costs.pairs, costs.pairs_per_second, costs.cached_tokens) == (5.0, 40, 8.0, 12)
+    (folder / COSTS).write_text('{"pairs": 3}\n')
+    with pytest.raises(DataError, match=r"costs\.jsonl, line 1: not a cost of whyrank eval"):
+        make_scorecard(folder, MEASURES)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.37, 0.37), (0, 12_345), (0, 3)])

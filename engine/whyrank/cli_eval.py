@@ -37,6 +37,7 @@ from whyrank.cli_common import (
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.calibrate import Verdict, calibrate, fit, judged_pairs
 from whyrank.evaluation.compare import Comparison, Gate, compare
+from whyrank.evaluation.compare_report import comparison_report
 from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.fetch import fetch
 from whyrank.evaluation.measures import DEFAULT_MEASURES, Measurer
@@ -308,12 +309,15 @@ def compare_command(
     limit: Limit = None,
     measure: Measures = None,
     fresh: Fresh = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the comparison as a page with plots.")] = None,
     fail_if: Annotated[list[str] | None, typer.Option(help='E.g. "delta(nDCG@10) < -0.01"; more than once.')] = None,
     as_json: AsJson = False,
 ) -> None:
     """Hold two models, prompts, dtypes or earlier results against each other on the same data.
 
     `whyrank compare results/before results/after --fail-if "high(nDCG@10) < 0" --fail-if "overlap@10 < 0.9"`
+
+    `whyrank compare results/before results/after --html compared.html`
 
     `whyrank compare "MODEL,dtype=float32" "MODEL,dtype=bfloat16" --data house --fail-if "drift_p99 > 0.02"`
 
@@ -336,6 +340,8 @@ def compare_command(
 
         comparison = compare(results_of(a), results_of(b), names)
         failed = [gate for gate in gates if gate.fires(comparison)]
+        if html is not None:
+            html.write_text(comparison_report(comparison, failed), encoding="utf-8")
         if as_json:
             print(json.dumps({**comparison.document(), "failed": [str(gate) for gate in failed]}), file=stdout)
         else:
@@ -356,6 +362,6 @@ def _show_comparison(console: Console, comparison: Comparison, failed: Sequence[
     agreement = {name: value for name, value in comparison.figures().items() if "(" not in name}
     console.print("  ".join(f"{name} {value:.4f}" for name, value in agreement.items()), highlight=False)
     for gate in failed:
-        console.print(
-            f"[red]failed:[/] {escape(str(gate))} (it is {comparison.figures()[gate.name]:.6g})", highlight=False
-        )
+        console.print(gate.told(comparison), style="red", highlight=False, markup=False, soft_wrap=True)
+    for pair in comparison.impossible:
+        console.print(f"impossible: {pair.message}", style="red", highlight=False, markup=False, soft_wrap=True)

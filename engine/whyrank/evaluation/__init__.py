@@ -3,5 +3,6 @@
 data, corpus, trec, files    reading judged data        fetch                   bringing them from elsewhere
 run, results, targets        reranking them into a      measures, significance  what a ranking is worth
                              result file                consistency             whether a table can be true at all
-scorecard, report, charts    one result file, told      compare, calibrate      two result files; thresholds
+scorecard, report            one result file, told      compare, compare_report two result files, told
+page, charts                 what both reports share    calibrate               thresholds, and what scores mean
 """

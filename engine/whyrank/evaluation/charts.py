@@ -11,7 +11,7 @@ from pathlib import Path
 __all__ = ["Axis", "Chart", "Series", "ticks"]
 
 _HEIGHT = 270
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 30, 44
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Chart:
         for series in self.series:
             yield f'<rect x="{x:.0f}" y="9" width="11" height="11" rx="2" fill="var(--{series.colour})"/>'
             yield f'<text class="label" x="{x + 16:.0f}" y="19">{escape(series.name)}</text>'
-            x += 34 + 6.6 * len(series.name)
+            x += 34 + 7.6 * len(series.name)  # room for print, too, where letters are larger
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[float]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import DataError, InvalidRequest
+from whyrank.evaluation.consistency import Impossible, impossible_pairs
+from whyrank.evaluation.extremes import Extreme, Extremes
 from whyrank.evaluation.measures import Measurer
 from whyrank.evaluation.results import RESULTS, Header, Result, read_header, read_results
 from whyrank.evaluation.significance import Difference, paired_difference
@@ -43,6 +45,12 @@ class Comparison:
     margin_drift_mean: float
     means: Mapping[str, tuple[float, float]]
     differences: Mapping[str, Difference]
+    deltas: Values
+    """b - a of each query, in the first measure."""
+    drifts: Values
+    gained: tuple[Extreme, ...]
+    lost: tuple[Extreme, ...]
+    impossible: tuple[Impossible, ...]
 
     def figures(self) -> dict[str, float]:
         """All that a gate may ask for, by name."""
@@ -71,6 +79,7 @@ class Comparison:
             "means": {name: {"a": a, "b": b} for name, (a, b) in self.means.items()},
             "differences": {name: asdict(difference) for name, difference in self.differences.items()},
             "figures": figures,
+            "impossible": [pair.message for pair in self.impossible],
         }
 
 
@@ -100,45 +109,71 @@ class Gate:
         value = figures[self.name]
         return math.isnan(value) or (value < self.limit if self.below else value > self.limit)
 
+    def told(self, comparison: Comparison) -> str:
+        """For people, when it fires."""
+        return f"failed: {self} (it is {comparison.figures()[self.name]:.6g})"
+
     def __str__(self) -> str:
         return f"{self.name} {'<' if self.below else '>'} {self.limit:g}"
 
 
 def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
     """Of two folders of `whyrank eval`. Reads both side by side; memory holds a few numbers a query and one a document."""
-    import numpy as np
-
     headers = read_header(a / RESULTS), read_header(b / RESULTS)
     _same_data(*headers, a, b)
-    measurer = Measurer(measures)
-    values = array.array("d"), array.array("d")
-    taus, overlaps, drifts, margin_drifts = (array.array("d") for _ in range(4))
+    tally = _Tally(Measurer(measures))
     for left, right in _side_by_side(a, b):
+        tally.add(left, right)
+    return tally.comparison(*headers)
+
+
+class _Tally:
+    def __init__(self, measurer: Measurer) -> None:
+        self.measurer = measurer
+        self.values = array.array("d"), array.array("d")
+        self.taus, self.overlaps, self.drifts, self.margin_drifts = (array.array("d") for _ in range(4))
+        self.extremes = Extremes()
+        self.graded = False
+
+    def add(self, left: Result, right: Result) -> None:
         margins = left.margins(), right.margins()
-        for side, result, scores in zip(values, (left, right), margins, strict=True):
-            side.extend(measurer.measure(result.judged, scores))
-        taus.append(_agreement(*margins))
-        overlaps.append(_overlap(*margins))
-        scores_b = {row.document: row for row in right.rows}
-        for row in left.rows:
-            other = scores_b[row.document]
+        a, b = (self.measurer.measure(left.judged, scores) for scores in margins)
+        self.values[0].extend(a)
+        self.values[1].extend(b)
+        self.extremes.add(left.query, left.text, b[0] - a[0])
+        self.graded |= left.is_graded
+        self.taus.append(_agreement(*margins))
+        self.overlaps.append(_overlap(*margins))
+        for row, other in zip(left.rows, right.rows, strict=True):
             if None not in (row.score, other.score, row.margin, other.margin):
-                drifts.append(abs(row.score - other.score))  # type: ignore[operator]  # looked at in the line above
-                margin_drifts.append(abs(row.margin - other.margin))  # type: ignore[operator]
-    tables = [np.frombuffer(side, np.float64).reshape(-1, len(measurer.names)) for side in values]
-    drift = np.frombuffer(drifts, np.float64)
-    return Comparison(
-        *headers,
-        len(taus),
-        _mean(np.frombuffer(taus, np.float64)),
-        _mean(np.frombuffer(overlaps, np.float64)),
-        _mean(drift),
-        float(np.quantile(drift, 0.99)) if len(drift) else math.nan,
-        float(drift.max()) if len(drift) else math.nan,
-        _mean(np.frombuffer(margin_drifts, np.float64)),
-        {n: (float(tables[0][:, i].mean()), float(tables[1][:, i].mean())) for i, n in enumerate(measurer.names)},
-        {n: paired_difference(tables[0][:, i], tables[1][:, i]) for i, n in enumerate(measurer.names)},
-    )
+                self.drifts.append(abs(row.score - other.score))  # type: ignore[operator]  # looked at in the line above
+                self.margin_drifts.append(abs(row.margin - other.margin))  # type: ignore[operator]
+
+    def comparison(self, a: Header, b: Header) -> Comparison:
+        import numpy as np
+
+        names = self.measurer.names
+        left, right = (np.frombuffer(side, np.float64).reshape(-1, len(names)) for side in self.values)
+        means = [dict(zip(names, map(float, table.mean(axis=0)), strict=True)) for table in (left, right)]
+        drifts = np.frombuffer(self.drifts, np.float64)
+        return Comparison(
+            a,
+            b,
+            len(self.taus),
+            _mean(np.frombuffer(self.taus, np.float64)),
+            _mean(np.frombuffer(self.overlaps, np.float64)),
+            _mean(drifts),
+            float(np.quantile(drifts, 0.99)) if len(drifts) else math.nan,
+            float(drifts.max()) if len(drifts) else math.nan,
+            _mean(np.frombuffer(self.margin_drifts, np.float64)),
+            {name: (means[0][name], means[1][name]) for name in names},
+            {name: paired_difference(left[:, i], right[:, i]) for i, name in enumerate(names)},
+            right[:, 0] - left[:, 0],
+            drifts,
+            self.extremes.gained(),
+            self.extremes.lost(),
+            tuple(pair for row in means for pair in impossible_pairs(row, self.graded)),
+        )
 
 
 def _same_data(left: Header, right: Header, a: Path, b: Path) -> None:

@@ -4,38 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib import resources
 
 from whyrank.evaluation.charts import Axis, Chart, Series
 from whyrank.evaluation.evidence_measures import EVIDENCE_MEASURES
+from whyrank.evaluation.page import careful, changes, figure, page, table, verdict
 from whyrank.evaluation.presets import Claim, Preset
-from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, Bins, Extreme, Scorecard
+from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, Bins, Scorecard
 
 __all__ = ["html_report"]
 
-_MOST_BARS = 600
 _LATENCY_BINS = 30
 
 
 def html_report(card: Scorecard, preset: Preset | None = None) -> str:
-    style = resources.files("whyrank.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    title = f"{card.header.model} on {card.header.data}"
     sections = [
         _heading(card, preset),
         _warnings(card),
         _measures(card, preset),
-        _queries(card),
+        _changes(card),
         _scores(card),
         _evidence(card),
         _speed(card),
         _protocol(preset),
     ]
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        f'<meta name="viewport" content="width=device-width">\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n'
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return page(f"{card.header.model} on {card.header.data}", sections)
 
 
 def _heading(card: Scorecard, preset: Preset | None) -> str:
@@ -54,20 +46,9 @@ def _heading(card: Scorecard, preset: Preset | None) -> str:
 
 
 def _verdict(card: Scorecard) -> str:
-    """The one sentence that somebody in a hurry reads."""
-    difference, lead = card.difference, card.measures[0]
-    if difference is None:
+    if card.difference is None:
         return ""
-    if difference.low > 0 or difference.high < 0:
-        word = "better" if difference.mean > 0 else "worse"
-        said = f"Reranking makes {lead} {word} by {abs(difference.mean):.4f}"
-    else:
-        said = f"Reranking makes no difference in {lead} that these queries could show ({difference.mean:+.4f})"
-    return (
-        f"<p class='verdict'>{escape(said)}: 95 % interval {difference.low:+.4f} to {difference.high:+.4f} "
-        f"(paired bootstrap), p = {difference.p:.4f} (permutation test); {difference.better} queries better, "
-        f"{difference.worse} worse, {difference.same} the same.</p>"
-    )
+    return verdict("Reranking makes", card.measures[0], card.difference)
 
 
 def _warnings(card: Scorecard) -> str:
@@ -78,8 +59,7 @@ def _warnings(card: Scorecard) -> str:
         warnings.append(f"{card.failed} documents could not be scored. They count as not found.")
     if card.unjudged > 0.1:
         warnings.append(f"{card.unjudged:.0%} of the ten best documents are unjudged and count as not relevant.")
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f"<section class='careful'><h2>Be careful</h2><ul>{items}</ul></section>" if warnings else ""
+    return careful(warnings)
 
 
 def _measures(card: Scorecard, preset: Preset | None) -> str:
@@ -89,38 +69,16 @@ def _measures(card: Scorecard, preset: Preset | None) -> str:
     notes = f"The {ORACLE} is the best order of the same candidates. Unjudged among the ten best: {card.unjudged:.1%}."
     checked = "" if any(card.impossible.values()) else " The measures of each row can go together (consistency check)."
     definitions = f"<dl>{''.join(told)}</dl>" if told else ""
-    table = _table(["", *card.measures], rows)
-    return f"<section><h2>Measures</h2>{table}<p>{escape(notes + checked)}</p>{definitions}</section>"
+    shown = table(["", *card.measures], rows)
+    return f"<section><h2>Measures</h2>{shown}<p>{escape(notes + checked)}</p>{definitions}</section>"
 
 
-def _queries(card: Scorecard) -> str:
+def _changes(card: Scorecard) -> str:
     if FIRST not in card.values:
         return ""
     lead = card.measures[0]
-    deltas = sorted((card.values[RERANKED][lead] - card.values[FIRST][lead]).tolist(), reverse=True)
-    shown = deltas if len(deltas) <= _MOST_BARS else deltas[:: -(-len(deltas) // _MOST_BARS)]
-    most = max(0.1, *(abs(delta) for delta in shown)) if shown else 0.1
-    better = [(float(place), delta) for place, delta in enumerate(shown) if delta > 0]
-    worse = [(float(place), delta) for place, delta in enumerate(shown) if delta < 0]
-    every = "" if len(shown) == len(deltas) else f" (one of {-(-len(deltas) // _MOST_BARS)})"
-    chart = Chart(
-        f"Change of {lead} by reranking for each query: {len(better)} better, {len(worse)} worse",
-        Axis(0, max(1, len(shown)), f"queries{every}, by change"),
-        Axis(-most, most, f"change of {lead}", lambda value: f"{value:+.2g}" if value else "0"),
-        [Series("better", "good", better, "columns"), Series("worse", "bad", worse, "columns")],
-        width=1000,
-    )
-    tables = [
-        f"<div><h3>{title}</h3>{_table(['query', 'text', 'change'], [_extreme(e) for e in extremes])}</div>"
-        for title, extremes in (("Gained most", card.gained), ("Lost most", card.lost))
-        if extremes
-    ]
-    return f"<section><h2>Query by query</h2>{_figure(chart)}<div class='pair'>{''.join(tables)}</div></section>"
-
-
-def _extreme(extreme: Extreme) -> list[str]:
-    text = extreme.text if len(extreme.text) <= 90 else extreme.text[:89] + "…"
-    return [extreme.query, text, f"{extreme.delta:+.3f}"]
+    deltas = (card.values[RERANKED][lead] - card.values[FIRST][lead]).tolist()
+    return changes(lead, "by reranking", deltas, card.gained, card.lost)
 
 
 def _scores(card: Scorecard) -> str:
@@ -139,14 +97,7 @@ def _scores(card: Scorecard) -> str:
             f"Expected calibration error: {errors}.",
         ),
     ]
-    return (
-        f"<section><h2>Scores</h2><div class='pair'>{''.join(_figure(*figure) for figure in figures)}</div></section>"
-    )
-
-
-def _figure(chart: Chart, caption: str = "") -> str:
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{chart.svg()}{below}</figure>"
+    return f"<section><h2>Scores</h2><div class='pair'>{''.join(figure(*told) for told in figures)}</div></section>"
 
 
 def _histogram(bins: Bins) -> Chart:
@@ -178,7 +129,7 @@ def _evidence(card: Scorecard) -> str:
         return ""
     rows = [[name.replace("_", " "), f"{v:.3f}", EVIDENCE_MEASURES[name]] for name, v in card.evidence.items()]
     return (
-        f"<section><h2>Evidence</h2>{_table(['', 'mean', 'what it is'], rows)}"
+        f"<section><h2>Evidence</h2>{table(['', 'mean', 'what it is'], rows)}"
         f"<p>Means over {card.written} written documents. Counted by rule: no model was asked.</p></section>"
     )
 
@@ -194,10 +145,9 @@ def _speed(card: Scorecard) -> str:
         ["prompt tokens", f"{costs.prompt_tokens:,} ({cached:.0%} from the cache)"],
         ["output tokens", f"{costs.output_tokens:,}"],
     ]
-    figure = _figure(
-        _latency(costs.latencies), "Time from asking to answer for each query, while others were under way."
-    )
-    return f"<section><h2>Speed</h2><div class='pair'>{_table(['', ''], rows)}{figure}</div></section>"
+    caption = "Time from asking to answer for each query, while others were under way."
+    latencies = figure(_latency(costs.latencies), caption)
+    return f"<section><h2>Speed</h2><div class='pair'>{table(['', ''], rows)}{latencies}</div></section>"
 
 
 def _latency(latencies: Sequence[float]) -> Chart:
@@ -236,23 +186,4 @@ def _claims(claims: Iterable[Claim]) -> str:
         verdict = f"impossible: {impossible[0].first} with {impossible[0].second}" if impossible else "possible"
         means = [f"{claim.means[name]:.4f}" if name in claim.means else "" for name in names]
         rows.append([claim.system, claim.data, *means, verdict])
-    return _table(["system", "data", *names, "check"], rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    rows = list(rows)
-    numeric = [all(_is_number(row[at]) for row in rows) for at in range(len(head))]
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=number' if number else ''}>{escape(cell)}</{tag}>"
-            for cell, number in zip(row, numeric, strict=True)
-        )
-
-    top = f"<thead><tr>{cells(head, 'th')}</tr></thead>" if any(head) else ""
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<div class='wide'><table>{top}<tbody>{body}</tbody></table></div>"
-
-
-def _is_number(cell: str) -> bool:
-    return cell == "" or cell.lstrip("+-").replace(".", "", 1).isdecimal()
+    return table(["system", "data", *names, "check"], rows)

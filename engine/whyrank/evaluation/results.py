@@ -61,6 +61,10 @@ class Result:
     failed: Mapping[str, str] = field(default_factory=dict)
     evidence: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    @property
+    def is_graded(self) -> bool:
+        return any(grade > 1 for grade in self.judged.values())
+
     def margins(self) -> dict[str, float]:
         return {row.document: row.margin for row in self.rows if row.margin is not None}
 

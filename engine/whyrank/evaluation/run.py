@@ -13,6 +13,7 @@ from typing import NamedTuple
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
 from whyrank.evaluation.evidence_measures import evidence_measures
+from whyrank.evaluation.files import json_line
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open_results, read_results
 from whyrank.evaluation.targets import Target
 from whyrank.evaluation.trec import run_line, trec_order
@@ -66,19 +67,19 @@ async def evaluate(
     """Writes results.jsonl and costs.jsonl into the folder; calls `told` once for each query, done before or now."""
     results, done = open_results(folder, asked.header(collection))
     costs = LineFile(folder / COSTS)
-    began = time.perf_counter()
+    session, began = round(time.time(), 3), time.perf_counter()
     with closing(results), closing(costs):
         for _ in done:
             told()
         waiting = (ident for ident in collection.topic_ids[: asked.limit] if ident not in done)
-        same = _SameTarget(folder / _TARGET)
+        same = _SameTarget(folder)
         work = (_rerank(collection.topic(ident, asked.top_k), target, asked.options) for ident in waiting)
         async with aclosing(in_order(work, _AT_ONCE)) as answers:
             async for answer in answers:
                 if answer.ranking is not None:
                     same.check(answer.ranking)
                 results.append(answer.result.line())
-                costs.append(_cost(answer, time.perf_counter() - began))
+                costs.append(_cost(answer, session, time.perf_counter() - began))
                 told()
 
 
@@ -101,7 +102,7 @@ def target_of(folder: Path) -> tuple[str, str]:
     try:
         found = json.loads((folder / _TARGET).read_text(encoding="utf-8"))
         return str(found["model"]), str(found["prompt"])
-    except (OSError, ValueError, KeyError) as cause:
+    except (OSError, ValueError, KeyError, TypeError) as cause:
         raise DataError(f"{folder / _TARGET}: not there or not readable; give a folder of whyrank eval") from cause
 
 
@@ -137,27 +138,34 @@ def _nine(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.9g}")
 
 
-def _cost(answer: _Answer, since_start: float) -> str:
+def _cost(answer: _Answer, session: float, since_start: float) -> str:
+    """`session`: when it was started; `since_start`: seconds from then on."""
     usage = answer.ranking.usage if answer.ranking else Usage()
     cost = {"query": answer.result.query, "pairs": len(answer.result.rows), "seconds": round(answer.seconds, 6)}
-    cost |= {"since_start": round(since_start, 6), "prompt_tokens": usage.prompt_tokens}
-    return json.dumps(cost | {"cached_tokens": usage.cached_tokens, "output_tokens": usage.output_tokens}) + "\n"
+    cost |= {"session": session, "since_start": round(since_start, 6), "prompt_tokens": usage.prompt_tokens}
+    return json_line(cost | {"cached_tokens": usage.cached_tokens, "output_tokens": usage.output_tokens})
 
 
 class _SameTarget:
     """Scores of two models or prompts must not end up in one file, whatever was done to a checkpoint in between."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / _TARGET
+        self._known = target_of(folder) if self._path.exists() else None
 
     def check(self, ranking: Ranking) -> None:
-        found = {"model": ranking.model, "prompt": ranking.prompt}
+        found = ranking.model, ranking.prompt
         if self._known is None:
-            self._path.write_text(json.dumps(found), encoding="utf-8")
+            # Whoever kills this process leaves the whole file, or none.
+            half = self._path.with_suffix(".half")
+            half.write_text(json.dumps({"model": ranking.model, "prompt": ranking.prompt}), encoding="utf-8")
+            half.replace(self._path)
             self._known = found
         if self._known != found:
-            raise InvalidRequest(f"{self._path} names {self._known}, but {found} answers: choose another --out")
+            raise InvalidRequest(
+                f"{self._path} names {self._known[0]} with prompt {self._known[1]}, but {found[0]} with {found[1]} "
+                "answers: choose another --out"
+            )
 
 
 def write_run(folder: Path, tag: str = "whyrank") -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from whyrank.errors import DataError
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
 from whyrank.evaluation.evidence_measures import EVIDENCE_MEASURES
+from whyrank.evaluation.extremes import Extreme, Extremes
 from whyrank.evaluation.files import json_object, numbered_lines
 from whyrank.evaluation.measures import Measurer, unjudged_share
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, read_header, read_results
@@ -22,20 +24,10 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-__all__ = ["FIRST", "ORACLE", "RERANKED", "Costs", "Extreme", "Scorecard", "make_scorecard"]
+__all__ = ["FIRST", "ORACLE", "RERANKED", "Costs", "Scorecard", "make_scorecard"]
 
 FIRST, RERANKED, ORACLE = "first stage", "reranked", "oracle ceiling"
 _BINS = 20
-_EXTREMES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Extreme:
-    """A query that gained or lost much."""
-
-    query: str
-    text: str
-    delta: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +128,7 @@ class _Tally:
         systems = (*([FIRST] if header.first_stage else []), RERANKED, ORACLE)
         self.values = {system: array.array("d") for system in systems}
         self.queries: list[str] = []
-        self.deltas: list[Extreme] = []
+        self.extremes = Extremes()
         self.bins, self.calibrated = Bins(), Bins()
         self.missing = self.failed = 0
         self.graded = False
@@ -148,11 +140,13 @@ class _Tally:
         self.queries.append(result.query)
         self.missing += not result.rows
         self.failed += len(result.failed)
-        self.graded |= any(grade > 1 for grade in result.judged.values())
+        self.graded |= result.is_graded
         self.unjudged += unjudged_share(result.judged, margins)
-        for system, values in self.values.items():
-            values.extend(self.measurer.measure(result.judged, _scores(system, result, margins)))
-        self._note_extremes(result)
+        measured = {s: self.measurer.measure(result.judged, _scores(s, result, margins)) for s in self.values}
+        for system, values in measured.items():
+            self.values[system].extend(values)
+        if FIRST in measured:
+            self.extremes.add(result.query, result.text, measured[RERANKED][0] - measured[FIRST][0])
         relevance = result.relevance()
         for row in result.rows:
             if row.score is not None and row.document in relevance:
@@ -163,16 +157,6 @@ class _Tally:
             for name, value in counted.items():
                 total, count = self.evidence.get(name, (0.0, 0))
                 self.evidence[name] = total + value, count + 1
-
-    def _note_extremes(self, result: Result) -> None:
-        """Keeps those that gained or lost most, and no others."""
-        if FIRST not in self.values:
-            return
-        first, width = -len(self.measurer.measures), len(self.measurer.measures)
-        delta = self.values[RERANKED][first:][0] - self.values[FIRST][first:][0]
-        self.deltas.append(Extreme(result.query, result.text, delta))
-        if len(self.deltas) > 64 * width:
-            self.deltas = [*_most(self.deltas, 1), *_most(self.deltas, -1)]
 
     def scorecard(self, costs: Costs) -> Scorecard:
         import numpy as np
@@ -189,8 +173,8 @@ class _Tally:
             values,
             means,
             paired_difference(values[FIRST][lead], values[RERANKED][lead]) if FIRST in values else None,
-            tuple(_most(self.deltas, 1)),
-            tuple(_most(self.deltas, -1)),
+            self.extremes.gained(),
+            self.extremes.lost(),
             self.unjudged / max(1, len(self.queries)),
             self.missing,
             self.failed,
@@ -217,24 +201,17 @@ def _scores(system: str, result: Result, margins: dict[str, float]) -> dict[str,
     return {document: -float(place) for place, document in enumerate(best)}
 
 
-def _most(deltas: Sequence[Extreme], sign: int) -> Iterator[Extreme]:
-    moved = (extreme for extreme in deltas if sign * extreme.delta > 0)
-    yield from sorted(moved, key=lambda extreme: -sign * extreme.delta)[:_EXTREMES]
-
-
 def _read_costs(path: Path) -> Costs:
-    """A session starts where the clock starts again."""
-    pairs = prompt = cached = output = 0
-    seconds = last = 0.0
+    sessions: dict[float, float] = {}
+    totals = Counter[str]()
     latencies = array.array("d")
     for line in numbered_lines(path) if path.exists() else ():
         cost = json_object(line)
-        if cost["since_start"] < last:
-            seconds += last
-        last = cost["since_start"]
-        pairs += cost["pairs"]
-        prompt, cached = prompt + cost["prompt_tokens"], cached + cost["cached_tokens"]
-        output += cost["output_tokens"]
-        if cost["pairs"]:
-            latencies.append(cost["seconds"])
-    return Costs(pairs, seconds + last, prompt, cached, output, tuple(latencies))
+        try:
+            sessions[cost["session"]] = cost["since_start"]
+            totals.update({name: cost[name] for name in ("pairs", "prompt_tokens", "cached_tokens", "output_tokens")})
+            if cost["pairs"]:
+                latencies.append(cost["seconds"])
+        except (KeyError, TypeError) as cause:
+            raise DataError(f"{line.where}: not a cost of whyrank eval ({cause})") from cause
+    return Costs(seconds=sum(sessions.values()), latencies=tuple(latencies), **totals)
