@@ -13,6 +13,7 @@ vLLM into FOLDER/export; scripts/eval_demo_model.py measures that.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -27,13 +28,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while t
 
 import torch
 
-from demo_data import FAMILIES, Question, Sample, Writer
+from demo_data import FAMILIES, HARD, Question, Sample, Writer
 from demo_model import Muon, Net, Shape, collate, counts, losses, write_checkpoint
 from demo_tokens import Encoded, Encoder, build_tokenizer, micro_batches
 from eval_demo_model import auc
+from whyrank.evaluation.charts import Axis, Chart, Series
 
 _WEIGHTS = {"words": 1.0, "label": 2.0, "shared": 0.5, "parts": 1.0, "answers": 1.0, "close": 0.3}
 _SAVE_SECONDS = 120.0
+_COLOURS = ("first", "second", "good", "bad", "muted", "warn-rule", "soft", "ink")
 
 
 # What is learned when.
@@ -177,19 +180,19 @@ def quick_look(run: Run, count: int) -> dict[str, float]:
 
 
 def draw(folder: Path) -> None:
-    """The losses and the looks so far, as pictures."""
+    """The losses and the looks at held-out samples so far, as pictures."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    _chart(rows, "losses in training", tuple(_WEIGHTS), 0, 1).write(folder / "losses.svg")
-    looked = [row for row in rows if "auc" in row]
-    if looked:
-        about = "held-out words: ROC AUC by kind, and answer tokens foretold"
-        _chart(looked, about, ("auc", "written", *_kinds(rows)), 0.5, 1).write(folder / "looks.svg")
-
-
-def _kinds(rows: list[dict[str, Any]]) -> list[str]:
-    from demo_data import HARD
-
-    return [kind for kind in HARD if any(kind in row for row in rows)]
+    looks = [name for name in ("auc", "written", *HARD) if any(name in row for row in rows)]
+    for file, about, names in (
+        ("losses.svg", "losses in training, drawn up to 1", [*_WEIGHTS]),
+        ("looks.svg", "ROC AUC on held-out words, and the share of answer tokens foretold", looks),
+    ):
+        lines = [
+            Series(name, colour, [(row["step"], row[name]) for row in rows if name in row], "dots")
+            for name, colour in zip(names, itertools.cycle(_COLOURS), strict=False)
+        ]
+        steps = Axis(0, max((row["step"] for row in rows), default=1), "step")
+        (folder / file).write_text(Chart(about, steps, Axis(0, 1, about), lines, width=900).file())
 
 
 class _Mean:
