@@ -183,16 +183,16 @@ def draw(folder: Path) -> None:
     """The losses and the looks at held-out samples so far, as pictures."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     looks = [name for name in ("auc", "written", *HARD) if any(name in row for row in rows)]
-    for file, about, names in (
-        ("losses.svg", "losses in training, drawn up to 1", [*_WEIGHTS]),
-        ("looks.svg", "ROC AUC on held-out words, and the share of answer tokens foretold", looks),
+    for file, about, label, names in (
+        ("losses.svg", "Losses in training, drawn up to 1", "loss", [*_WEIGHTS]),
+        ("looks.svg", "ROC AUC on held-out words, and the share of answer tokens foretold", "ROC AUC, share", looks),
     ):
         lines = [
             Series(name, colour, [(row["step"], row[name]) for row in rows if name in row], "dots")
             for name, colour in zip(names, itertools.cycle(_COLOURS), strict=False)
         ]
         steps = Axis(0, max((row["step"] for row in rows), default=1), "step")
-        (folder / file).write_text(Chart(about, steps, Axis(0, 1, about), lines, width=900).file())
+        (folder / file).write_text(Chart(about, steps, Axis(0, 1, label), lines, width=900).file())
 
 
 class _Mean:

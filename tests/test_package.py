@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -158,16 +157,10 @@ def test_the_wheel_carries_the_prompts(tmp_path: Path) -> None:
     assert "prism" in run(code).split()
 
 
-def test_the_readmes_python_example_runs(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    """As printed, but for the model: a tiny checkpoint under the real one's name."""
+def test_the_readmes_python_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    model = re.search(r'Reranker\("([^"]+)"', example)
-    assert model is not None
-    folder = tmp_path / model.group(1)
-    folder.parent.mkdir(parents=True)
-    folder.symlink_to(checkpoint("qwen3"))
     script = tmp_path / "example.py"
-    script.write_text(example.replace(model.group(1), str(folder)))
+    script.write_text(example)
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2
