@@ -4,18 +4,25 @@ has: few requests for many calls, memory, callers who leave, threads."""
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import threading
+import venv
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+import whyrank
 from conftest import Serve
 from inprocess import InProcess, prism_plan
 from samples import DOCUMENTS, QUERY
@@ -538,3 +545,52 @@ def test_whoever_calls_while_it_closes_gets_an_answer_or_an_error(server: Server
     assert set(said) <= {"5", "this client is closed: make a new one"} and len(said) == 2
     with pytest.raises(InvalidRequest, match="this client is closed"):
         next(stream)
+
+
+# With hardly anything installed.
+
+
+def distributions_of(*names: str) -> dict[str, Distribution]:
+    """These and what they cannot do without, as installed here."""
+    found: dict[str, Distribution] = {}
+    left = [*names]
+    while left:
+        name = canonicalize_name(left.pop())
+        if name not in found:
+            found[name] = distribution(name)
+            wanted = map(Requirement, found[name].requires or [])
+            left += [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
+
+
+ASK_FROM_THERE = """
+import asyncio, importlib.util, json, sys
+from whyrank import AsyncClient, Client
+
+async def asked(url, texts):
+    async with AsyncClient(url) as client:
+        return [type(event).__name__ async for event in client.stream("boiling point", texts)]
+
+url, texts = sys.argv[1], sys.argv[2:]
+with Client(url) as client:
+    scores = [row.score for row in client.score("boiling point", texts)]
+heavy = ("numpy", "rich", "tokenizers", "torch", "transformers", "typer", "vllm")
+there = [name for name in heavy if importlib.util.find_spec(name)]
+print(json.dumps({"scores": scores, "events": asyncio.run(asked(url, texts)), "there": there}))
+"""
+
+
+async def test_httpx_and_pydantic_are_all_it_needs(server: Server, reranker: Verbs, tmp_path: Path) -> None:
+    venv.create(tmp_path, with_pip=False, symlinks=True)
+    (site,) = tmp_path.glob("lib/python*/site-packages")
+    for one in distributions_of("httpx", "pydantic").values():
+        for name in {path.parts[0] for path in one.files or [] if path.parts[0] not in ("..", "__pycache__")}:
+            (site / name).symlink_to(str(one.locate_file(name)))
+    (site / "whyrank").symlink_to(Path(whyrank.__file__).parent)
+    command = [str(tmp_path / "bin" / "python"), "-I", "-W", "error", "-c", ASK_FROM_THERE, server.url, *TEXTS[:3]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["there"] == [] and told["events"] == ["Scored"] * 3 + ["Ranked", "Finished"]
+    ours = [row.score for row in await reranker.score("boiling point", TEXTS[:3])]
+    assert told["scores"] == pytest.approx(ours, abs=1e-6)
