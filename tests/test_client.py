@@ -312,6 +312,10 @@ def call(n: int, count: int = 5) -> tuple[str, list[str]]:
     ]
 
 
+def scores(rows: Sequence[RankedDocument]) -> list[float | None]:
+    return [row.score for row in rows]
+
+
 def margins(rows: Sequence[RankedDocument]) -> list[float | None]:
     return [row.margin for row in rows]
 
@@ -334,7 +338,7 @@ async def test_a_thousand_calls_of_a_real_server(server: Server) -> None:
         assert len(counting.paths) <= 100
         assert all(row.error is None for rows in answers for row in rows)
         for n in range(0, 1000, 10):
-            assert margins(answers[n]) == pytest.approx(margins(await serial.score(*call(n))), abs=1e-6)
+            assert scores(answers[n]) == pytest.approx(scores(await serial.score(*call(n))), abs=1e-6)
 
 
 async def test_what_is_known_is_not_asked_again_until_the_server_is_another(make: MakeServer) -> None:
@@ -580,17 +584,23 @@ print(json.dumps({"scores": scores, "events": asyncio.run(asked(url, texts)), "t
 """
 
 
-async def test_httpx_and_pydantic_are_all_it_needs(server: Server, reranker: Verbs, tmp_path: Path) -> None:
+@pytest.fixture
+def bare_python(tmp_path: Path) -> Path:
+    """Of an environment that holds httpx, pydantic, what those two need, and whyrank."""
     venv.create(tmp_path, with_pip=False, symlinks=True)
     (site,) = tmp_path.glob("lib/python*/site-packages")
     for one in distributions_of("httpx", "pydantic").values():
         for name in {path.parts[0] for path in one.files or [] if path.parts[0] not in ("..", "__pycache__")}:
             (site / name).symlink_to(str(one.locate_file(name)))
-    (site / "whyrank").symlink_to(Path(whyrank.__file__).parent)
-    command = [str(tmp_path / "bin" / "python"), "-I", "-W", "error", "-c", ASK_FROM_THERE, server.url, *TEXTS[:3]]
+    (site / "whyrank.pth").write_text(str(Path(whyrank.__file__).parents[1]))
+    return tmp_path / "bin" / "python"
+
+
+def test_httpx_and_pydantic_are_all_it_needs(server: Server, bare_python: Path) -> None:
+    command = [str(bare_python), "-I", "-W", "error", "-c", ASK_FROM_THERE, server.url, *TEXTS[:3]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["there"] == [] and told["events"] == ["Scored"] * 3 + ["Ranked", "Finished"]
-    ours = [row.score for row in await reranker.score("boiling point", TEXTS[:3])]
-    assert told["scores"] == pytest.approx(ours, abs=1e-6)
+    with Client(server.url) as client:
+        assert told["scores"] == pytest.approx(scores(client.score("boiling point", TEXTS[:3])), abs=1e-6)
