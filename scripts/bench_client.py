@@ -81,21 +81,9 @@ async def free_engine(scope: Any, receive: Any, send: Any) -> None:
 
 
 def _ranking(documents: int) -> dict[str, Any]:
-    cut: dict[str, Any] = {
-        "original_tokens": 50,
-        "used_tokens": 50,
-        "policy": "tail",
-        "truncated": False,
-        "query_tokens_cut": 0,
-    }
-    row: dict[str, Any] = {
-        "id": None,
-        "score": 0.5123456789,
-        "margin": 0.0493827160,
-        "label_mass": 0.99,
-        "neutralised": False,
-    }
-    row |= {"truncation": cut | {"window": None}, "error": None}
+    cut: dict[str, Any] = {"original_tokens": 50, "used_tokens": 50, "policy": "tail", "truncated": False}
+    row: dict[str, Any] = {"id": None, "score": 0.5123456789, "margin": 0.0493827160, "label_mass": 0.99}
+    row |= {"truncation": cut | {"query_tokens_cut": 0, "window": None}, "neutralised": False, "error": None}
     usage = {"prompt_tokens": 300, "cached_tokens": 200, "computed_tokens": 100, "output_tokens": 0}
     rows = [{"index": i, "rank": i + 1, **row} for i in range(documents)]
     return {"results": rows, "usage": usage, "evidence_usage": usage, "model": "m", "prompt": "p@1", "degraded": False}
@@ -274,7 +262,7 @@ async def _answers(url: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--free-calls", type=int, default=2048)
+    parser.add_argument("--free-calls", type=int, default=1024)
     parser.add_argument("--calls", type=int, default=256, help="of distinct pairs, to the real server")
     parser.add_argument("--queries", type=int, default=12, help="that all agents ask")
     parser.add_argument("--lone-calls", type=int, default=400)
