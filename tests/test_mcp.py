@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,33 +89,42 @@ async def test_an_agent_is_told_what_went_wrong(server: Server) -> None:
         assert FAILING in await complaint(client)
 
 
-def test_stdout_is_the_protocols_alone(server: Server) -> None:
+def test_stdout_is_the_protocols_alone(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Even with a checkpoint whose own code prints when it is loaded, and whenever it is asked."""
+    folder = shutil.copytree(checkpoint("querit"), tmp_path / "querit")
+    (code,) = folder.glob("*.py")
+    code.write_text(
+        "print('loaded')\n" + code.read_text().replace("        return", "        print('asked')\n        return")
+    )
+    model = ["--model", str(folder), "--prompt", "querit", "--trust-remote-code"]
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    call = {"name": "rerank", "arguments": {"query": " ", "documents": TEXTS}}
-    messages = [
+    call = {"name": "rerank", "arguments": {"query": QUERY, "documents": TEXTS}}
+    messages: list[dict[str, Any]] = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call},
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "whyrank", "mcp", "--url", server.url],
-        input="not JSON\n" + "".join(json.dumps(one) + "\n" for one in messages),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.returncode == 0 and {one.get("id") for one in answers} >= {1, 2}
-    assert all(one["jsonrpc"] == "2.0" for one in answers)
-    assert "Traceback" not in done.stderr, done.stderr
+    command = [sys.executable, "-m", "whyrank", "mcp", *model]
+    with (
+        (tmp_path / "stderr").open("w") as stderr,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        assert process.stdin and process.stdout
+        process.stdin.write("".join(json.dumps(one) + "\n" for one in messages))
+        process.stdin.flush()
+        answers = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.stdin.close()  # which is how a host says goodbye
+        assert process.stdout.read() == "" and process.wait(30) == 0
+    printed = (tmp_path / "stderr").read_text()
+    assert "loaded" in printed and "asked" in printed
+    assert [one["id"] for one in answers] == [1, 2]
+    assert {one["index"] for one in answers[1]["result"]["structuredContent"]["results"]} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "give either --model, to load one, or --url"),
-        (["--url", "localhost:1"], "give URLs such as"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )

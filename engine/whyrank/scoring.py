@@ -67,4 +67,7 @@ def shown(rows: Iterable[RankedDocument], min_score: float | None, top_n: int | 
 def ranked(rows: Iterable[RankedDocument]) -> list[RankedDocument]:
     """Largest margin first, ties in input order, documents without one last. Ranks start at 1."""
     ordered = sorted(rows, key=lambda row: (row.margin is None, -(row.margin or 0.0), row.index))
-    return [row if row.margin is None else replace(row, rank=place) for place, row in enumerate(ordered, 1)]
+    return [
+        row if row.margin is None or row.rank == place else replace(row, rank=place)
+        for place, row in enumerate(ordered, 1)
+    ]

@@ -33,7 +33,8 @@ class WhyrankRanker:
 
         WhyrankRanker("http://localhost:8000", top_k=5, mode="evidence", replace_content=True)
 
-    Options are those of `rerank`; top_k is its top_n.
+    Options are those of `rerank`; top_k is its top_n. To load a pipeline that holds one, Haystack wants to be told:
+    Pipeline.load(file, allowed_modules=["whyrank.adapters.haystack"]).
     """
 
     def __init__(

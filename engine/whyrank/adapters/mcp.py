@@ -7,6 +7,7 @@ from typing import Annotated, Any, Unpack
 
 from pydantic import BaseModel, Field
 
+from whyrank import __version__
 from whyrank.adapters.asking import framework
 from whyrank.errors import WhyrankError
 from whyrank.ranking import Ranking
@@ -77,7 +78,7 @@ Deadline = Annotated[float | None, Field(gt=0, description="Milliseconds after w
 
 def tools_over(reranker: Verbs) -> MCPServer[Any]:
     """`reranker` must be running for as long as the tools are served."""
-    server: MCPServer[Any] = MCPServer("whyrank", instructions=_INSTRUCTIONS, log_level="WARNING")
+    server: MCPServer[Any] = MCPServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
     @server.tool(title="Rerank with evidence", annotations=only_reads)

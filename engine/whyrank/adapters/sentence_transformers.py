@@ -17,6 +17,12 @@ __all__ = ["WhyrankCrossEncoder"]
 Activation = Callable[[Any], Any]
 
 
+class _NoCard:
+    """Evaluators write what they measure into a model's card, to be published with it. A server's model has none here."""
+
+    def set_evaluation_metrics(self, *measured: Any) -> None: ...
+
+
 class WhyrankCrossEncoder(Asking):
     """WhyrankCrossEncoder(base_url="http://localhost:8000").rank(query, documents, top_k=5)
 
@@ -26,6 +32,7 @@ class WhyrankCrossEncoder(Asking):
     """
 
     num_labels: ClassVar[int] = 1
+    model_card_data: ClassVar[_NoCard] = _NoCard()
 
     def predict(
         self,

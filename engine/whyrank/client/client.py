@@ -320,7 +320,7 @@ def _ranking(
             rows.append(RankedDocument(index, document, error=DocumentError("unreachable", str(errors[key]))))
         else:
             row = known[key].row if key in known else asks[key].rows[key]
-            rows.append(replace(row, index=index, document=document, rank=None))
+            rows.append(replace(row, index=index, document=document))
     served = [ask.served for ask in asks.values() if ask.rows] or [one.served for one in known.values()]
     usage = sum((ask.usage for ask in own), Usage())
     return Ranking(shown(ranked(rows), request.min_score, request.top_n), usage, *served[0])
