@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -143,22 +143,31 @@ def about_chinese(source: Source) -> Question:
 
 
 def about_noise(source: Source) -> Question:
-    words, others = ([source.invent.word() for _ in range(source.chance.randint(4, 8))] for _ in range(2))
-    start = source.chance.randrange(len(words) - 2)
-    asked = words[start : start + 3] if source.chance.random() < 0.7 else source.chance.sample(words, k=2)
+    """Words in no order: nothing to know by heart, so all that helps is to copy, whatever it is made of."""
+    chance, invent = source.chance, source.invent
+    prose = _words(invent.split == "training")
+    makers: list[Callable[[], str]] = [invent.word, lambda: chance.choice(prose), invent.odd_word]
+    kinds = chance.choice((makers[:1], makers[1:2], makers))
+
+    def maker() -> str:
+        return chance.choice(kinds)()
+
+    words, others = ([maker() for _ in range(chance.randint(4, 9))] for _ in range(2))
+    start = chance.randrange(len(words) - 2)
+    asked = words[start : start + 3] if chance.random() < 0.7 else chance.sample(words, k=2)
 
     def said(words: list[str], subject: bool = False, attribute: bool = False) -> Sentence:
-        text = " ".join(words).capitalize() + "."
-        return Sentence(text, subject, attribute, attribute, answer=" ".join(words[1:]))
+        text = " ".join(words)
+        return Sentence(f"{text[0].upper()}{text[1:]}.", subject, attribute, attribute, answer=" ".join(words[1:]))
 
     def other(*shared: str) -> Sentence:
-        made = [*(source.invent.word() for _ in range(source.chance.randint(4, 8))), *shared]
-        source.chance.shuffle(made)
+        made = [*(maker() for _ in range(chance.randint(4, 9))), *shared]
+        chance.shuffle(made)
         return said(made, bool(shared))
 
     cores = {
         "answer": lambda: [said(words, True, True)],
-        "some_words": lambda: [other(source.chance.choice(asked))],
+        "some_words": lambda: [other(chance.choice(asked))],
         "random": lambda: [said(others)],
     }
     return Question("noise", " ".join(asked), f"Has {' '.join(asked)}.", cores, lambda near: other())
@@ -198,3 +207,11 @@ def _index(training: bool) -> dict[str, list[str]]:
             for word in set(_content(sentence)):
                 found[word].append(sentence)
     return found
+
+
+@cache
+def _words(training: bool) -> list[str]:
+    """All the words of one split's paragraphs."""
+    return sorted(
+        {word for page in _pages(training) for text in page for word in re.findall(r"[A-Za-z]+(?:-[a-z]+)*", text)}
+    )

@@ -15,6 +15,7 @@ import tomllib
 import zlib
 from functools import cache
 from pathlib import Path
+from string import ascii_letters, ascii_uppercase
 from typing import Any, Literal
 
 __all__ = ["FACTS", "Inventor", "Split", "is_held_out", "passages"]
@@ -27,6 +28,7 @@ _ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr kr pl sh st th tr"
 _VOWELS = "a e i o u a e i o ai ea ou".split()
 _CODAS = ["", "", "", *"l m n r s t ck ld nd nt rn sk st x".split()]
 _LASTS = "a ek el en er ia in is o on or um us ard berg ford ham holm mark ton wick well".split()
+_ACCENTED = {"a": "aáäåа", "e": "eéèëе", "i": "iíï", "o": "oóöø", "u": "uúü", "s": "sßš", "n": "nñ", "c": "cç"}
 _MONTHS = "January February March April May June July August September October November December".split()
 _PLACE_KINDS = ("", "", "", "", " Bay", " Hill", " Falls", " Valley")
 _PRIZES = ("Prize", "Medal", "Award", "Cup")
@@ -62,6 +64,22 @@ class Inventor:
             body = "".join(pick(_ONSETS) + pick(_VOWELS) + pick(_CODAS) for _ in range(pick((1, 1, 1, 2))))
             word = body + (pick(_LASTS) if pick((True, False)) or len(body) < 4 else "")
             if 4 <= len(word) <= 11 and is_held_out(word) == (self.split == "held-out"):
+                return word
+
+    def odd_word(self) -> str:
+        """An abbreviation, a code, a word with accents or Chinese characters: what the other words never are."""
+        pick, number = self.chance.choice, self.chance.randint
+        while True:
+            match number(1, 4):
+                case 1:
+                    word = "".join(self.chance.choices(ascii_uppercase, k=number(2, 5)))
+                case 2:
+                    word = f"{pick(ascii_letters)}{pick(('', '-', '.'))}{number(1, 9999)}{pick(('', '%', '/', 'b'))}"
+                case 3:
+                    word = "".join(pick(_ACCENTED.get(letter, letter)) for letter in self.word())
+                case _:
+                    word = "".join(chr(number(0x4E00, 0x9FA5)) for _ in range(number(1, 4)))
+            if is_held_out(word) == (self.split == "held-out"):
                 return word
 
     def name(self) -> str:
