@@ -86,3 +86,13 @@ def test_the_demo_ends_well() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.count("supported by the document") == 4 and "What next?" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        "import asyncio\nfrom whyrank import Reranker\n\nasync def main():\n    async with Reranker('demo'):\n        pass\n\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 1 and "only below `if __name__ == '__main__':`" in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -14,7 +15,7 @@ from importlib.metadata import distributions
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
-from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled
+from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
 from whyrank.fan_out import as_answered
 from whyrank.runtimes.base import Answer
 from whyrank.scoring import LabelRead
@@ -49,6 +50,7 @@ class VllmRuntime(ABC):
     @classmethod
     async def start(cls, plan: Plan) -> Self:
         """Start an engine process of our own. The event loop stands still meanwhile: vLLM ties its sockets to it."""
+        _require_main_guard()
         # Our process's output belongs to our user.
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -136,6 +138,15 @@ class VllmRuntime(ABC):
         if self.engine.output_handler is not None:
             self.engine.output_handler.cancel()
         await asyncio.to_thread(self.engine.shutdown)
+
+
+def _require_main_guard() -> None:
+    """Where the engine's process is spawned it runs its parent's script first, and would start an engine, too, and so on."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise InvalidRequest(
+            "the engine's process runs this script, too, before anything else: start a Reranker only below "
+            "`if __name__ == '__main__':`"
+        )
 
 
 def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
