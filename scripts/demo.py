@@ -19,10 +19,10 @@ from whyrank.types import Document
 
 CORPUS = Path(__file__).with_name("demo_corpus.jsonl")
 QUERIES = (
-    "How do I reset the VPN password?",
+    "Who founded Harbour Systems?",
     "When does the on-call rotation change?",
-    "How long are backups kept?",
-    "上海办公室的开放时间",
+    "When is lunch served?",
+    "林海公司成立于哪一年？",
 )
 SHOWN = 4
 
@@ -49,7 +49,7 @@ async def main() -> None:
     console.print(INTRO.format(documents=len(documents), queries=len(QUERIES)))
     async with AsyncExitStack() as stack:
         began = time.monotonic()
-        with render.waiting("starting the engine (vLLM), about a quarter of a minute"):
+        with render.waiting("starting the engine (vLLM), some ten seconds"):
             reranker = await stack.enter_async_context(Reranker("demo", kv_cache_gib=0.5))
         ready, passages = time.monotonic(), 0
         for query in QUERIES:
