@@ -150,13 +150,18 @@ def _require_main_guard() -> None:
 
 
 def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
-    """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that; so it is said again."""
+    """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that in the environment; so it is
+    said again, and nothing of it is left there for our user's other processes."""
     method = os.environ.get(_START_METHOD)
     arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
     config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
-    if method is not None:
-        os.environ[_START_METHOD] = method
-    return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=options["disable_log_stats"])
+    try:
+        if method is not None:
+            os.environ[_START_METHOD] = method
+        return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+    finally:
+        if method is None:
+            os.environ.pop(_START_METHOD, None)
 
 
 def set_environment(on_cpu: bool) -> None:
