@@ -20,6 +20,7 @@ import re
 import sys
 import time
 import tomllib
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -81,20 +82,10 @@ class Judge:
 
 
 def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """The chance that an answer scores higher than what is none."""
-    ranked = sorted([(value, 1) for value in positive] + [(value, 0) for value in negative])
-    below = won = 0.0
-    at = 0
-    while at < len(ranked):
-        same = [kind for value, kind in ranked[at:] if value == ranked[at][0]] if _tied(ranked, at) else [ranked[at][1]]
-        won += sum(same) * (below + 0.5 * (len(same) - sum(same)))
-        below += len(same) - sum(same)
-        at += len(same)
+    """The chance that an answer scores higher than what is none; a tie is half a chance."""
+    ordered = sorted(negative)
+    won = sum(bisect_left(ordered, value) + bisect_right(ordered, value) for value in positive) / 2
     return won / (len(positive) * len(negative))
-
-
-def _tied(ranked: Sequence[tuple[float, int]], at: int) -> bool:
-    return at + 1 < len(ranked) and ranked[at + 1][0] == ranked[at][0]
 
 
 def ndcg(ranked: Sequence[bool], depth: int = 10) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +30,7 @@ from whyrank.cli_common import (
     Url,
     app,
     choice,
+    opened,
     reported,
 )
 from whyrank.config import DEMO, EngineConfig
@@ -127,10 +128,7 @@ def rerank(
 async def _rerank(
     opening: Opening, name: str, query: str, documents: list[DocumentLike], options: RerankOptions, show: render.Show
 ) -> None:
-    async with AsyncExitStack() as stack:
-        with render.waiting(f"starting {name}"):
-            reranker = await stack.enter_async_context(opening)
-        events = await stack.enter_async_context(aclosing(reranker.stream(query, documents, **options)))
+    async with opened(opening, name) as reranker, aclosing(reranker.stream(query, documents, **options)) as events:
         with render.progress("scoring", len(documents)) as scored, show as tell:
             async for event in events:
                 if isinstance(event, Scored):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +28,7 @@ from whyrank.cli_common import (
     Url,
     app,
     choice,
+    opened,
     reported,
 )
 from whyrank.client.policy import RetryPolicy
@@ -111,9 +111,7 @@ async def _answer(
     opening: Opening, name: str, files: tuple[Path, Path, Path], options: RerankOptions, at_once: int
 ) -> Tally:
     count = count_rows(files[0])
-    async with AsyncExitStack() as stack:
-        with render.waiting(f"starting {name}"):
-            reranker = await stack.enter_async_context(opening)
+    async with opened(opening, name) as reranker:
         with render.progress("rows", count) as told:
             try:
                 return await rerank_file(*files, reranker, options, at_once, told)

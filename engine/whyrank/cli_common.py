@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import fields
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from whyrank import render
 from whyrank.config import Dtype, EngineConfig
 from whyrank.errors import WhyrankError
 from whyrank.formats import Route
@@ -35,8 +36,11 @@ __all__ = [
     "Url",
     "app",
     "choice",
+    "opened",
     "reported",
 ]
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="Rerank documents with generative rerankers on vLLM.",
@@ -72,6 +76,15 @@ TrustRemoteCode = Annotated[
 ]
 Calibration = Annotated[str | None, typer.Option(metavar="FILE", help="What `whyrank calibrate` wrote for this model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
+
+
+@asynccontextmanager
+async def opened(opening: AbstractAsyncContextManager[T], name: str) -> AsyncIterator[T]:
+    """What reranks, with a word to those who wait for its start."""
+    async with AsyncExitStack() as stack:
+        with render.waiting(f"starting {name}"):
+            running = await stack.enter_async_context(opening)
+        yield running
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -32,6 +31,7 @@ from whyrank.cli_common import (
     TrustRemoteCode,
     app,
     choice,
+    opened,
     reported,
 )
 from whyrank.errors import InvalidRequest
@@ -158,9 +158,7 @@ def _rerank(
 
 
 async def _rerank_now(collection: Collection, asked: Asked, folder: Path, engine: Mapping[str, Any]) -> None:
-    async with AsyncExitStack() as stack:
-        with render.waiting(f"starting {asked.model}"):
-            target = await stack.enter_async_context(open_target(asked.model, **engine))
+    async with opened(open_target(asked.model, **engine), asked.model) as target:
         with render.progress("queries", len(collection.topic_ids[: asked.limit])) as told:
             await evaluate(collection, target, asked, folder, told)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal
 
 from whyrank.ranking import Ranking
 from whyrank.types import RankedDocument
 
-__all__ = ["Event", "EvidenceDelta", "EvidenceDone", "Finished", "Ranked", "Scored"]
+__all__ = ["Event", "EvidenceDelta", "EvidenceDone", "Finished", "Ranked", "Scored", "ranking_at_the_end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,11 @@ class Finished:
 
 
 Event = Scored | Ranked | EvidenceDelta | EvidenceDone | Finished
+
+
+async def ranking_at_the_end(events: AsyncGenerator[Event, None]) -> Ranking:
+    async with aclosing(events):
+        async for event in events:
+            last = event
+    assert isinstance(last, Finished)  # the road's end
+    return last.ranking

@@ -15,7 +15,7 @@ from whyrank.calibration import read_calibration
 from whyrank.config import EngineConfig
 from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest
-from whyrank.events import Event, Finished, Ranked, Scored
+from whyrank.events import Event, Finished, Ranked, Scored, ranking_at_the_end
 from whyrank.ranking import Ranking
 from whyrank.reading import Reader
 from whyrank.requests import RerankRequest
@@ -71,11 +71,7 @@ class Reranker(Verbs):
             await runtime.aclose()
 
     async def _answer(self, request: RerankRequest) -> Ranking:
-        async with aclosing(self.events(request)) as events:
-            async for event in events:
-                last = event
-        assert isinstance(last, Finished)  # the road's end
-        return last.ranking
+        return await ranking_at_the_end(self.events(request))
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""

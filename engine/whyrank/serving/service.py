@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, InvalidRequest, Stopping, Unauthorized, WhyrankError
-from whyrank.events import Event, EvidenceDone, Finished, Scored
+from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
 from whyrank.fan_out import as_answered
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
@@ -105,11 +105,7 @@ class Service:
             time.sleep(0.02)
 
     async def rerank(self, request: RerankRequest) -> Ranking:
-        async with aclosing(self.events(request)) as events:
-            async for event in events:
-                last = event
-        assert isinstance(last, Finished)  # the road's end
-        return last.ranking
+        return await ranking_at_the_end(self.events(request))
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self.limits.check(request)
@@ -126,15 +122,11 @@ class Service:
         async def answer(index: int) -> Ranking | WhyrankError:
             try:
                 self.limits.check(requests[index])
-                async with aclosing(self._observed(requests[index], live=False)) as events:
-                    async for event in events:
-                        last = event
+                return await ranking_at_the_end(self._observed(requests[index], live=False))
             except EngineDead:
                 raise  # nobody gets an answer any more
             except WhyrankError as error:
                 return error
-            assert isinstance(last, Finished)
-            return last.ranking
 
         answers: dict[int, Ranking | WhyrankError] = {}
         with self._inside(count):
