@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -58,8 +58,9 @@ class LabelIds:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """Ids, and which of them are the query's and the document's. Offsets count characters of the document.
+    """Ids, and which of them are the query's and the document's.
 
+    `offsets`: the characters of the document's ids, counted like `origin`, where the document's text begins.
     `shared`: tokens with characters of both frame and document (" Water" after "<Document>:"). They are never cut.
     """
 
@@ -67,6 +68,7 @@ class _Encoded:
     query: range = range(0)
     document: range = range(0)
     offsets: Sequence[tuple[int, int]] = ()
+    origin: int = 0
     shared: int = 0
     neutralised: bool = False
 
@@ -129,7 +131,7 @@ class PromptEncoder:
     def _encode_run(self, run: Run, encoding: Any) -> _Encoded:
         ids = encoding.ids
         meant = sum(len(self._frame_controls(span.text)) for span in run if span.trusted)
-        if sum(i in self._control for i in ids) == meant:
+        if sum(map(self._control.__contains__, ids)) == meant:
             return _located(run, ids, encoding.offsets)
         return self._encode_hostile(run)
 
@@ -187,7 +189,7 @@ class PromptEncoder:
             window = None
             if policy == "windows" and used < document:
                 (low, high) = kept[0]
-                window = Window(row.offsets[low][0], row.offsets[high - 1][1])
+                window = Window(row.offsets[low][0] - row.origin, row.offsets[high - 1][1] - row.origin)
             prompts.append(
                 Prompt(
                     _replaced(row, parts),
@@ -276,7 +278,7 @@ def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralis
     """Find the query's and the document's ids by their characters."""
     found: dict[str, range] = {}
     inside: Sequence[tuple[int, int]] = ()
-    at = shared = 0
+    at = shared = origin = 0
     for span in run:
         end = at + len(span.text)
         if span.owner != "frame":
@@ -284,25 +286,34 @@ def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralis
             last = max(first, bisect_right(offsets, end, key=lambda o: o[1]))
             found[span.owner] = range(first, last)
             if span.owner == "document":
-                inside = [(low - at, high - at) for low, high in offsets[first:last]]
+                inside, origin = offsets[first:last], at
                 ends = (offsets[i] for i in (first - 1, last) if 0 <= i < len(offsets))
                 shared = sum(low < end and high > at for low, high in ends)
         at = end
-    return _Encoded(ids, offsets=inside, shared=shared, neutralised=neutralised, **found)
+    return _Encoded(ids, offsets=inside, origin=origin, shared=shared, neutralised=neutralised, **found)
 
 
 def _joined(rows: Sequence[_Encoded]) -> _Encoded:
+    """The runs of a prompt, one after the other. Query and document each stand in one of them."""
     ids: list[int] = []
-    spans = {"query": range(0), "document": range(0)}
-    offsets: Sequence[tuple[int, int]] = ()
+    query = document = range(0)
+    of_document = rows[0]
     for row in rows:
-        for owner, span in (("query", row.query), ("document", row.document)):
-            if span:
-                spans[owner] = range(len(ids) + span.start, len(ids) + span.stop)
-        offsets = row.offsets or offsets
+        if row.query:
+            query = range(len(ids) + row.query.start, len(ids) + row.query.stop)
+        if row.document:
+            document = range(len(ids) + row.document.start, len(ids) + row.document.stop)
+            of_document = row
         ids.extend(row.ids)
     shared = sum(row.shared for row in rows)
-    return _Encoded(ids, spans["query"], spans["document"], offsets, shared, any(row.neutralised for row in rows))
+    return replace(
+        of_document,
+        ids=ids,
+        query=query,
+        document=document,
+        shared=shared,
+        neutralised=any(row.neutralised for row in rows),
+    )
 
 
 def _replaced(row: _Encoded, parts: dict[int, list[int]]) -> Ids:
