@@ -187,6 +187,7 @@ def doctor(
 
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         config = EngineConfig(model, *engine)  # type: ignore[arg-type]
+        own_process()
         with render.waiting(f"examining {model}"):
             report = asyncio.run(examine(config))
         Console(file=stdout).print(render.report_table(report, model))

@@ -33,7 +33,7 @@ from whyrank.cli_common import (
 )
 from whyrank.client.policy import RetryPolicy
 from whyrank.errors import InvalidRequest, RetryableError
-from whyrank.opening import Opening, open_either
+from whyrank.opening import Opening, open_either, own_process
 from whyrank.requests import Mode, RerankOptions, RerankRequest
 
 __all__: list[str] = []
@@ -101,6 +101,7 @@ def batch(
         if fresh:
             for path in files[1:]:
                 path.unlink(missing_ok=True)
+        own_process()
         tally = asyncio.run(_answer(opening, model or "the client", files, options, at_once))
         _show(Console(file=stdout), tally, files, as_json)
     if tally.rejected:

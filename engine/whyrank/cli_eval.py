@@ -47,6 +47,7 @@ from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.evaluation.targets import open_target
+from whyrank.opening import own_process
 from whyrank.requests import Mode, RerankOptions, RerankRequest
 
 __all__: list[str] = []
@@ -117,6 +118,7 @@ def evaluate_command(
         collection = _collection(data, run, split, chosen)
         folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{asked.model}")
         engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
+        own_process()
         _rerank(collection, asked, folder, fresh, engine)
         card = make_scorecard(folder, names)
         _write_reports(folder, card, chosen)

@@ -22,7 +22,7 @@ from whyrank.cli_common import (
     app,
     reported,
 )
-from whyrank.opening import Opening, open_either
+from whyrank.opening import Opening, open_either, own_process
 
 __all__: list[str] = []
 
@@ -55,6 +55,7 @@ def mcp(
         from whyrank.adapters.mcp import tools_over
 
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
+        own_process()
         asyncio.run(_serve(tools_over, open_either(model, url or (), api_key, engine), stdout))
 
 
