@@ -114,6 +114,33 @@ def _deberta_tokenizer() -> Any:
     )
 
 
+def _xlm_roberta_tokenizer() -> Any:
+    """Its words are split at spaces first, and each text, whatever stands before it, begins a word."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=special, unk_token="<unk>")
+    tokenizer.train_from_iterator(_page()[:120], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")],
+    )
+    return _fast(
+        tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+
+
 _SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
@@ -195,6 +222,16 @@ def _deberta() -> tuple[Any, Any]:
     return tokenizer, DebertaV2ForSequenceClassification(config)
 
 
+def _xlm_roberta() -> tuple[Any, Any]:
+    from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
+
+    tokenizer = _xlm_roberta_tokenizer()
+    # Two more than it can read, as in the real ones: positions are counted from behind the padding token's id.
+    shape = {**_SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 8194, "type_vocab_size": 1}
+    config = XLMRobertaConfig(**shape, num_labels=1, pad_token_id=tokenizer.pad_token_id)
+    return tokenizer, XLMRobertaForSequenceClassification(config)
+
+
 _OWN_CODE = """
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
@@ -238,6 +275,7 @@ _KINDS = {
     "qwen2": _qwen2,
     "gemma": _gemma,
     "deberta": _deberta,
+    "xlm-roberta": _xlm_roberta,
 }
 
 

@@ -37,6 +37,7 @@ KIND_OF = {
     "mxbai-v2": "qwen2",
     "bge-v2-gemma": "gemma",
     "multi-hop": "deberta",
+    "bge-reranker": "xlm-roberta",
     "querit": "querit",
 }
 

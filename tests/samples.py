@@ -107,6 +107,10 @@ def _multi_hop(tok: Tokenise, q: str, d: str, features: str = "") -> list[int]:
     return tok("[CLS]") + tok(f"{features}{q} [SEP] {d}") + tok("[SEP]")
 
 
+def _bge(tok: Tokenise, q: str, d: str) -> list[int]:
+    return tok("<s>") + tok(q) + tok("</s>") + tok("</s>") + tok(d) + tok("</s>")
+
+
 def _mxbai(tok: Tokenise, q: str, d: str, instruction: str = "") -> list[int]:
     head = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
     prompt = f"instruction: {instruction}\nquery: {q}" if instruction else f"query: {q}"
@@ -136,6 +140,7 @@ CARDS: dict[str, Callable[..., list[int]]] = {
     "qanchor": _qanchor,
     "querit": _querit,
     "multi-hop": _multi_hop,
+    "bge-reranker": _bge,
     "mxbai-v2": _mxbai,
     "bge-v2-gemma": _bge_gemma,
     "zerank": _zerank,

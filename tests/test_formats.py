@@ -29,6 +29,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_the_families_of_the_plan_are_there() -> None:
     assert set(builtin_formats()) == {
+        "bge-reranker",
         "bge-v2-gemma",
         "ctxl-v2",
         "multi-hop",
@@ -86,6 +87,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("Querit/Querit", "QueritModel", "querit"),
         ("Querit/Querit-4B", "QueritModel", "querit"),
         ("minhhungg/multi-hop-rag-reranker", "DebertaV2ForSequenceClassification", "multi-hop"),
+        ("BAAI/bge-reranker-v2-m3", "XLMRobertaForSequenceClassification", "bge-reranker"),
+        ("hotchpotch/japanese-bge-reranker-v2-m3-v1", "XLMRobertaForSequenceClassification", "bge-reranker"),
+        ("BAAI/bge-reranker-large", "XLMRobertaForSequenceClassification", "bge-reranker"),
         ("mixedbread-ai/mxbai-rerank-large-v2", "Qwen2ForCausalLM", "mxbai-v2"),
         ("BAAI/bge-reranker-v2-gemma", "GemmaForCausalLM", "bge-v2-gemma"),
         ("zeroentropy/zerank-1-small", "Qwen3ForCausalLM", "zerank"),
@@ -109,7 +113,7 @@ def test_a_prompt_asked_for_must_fit_the_architecture() -> None:
     assert fitting_format("acme/x", ["Qwen3ForCausalLM"], "prism").name == "prism"
     with pytest.raises(CheckpointError, match="architecture is BertModel, but prompt 'prism' is for"):
         fitting_format("acme/x", ["BertModel"], "prism")
-    with pytest.raises(PromptFileError, match=r"neither a \.toml file nor one of bge-v2-gemma"):
+    with pytest.raises(PromptFileError, match=r"neither a \.toml file nor one of bge-reranker, bge-v2-gemma"):
         fitting_format("acme/x", ["BertModel"], "prsm")
 
 

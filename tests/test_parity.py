@@ -26,6 +26,7 @@ ROUTES = [
     pytest.param(("bge-v2-gemma",), id="bge-v2-gemma"),
     pytest.param(("qanchor",), id="qanchor"),
     pytest.param(("multi-hop",), id="multi-hop"),
+    pytest.param(("bge-reranker",), id="bge-reranker"),
     pytest.param(("querit",), id="querit"),
     pytest.param(("prism", "qwen3", "classify"), id="prism-classify"),
     pytest.param(("bge-v2-gemma", "gemma", "classify"), id="bge-v2-gemma-classify"),

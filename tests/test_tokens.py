@@ -76,6 +76,14 @@ def test_title_and_text_are_joined_by_a_space(encoder: Encoder) -> None:
     assert prompts(ours, Document("boils", title="Water")) == prompts(ours, Document("Water boils"))
 
 
+# Of an empty second text the tokenizer makes no pair at all.
+@pytest.mark.parametrize("kind", sorted({*DOCUMENTS} - {"empty"}))
+def test_bge_ids_equal_what_its_tokenizer_makes_of_the_pair(kind: str, checkpoint: Callable[[str], Path]) -> None:
+    ours, tokenizer = make("bge-reranker", checkpoint)
+    ((prompt,),) = prompts(ours, Document(DOCUMENTS[kind]))
+    assert list(prompt.ids) == tokenizer(QUERY, DOCUMENTS[kind])["input_ids"]
+
+
 # Features (multi-hop).
 
 CARD_FEATURES = "[HOP:0] [ROLE:Main_Claim] [ENT:perovskite solar cells,oxygen] [CAUSAL] "
@@ -184,7 +192,9 @@ def around(encoder: PromptEncoder) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return one.ids[: len(one.ids) - len(after) - one.truncation.original_tokens], after
 
 
-@pytest.mark.parametrize("name", ["prism", "qwen3-reranker", "mxbai-v2", "ctxl-v2", "bge-v2-gemma", "multi-hop"])
+@pytest.mark.parametrize(
+    "name", ["prism", "qwen3-reranker", "mxbai-v2", "ctxl-v2", "bge-v2-gemma", "multi-hop", "bge-reranker"]
+)
 @pytest.mark.parametrize("policy", ["tail", "head", "middle", "windows"])
 def test_only_the_document_is_cut(name: str, policy: TruncationPolicy, checkpoint: Callable[[str], Path]) -> None:
     whole, _ = make(name, checkpoint)

@@ -85,10 +85,18 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
     return Checkpoint(
         tuple(table.get("architectures") or ()),
         hybrid="linear_attention" in (text.get("layer_types") or ()) or "linear_num_value_heads" in text,
-        # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
-        max_positions=text.get("max_position_embeddings"),
+        max_positions=_positions(text),
         remote_code="auto_map" in table,
     )
+
+
+def _positions(table: dict[str, Any]) -> int | None:
+    """How many tokens the model can tell apart by place."""
+    # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
+    positions: int | None = table.get("max_position_embeddings")
+    if positions and "roberta" in table.get("model_type", ""):
+        return positions - table.get("pad_token_id", 1) - 1  # counted from behind the padding token's id
+    return positions
 
 
 def _config_table(config: EngineConfig) -> dict[str, Any]:
