@@ -14,7 +14,7 @@ from rich.rule import Rule
 
 from whyrank import Reranker, render
 from whyrank.events import EvidenceDone
-from whyrank.opening import own_process
+from whyrank.process import own_process
 from whyrank.types import Document
 
 CORPUS = Path(__file__).with_name("demo_corpus.jsonl")

@@ -31,7 +31,7 @@ from whyrank import Reranker
 from whyrank.config import DEMO, EngineConfig
 from whyrank.evaluation.charts import Axis, Chart, Series
 from whyrank.grounding import ground
-from whyrank.opening import own_process
+from whyrank.process import own_process
 from whyrank.ranking import Ranking
 from whyrank.requests import Mode, RerankRequest
 from whyrank.types import Evidence, RankedDocument

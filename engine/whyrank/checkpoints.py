@@ -95,7 +95,7 @@ def _positions(table: dict[str, Any]) -> int | None:
     # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
     positions: int | None = table.get("max_position_embeddings")
     if positions and "roberta" in table.get("model_type", ""):
-        return positions - table.get("pad_token_id", 1) - 1  # counted from behind the padding token's id
+        return positions - int(table.get("pad_token_id", 1)) - 1  # counted from behind the padding token's id
     return positions
 
 

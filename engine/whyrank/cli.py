@@ -37,7 +37,8 @@ from whyrank.config import DEMO, EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Scored
 from whyrank.formats import PROMPTS, builtin_formats
-from whyrank.opening import Opening, open_either, own_process
+from whyrank.opening import Opening, open_either
+from whyrank.process import own_process
 from whyrank.requests import Mode, RerankOptions, RerankRequest
 from whyrank.types import Document, DocumentLike, TruncationPolicy
 from whyrank.wire import RankingBody, event_document

@@ -33,7 +33,8 @@ from whyrank.cli_common import (
 )
 from whyrank.client.policy import RetryPolicy
 from whyrank.errors import InvalidRequest, RetryableError
-from whyrank.opening import Opening, open_either, own_process
+from whyrank.opening import Opening, open_either
+from whyrank.process import own_process
 from whyrank.requests import Mode, RerankOptions, RerankRequest
 
 __all__: list[str] = []

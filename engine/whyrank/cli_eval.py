@@ -47,7 +47,7 @@ from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.evaluation.targets import open_target
-from whyrank.opening import own_process
+from whyrank.process import own_process
 from whyrank.requests import Mode, RerankOptions, RerankRequest
 
 __all__: list[str] = []

@@ -22,7 +22,8 @@ from whyrank.cli_common import (
     app,
     reported,
 )
-from whyrank.opening import Opening, open_either, own_process
+from whyrank.opening import Opening, open_either
+from whyrank.process import own_process
 
 __all__: list[str] = []
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
@@ -15,7 +12,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.verbs import Verbs
 
-__all__ = ["API_KEY_VARIABLE", "Opening", "is_url", "key_of", "open_either", "open_model", "open_server", "own_process"]
+__all__ = ["API_KEY_VARIABLE", "Opening", "is_url", "key_of", "open_either", "open_model", "open_server"]
 
 API_KEY_VARIABLE = "WHYRANK_API_KEY"
 """The environment's variable that holds the key where none is given."""
@@ -55,13 +52,3 @@ def open_either(
         raise InvalidRequest("give either --model, to load one, or --url, to ask a server")
     config = EngineConfig(model or urls[0], *engine)
     return open_server(urls, api_key, config, **options) if urls else open_model(config)
-
-
-def own_process() -> None:
-    """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
-    as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "fork")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)

