@@ -18,7 +18,7 @@ import httpx
 from whyrank.calibration import read_calibration
 from whyrank.client.answers import error_of, event_of, ranking_of
 from whyrank.client.batching import Ask, Batcher
-from whyrank.client.calibrated import calibrated, calibrated_event
+from whyrank.client.calibrated import CalibratedEvents, calibrated
 from whyrank.client.exchange import Errand, Exchange
 from whyrank.client.pairs import Known, PairBook, PairKey, pair_key
 from whyrank.client.policy import RetryPolicy
@@ -126,9 +126,12 @@ class AsyncClient(Verbs):
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self._require_open()
+        calibrating = CalibratedEvents(self._calibration)
         async with aclosing(self._exchange.events(self._errand("/v1/rerank/stream", request))) as events:
             async for name, data in events:
-                yield calibrated_event(_understood(event_of, name, data, request.documents), self._calibration)
+                told = _understood(event_of, name, data, request.documents)
+                for event in calibrating.after(told):
+                    yield event
 
     async def _answer(self, request: RerankRequest) -> Ranking:
         with self._call():
