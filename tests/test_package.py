@@ -125,6 +125,7 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["client/pairs"] = {"types"}
     pure["client/questions"] = {"errors", "requests", "types"}
     pure["client/calibrated"] = {"calibration", "events", "ranking"}
+    pure["client/large"] = {"errors", "ranking", "requests", "scoring", "types"}
     pure["client/batching"] = {"client", "errors", "types"}
     pure["client/answers"] = {"errors", "events", "ranking", "types"}
     pure["adapters/notes"] = {"types"}
