@@ -66,7 +66,7 @@ class Served:
 
     @cached_property
     def reference(self) -> Reference:
-        return Reference(self.plan)
+        return Reference(self.plan, self.runtime.facts().get("head_dtype") == "float32")
 
     def expected(self, query: str, text: str) -> Score:
         (row,) = self.plan.encoder.encode(query, [Document(text)], None, "tail")

@@ -20,6 +20,7 @@ from server_process import Server
 from whyrank import Ranking, RerankRequest, TooLarge, Unauthorized, Unreachable
 from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
 from whyrank.errors import DataError, InvalidRequest, PermanentError
+from whyrank.identity import with_instruction
 from whyrank.types import DocumentError, RankedDocument, Usage
 
 
@@ -43,7 +44,9 @@ class Counting:
         if error is not None:
             raise error
         rows = (RankedDocument(i, d, 1, len(d.text) / 99) for i, d in enumerate(request.documents))
-        return [Ranking(tuple(rows), Usage(len(request.query)), self.model, "fake@1")]
+        said = request.instruction
+        prompt = with_instruction("fake@1", said) if said else "fake@1"
+        return [Ranking(tuple(rows), Usage(len(request.query)), self.model, prompt)]
 
 
 def write_rows(path: Path, count: int, bad: Sequence[int] = ()) -> Path:
@@ -99,6 +102,18 @@ BAD = {
     '{"query": "big", "documents": ["d"]}': "too many documents",
     '{"query": "q\udcff", "documents": ["d"]}': "not JSON: 'utf-8' codec",
 }
+
+
+def test_rows_may_bring_instructions_of_their_own(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    rows = [
+        {"query": "q", "documents": ["a"], **({"instruction": said} if said else {})} for said in ("x", "", "y", "x")
+    ]
+    for count in (1, 4):  # begun and gone on with
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
+        assert run(source, Counting()) == Tally(count, 0)
+    prompts = [line["prompt"] for line in read(tmp_path / "out.jsonl")]
+    assert prompts[0] == prompts[3] and len({*prompts}) == 3
 
 
 def test_bad_rows_are_put_aside_with_line_and_reason(tmp_path: Path) -> None:

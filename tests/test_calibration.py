@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -15,16 +16,19 @@ import httpx
 import pytest
 
 from conftest import StartServer
-from inprocess import InProcess, prism_plan
+from inprocess import FakeRuntime, InProcess, prism_plan
 from samples import QUERY
 from server_process import SMALL_CACHE
 from whyrank import AsyncClient
-from whyrank.calibration import Calibration, write_calibration
+from whyrank.calibration import Calibration, read_calibration, write_calibration
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
-from whyrank.events import EvidenceDone, Finished, Scored
+from whyrank.evaluation.data import open_collection
+from whyrank.evaluation.run import Asked, evaluate, target_of
+from whyrank.events import EvidenceDone, Finished, Ranked, Scored
 from whyrank.opening import open_server
+from whyrank.rendering import instruction_text
 from whyrank.reranker import Reranker
 from whyrank.types import RankedDocument
 
@@ -130,6 +134,104 @@ async def test_a_client_refuses_the_calibration_of_another_prompt(
     async with client(InProcess(plan), calibration=file) as asking:
         with pytest.raises(InvalidRequest, match="made for prompt prism@other"):
             await asking.rerank(QUERY, ["a"])
+
+
+# Another instruction is another prompt. `instructed` takes any; the file is for calls with STRICT, which evaluations say.
+
+STRICT, KIND = "Find what answers the question.", "Find anything near it."
+
+
+@pytest.fixture(scope="module")
+def instructed(checkpoint: Callable[[str], Path]) -> Plan:
+    return make_plan(EngineConfig(str(checkpoint("qwen3")), prompt="qwen3-reranker"))
+
+
+@pytest.fixture
+async def strict(instructed: Plan, tmp_path: Path) -> str:
+    """A calibration by the way that users go, as far as that tells which calls it is for."""
+    data, results, file = tmp_path / "data.jsonl", tmp_path / "results", tmp_path / "strict.json"
+    data.write_text(json.dumps({"query": QUERY, "positive": TEXTS[:1], "negative": TEXTS[1:]}) + "\n")
+    reranker = InProcess(instructed).service.reranker
+    await evaluate(open_collection(data), reranker, Asked("tiny", options={"instruction": STRICT}), results)
+    model, prompt = target_of(results)
+    write_calibration(Calibration("temperature", model, prompt, scale=0.5, offset=-1.0), file)
+    return str(file)
+
+
+def fitting(instructed: Plan, file: str | None) -> Plan:
+    return make_plan(replace(instructed.config, calibration=file))
+
+
+OTHERS = pytest.mark.parametrize("instruction", [None, "", KIND])
+SAID = r"qwen3-reranker@\w{12}\+\w{12}, and this call's is qwen3-reranker@.*Give the one it was made with"
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
+@OTHERS
+async def test_no_score_is_calibrated_for_another_instruction(
+    instruction: str | None, instructed: Plan, strict: str
+) -> None:
+    plan = fitting(instructed, strict)
+    runtime = FakeRuntime(plan.encoder)
+    reranker = Reranker.over(runtime, plan.encoder, plan.config)
+    for row in await reranker.score(QUERY, TEXTS, instruction=STRICT):
+        assert row.margin is not None
+        assert row.calibrated_score == pytest.approx(read_calibration(Path(strict)).probability(row.margin))
+    runtime.prompts.clear()
+    with pytest.raises(InvalidRequest, match=SAID):
+        await reranker.rerank(QUERY, TEXTS, instruction=instruction)
+    assert runtime.prompts == []
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
+@OTHERS
+async def test_a_clients_calibration_is_refused_for_another_instruction(
+    instruction: str | None, instructed: Plan, strict: str
+) -> None:
+    async with client(InProcess(instructed), calibration=strict) as asking:
+        assert all(row.calibrated_score is not None for row in await asking.score(QUERY, TEXTS, instruction=STRICT))
+        for _ in range(2):  # asked, and from memory
+            with pytest.raises(InvalidRequest, match=SAID):
+                await asking.rerank(QUERY, TEXTS, instruction=instruction)
+        with pytest.raises(InvalidRequest, match=SAID):
+            told = await anext(asking.stream(QUERY, TEXTS, instruction=instruction))
+            pytest.fail(f"told before it was refused: {told}")
+        events = [event async for event in asking.stream(QUERY, TEXTS, instruction=STRICT)]
+        assert [type(event) for event in events] == [Scored] * 3 + [Ranked, Finished]
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
+async def test_a_server_gives_what_its_calibration_fits_and_says_where_it_does_not(
+    instructed: Plan, strict: str
+) -> None:
+    """Its callers did not choose it. What they bring themselves counts, whatever the server has."""
+    default = str(Path(strict).with_name("default.json"))
+    write_calibration(Calibration("temperature", "tiny", instructed.format.fingerprint), Path(default))
+    server = InProcess(fitting(instructed, default))
+    await server.service.warm_up()
+    async with server.client() as http:
+        answers = [
+            (await http.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "instruction": said})).json()
+            for said in (None, instruction_text(instructed.format, None), STRICT)
+        ]
+    calibrated = [["calibrated_score" in row for row in answer["results"]] for answer in answers]
+    assert calibrated == [[True] * 3, [True] * 3, [False] * 3]
+    told = "no calibrated_score: the server's calibration was made with another instruction"
+    assert [answer.get("warnings") for answer in answers] == [None, None, [told]]
+    async with client(server, calibration=strict) as asking:
+        assert all(row.calibrated_score is not None for row in await asking.score(QUERY, TEXTS, instruction=STRICT))
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
+async def test_a_server_whose_calibration_is_for_one_instruction_starts_and_is_well(
+    instructed: Plan, strict: str
+) -> None:
+    server = InProcess(fitting(instructed, strict))
+    await server.service.warm_up()
+    assert (await server.service.health()).status == "ok"
+    async with client(server) as asking:
+        assert all(row.calibrated_score is not None for row in await asking.score(QUERY, TEXTS, instruction=STRICT))
+        assert all(row.calibrated_score is None for row in await asking.score(QUERY, TEXTS))
 
 
 async def test_commands_give_the_file_to_the_client(file: str) -> None:

@@ -107,13 +107,14 @@ def test_nobody_takes_anothers_private_names() -> None:
 
 def test_pure_rooms_know_nothing_above_them() -> None:
     pure = {"errors": set(), "types": {"errors"}, "scoring": {"types"}, "formats": {"errors", "scoring"}}
-    pure["rendering"] = {"errors", "formats", "types"}
+    pure["identity"] = set()
+    pure["rendering"] = {"errors", "formats", "identity", "types"}
     pure["tokens"] = {"errors", "formats", "rendering", "types"}
     pure["requests"] = {"errors", "types"}
     pure["evidence"] = {"errors", "formats", "types"}
     pure["grounding/__init__"] = {"grounding", "types"}
     pure["packing"] = {"errors", "types"}
-    pure["calibration"] = {"errors", "types"}
+    pure["calibration"] = {"errors", "identity", "types"}
     pure["scoresheet"] = {"calibration", "requests", "scoring", "tokens", "types"}
     pure["ranking"] = {"packing", "types"}
     for room in ("files", "trec", "corpus", "data", "measures", "consistency", "significance", "results", "charts"):
@@ -124,6 +125,7 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["client/pairs"] = {"types"}
     pure["client/questions"] = {"errors", "requests", "types"}
     pure["client/calibrated"] = {"calibration", "events", "ranking"}
+    pure["client/large"] = {"errors", "ranking", "requests", "scoring", "types"}
     pure["client/batching"] = {"client", "errors", "types"}
     pure["client/answers"] = {"errors", "events", "ranking", "types"}
     pure["adapters/notes"] = {"types"}

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from whyrank.errors import DataError, InvalidRequest, PermanentError, TooLarge, Unreachable
 from whyrank.evaluation.files import json_object, numbered_lines
 from whyrank.fan_out import in_order
+from whyrank.identity import file_part
 from whyrank.line_file import LineFile, cut_half_line
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions, RerankRequest
@@ -226,7 +227,10 @@ class _Journal:
     def model(self) -> tuple[Any, Any] | None:
         """Model and prompt of the first answer, and so of all."""
         first = next(numbered_lines(self._path), None)
-        return first and (json_object(first).get("model"), json_object(first).get("prompt"))
+        if first is None:
+            return None
+        said = json_object(first)
+        return said.get("model"), file_part(str(said.get("prompt")))
 
     def _done(self) -> Iterator[tuple[int, str]]:
         for line in numbered_lines(self._path):
@@ -249,7 +253,7 @@ class _SameModel:
         self._path, self._known = path, known
 
     def check(self, ranking: Ranking) -> None:
-        found = (ranking.model, ranking.prompt)
+        found = (ranking.model, file_part(ranking.prompt))  # a row's instruction is its own
         self._known = self._known or found
         if self._known != found:
             before, now = (f"{model} with {prompt}" for model, prompt in (self._known, found))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from whyrank.errors import InvalidRequest
+from whyrank.identity import file_part
 from whyrank.types import RankedDocument
 
 __all__ = ["Calibration", "CalibrationMethod", "read_calibration", "write_calibration"]
@@ -24,7 +25,7 @@ _VERSION = 1
 class Calibration:
     """temperature: sigmoid(scale * margin + offset). isotonic: straight lines between `points` (margin, probability).
 
-    `prompt` is the fingerprint that a Ranking carries: the margins of another prompt mean something else. `threshold` is
+    `prompt` is what a Ranking carries: the margins of another prompt or instruction mean something else. `threshold` is
     the least margin worth keeping, None where no threshold reaches the target; `found` tells how that was measured.
     """
 
@@ -48,8 +49,8 @@ class Calibration:
         return low + (high - low) * (margin - left) / (right - left)
 
     def check_fits(self, model: str, prompt: str) -> None:
-        """Another prompt is an error. Another name may mean the same model: folder, hub and server have each their own."""
-        if self.prompt != prompt:
+        """Another prompt file is an error. Another name may mean the same model: folder, hub and server have each their own."""
+        if file_part(self.prompt) != file_part(prompt):
             raise InvalidRequest(
                 f"calibration: it was made for prompt {self.prompt}, and this engine uses {prompt}: calibrate again"
             )
@@ -57,6 +58,17 @@ class Calibration:
             warnings.warn(
                 f"calibration: it was made for {self.model}, and this is {model}; unless they are one model, calibrate again",
                 stacklevel=2,
+            )
+
+    def fits_instruction(self, prompt: str) -> bool:
+        """Of calls whose Ranking has this prompt, which is of the same file."""
+        return self.prompt == prompt
+
+    def check_instruction(self, prompt: str) -> None:
+        if not self.fits_instruction(prompt):
+            raise InvalidRequest(
+                f"calibration: it was made for prompt {self.prompt}, and this call's is {prompt}: they differ in the "
+                "instruction. Give the one it was made with, calibrate again with this one, or leave the calibration out"
             )
 
     def score(self, row: RankedDocument) -> RankedDocument:

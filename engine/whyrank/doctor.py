@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.reranker import Reranker
-from whyrank.runtimes import start_runtime
+from whyrank.runtimes import Runtime, start_runtime
 from whyrank.runtimes.reference import Reference
 from whyrank.scoring import score_of
 from whyrank.tokens import EncodedDocument, common_prefix
 from whyrank.types import Document, RankedDocument, Usage
 
-__all__ = ["Finding", "Report", "examine"]
+__all__ = ["Finding", "Report", "cache_finding", "examine", "examine_running"]
+
+Facts = Mapping[str, str | int]
+"""What the engine says of itself."""
 
 QUERY = "What is the boiling point of water at sea level?"
 DOCUMENTS = (
@@ -62,16 +65,22 @@ class Report:
 async def examine(config: EngineConfig) -> Report:
     """Start the engine, look, stop it. Raises what starting would raise; a bad value is a finding, not an error."""
     plan = await asyncio.to_thread(make_plan, config)
-    runtime = await start_runtime(plan)
+    return await examine_running(await start_runtime(plan), plan)
+
+
+async def examine_running(runtime: Runtime, plan: Plan) -> Report:
+    """Looks at an engine and stops it: the reference may need its memory."""
     try:
-        reranker = Reranker.over(runtime, plan.encoder, config)
-        cache = await _cache(reranker, plan, block=runtime.facts().get("prefix_match_unit"))
+        facts = runtime.facts()
+        # No calibration: it changes no score, and may be for another instruction.
+        reranker = Reranker.over(runtime, plan.encoder, replace(plan.config, calibration=None))
+        cache = await _cache(reranker, plan, facts)
         rows = await reranker.score(QUERY, DOCUMENTS)
-        facts = [Finding(name, str(value)) for name, value in runtime.facts().items()]
     finally:
         await runtime.aclose()
-    parity = await asyncio.to_thread(_parity, plan, rows)
-    return Report((*_prompt(plan), *facts, *cache, *parity, *_label_mass(rows)))
+    parity = await asyncio.to_thread(_parity, plan, rows, facts)
+    told = [Finding(name, str(value)) for name, value in facts.items()]
+    return Report((*_prompt(plan), *told, cache, parity, *_label_mass(rows)))
 
 
 def _prompt(plan: Plan) -> list[Finding]:
@@ -88,36 +97,40 @@ def _prompt(plan: Plan) -> list[Finding]:
     return findings
 
 
-async def _cache(reranker: Reranker, plan: Plan, block: str | int | None) -> list[Finding]:
+async def _cache(reranker: Reranker, plan: Plan, facts: Facts) -> Finding:
     documents = [f"Note {number}. {DOCUMENTS[number % 2]}" for number in range(32)]
     cold = (await reranker.rerank(QUERY, documents)).usage
     warm = (await reranker.rerank(QUERY, documents)).usage
+    rows = plan.encoder.encode(QUERY, [Document(text) for text in documents], None, "tail")
+    shared = common_prefix([row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)])
+    return cache_finding(cold, warm, len(shared), facts)
+
+
+def cache_finding(cold: Usage, warm: Usage, shared: int, facts: Facts) -> Finding:
+    """Of two calls, one after the other, whose prompts share their first `shared` tokens."""
     value = f"{_share(cold)} of prompt tokens from the cache cold, {_share(warm)} warm"
-    if cold.cached_tokens == 0:
-        value += f" — {_why_no_hits(plan, documents, block)}"
-    return [Finding("cache", value)]
+    if cold.cached_tokens:
+        return Finding("cache", value, good=True)
+    block = facts.get("prefix_match_unit")
+    if not isinstance(block, int):
+        return Finding("cache", f"{value} — this route has no prefix cache")
+    if shared < block:
+        why = f"the documents share their first {shared} tokens, a block has {block}: too short to be shared"
+        return Finding("cache", f"{value} — {why}")
+    state = "off" if facts.get("prefix_caching") == "off" else "full, or does not work"
+    why = f"the documents share {shared} tokens, blocks of {block} should have hit: the engine's cache is {state}"
+    return Finding("cache", f"{value} — {why}", good=False)
 
 
 def _share(usage: Usage) -> str:
     return f"{usage.cached_tokens / max(1, usage.prompt_tokens):.0%}"
 
 
-def _why_no_hits(plan: Plan, documents: Sequence[str], block: str | int | None) -> str:
-    if not isinstance(block, int):
-        return "this route has no prefix cache"
-    rows = plan.encoder.encode(QUERY, [Document(text) for text in documents], None, "tail")
-    prompts = [row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)]
-    shared = len(common_prefix(prompts))
-    if shared < block:
-        return f"the documents share their first {shared} tokens, a block has {block}: too short to be shared"
-    return f"the documents share {shared} tokens, blocks of {block} should have hit: the engine's cache is off or full"
-
-
-def _parity(plan: Plan, rows: Sequence[RankedDocument]) -> list[Finding]:
+def _parity(plan: Plan, rows: Sequence[RankedDocument], facts: Facts) -> Finding:
     failed = [row.error.message for row in rows if row.error]
     if failed:
-        return [Finding("parity", f"{len(failed)} of {len(rows)} built-in pairs failed: {failed[0]}", good=False)]
-    reference, rule = Reference(plan), plan.format.score_rule
+        return Finding("parity", f"{len(failed)} of {len(rows)} built-in pairs failed: {failed[0]}", good=False)
+    reference, rule = Reference(plan, facts.get("head_dtype") == "float32"), plan.format.score_rule
     encoded = plan.encoder.encode(QUERY, [Document(text) for text in DOCUMENTS], None, "tail")
     wanted = [score_of(reference.read(row.prompts[0].ids), rule) for row in encoded if isinstance(row, EncodedDocument)]
     score = max(abs(want.score - (row.score or 0.0)) for want, row in zip(wanted, rows, strict=True))
@@ -125,7 +138,7 @@ def _parity(plan: Plan, rows: Sequence[RankedDocument]) -> list[Finding]:
     exact = str(reference.model.dtype) == "torch.float32"
     good = score <= _SCORE_TOLERANCE if exact else margin <= _MARGIN_TOLERANCE
     value = f"against transformers on {len(rows)} pairs: score within {score:.1e}, margin within {margin:.1e}"
-    return [Finding("parity", value, good)]
+    return Finding("parity", value, good)
 
 
 def _label_mass(rows: Sequence[RankedDocument]) -> list[Finding]:

@@ -15,6 +15,7 @@ __all__ = ["Ranking"]
 class Ranking:
     """The answer to one request. `results` is ordered best first; documents in error come last.
 
+    `prompt` names the prompt file, its version, and an instruction of the caller's by a digest (see identity.py).
     `usage` counts everything; `evidence_usage` is the part that writing evidence took.
     """
 

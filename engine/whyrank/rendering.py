@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 from whyrank.errors import InvalidRequest
 from whyrank.formats import FeatureKind, Piece, PromptFormat
+from whyrank.identity import with_instruction
 from whyrank.types import Document, DocumentError
 
-__all__ = ["Run", "Span", "instruction_text", "render"]
+__all__ = ["Run", "Span", "instruction_text", "prompt_identity", "render"]
 
 
 class Span(NamedTuple):
@@ -36,6 +37,12 @@ def instruction_text(fmt: PromptFormat, asked: str | None) -> str:
     if known.fixed:
         raise InvalidRequest(f"instruction: fixed for prompt '{fmt.name}': {known.fixed}; leave it out")
     return _well_formed(asked)
+
+
+def prompt_identity(fmt: PromptFormat, asked: str | None) -> str:
+    """What a Ranking calls its prompt, for a call with this instruction."""
+    told, own = instruction_text(fmt, asked), instruction_text(fmt, None)
+    return fmt.fingerprint if told == own else with_instruction(fmt.fingerprint, told)
 
 
 def render(fmt: PromptFormat, query: str, document: Document, instruction: str) -> list[Run] | DocumentError:

@@ -18,6 +18,7 @@ from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Ranked, Scored, ranking_at_the_end
 from whyrank.ranking import Ranking
 from whyrank.reading import Reader
+from whyrank.rendering import prompt_identity
 from whyrank.requests import RerankRequest
 from whyrank.runtimes.base import Runtime
 from whyrank.scoresheet import Scoresheet
@@ -43,7 +44,7 @@ class Reranker(Verbs):
 
     def __init__(self, model: str | EngineConfig, **options: Any) -> None:
         self.config = EngineConfig(model, **options) if isinstance(model, str) else model
-        self._calibration = read_calibration(Path(self.config.calibration)) if self.config.calibration else None
+        self.calibration = read_calibration(Path(self.config.calibration)) if self.config.calibration else None
         self._runtime: Runtime | None = None
         self._encoder: PromptEncoder | None = None
         self._under_way = WeakSet[Deadline]()
@@ -76,16 +77,19 @@ class Reranker(Verbs):
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""
         runtime, encoder = self._started()
+        prompt = prompt_identity(encoder.format, request.instruction)
+        if self.calibration is not None:
+            self.calibration.check_instruction(prompt)
         reader = Reader(request, runtime, encoder)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)
-        sheet = Scoresheet(request, encoder.format.score_rule, self._calibration)
+        sheet = Scoresheet(request, encoder.format.score_rule, self.calibration)
         async with aclosing(reader.read(sheet, deadline)) as rows:
             async for row in rows:
                 yield Scored(row)
         usage = sheet.usage() + reader.priming
-        ranking = Ranking(sheet.results(), usage, self.config.model, encoder.format.fingerprint)
+        ranking = Ranking(sheet.results(), usage, self.config.model, prompt)
         yield Ranked(ranking)
         if writer is not None:
             async with aclosing(writer.write(sheet, deadline)) as events:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from whyrank.calibration import Calibration
 from whyrank.requests import RerankRequest
-from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of, shown
+from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of, shown, worth_writing
 from whyrank.tokens import EncodedDocument, Ids
 from whyrank.types import DocumentError, Evidence, RankedDocument, Usage
 
@@ -89,14 +89,10 @@ class Scoresheet:
 
     def worth_writing(self) -> dict[Ids, list[int]]:
         """Prompts to continue, best document first, with the documents that each stands for."""
-        chosen = [
-            row.index
-            for row in self.results()
-            if row.score is not None and row.score >= self._request.evidence_min_score
-        ]
+        asked = self._request
         prompts: dict[Ids, list[int]] = {}
-        for index in chosen[: self._request.evidence_top_n]:
-            prompts.setdefault(self._best[index], []).append(index)
+        for row in worth_writing(self.results(), asked.evidence_min_score, asked.evidence_top_n):
+            prompts.setdefault(self._best[row.index], []).append(row.index)
         return prompts
 
     def usage(self) -> Usage:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from whyrank.types import RankedDocument
 
-__all__ = ["LabelRead", "Score", "ScoreRule", "ranked", "score_of", "shown"]
+__all__ = ["LabelRead", "Score", "ScoreRule", "ranked", "score_of", "shown", "worth_writing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,11 @@ def shown(rows: Iterable[RankedDocument], min_score: float | None, top_n: int | 
     rows = list(rows)
     good = [row for row in rows if row.score is not None and row.score >= (min_score or 0.0)]
     return (*good[:top_n], *(row for row in rows if row.error))
+
+
+def worth_writing(results: Iterable[RankedDocument], least: float, most: int) -> list[RankedDocument]:
+    """Those of an answer's rows that evidence is written for, best first."""
+    return [row for row in results if row.score is not None and row.score >= least][:most]
 
 
 def ranked(rows: Iterable[RankedDocument]) -> list[RankedDocument]:

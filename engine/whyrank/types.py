@@ -170,8 +170,8 @@ class RankedDocument:
     """One row of the answer.
 
     `margin` is the log-odds (or raw logit) that orders results; `score` is its squashed form in 0..1;
-    `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. `calibrated_score`, where the engine was
-    given a calibration, is the share of such documents that are relevant. A document in error has none of them.
+    `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. `calibrated_score`, where the engine has a
+    calibration for the call's prompt, is the share of such documents that are relevant. One in error has none of them.
     `neutralised`: query or document held what the model would have taken for control tokens; it was read as plain text.
     """
 

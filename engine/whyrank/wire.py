@@ -90,7 +90,7 @@ class GroundingBody(_Body):
 
 class ResultBody(_Body):
     """One document. The last five keys are there only where evidence was asked for and this document was chosen,
-    calibrated_score only where the engine was given a calibration."""
+    calibrated_score only where the engine has a calibration for the call's prompt and instruction."""
 
     index: int
     id: str | None

@@ -8,23 +8,39 @@ from whyrank.calibration import Calibration
 from whyrank.events import Event, EvidenceDone, Finished, Ranked, Scored
 from whyrank.ranking import Ranking
 
-__all__ = ["calibrated", "calibrated_event"]
+__all__ = ["CalibratedEvents", "calibrated"]
 
 
 def calibrated(ranking: Ranking, calibration: Calibration | None) -> Ranking:
-    """Raises where the server uses another prompt than the calibration was made for."""
+    """Raises where the server uses another prompt, or the call another instruction, than the calibration was made for."""
     if calibration is None:
         return ranking
     calibration.check_fits(ranking.model, ranking.prompt)
+    calibration.check_instruction(ranking.prompt)
     return replace(ranking, results=tuple(map(calibration.score, ranking.results)))
 
 
-def calibrated_event(event: Event, calibration: Calibration | None) -> Event:
-    if calibration is None:
-        return event
-    match event:
-        case Scored(row) | EvidenceDone(row):
-            return replace(event, row=calibration.score(row))
-        case Ranked(ranking) | Finished(ranking):
-            return replace(event, ranking=calibrated(ranking, calibration))
-    return event
+class CalibratedEvents:
+    """Of one stream. Scores wait for the ranking, because only that says of which prompt they are."""
+
+    def __init__(self, calibration: Calibration | None) -> None:
+        self._calibration = calibration
+        self._waiting: list[Event] = []
+
+    def after(self, event: Event) -> list[Event]:
+        """What can be told now that the server has told this."""
+        if self._calibration is None:
+            return [event]
+        match event:
+            case Scored(row):
+                self._waiting.append(Scored(self._calibration.score(row)))
+                return []
+            case Ranked(ranking):
+                fitting = Ranked(calibrated(ranking, self._calibration))
+                waiting, self._waiting = self._waiting, []
+                return [*waiting, fitting]
+            case EvidenceDone(row):
+                return [EvidenceDone(self._calibration.score(row))]
+            case Finished(ranking):
+                return [Finished(calibrated(ranking, self._calibration))]
+        return [event]

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,16 +18,18 @@ import httpx
 from whyrank.calibration import read_calibration
 from whyrank.client.answers import error_of, event_of, ranking_of
 from whyrank.client.batching import Ask, Batcher
-from whyrank.client.calibrated import calibrated, calibrated_event
+from whyrank.client.calibrated import CalibratedEvents, calibrated
 from whyrank.client.exchange import Errand, Exchange
+from whyrank.client.large import evidence_request, parts_of, rejoined, score_request, with_evidence
 from whyrank.client.pairs import Known, PairBook, PairKey, pair_key
 from whyrank.client.policy import RetryPolicy
 from whyrank.client.questions import batch_of, documents_of, joined, pair_head, whole
-from whyrank.errors import InvalidRequest, PermanentError, TooLarge, Unreachable, WhyrankError
+from whyrank.errors import InvalidRequest, PermanentError, RetryableError, TooLarge, Unreachable, WhyrankError
 from whyrank.events import Event
+from whyrank.fan_out import as_answered
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
-from whyrank.scoring import ranked, shown
+from whyrank.scoring import ranked, shown, worth_writing
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 from whyrank.verbs import Verbs
 
@@ -58,7 +60,8 @@ class AsyncClient(Verbs):
 
     Scores that are asked for at about the same time travel together, within `window_ms`; the same (query, document) pair is
     asked once while it is under way or among the last `remembered_pairs`. Several URLs: the same query goes to the same server
-    while that is well. What can be retried is, within `timeout` seconds or the call's own deadline_ms.
+    while that is well. What can be retried is, within `timeout` seconds or the call's own deadline_ms. More documents than the
+    server takes go in parts, but for `stream`.
 
     `calibration`: a file of `whyrank calibrate`, where the server was started without one or with another.
     """
@@ -126,35 +129,77 @@ class AsyncClient(Verbs):
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self._require_open()
-        async with aclosing(self._exchange.events(self._errand("/v1/rerank/stream", request))) as events:
-            async for name, data in events:
-                yield calibrated_event(_understood(event_of, name, data, request.documents), self._calibration)
+        documents, calibrating = documents_of(request), CalibratedEvents(self._calibration)
+        errand = _errand("/v1/rerank/stream", request, documents, self._end(request))
+        try:
+            async with aclosing(self._exchange.events(errand)) as events:
+                async for name, data in events:
+                    told = _understood(event_of, name, data, request.documents)
+                    for event in calibrating.after(told):
+                        yield event
+        except TooLarge as error:
+            if len(_parts(documents)) > 1:
+                error.args = (
+                    f"{error}. A stream is always one request: `rerank` splits by itself, with evidence, too",
+                )
+            raise
 
     async def _answer(self, request: RerankRequest) -> Ranking:
         with self._call():
-            if request.mode == "score" and request.deadline_ms is None:
-                return calibrated(await self._scored(request), self._calibration)
-            # Evidence takes its time and a deadline has none to lose: neither waits for company.
-            body, _ = await self._exchange.post(self._errand("/v1/rerank", request))
-            return calibrated(_understood(ranking_of, body, request.documents), self._calibration)
+            return calibrated(await self._ranked(request, self._end(request)), self._calibration)
 
-    def _errand(self, path: str, request: RerankRequest) -> Errand:
-        """One request, alone. Of a deadline the server is told what is left when it is asked."""
-        documents, asked_ms = documents_of(request), request.deadline_ms
+    def _end(self, request: RerankRequest) -> float:
+        asked_ms = request.deadline_ms
         seconds = self._timeout if asked_ms is None else min(self._timeout, asked_ms / 1000 + _WAY_BACK_SECONDS)
+        return time.monotonic() + seconds
 
-        def content(left: float) -> bytes:
-            if asked_ms is None:
-                return whole(request, documents)
-            left_ms = max(1.0, 1000 * (left - _WAY_BACK_SECONDS))
-            return whole(replace(request, deadline_ms=min(asked_ms, left_ms)), documents)
+    async def _ranked(self, request: RerankRequest, end: float) -> Ranking:
+        if request.mode == "score" and request.deadline_ms is None:
+            return await self._scored(request, end)
+        # Evidence takes its time and a deadline has none to lose: neither waits for company.
+        documents = documents_of(request)
+        try:
+            return await self._whole(request, documents, end)
+        except TooLarge:
+            if len(parts := _parts(documents)) == 1:
+                raise
+        ranking = await self._scored_in_parts(request, parts, documents, end)
+        return ranking if request.mode == "score" else await self._written(ranking, request, end)
 
-        return Errand(path, content, request.query, time.monotonic() + seconds)
+    async def _whole(self, request: RerankRequest, documents: Sequence[bytes], end: float) -> Ranking:
+        body, _ = await self._exchange.post(_errand("/v1/rerank", request, documents, end))
+        return _understood(ranking_of, body, request.documents)
+
+    async def _scored_in_parts(
+        self, request: RerankRequest, parts: Sequence[range], documents: Sequence[bytes], end: float
+    ) -> Ranking:
+        async def ask(number: int) -> Ranking | WhyrankError:
+            part = parts[number]
+            try:
+                return await self._whole(score_request(request, part), documents[part.start : part.stop], end)
+            except WhyrankError as error:
+                return _renumbered(error, lambda place: part.start + place)
+
+        answers: dict[range, Ranking | WhyrankError] = {}
+        async with aclosing(as_answered(ask, len(parts), _BATCHES_AT_ONCE)) as answered:
+            async for number, answer in answered:
+                answers[parts[number]] = answer
+        return rejoined(request, answers)
+
+    async def _written(self, ranking: Ranking, request: RerankRequest, end: float) -> Ranking:
+        chosen = worth_writing(ranking.results, request.evidence_min_score, request.evidence_top_n)
+        if not chosen:
+            return ranking
+        asked = evidence_request(request, chosen)
+        answer: Ranking | None = None
+        with suppress(RetryableError):  # the scores are there: what is missing is told in its row
+            answer = await self._whole(asked, documents_of(asked), end)
+        return with_evidence(ranking, chosen, answer, "error" if request.deadline_ms is None else "deadline")
 
     # Scores: from memory, from what others are asking for, or asked for together with what others ask.
 
-    async def _scored(self, request: RerankRequest) -> Ranking:
-        question = _Question.of(request, time.monotonic() + self._timeout)
+    async def _scored(self, request: RerankRequest, end: float) -> Ranking:
+        question = _Question.of(request, end)
         identity = self._exchange.preferred(request.query).identity
         known = self._known(identity, question)
         if len(known) == len(question.documents):  # from memory alone: is the server still the one that said so?
@@ -279,16 +324,25 @@ class _Question:
         return cls(request, head, keys, dict(zip(keys, documents, strict=True)), end)
 
     def parts(self, keys: Sequence[PairKey]) -> Iterator[list[PairKey]]:
-        part: list[PairKey] = []
-        size = 0
-        for key in keys:
-            size += len(self.documents[key])
-            if part and (len(part) == _DOCUMENTS_AT_ONCE or size > _BYTES_AT_ONCE):
-                yield part
-                part, size = [], len(self.documents[key])
-            part.append(key)
-        if part:
-            yield part
+        for part in _parts([self.documents[key] for key in keys]):
+            yield [*keys[part.start : part.stop]]
+
+
+def _parts(documents: Sequence[bytes]) -> list[range]:
+    return [*parts_of([*map(len, documents)], _DOCUMENTS_AT_ONCE, _BYTES_AT_ONCE)]
+
+
+def _errand(path: str, request: RerankRequest, documents: Sequence[bytes], end: float) -> Errand:
+    """One request, alone. Of a deadline the server is told what is left when it is asked."""
+    asked_ms = request.deadline_ms
+
+    def content(left: float) -> bytes:
+        if asked_ms is None:
+            return whole(request, documents)
+        left_ms = max(1.0, 1000 * (left - _WAY_BACK_SECONDS))
+        return whole(replace(request, deadline_ms=min(asked_ms, left_ms)), documents)
+
+    return Errand(path, content, request.query, end)
 
 
 def _is_mixed(identity: str | None, known: Collection[PairKey], asks: Collection[Ask]) -> bool:
@@ -330,14 +384,24 @@ def _error(ask: Ask, keys: Sequence[PairKey]) -> WhyrankError:
     """Why a row is missing, as an exception of the caller's own that counts documents as the caller does."""
     if ask.error is None:
         return Unreachable("no answer in the time there was")
-    error = copy(ask.error)
+    theirs = ask.keys
 
-    def renumbered(found: re.Match[str]) -> str:
-        place = int(found[1])
-        known = place < len(ask.keys) and ask.keys[place] in keys
-        return f"documents[{keys.index(ask.keys[place])}]" if known else found[0]
+    def place(of_theirs: int) -> int | None:
+        known = of_theirs < len(theirs) and theirs[of_theirs] in keys
+        return keys.index(theirs[of_theirs]) if known else None
 
-    error.args = (re.sub(r"\bdocuments\[(\d+)\]", renumbered, str(error)),)
+    return _renumbered(ask.error, place)
+
+
+def _renumbered(error: WhyrankError, place: Callable[[int], int | None]) -> WhyrankError:
+    """A copy that counts documents as the caller does: `place` is where the caller has the one with this number."""
+
+    def told(found: re.Match[str]) -> str:
+        ours = place(int(found[1]))
+        return found[0] if ours is None else f"documents[{ours}]"
+
+    error = copy(error)
+    error.args = (re.sub(r"\bdocuments\[(\d+)\]", told, str(error)),)
     return error
 
 

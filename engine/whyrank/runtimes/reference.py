@@ -13,13 +13,17 @@ __all__ = ["Reference"]
 
 
 class Reference:
-    """Slow and plain on purpose. Loads the model a second time: for tests and `whyrank doctor`."""
+    """Slow and plain on purpose. Loads the model a second time: for tests and `whyrank doctor`.
 
-    def __init__(self, plan: Plan) -> None:
+    `float32_head`: for engines that compute their last layer so, whatever the dtype of the others."""
+
+    def __init__(self, plan: Plan, float32_head: bool = False) -> None:
         self.plan = plan
         self._causal = plan.encoder.labels is not None
         self.model = _load_causal(plan) if self._causal else load_classifier(plan)
         self.model.config.pad_token_id = None  # a lone prompt has no padding to look for
+        if float32_head:
+            _compute_head_in_float32(self.model)
 
     def read(self, ids: Ids) -> LabelRead:
         """What the route should answer for these ids: log-probabilities of both labels, or the raw logit."""
@@ -38,6 +42,16 @@ class Reference:
             return LabelRead(float(logits[labels.positive] - logits[labels.negative]))
         logprobs = logits.log_softmax(-1)
         return LabelRead(float(logprobs[labels.positive]), float(logprobs[labels.negative]))
+
+
+def _compute_head_in_float32(model: Any) -> None:
+    """From a copy: the weight itself may be the embedding's, too."""
+    from torch.nn import Linear
+    from torch.nn.functional import linear
+
+    *_, head = (layer for layer in model.modules() if isinstance(layer, Linear))
+    weight, bias = (None if part is None else part.detach().float() for part in (head.weight, head.bias))
+    head.register_forward_hook(lambda head, inputs, output: linear(inputs[0].float(), weight, bias))
 
 
 def _load_causal(plan: Plan) -> Any:

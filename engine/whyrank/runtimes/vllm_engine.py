@@ -126,6 +126,7 @@ class VllmRuntime(ABC):
             "engine": f"vLLM {importlib.import_module('vllm').__version__}, route {self.plan.route}",
             "device": str(config.device_config.device_type),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "head_dtype": str(config.model_config.head_dtype).removeprefix("torch."),
             "block_size": config.cache_config.block_size,
             "prefix_match_unit": config.cache_config.prefix_match_unit or config.cache_config.block_size,
             "prefix_caching": "on" if config.cache_config.enable_prefix_caching else "off",

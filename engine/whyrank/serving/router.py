@@ -215,7 +215,10 @@ def _answer(ranking: Ranking, ask: RerankAsk, raw: Request) -> dict[str, Any]:
             result["document"] = {"text": row.document.text} | {k: v for k, v in named.items() if v is not None}
     body["usage"] = _usage(ranking.usage)
     own = {"id": f"rerank-{request_id(raw)}", "object": "list", "model": service_of(raw).model}
-    return body | own | _warnings(ask.unknown())
+    warnings = ask.unknown()
+    if service_of(raw).lacks_calibration(ranking.prompt):
+        warnings.append("no calibrated_score: the server's calibration was made with another instruction")
+    return body | own | _warnings(warnings)
 
 
 def _answer_or_error(ranking: Ranking | WhyrankError, ask: RerankAsk, raw: Request) -> dict[str, Any]:

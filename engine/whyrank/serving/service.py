@@ -15,6 +15,7 @@ from whyrank.errors import EngineDead, InvalidRequest, Stopping, Unauthorized, W
 from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
 from whyrank.fan_out import as_answered
 from whyrank.ranking import Ranking
+from whyrank.rendering import prompt_identity
 from whyrank.requests import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.runtimes.base import Runtime, WritingRuntime
@@ -52,7 +53,9 @@ class Health:
 class Service:
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
-        self.reranker = Reranker.over(runtime, plan.encoder, replace(plan.config, model=model))
+        config = replace(plan.config, model=model)
+        self.reranker = Reranker.over(runtime, plan.encoder, config)
+        self._uncalibrated = Reranker.over(runtime, plan.encoder, replace(config, calibration=None))
         self.runtime = runtime
         self.plan = plan
         self.limits = limits
@@ -73,12 +76,14 @@ class Service:
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than all others: they are had before anybody asks."""
         query, text = _CANARY
-        (row,) = await self.reranker.score(query, [text])
+        (row,) = await self._uncalibrated.score(query, [text])
         if row.error is not None:
             raise InvalidRequest(f"the warm-up pair has no score: {row.error.message}")
         self._expected = row.margin
         if self.writes:
-            await self.reranker.rerank(query, [text], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS)
+            await self._uncalibrated.rerank(
+                query, [text], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
+            )
 
     def tenant(self, key: str | None) -> str | None:
         """The cache salt of whoever holds this key. With a single key, or none, everybody shares the cache."""
@@ -96,7 +101,8 @@ class Service:
         Waits in the caller's thread, which is not that of the event loop in which calls are answered."""
         self._stopping = True
         self._wait_until_empty(seconds)
-        loop.call_soon_threadsafe(self.reranker.wind_up)
+        for reranker in (self.reranker, self._uncalibrated):
+            loop.call_soon_threadsafe(reranker.wind_up)
         self._wait_until_empty(_LAST_ANSWERS_SECONDS)
 
     def _wait_until_empty(self, seconds: float) -> None:
@@ -150,7 +156,7 @@ class Service:
         """The road itself, with its times and counts noted."""
         began, scored, written = time.monotonic(), False, 0.0
         try:
-            async with aclosing(self.reranker.events(request, live)) as events:
+            async with aclosing(self._reranker_for(request).events(request, live)) as events:
                 async for event in events:
                     match event:
                         case Scored() if not scored:
@@ -167,6 +173,16 @@ class Service:
         if written:
             metrics.observe_last_evidence(written)
 
+    def _reranker_for(self, request: RerankRequest) -> Reranker:
+        """The calibration is the server's choice, not the caller's: who brings another instruction gets no calibrated score."""
+        prompt = prompt_identity(self.plan.format, request.instruction)
+        return self._uncalibrated if self.lacks_calibration(prompt) else self.reranker
+
+    def lacks_calibration(self, prompt: str) -> bool:
+        """Whether the server has one, and not for calls whose Ranking has this prompt."""
+        calibration = self.reranker.calibration
+        return calibration is not None and not calibration.fits_instruction(prompt)
+
     async def health(self) -> Health:
         """Whether a known pair still has its score. Asked often, it is measured every few seconds."""
         if self._stopping:
@@ -181,7 +197,7 @@ class Service:
         query, text = _CANARY
         try:
             async with asyncio.timeout(_CANARY_SECONDS):
-                (row,) = await self.reranker.score(query, [text])
+                (row,) = await self._uncalibrated.score(query, [text])
         except TimeoutError:
             return Health("busy", None, self._expected)
         except EngineDead:

@@ -1,0 +1,171 @@
+"""What the doctor says of engines that are well, and of engines that are not: made so by a wrapper that changes their reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Serve, Served
+from samples import QUERY
+from whyrank.checkpoints import make_plan
+from whyrank.config import EngineConfig
+from whyrank.doctor import Report, cache_finding, examine_running
+from whyrank.runtimes import Runtime
+from whyrank.runtimes.base import Answer
+from whyrank.runtimes.reference import Reference
+from whyrank.scoring import LabelRead
+from whyrank.tokens import EncodedDocument, Ids
+from whyrank.types import Document, Usage
+
+Change = Callable[[int, LabelRead], LabelRead]
+
+
+class Changed:
+    """A runtime whose reads are changed on their way. The engine belongs to the whole session and is not stopped."""
+
+    def __init__(self, inner: Runtime, change: Change) -> None:
+        self.inner, self.change = inner, change
+        self.prime, self.facts = inner.prime, inner.facts
+
+    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+        async for place, read in self.inner.read(prompts, priority, salt):
+            yield place, self.change(place, read) if isinstance(read, LabelRead) else read
+
+    async def aclose(self) -> None: ...
+
+
+def one_off_by(shift: float) -> Change:
+    return lambda place, read: replace(read, positive=read.positive + shift) if place == 3 else read
+
+
+async def report_on(served: Served, change: Change) -> Report:
+    return await examine_running(Changed(served.runtime, change), served.plan)
+
+
+def judged(report: Report) -> dict[str, bool | None]:
+    return {finding.name: finding.good for finding in report.findings}
+
+
+KINDS = pytest.mark.parametrize(
+    ("asked", "shift"),
+    [
+        pytest.param(("multi-hop",), 1e-3, id="encoder"),
+        pytest.param(("prism",), 1e-2, id="generate"),
+        pytest.param(("qanchor",), 1e-3, id="classify"),
+        pytest.param(("prism", "qwen3_5"), 0.2, id="bf16"),
+    ],
+)
+
+
+@KINDS
+async def test_one_margin_that_is_off_is_found(asked: tuple[str, ...], shift: float, serve: Serve) -> None:
+    served = await serve(*asked)
+    for by in (shift, -shift):
+        report = await report_on(served, one_off_by(by))
+        assert judged(report)["parity"] is False and not report.trusted
+        assert report.verdict.startswith("do not trust these scores: ")
+        assert "parity: against transformers on 7 pairs: score within" in report.verdict
+
+
+@KINDS
+async def test_an_engine_that_is_well_has_parity(asked: tuple[str, ...], shift: float, serve: Serve) -> None:
+    report = await report_on(await serve(*asked), lambda _, read: read)
+    assert judged(report)["parity"] is True and "parity" not in report.verdict
+    if asked == ("multi-hop",):  # of random weights, only those without labels have nothing that is wrong with them
+        assert report.verdict == "can be trusted as served"
+
+
+async def test_a_pair_without_a_score_is_told(serve: Serve) -> None:
+    report = await report_on(await serve("multi-hop"), one_off_by(math.nan))
+    assert report.verdict == (
+        "do not trust these scores: parity: 1 of 7 built-in pairs failed: "
+        "the model answered nan: its weights or dtype do not fit"
+    )
+
+
+async def test_a_cache_that_never_hits_is_in_the_verdict(serve: Serve) -> None:
+    served = await serve("prism")
+    assert judged(await report_on(served, lambda _, read: read))["cache"] is True
+    report = await report_on(served, lambda _, read: replace(read, cached_tokens=0))
+    assert judged(report)["cache"] is False
+    assert "cache: 0% of prompt tokens from the cache cold, 0% warm — the documents share" in report.verdict
+
+
+ON: dict[str, str | int] = {"prefix_match_unit": 32, "prefix_caching": "on"}
+
+
+@pytest.mark.parametrize(
+    ("cached", "shared", "facts", "good", "said"),
+    [
+        (60, 230, ON, True, "60% of prompt tokens from the cache cold, 90% warm"),
+        (
+            0,
+            230,
+            ON,
+            False,
+            "share 230 tokens, blocks of 32 should have hit: the engine's cache is full, or does not work",
+        ),
+        (0, 32, ON, False, "share 32 tokens"),
+        (0, 230, ON | {"prefix_caching": "off"}, False, "should have hit: the engine's cache is off"),
+        (0, 31, ON, None, "share their first 31 tokens, a block has 32: too short to be shared"),
+        (0, 31, ON | {"prefix_caching": "off"}, None, "too short to be shared"),
+        (0, 230, {"prefix_caching": "off (an encoder has none)"}, None, "this route has no prefix cache"),
+    ],
+)
+def test_hits_are_missed_where_they_were_due(
+    cached: int, shared: int, facts: dict[str, str | int], good: bool | None, said: str
+) -> None:
+    finding = cache_finding(Usage(100, cached), Usage(100, 90), shared, facts)
+    assert finding.name == "cache" and finding.good is good and said in finding.value
+
+
+# The reference itself. On a GPU, engines compute in bf16 and the head in fp32; here it is made to without a GPU.
+
+
+def half(checkpoint: Callable[[str], Path], prompt: str, kind: str) -> Any:
+    plan = make_plan(EngineConfig(str(checkpoint(kind)), prompt=prompt, dtype="bfloat16"))
+    (row,) = plan.encoder.encode(QUERY, [Document("Water boils at 100 °C.")], None, "tail")
+    assert isinstance(row, EncodedDocument)
+    return plan, row.prompts[0].ids
+
+
+def in_bf16_steps(value: float) -> bool:
+    import torch
+
+    return torch.tensor(value).bfloat16().item() == value
+
+
+@pytest.mark.parametrize(("prompt", "kind"), [("prism", "qwen3"), ("zerank", "qwen3"), ("qanchor", "qwen3-seq-cls")])
+def test_the_reference_computes_the_head_in_fp32_and_nothing_else(
+    prompt: str, kind: str, checkpoint: Callable[[str], Path]
+) -> None:
+    import torch
+
+    plan, ids = half(checkpoint, prompt, kind)
+    reference = Reference(plan, float32_head=True)
+    model = reference.model
+    head = model.score if kind == "qwen3-seq-cls" else model.lm_head
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    with torch.inference_mode():
+        hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+        logits = hidden.float() @ head.weight.float().T
+    read, labels = reference.read(ids), plan.encoder.labels
+    positive = float(logits[labels.positive] if labels else logits[0])
+    if labels is not None and labels.negative is not None:
+        assert read.negative is not None
+        margin = positive - float(logits[labels.negative])
+        assert read.positive - read.negative == pytest.approx(margin, abs=1e-5)
+        return
+    assert read.positive == pytest.approx(positive, abs=1e-6) and not in_bf16_steps(read.positive)
+    assert in_bf16_steps(Reference(plan).read(ids).positive)
+
+
+def test_the_embedding_is_still_the_heads(checkpoint: Callable[[str], Path]) -> None:
+    plan, _ = half(checkpoint, "prism", "qwen3")
+    model = Reference(plan, float32_head=True).model
+    assert model.get_input_embeddings().weight is model.lm_head.weight
