@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -90,8 +91,12 @@ def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
     parser.add_argument("--runner")
     parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--trust-remote-code", action="store_true")
+    return _parsed(parser, [flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
+
+
+def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, list[str]]:
     try:
-        return parser.parse_known_args([flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
+        return parser.parse_known_args(flags)
     except SystemExit as cause:
         raise InvalidRequest("vLLM's flags: see the line above") from cause
 
@@ -108,6 +113,7 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
     # The server's own counters are wanted; the model is no flag; the others are the user's own words.
     for name in ("model", "disable_log_stats", "use_tqdm_on_load", "revision", "trust_remote_code"):
         options.pop(name, None)
+    overrides, flags = _overrides(options.pop("hf_overrides", {}), flags)
     said = {
         flag.split("=")[0].removeprefix("--no-").lstrip("-").replace("_", "-")
         for flag in flags
@@ -117,7 +123,25 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
     for name, value in options.items():
         if name.replace("_", "-") not in said:
             command += _flag(name, value)
-    return [*command, *flags]
+    return [*command, *overrides, *flags]
+
+
+def _overrides(ours: Mapping[str, Any], flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Changes to the checkpoint's config.json: ours below the user's, one flag a key, and the user's other flags. Of several
+    --hf-overrides vLLM takes one and forgets the others, but puts all --hf-overrides.KEY together."""
+    parser = ArgumentParser("whyrank serve", add_help=False, allow_abbrev=False)
+    parser.add_argument("--hf-overrides", "--hf_overrides", type=_json_object, default={})
+    asked, rest = _parsed(parser, flags)
+    dotted = {re.split("[.=+]", flag)[1] for flag in rest if re.match(r"--hf[-_]overrides\.", flag)}
+    told = {**ours, **asked.hf_overrides}
+    return [f"--hf-overrides.{key}={json.dumps(value)}" for key, value in told.items() if key not in dotted], rest
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
 
 
 def _flag(name: str, value: Any) -> list[str]:
