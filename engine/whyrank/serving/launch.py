@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan
@@ -17,7 +17,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.formats import Route
 
-__all__ = ["encoder_app", "serve", "vllm_command"]
+__all__ = ["serve", "vllm_command"]
 
 # Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30}
@@ -158,42 +158,17 @@ def _flag(name: str, value: Any) -> list[str]:
 
 
 def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
-    import uvicorn
-
     parser = ArgumentParser("whyrank serve", usage="whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]...")
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--api-key", nargs="+", default=[os.environ.get("VLLM_API_KEY", "")])
+    parser.add_argument("--shutdown-timeout", type=float, default=_SERVER_DEFAULTS["shutdown_timeout"])
     for known in ("--revision", "--dtype"):
         parser.add_argument(known)
     parser.add_argument("--trust-remote-code", action="store_true")
     asked = parser.parse_args(flags)
     print(f"{plan.config.model} needs no vLLM: served by transformers on {asked.host}:{asked.port}", file=sys.stderr)
     if not dry_run:
-        uvicorn.run(encoder_app(plan, asked.api_key), host=asked.host, port=asked.port, timeout_graceful_shutdown=30)
+        from whyrank.serving.plain import serve_plainly
 
-
-def encoder_app(plan: Plan, keys: Sequence[str]) -> Any:
-    """The routes of the plugin without vLLM around them."""
-    from fastapi import FastAPI
-    from prometheus_client import make_asgi_app
-
-    from whyrank.runtimes.encoder import EncoderRuntime
-    from whyrank.serving.admission import Limits
-    from whyrank.serving.router import routers
-    from whyrank.serving.service import Service
-
-    @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        runtime = await EncoderRuntime.start(plan)
-        service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
-        await service.warm_up()
-        app.state.whyrank = service
-        yield
-        await runtime.aclose()
-
-    app = FastAPI(title="whyrank", lifespan=running)
-    for router in routers:
-        app.include_router(router)
-    app.mount("/metrics", make_asgi_app())
-    return app
+        asyncio.run(serve_plainly(plan, asked.api_key, asked.host, asked.port, asked.shutdown_timeout))
