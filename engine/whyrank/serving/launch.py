@@ -147,18 +147,17 @@ def _json_object(text: str) -> dict[str, Any]:
 def _flag(name: str, value: Any) -> list[str]:
     flag = "--" + name.replace("_", "-")
     match value:
-        case None | {}:
+        case None:
             return []
         case bool():
             return [flag] if value else [flag.replace("--", "--no-", 1)]
-        case dict():
-            return [flag, json.dumps(value)]
         case _:
             return [flag, str(value)]
 
 
 def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
-    parser = ArgumentParser("whyrank serve", usage="whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]...")
+    usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
+    parser = ArgumentParser("whyrank serve", usage=usage)
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--api-key", nargs="+", default=[os.environ.get("VLLM_API_KEY", "")])
