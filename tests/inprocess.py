@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -21,11 +21,17 @@ from whyrank.tokens import Ids, PromptEncoder
 from whyrank.types import Usage
 
 
+def labels_of(ids: Ids) -> tuple[float, float]:
+    return zlib.crc32(repr(tuple(ids)).encode()) % 8000 / 1000 - 4, 0.99
+
+
 class FakeRuntime:
-    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back."""
+    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back, `says_labels`
+    is what the model would say of both labels."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self.says = encoder.encode_frame("Says where.</contribution>\n<evidence>Water boils.</evidence>")
+        self.says_labels: Callable[[Ids], tuple[float, float]] = labels_of
         self.salts: list[str | None] = []
         self.prompts: list[Ids] = []
         self.left = 0
@@ -50,7 +56,7 @@ class FakeRuntime:
         if self.failure is not None:
             raise self.failure
         for i, ids in enumerate(prompts):
-            yield i, LabelRead(zlib.crc32(repr(tuple(ids)).encode()) % 8000 / 1000 - 4, 0.99, len(ids))
+            yield i, LabelRead(*self.says_labels(ids), len(ids))
 
     async def write(
         self, prompts: Sequence[Ids], order: WritingOrder

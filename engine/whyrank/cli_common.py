@@ -70,7 +70,12 @@ RouteOption = Annotated[
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", metavar=choice(Dtype), help="auto: what the device does best.")]
 MaxLength = Annotated[int | None, typer.Option(help="Tokens of a prompt; the prompt file's by default.")]
-KvCache = Annotated[float | None, typer.Option(help="GiB for the prefix cache on a CPU.")]
+KvCache = Annotated[
+    float | None,
+    typer.Option(
+        help="GiB for the prefix cache. By default nearly all that a GPU has; on a CPU a quarter of the memory, at most 4."
+    ),
+]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run the Python code that the checkpoint brings.")
 ]

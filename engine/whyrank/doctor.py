@@ -12,7 +12,7 @@ from whyrank.config import EngineConfig
 from whyrank.reranker import Reranker
 from whyrank.runtimes import Runtime, start_runtime
 from whyrank.runtimes.reference import Reference
-from whyrank.scoring import score_of
+from whyrank.scoring import LEAST_LABEL_MASS, score_of
 from whyrank.tokens import EncodedDocument, common_prefix
 from whyrank.types import Document, RankedDocument, Usage
 
@@ -35,8 +35,6 @@ DOCUMENTS = (
 # fp32 engines agree to rounding; bf16 ones to about 0.05 in the log-odds, because sums are taken in another order.
 _SCORE_TOLERANCE = 1e-5
 _MARGIN_TOLERANCE = 0.05
-# Below this the model mostly wants to say something that is neither label: wrong prompt or wrong checkpoint.
-_LEAST_LABEL_MASS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +145,5 @@ def _label_mass(rows: Sequence[RankedDocument]) -> list[Finding]:
         return []
     middle = median(masses)
     return [
-        Finding("label mass", f"{middle:.4f} of the probability is on the labels (median)", middle >= _LEAST_LABEL_MASS)
+        Finding("label mass", f"{middle:.4f} of the probability is on the labels (median)", middle >= LEAST_LABEL_MASS)
     ]

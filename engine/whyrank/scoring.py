@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 
 from whyrank.types import RankedDocument
 
-__all__ = ["LabelRead", "Score", "ScoreRule", "ranked", "score_of", "shown", "worth_writing"]
+__all__ = ["LEAST_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "ranked", "score_of", "shown", "worth_writing"]
+
+LEAST_LABEL_MASS = 0.5
+"""Below this the model mostly wants to say something that is neither label: wrong prompt or wrong checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["EncoderRuntime", "load_classifier"]
+__all__ = ["EncoderRuntime", "load_classifier", "load_whole"]
 
 # Tokens in one forward pass, padding included.
 _BATCH_TOKENS = 16384
@@ -38,12 +38,23 @@ class EncoderRuntime:
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         loop = asyncio.get_running_loop()
         for batch in _batches(prompts, alone=self.plan.checkpoint.remote_code):
-            logits = await loop.run_in_executor(self._worker, self._forward, [prompts[i] for i in batch])
+            logits = await loop.run_in_executor(self._worker, self._logits, [prompts[i] for i in batch])
             for i, logit in zip(batch, logits, strict=True):
                 read = LabelRead(logit, None, len(prompts[i])) if isinstance(logit, float) else logit
                 yield i, read
 
-    def _forward(self, rows: Sequence[Ids]) -> Sequence[float | DocumentError]:
+    def _logits(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
+        """What the model refuses together, too large for the memory or with one bad row, it gets again in halves."""
+        try:
+            return self._forward(rows)
+        except (RuntimeError, ValueError, IndexError, TypeError) as cause:
+            if len(rows) == 1:
+                return [DocumentError("engine", f"the model refused this document: {cause}")]
+        # Only here, where nothing holds the failed pass's tensors any more.
+        half = len(rows) // 2
+        return [*self._logits(rows[:half]), *self._logits(rows[half:])]
+
+    def _forward(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
         import torch
 
         longest = max(map(len, rows))
@@ -53,11 +64,8 @@ class EncoderRuntime:
         if len(rows) > 1:
             lengths = torch.tensor([len(row) for row in rows], device=ids.device)
             inputs["attention_mask"] = (torch.arange(longest, device=ids.device) < lengths[:, None]).long()
-        try:
-            with torch.inference_mode():
-                output = self.model(**inputs)
-        except (RuntimeError, ValueError, IndexError, TypeError) as cause:
-            return [DocumentError("engine", f"the model refused this document: {cause}")] * len(rows)
+        with torch.inference_mode():
+            output = self.model(**inputs)
         values = (output["score"] if "score" in output else output["logits"]).float().reshape(len(rows), -1)
         if values.shape[1] != 1:
             return [DocumentError("no_label", f"the model has {values.shape[1]} outputs; whyrank reads one")] * len(
@@ -91,20 +99,37 @@ def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
 
 
 def load_classifier(plan: Plan) -> Any:
-    """The checkpoint through transformers, on the GPU where there is one. fp32 on a CPU unless asked otherwise."""
-    import torch
+    """The checkpoint through transformers, as a classifier. fp32 on a CPU unless asked otherwise."""
     import transformers
+
+    # Rerankers with their own code register as a bare model more often than as a classifier.
+    own = plan.checkpoint.remote_code and plan.route == "encoder"
+    return load_whole(
+        transformers.AutoModel if own else transformers.AutoModelForSequenceClassification, plan, "float32"
+    )
+
+
+def load_whole(auto: Any, plan: Plan, cpu_dtype: str) -> Any:
+    """The checkpoint as one of transformers' automatic classes, on the GPU where there is one. transformers would make up
+    what it lacks, at random, and go on."""
+    import torch
 
     config = plan.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = config.dtype if config.dtype != "auto" else ("float32" if device == "cpu" else "auto")
-    # Rerankers with their own code register as a bare model more often than as a classifier.
-    own = plan.checkpoint.remote_code and plan.route == "encoder"
-    auto = transformers.AutoModel if own else transformers.AutoModelForSequenceClassification
+    dtype = cpu_dtype if config.dtype == "auto" and device == "cpu" else config.dtype
     try:
-        model = auto.from_pretrained(
-            config.source, revision=config.revision, dtype=dtype, trust_remote_code=config.trust_remote_code
+        model, found = auto.from_pretrained(
+            config.source,
+            revision=config.revision,
+            dtype=dtype,
+            trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as cause:
         raise CheckpointError(f"model {config.model!r}: transformers cannot load it: {cause}") from cause
+    if missing := sorted(found["missing_keys"]):
+        raise CheckpointError(
+            f"model {config.model!r} has no weights for {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}: "
+            "give a checkpoint that was trained as a reranker"
+        )
     return model.to(device).eval()

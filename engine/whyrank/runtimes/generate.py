@@ -14,10 +14,10 @@ from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids, LabelIds, common_prefix
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["GenerateRuntime"]
+__all__ = ["MATCH_UNIT", "GenerateRuntime"]
 
 # Hybrids store their state once a request; hits are possible every so many tokens. Divides every real block size.
-_MATCH_UNIT = 16
+MATCH_UNIT = 16
 # Fewer prompts than this are not worth the extra step that a primer takes.
 _PRIME_FROM = 8
 _FRAMES_KEPT = 1024
@@ -35,7 +35,7 @@ class GenerateRuntime(VllmRuntime):
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         options: dict[str, Any] = {}
         if plan.checkpoint.hybrid:
-            options["prefix_match_unit"] = _MATCH_UNIT
+            options["prefix_match_unit"] = MATCH_UNIT
         if not on_cpu:
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
             options["hf_overrides"] = {"head_dtype": "float32"}

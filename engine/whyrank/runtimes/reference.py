@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from whyrank.checkpoints import Plan
-from whyrank.runtimes.encoder import load_classifier
+from whyrank.runtimes.encoder import load_classifier, load_whole
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
 
@@ -55,14 +55,6 @@ def _compute_head_in_float32(model: Any) -> None:
 
 
 def _load_causal(plan: Plan) -> Any:
-    import torch
     import transformers
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = plan.config.dtype
-    if dtype == "auto" and device == "cpu":
-        dtype = "bfloat16" if plan.checkpoint.hybrid else "float32"
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        plan.config.source, revision=plan.config.revision, dtype=dtype, trust_remote_code=plan.config.trust_remote_code
-    )
-    return model.to(device).eval()
+    return load_whole(transformers.AutoModelForCausalLM, plan, "bfloat16" if plan.checkpoint.hybrid else "float32")

@@ -16,7 +16,7 @@ from typing import Any, Self
 from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
 from whyrank.fan_out import as_answered
-from whyrank.process import START_METHOD, is_cpu_build, set_environment
+from whyrank.process import START_METHOD, is_cpu_build, set_environment, warn_of_versions
 from whyrank.runtimes.base import Answer
 from whyrank.scoring import LabelRead
 from whyrank.tokens import Ids
@@ -165,6 +165,7 @@ def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
 
 
 def _import_vllm() -> Any:
+    warn_of_versions()
     try:
         for name in ("vllm.platforms", "vllm.engine.arg_utils", "vllm.v1.engine.async_llm"):
             importlib.import_module(name)
@@ -196,21 +197,25 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "max_num_batched_tokens": 16384,
         "max_num_seqs": 256,
     }
+    if on_cpu or config.kv_cache_gib is not None:
+        options["kv_cache_memory_bytes"] = int((config.kv_cache_gib or _default_kv_cache_gib()) * _GIB)
     if on_cpu:
         options.update(
             dtype=config.dtype if config.dtype != "auto" else "bfloat16" if hybrid else "float32",
             enforce_eager=True,
-            # With a size given, vLLM skips its profiling run; its own default is nearly all of the memory.
-            kv_cache_memory_bytes=int((config.kv_cache_gib or _default_kv_cache_gib()) * _GIB),
             # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
             block_size=32,
             max_num_batched_tokens=8192 if hybrid else 2048,
             max_num_seqs=64,
         )
+    elif config.kv_cache_gib is not None:
+        # The size decides; but vLLM starts only where this share of the GPU is free, by default more than another model leaves.
+        options["gpu_memory_utilization"] = 0.01
     return options
 
 
 def _default_kv_cache_gib() -> float:
+    """On a CPU, where vLLM's own default is nearly all of the memory; with a size given it also skips its profiling run."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
     return min(4.0, memory / 4)
 

@@ -2,6 +2,7 @@
 
 launch.py      `whyrank serve`: defaults for reranking, then vLLM's own server
 plugin.py      what vLLM loads: its engine client becomes a Service
+plain.py       without vLLM: the same routes on plain uvicorn
 service.py     one Reranker with admission, health and metrics around it: all that routes may call
 admission.py   how much is let in at once (pure)
 door.py        what every route has in front: key, size of the body, errors, freeing the engine when the caller leaves

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan
@@ -16,7 +17,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.formats import Route
 
-__all__ = ["encoder_app", "serve", "vllm_command"]
+__all__ = ["serve", "vllm_command"]
 
 # Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30}
@@ -90,8 +91,12 @@ def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
     parser.add_argument("--runner")
     parser.add_argument("--max-model-len", type=int)
     parser.add_argument("--trust-remote-code", action="store_true")
+    return _parsed(parser, [flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
+
+
+def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, list[str]]:
     try:
-        return parser.parse_known_args([flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
+        return parser.parse_known_args(flags)
     except SystemExit as cause:
         raise InvalidRequest("vLLM's flags: see the line above") from cause
 
@@ -108,6 +113,7 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
     # The server's own counters are wanted; the model is no flag; the others are the user's own words.
     for name in ("model", "disable_log_stats", "use_tqdm_on_load", "revision", "trust_remote_code"):
         options.pop(name, None)
+    overrides, flags = _overrides(options.pop("hf_overrides", {}), flags)
     said = {
         flag.split("=")[0].removeprefix("--no-").lstrip("-").replace("_", "-")
         for flag in flags
@@ -117,59 +123,51 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
     for name, value in options.items():
         if name.replace("_", "-") not in said:
             command += _flag(name, value)
-    return [*command, *flags]
+    return [*command, *overrides, *flags]
+
+
+def _overrides(ours: Mapping[str, Any], flags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Changes to the checkpoint's config.json: ours below the user's, one flag a key, and the user's other flags. Of several
+    --hf-overrides vLLM takes one and forgets the others, but puts all --hf-overrides.KEY together."""
+    parser = ArgumentParser("whyrank serve", add_help=False, allow_abbrev=False)
+    parser.add_argument("--hf-overrides", "--hf_overrides", type=_json_object, default={})
+    asked, rest = _parsed(parser, flags)
+    dotted = {re.split("[.=+]", flag)[1] for flag in rest if re.match(r"--hf[-_]overrides\.", flag)}
+    told = {**ours, **asked.hf_overrides}
+    return [f"--hf-overrides.{key}={json.dumps(value)}" for key, value in told.items() if key not in dotted], rest
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(text)
+    return value
 
 
 def _flag(name: str, value: Any) -> list[str]:
     flag = "--" + name.replace("_", "-")
     match value:
-        case None | {}:
+        case None:
             return []
         case bool():
             return [flag] if value else [flag.replace("--", "--no-", 1)]
-        case dict():
-            return [flag, json.dumps(value)]
         case _:
             return [flag, str(value)]
 
 
 def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
-    import uvicorn
-
-    parser = ArgumentParser("whyrank serve", usage="whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]...")
+    usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
+    parser = ArgumentParser("whyrank serve", usage=usage)
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--api-key", nargs="+", default=[os.environ.get("VLLM_API_KEY", "")])
+    parser.add_argument("--shutdown-timeout", type=float, default=_SERVER_DEFAULTS["shutdown_timeout"])
     for known in ("--revision", "--dtype"):
         parser.add_argument(known)
     parser.add_argument("--trust-remote-code", action="store_true")
     asked = parser.parse_args(flags)
     print(f"{plan.config.model} needs no vLLM: served by transformers on {asked.host}:{asked.port}", file=sys.stderr)
     if not dry_run:
-        uvicorn.run(encoder_app(plan, asked.api_key), host=asked.host, port=asked.port, timeout_graceful_shutdown=30)
+        from whyrank.serving.plain import serve_plainly
 
-
-def encoder_app(plan: Plan, keys: Sequence[str]) -> Any:
-    """The routes of the plugin without vLLM around them."""
-    from fastapi import FastAPI
-    from prometheus_client import make_asgi_app
-
-    from whyrank.runtimes.encoder import EncoderRuntime
-    from whyrank.serving.admission import Limits
-    from whyrank.serving.router import routers
-    from whyrank.serving.service import Service
-
-    @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        runtime = await EncoderRuntime.start(plan)
-        service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
-        await service.warm_up()
-        app.state.whyrank = service
-        yield
-        await runtime.aclose()
-
-    app = FastAPI(title="whyrank", lifespan=running)
-    for router in routers:
-        app.include_router(router)
-    app.mount("/metrics", make_asgi_app())
-    return app
+        asyncio.run(serve_plainly(plan, asked.api_key, asked.host, asked.port, asked.shutdown_timeout))

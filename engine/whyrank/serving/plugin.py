@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from argparse import Namespace
@@ -13,13 +14,16 @@ from fastapi import FastAPI
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
+from whyrank.process import warn_of_versions
 from whyrank.runtimes.classify import ClassifyRuntime
-from whyrank.runtimes.generate import GenerateRuntime
+from whyrank.runtimes.generate import MATCH_UNIT, GenerateRuntime
 from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 
-__all__ = ["WhyrankPlugin"]
+__all__ = ["WhyrankPlugin", "advice", "be_heard", "require"]
+
+logger = logging.getLogger(__name__)
 
 
 class WhyrankPlugin:
@@ -33,8 +37,12 @@ class WhyrankPlugin:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         if engine_client is None:
             return  # vLLM's rendering server has no engine; our routes say that nothing has started
+        be_heard()
+        warn_of_versions()
         plan = await asyncio.to_thread(_plan, engine_client.vllm_config.model_config, args)
-        _require(engine_client.vllm_config.model_config, plan)
+        require(engine_client.vllm_config, plan)
+        for line in advice(engine_client.vllm_config, plan):
+            logger.warning("%s; `whyrank serve` does", line)
         kind = ClassifyRuntime if plan.route == "classify" else GenerateRuntime
         keys = args.api_key or [os.environ.get("VLLM_API_KEY", "")]
         names = args.served_model_name or [args.model]
@@ -42,6 +50,13 @@ class WhyrankPlugin:
         await service.warm_up()
         state.whyrank = service
         state.engine_client = _StoppedInOrder(engine_client, service)
+
+
+def be_heard() -> None:
+    """A library that vLLM's server imports lets no logger but vLLM's own tell of less than errors."""
+    ours = logging.getLogger("whyrank")
+    if ours.level == logging.NOTSET:  # else the user has decided
+        ours.setLevel(logging.WARNING)
 
 
 class _StoppedInOrder:
@@ -77,9 +92,37 @@ def _plan(model: Any, args: Namespace) -> Plan:
     )
 
 
-def _require(model: Any, plan: Plan) -> None:
-    """What `whyrank serve` sets and a plain `vllm serve` may lack, where scores would be wrong without it."""
-    if plan.route == "generate" and plan.format.score.rule == "logit" and model.logprobs_mode != "raw_logits":
+def require(config: Any, plan: Plan) -> None:
+    """What `whyrank serve` sees to and a plain `vllm serve` may not, where scores would be wrong or missing."""
+    if plan.route != "generate":
+        return
+    if plan.format.score.rule == "logit" and config.model_config.logprobs_mode != "raw_logits":
         raise CheckpointError(
             f"prompt '{plan.format.name}' reads raw logits: start with --logprobs-mode raw_logits, or with `whyrank serve`"
         )
+    if config.speculative_config is not None:
+        raise CheckpointError(
+            "speculative decoding: vLLM gives no values for the label tokens in a step with drafts in it, so documents would "
+            "go without a score; start without --speculative-config"
+        )
+
+
+def advice(config: Any, plan: Plan) -> list[str]:
+    """What `whyrank serve` sets and a plain `vllm serve` may lack, where it costs speed or precision."""
+    model, cache = config.model_config, config.cache_config
+    told = []
+    if not cache.enable_prefix_caching:
+        told.append("every document pays for the prompt and the query anew: give --enable-prefix-caching")
+    elif plan.route == "generate" and plan.checkpoint.hybrid and not cache.prefix_match_unit:
+        told.append(
+            "this hybrid reuses whole blocks only, which are longer than what documents share: "
+            f"give --prefix-match-unit {MATCH_UNIT}"
+        )
+    if plan.route == "generate" and config.device_config.device_type != "cpu" and model.head_dtype.itemsize < 4:
+        told.append(
+            f"logits of {model.head_dtype} come in coarse steps, which makes ties: "
+            """give --hf-overrides '{"head_dtype": "float32"}'"""
+        )
+    if config.scheduler_config.policy == "fcfs":
+        told.append("a call with many documents holds up all that come after it: give --scheduling-policy priority")
+    return told

@@ -32,7 +32,7 @@ from whyrank.wire import (
     to_json,
 )
 
-__all__ = ["routers"]
+__all__ = ["NATIVE", "routers"]
 
 NATIVE = ErrorStyle(dialects.vllm_error)
 

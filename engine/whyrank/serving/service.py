@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -11,7 +12,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
 from whyrank.checkpoints import Plan
-from whyrank.errors import EngineDead, InvalidRequest, Stopping, Unauthorized, WhyrankError
+from whyrank.errors import CheckpointError, EngineDead, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
 from whyrank.fan_out import as_answered
 from whyrank.ranking import Ranking
@@ -19,15 +20,18 @@ from whyrank.rendering import prompt_identity
 from whyrank.requests import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.runtimes.base import Runtime, WritingRuntime
+from whyrank.scoring import LEAST_LABEL_MASS
 from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
 
 __all__ = ["Health", "Service"]
 
+logger = logging.getLogger(__name__)
+
 _CANARY = ("What is the capital of France?", "Paris is the capital and largest city of France.")
+_OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
 # Log-odds. Company in a batch moves bf16 sums by a few hundredths; broken weights or memory move them by more.
 _CANARY_TOLERANCE = 0.25
-_CANARY_SECONDS = 5.0
 _CANARY_KEPT_SECONDS = 5.0
 # Enough to compile the grammar; what is written meanwhile nobody reads.
 _WARM_UP_MS = 2000.0
@@ -51,6 +55,9 @@ class Health:
 
 
 class Service:
+    canary_seconds = 5.0
+    """The canary's time to come back before the engine is called busy."""
+
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
         config = replace(plan.config, model=model)
@@ -76,14 +83,32 @@ class Service:
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than all others: they are had before anybody asks."""
         query, text = _CANARY
-        (row,) = await self._uncalibrated.score(query, [text])
-        if row.error is not None:
-            raise InvalidRequest(f"the warm-up pair has no score: {row.error.message}")
-        self._expected = row.margin
+        self._expected = await self._first_margin(query, text)
         if self.writes:
             await self._uncalibrated.rerank(
                 query, [text], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
             )
+
+    async def _first_margin(self, query: str, text: str) -> float | None:
+        """What does not tell two texts apart will never be wrong by its canary: it is not served at all. Which of them it
+        prefers is the model's own affair."""
+        row, other = await self._uncalibrated.score(query, [text, _OFF_TOPIC])
+        for one in (row, other):
+            if one.error is not None:
+                raise CheckpointError(f"{self.model}: the warm-up pair has no score: {one.error.message}")
+        if row.margin == other.margin:
+            raise CheckpointError(
+                f"{self.model} gives different texts the same score, {row.score:.4f} (margin {row.margin:.4f}): "
+                "its weights, its head or its prompt do not fit; try `whyrank doctor`"
+            )
+        if row.label_mass is not None and row.label_mass < LEAST_LABEL_MASS:
+            logger.warning(
+                "%s puts %.4f of the probability on its labels, and the rest on other words: its prompt or its weights "
+                "hardly fit; try `whyrank doctor`",
+                self.model,
+                row.label_mass,
+            )
+        return row.margin
 
     def tenant(self, key: str | None) -> str | None:
         """The cache salt of whoever holds this key. With a single key, or none, everybody shares the cache."""
@@ -196,7 +221,7 @@ class Service:
     async def _examine(self) -> Health:
         query, text = _CANARY
         try:
-            async with asyncio.timeout(_CANARY_SECONDS):
+            async with asyncio.timeout(self.canary_seconds):
                 (row,) = await self._uncalibrated.score(query, [text])
         except TimeoutError:
             return Health("busy", None, self._expected)

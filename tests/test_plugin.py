@@ -1,0 +1,123 @@
+"""What a plain `vllm serve` with the plugin is told at its start, or refused for. No engine: only what it says of itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import KIND_OF
+from whyrank.checkpoints import Plan, make_plan
+from whyrank.config import EngineConfig
+from whyrank.errors import CheckpointError
+from whyrank.serving.plugin import advice, be_heard, require
+
+
+@pytest.fixture
+def plan(checkpoint: Callable[[str], Path]) -> Callable[..., Plan]:
+    return lambda prompt="prism", kind=None, route=None: make_plan(
+        EngineConfig(str(checkpoint(kind or KIND_OF[prompt])), prompt=prompt, route=route)
+    )
+
+
+def engine(**said: Any) -> Any:
+    """vLLM's config as `whyrank serve` makes it on a GPU, but for what is `said`."""
+    is_ = {"device": "cuda", "head": torch.float32, "caching": True, "unit": 16, "policy": "priority"} | said
+    return SimpleNamespace(
+        model_config=SimpleNamespace(head_dtype=is_["head"], logprobs_mode=is_.get("logprobs_mode", "raw_logprobs")),
+        cache_config=SimpleNamespace(enable_prefix_caching=is_["caching"], prefix_match_unit=is_["unit"]),
+        scheduler_config=SimpleNamespace(policy=is_["policy"]),
+        device_config=SimpleNamespace(device_type=is_["device"]),
+        speculative_config=is_.get("speculative"),
+    )
+
+
+GENERATE, HYBRID, CLASSIFY = {}, {"kind": "qwen3_5"}, {"route": "classify"}
+
+
+@pytest.mark.parametrize("asked", [GENERATE, HYBRID, CLASSIFY])
+def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], asked: dict[str, str]) -> None:
+    assert advice(engine(), plan(**asked)) == []
+    require(engine(), plan(**asked))
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "flag"),
+    [
+        ({"caching": False}, GENERATE, "--enable-prefix-caching"),
+        ({"caching": False, "unit": None}, HYBRID, "--enable-prefix-caching"),
+        ({"caching": False}, CLASSIFY, "--enable-prefix-caching"),
+        ({"unit": None}, HYBRID, "--prefix-match-unit 16"),
+        ({"head": torch.bfloat16}, GENERATE, """--hf-overrides '{"head_dtype": "float32"}'"""),
+        ({"policy": "fcfs"}, GENERATE, "--scheduling-policy priority"),
+        ({"policy": "fcfs"}, CLASSIFY, "--scheduling-policy priority"),
+    ],
+)
+def test_what_is_missing_is_told_with_its_flag(
+    plan: Callable[..., Plan], said: dict[str, Any], asked: dict[str, str], flag: str
+) -> None:
+    (line,) = advice(engine(**said), plan(**asked))
+    assert line.endswith(f": give {flag}")
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ({"unit": None}, GENERATE),
+        ({"unit": None}, CLASSIFY),
+        ({"head": torch.bfloat16}, CLASSIFY),
+        ({"head": torch.bfloat16, "device": "cpu"}, HYBRID),
+    ],
+)
+def test_what_costs_nothing_there_is_not_told(
+    plan: Callable[..., Plan], said: dict[str, Any], asked: dict[str, str]
+) -> None:
+    assert advice(engine(**said), plan(**asked)) == []
+
+
+def test_a_plain_vllm_serve_is_told_all_of_it(plan: Callable[..., Plan]) -> None:
+    plain = engine(head=torch.bfloat16, unit=None, policy="fcfs")
+    assert len(advice(plain, plan(**HYBRID))) == 3
+    assert len(advice(engine(caching=False, policy="fcfs"), plan())) == 2
+
+
+def test_raw_logits_are_required_where_the_prompt_reads_them(plan: Callable[..., Plan]) -> None:
+    with pytest.raises(CheckpointError, match="'bge-v2-gemma' reads raw logits: start with --logprobs-mode raw_logits"):
+        require(engine(), plan("bge-v2-gemma"))
+    require(engine(logprobs_mode="raw_logits"), plan("bge-v2-gemma"))
+    require(engine(), plan("bge-v2-gemma", route="classify"))
+
+
+def test_drafts_are_refused_where_labels_are_read(plan: Callable[..., Plan]) -> None:
+    drafting = engine(speculative=SimpleNamespace(method="ngram"))
+    with pytest.raises(CheckpointError, match="start without --speculative-config"):
+        require(drafting, plan())
+    require(drafting, plan(route="classify"))
+
+
+@pytest.fixture
+def quiet_root() -> Iterator[None]:
+    """As vLLM's server leaves it."""
+    root, ours = logging.getLogger(), logging.getLogger("whyrank")
+    levels = root.level, ours.level
+    root.setLevel(logging.ERROR)
+    yield
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+
+
+@pytest.mark.usefixtures("quiet_root")
+def test_advice_is_heard_unless_the_user_wants_none() -> None:
+    ours, service = logging.getLogger("whyrank"), logging.getLogger("whyrank.serving.service")
+    ours.setLevel(logging.NOTSET)
+    assert not service.isEnabledFor(logging.WARNING)
+    be_heard()
+    assert service.isEnabledFor(logging.WARNING) and not service.isEnabledFor(logging.INFO)
+    ours.setLevel(logging.CRITICAL)
+    be_heard()
+    assert not service.isEnabledFor(logging.WARNING)
