@@ -147,6 +147,19 @@ async def test_rows_say_what_was_cut(face: Verbs) -> None:
     assert len({row.margin for row in cut.values()}) == 3
 
 
+async def test_a_callers_bound_cuts_documents_and_says_so(face: Verbs) -> None:
+    whole, wide = await asyncio.gather(face.score(QUERY, TEXTS), face.score(QUERY, TEXTS, max_tokens_per_doc=100_000))
+    same(wide, whole)
+    bound = await face.score(QUERY, TEXTS, max_tokens_per_doc=9)
+    for row, before in zip(bound, whole, strict=True):
+        assert row.truncation is not None and before.truncation is not None
+        assert row.truncation.used_tokens == min(9, before.truncation.original_tokens)
+        if row.truncation.truncated:
+            assert abs((row.margin or 0.0) - (before.margin or 0.0)) > 1e-5
+        else:
+            same([row], [before])
+
+
 async def test_a_grid_is_one_score_per_query(face: Verbs) -> None:
     queries = [QUERY, "How high is Everest?", "水", QUERY]
     grid = await face.score_grid(queries, NAMED)
@@ -261,6 +274,7 @@ async def test_an_option_that_nobody_knows(face: Verbs) -> None:
         {"top_n": 2},
         {"min_score": 0.5},
         {"truncation": "middle"},
+        {"max_tokens_per_doc": 5},
         {"deadline_ms": 60_000},
         {"cache_salt": "s"},
         EVIDENCE,

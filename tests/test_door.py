@@ -19,10 +19,12 @@ from inprocess import InProcess, prism_plan
 from samples import QUERY
 from whyrank.errors import EngineDead
 from whyrank.serving.router import routers
+from whyrank.tokens import EncodedDocument
 from whyrank.types import Document
 
 MakeServer = Callable[..., InProcess]
 ASKED = {"query": QUERY, "documents": ["a", "b", "c"]}
+TEN_WORDS = ["one two three four five six seven eight nine ten"]
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +285,32 @@ async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, ask
         assert ("longer than the model reads" in answer.text) is not fits
         assert answer.status_code == (200 if fits or ("queries" in asked and path == "/v1/rerank") else 400)
     assert (await http.post(path, json=asked | {"documents": [text], "truncation": True})).status_code == 200
+
+
+BOUND = {"query": QUERY, "max_tokens_per_doc": 5}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/v1/rerank/stream", BOUND | {"documents": TEN_WORDS}),
+        ("/v1/rerank/batch", {"requests": [BOUND | {"documents": TEN_WORDS}]}),
+        ("/score", BOUND | {"documents": TEN_WORDS}),
+        ("/v2/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/cohere/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/jina/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/voyage/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/tei/rerank", BOUND | {"texts": TEN_WORDS}),
+    ],
+)
+async def test_max_tokens_per_doc_is_kept_everywhere(
+    server: InProcess, http: httpx.AsyncClient, path: str, asked: dict[str, Any]
+) -> None:
+    (await http.post(path, json=asked)).raise_for_status()
+    (row,) = server.service.plan.encoder.encode(QUERY, [Document(TEN_WORDS[0])], None, "tail", 5)
+    assert isinstance(row, EncodedDocument) and row.prompts[0].truncation.used_tokens == 5
+    assert server.runtime.prompts == [row.prompts[0].ids]
 
 
 async def test_control_tokens_are_read_as_text(server: InProcess, http: httpx.AsyncClient) -> None:

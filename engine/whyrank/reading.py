@@ -52,7 +52,12 @@ class Reader:
         """The prompts of a slice, and what they share in the cache."""
         asked, part = self._request, self._slices[number]
         encoded = await asyncio.to_thread(
-            self._encoder.encode, asked.query, asked.documents[part], asked.instruction, asked.truncation
+            self._encoder.encode,
+            asked.query,
+            asked.documents[part],
+            asked.instruction,
+            asked.truncation,
+            asked.max_tokens_per_doc,
         )
         prompts, known = sheet.add(part.start, encoded)
         for row in known:

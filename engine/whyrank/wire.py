@@ -196,6 +196,9 @@ class ReadingAsk(_Ask):
     truncation: TruncationPolicy | bool | None = Field(
         None, description="What of an over-long document is given up; true: its tail; false: nothing, it is an error."
     )
+    max_tokens_per_doc: int | None = Field(
+        None, description="A document with more is cut, or read in windows of so many, as truncation says."
+    )
     deadline_ms: float | None = None
     cache_salt: str | None = None
 

@@ -96,7 +96,6 @@ class CohereAsk(OptionsAsk):
     model: str | None = None
     query: str
     documents: Documents
-    max_tokens_per_doc: int | None = Field(None, description="Accepted; the prompt's own budget decides.")
     relevant_spans: RelevantSpans | None = Field(None, description='Enabled, it means mode "evidence".')
     priority: int | None = Field(None, description="Accepted; calls take turns.")
 

@@ -288,7 +288,7 @@ _EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "bare": {"Text Embeddings Inference": {"query": _QUERY, "texts": _TEXTS}, "vLLM": _RERANK},
     "cohere": {
-        "Documents": _RERANK | {"model": "any", "top_n": 1},
+        "Documents": _RERANK | {"model": "any", "top_n": 1, "max_tokens_per_doc": 4096},
         "Spans": _RERANK | {"relevant_spans": {"mode": "enabled", "max_spans": 2}},
     },
     "cohere_v1": {
