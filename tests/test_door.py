@@ -287,6 +287,32 @@ async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, ask
     assert (await http.post(path, json=asked | {"documents": [text], "truncation": True})).status_code == 200
 
 
+LONG = "word " * 40_000
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "side"),
+    [
+        ("/v1/rerank", {"query": QUERY, "documents": [LONG]}, "truncation_side"),
+        ("/rerank", {"query": QUERY, "documents": [LONG]}, "truncation_side"),
+        ("/score", {"text_1": QUERY, "text_2": LONG}, "truncation_side"),
+        ("/rerank", {"query": QUERY, "texts": [LONG]}, "truncation_direction"),
+        ("/tei/rerank", {"query": QUERY, "texts": [LONG]}, "truncation_direction"),
+    ],
+)
+async def test_the_side_that_others_name_is_a_policy(
+    server: InProcess, http: httpx.AsyncClient, path: str, asked: dict[str, Any], side: str
+) -> None:
+    said: list[dict[str, Any]] = [{"truncation": "head"}, {side: "left"}, {side: "left", "truncation": None}]
+    said += [{"truncation": "tail"}, {}, {side: "right"}, {side: "left", "truncation": "tail"}]
+    for more in said:
+        (await http.post(path, json=asked | more)).raise_for_status()
+    head, tail = server.runtime.prompts[0], server.runtime.prompts[3]
+    assert head != tail
+    assert server.runtime.prompts == [head] * 3 + [tail] * 4
+    assert (await http.post(path, json=asked | {side: "middle"})).status_code in (400, 422)
+
+
 BOUND = {"query": QUERY, "max_tokens_per_doc": 5}
 
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from whyrank.errors import InvalidRequest, Overloaded
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
+from whyrank.requests import RerankOptions, RerankRequest
 from whyrank.types import RankedDocument
-from whyrank.wire import Documents, OptionsAsk, RerankAsk, ResultBody, documents_of
+from whyrank.wire import Documents, OptionsAsk, RerankAsk, ResultBody, documents_of, side_given_up
 
 __all__ = [
     "BareAsk",
@@ -246,13 +246,13 @@ class TeiAsk(OptionsAsk):
     def refuses_truncation(self) -> bool:
         return self.truncate is False or self.truncation is False
 
+    def options(self) -> RerankOptions:
+        return side_given_up(self.truncation_direction) | super().options()
+
     def request(self) -> RerankRequest:
         if not self.texts:
             raise TeiEmpty("`texts` cannot be empty")
-        options = self.options()
-        if self.truncation_direction.lower() == "left":
-            options["truncation"] = "head"
-        return RerankRequest.of(self.query, self.texts, **options)
+        return RerankRequest.of(self.query, self.texts, **self.options())
 
 
 def tei_answer(ask: TeiAsk, ranking: Ranking) -> list[dict[str, Any]]:
