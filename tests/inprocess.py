@@ -18,16 +18,18 @@ from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 from whyrank.tokens import Ids, PromptEncoder
-from whyrank.types import Usage
+from whyrank.types import DocumentError, Usage
 
 
 class FakeRuntime:
-    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back."""
+    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back, and a prompt in
+    `broken` fails by itself."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self.says = encoder.encode_frame("Says where.</contribution>\n<evidence>Water boils.</evidence>")
         self.salts: list[str | None] = []
         self.prompts: list[Ids] = []
+        self.broken: set[Ids] = set()
         self.left = 0
         self.reached = asyncio.Event()
         self.failure: Exception | None = None
@@ -50,6 +52,9 @@ class FakeRuntime:
         if self.failure is not None:
             raise self.failure
         for i, ids in enumerate(prompts):
+            if ids in self.broken:
+                yield i, DocumentError("engine", "the engine gave up on it")
+                continue
             yield i, LabelRead(zlib.crc32(repr(tuple(ids)).encode()) % 8000 / 1000 - 4, 0.99, len(ids))
 
     async def write(

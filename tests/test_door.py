@@ -24,6 +24,7 @@ from whyrank.types import Document
 
 MakeServer = Callable[..., InProcess]
 ASKED = {"query": QUERY, "documents": ["a", "b", "c"]}
+LONG = "word " * 40_000
 TEN_WORDS = ["one two three four five six seven eight nine ten"]
 
 
@@ -269,6 +270,71 @@ async def test_a_deadline_leaves_what_there_is(server: InProcess, http: httpx.As
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
 
 
+# A document that fails, and one that is cut, where rows have no place to say so.
+
+SHAPED = {
+    "/v2/rerank": "results",
+    "/cohere/v2/rerank": "results",
+    "/cohere/v1/rerank": "results",
+    "/jina/v1/rerank": "results",
+    "/voyage/v1/rerank": "data",
+    "/v1/rerank": "data",  # with a top_k it is Voyage's
+    "/tei/rerank": "",
+    "/rerank": "",
+}
+
+
+def broken(server: InProcess, *texts: str) -> None:
+    rows = server.service.plan.encoder.encode(QUERY, [Document(text) for text in texts], None, "tail")
+    server.runtime.broken = {row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)}
+
+
+def shaped(path: str, texts: list[str], **more: Any) -> dict[str, Any]:
+    return {"query": QUERY, "documents" if SHAPED[path] else "texts": texts, **more} | (
+        {"top_k": len(texts)} if path == "/v1/rerank" else {}
+    )
+
+
+@pytest.mark.parametrize("path", SHAPED)
+async def test_a_document_that_fails_costs_the_others_nothing(
+    server: InProcess, http: httpx.AsyncClient, path: str
+) -> None:
+    whole = (await http.post(path, json=shaped(path, ["a", "b", "c"]))).raise_for_status()
+    assert not {"x-whyrank-failed", "x-whyrank-truncated"} & set(whole.headers)
+    broken(server, "b")
+    answer = (await http.post(path, json=shaped(path, ["a", "b", "c"]))).raise_for_status()
+    was, rows = (told.json()[SHAPED[path]] if SHAPED[path] else told.json() for told in (whole, answer))
+    assert rows == [row for row in was if row["index"] != 1] and len(rows) == 2
+    assert answer.headers["x-whyrank-failed"] == "1" and "x-whyrank-truncated" not in answer.headers
+    if "meta" in answer.json():
+        assert answer.json()["meta"]["warnings"] == ["documents[1]: the engine gave up on it"]
+    broken(server, "a", "b", "c")
+    assert (await http.post(path, json=shaped(path, ["a", "b", "c"]))).status_code == 429
+
+
+@pytest.mark.parametrize("path", SHAPED)
+async def test_a_document_that_is_cut_is_named(server: InProcess, http: httpx.AsyncClient, path: str) -> None:
+    texts = ["a", TEN_WORDS[0], "b", LONG]
+    asked = shaped(path, texts, max_tokens_per_doc=5)
+    answer = (await http.post(path, json=asked)).raise_for_status()
+    assert answer.headers["x-whyrank-truncated"] == "1, 3" and "x-whyrank-failed" not in answer.headers
+    if "meta" in answer.json():
+        rows = server.service.plan.encoder.encode(QUERY, [Document(text) for text in texts], None, "tail", 5)
+        sizes = [row.prompts[0].truncation.original_tokens for row in rows if isinstance(row, EncodedDocument)]
+        assert answer.json()["meta"]["warnings"] == [
+            f"scored by a part of the text: documents[1] (5 of {sizes[1]} tokens), documents[3] (5 of {sizes[3]} tokens)"
+        ]
+    many = (await http.post(path, json=shaped(path, TEN_WORDS * 101, max_tokens_per_doc=5))).raise_for_status()
+    assert many.headers["x-whyrank-truncated"] == ", ".join(map(str, range(100))) + ", ..."
+
+
+async def test_a_query_that_is_cut_is_told(http: httpx.AsyncClient) -> None:
+    answer = (await http.post("/v2/rerank", json={"query": LONG, "documents": ["a"]})).raise_for_status()
+    (warning,) = answer.json()["meta"]["warnings"]
+    assert warning.startswith("query: its last ") and warning.endswith(" tokens were not read")
+    assert answer.headers["x-whyrank-truncated"] == "0"
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
@@ -285,9 +351,6 @@ async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, ask
         assert ("longer than the model reads" in answer.text) is not fits
         assert answer.status_code == (200 if fits or ("queries" in asked and path == "/v1/rerank") else 400)
     assert (await http.post(path, json=asked | {"documents": [text], "truncation": True})).status_code == 200
-
-
-LONG = "word " * 40_000
 
 
 @pytest.mark.parametrize(
