@@ -427,18 +427,30 @@ async def test_when_all_have_left_the_server_is_free(make: MakeServer) -> None:
 
 
 async def test_another_callers_mistake_is_not_ours(make: MakeServer) -> None:
-    server = make(characters=100)
+    server = make(documents=20)
     client, _ = client_of(server)
     async with client:
         bad, good, other = await asyncio.gather(
-            client.score("q", ["shared", "x" * 101]),
+            client.score("q", ["shared", *map(str, range(20))]),
             client.score("q", ["shared"]),
             client.score("p", ["shared"]),
             return_exceptions=True,
         )
-    assert isinstance(bad, TooLarge) and "documents[1] has 101 characters" in str(bad) and bad.request_id
+    assert isinstance(bad, TooLarge) and "21 documents in one request" in str(bad) and bad.request_id
     assert not isinstance(good, BaseException) and not isinstance(other, BaseException)
     assert good[0].error is None and other[0].error is None
+
+
+async def test_a_document_that_the_server_does_not_take_is_a_row(make: MakeServer) -> None:
+    server = make(characters=100)
+    client, _ = client_of(server)
+    async with client:
+        for _ in range(2):  # the second is half from memory
+            good, long = await client.score("q", ["short", "x" * 101])
+            assert good.score is not None and good.error is None
+            assert long.error is not None and long.error.code == "too_large"
+            assert "the document has 101 characters; this server takes 100" in long.error.message
+    assert len(server.runtime.prompts) == 1
 
 
 async def test_a_call_larger_than_a_batch(make: MakeServer) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from inprocess import InProcess, prism_plan
 from samples import QUERY
 from whyrank.errors import EngineDead
 from whyrank.serving.router import routers
-from whyrank.tokens import EncodedDocument
+from whyrank.tokens import EncodedDocument, PromptEncoder
 from whyrank.types import Document
 
 MakeServer = Callable[..., InProcess]
@@ -175,16 +176,54 @@ async def test_a_huge_grid_is_refused_before_it_is_made(http: httpx.AsyncClient)
             assert "10000000000 documents" in answer.text
 
 
-@pytest.mark.parametrize("name", ["query", "instruction", "documents"])
+@pytest.mark.parametrize("name", ["query", "instruction"])
 async def test_a_text_too_long(make: MakeServer, name: str) -> None:
     async with make(characters=100).client() as client:
-        answer = await client.post(
-            "/v1/rerank", json=ASKED | {name: ["x", "y" * 101] if name == "documents" else "y" * 101}
-        )
+        answer = await client.post("/v1/rerank", json=ASKED | {name: "y" * 101})
     assert answer.status_code == 413
-    assert f"{name}[1]" if name == "documents" else name in answer.text
-    assert "has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
+    assert f"{name} has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
     assert "yyy" not in answer.text
+
+
+class Watched:
+    """An encoder that remembers what it was given."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder = encoder
+        self.given: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode(self, query: str, documents: Sequence[Document], *more: Any) -> Any:
+        self.given += [document.text for document in documents]
+        return self._encoder.encode(query, documents, *more)
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v1/rerank/stream", "/v1/rerank/batch", "/score"])
+async def test_a_document_too_long_costs_its_own_row(make: MakeServer, path: str) -> None:
+    plan = make().service.plan
+    encoder = Watched(plan.encoder)
+    server = InProcess(replace(plan, encoder=encoder), characters=100)  # type: ignore[arg-type]
+    asked = {"query": QUERY, "documents": ["a", "y" * 101, {"title": "t", "text": "y" * 99}]}
+    async with server.client() as client:
+        answer = await client.post(path, json={"requests": [asked]} if path.endswith("batch") else asked)
+    assert answer.status_code == 200
+    if path.endswith("stream"):
+        *_, done = answer.text.strip().split("data: ")
+        rows = json.loads(done)["results"]
+    else:
+        body = answer.json()
+        rows = body.get("data") or (body["answers"][0] if "answers" in body else body)["results"]
+    good, *long = sorted(rows, key=lambda row: row["index"])
+    assert good["score"] and good["error"] is None
+    for row in long:
+        assert (row["score"], row["truncation"], row["error"]["code"]) == (None, None, "too_large")
+        assert (
+            "the document has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS). Cut it"
+            in (row["error"]["message"])
+        )
+    assert encoder.given == ["a"] and len(server.runtime.prompts) == 1
 
 
 async def test_who_comes_when_it_is_full_is_told_when_to_return(make: MakeServer) -> None:
@@ -310,6 +349,16 @@ async def test_a_document_that_fails_costs_the_others_nothing(
         assert answer.json()["meta"]["warnings"] == ["documents[1]: the engine gave up on it"]
     broken(server, "a", "b", "c")
     assert (await http.post(path, json=shaped(path, ["a", "b", "c"]))).status_code == 429
+
+
+@pytest.mark.parametrize("path", SHAPED)
+async def test_a_document_too_long_is_dropped_and_named(make: MakeServer, path: str) -> None:
+    async with make(characters=100).client() as client:
+        answer = (await client.post(path, json=shaped(path, ["a", "y" * 101]))).raise_for_status()
+        alone = await client.post(path, json=shaped(path, ["y" * 101]))
+    rows = answer.json()[SHAPED[path]] if SHAPED[path] else answer.json()
+    assert ([row["index"] for row in rows], answer.headers["x-whyrank-failed"]) == ([0], "1")
+    assert alone.status_code == 413 and "WHYRANK_MAX_CHARACTERS" in alone.text
 
 
 @pytest.mark.parametrize("path", SHAPED)

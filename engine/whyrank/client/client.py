@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -310,7 +309,7 @@ def _ranking(
     own: Sequence[Ask],
 ) -> Ranking:
     """Of what is known and what was told. Raises where that is nothing, or where the request is at fault."""
-    errors = {key: _error(ask, question.keys) for key, ask in asks.items() if key not in ask.rows}
+    errors = {key: _error(ask) for key, ask in asks.items() if key not in ask.rows}
     for error in errors.values():
         if isinstance(error, PermanentError) or len(errors) == len(question.documents):
             raise error
@@ -326,19 +325,9 @@ def _ranking(
     return Ranking(shown(ranked(rows), request.min_score, request.top_n), usage, *served[0])
 
 
-def _error(ask: Ask, keys: Sequence[PairKey]) -> WhyrankError:
-    """Why a row is missing, as an exception of the caller's own that counts documents as the caller does."""
-    if ask.error is None:
-        return Unreachable("no answer in the time there was")
-    error = copy(ask.error)
-
-    def renumbered(found: re.Match[str]) -> str:
-        place = int(found[1])
-        known = place < len(ask.keys) and ask.keys[place] in keys
-        return f"documents[{keys.index(ask.keys[place])}]" if known else found[0]
-
-    error.args = (re.sub(r"\bdocuments\[(\d+)\]", renumbered, str(error)),)
-    return error
+def _error(ask: Ask) -> WhyrankError:
+    """Why a row is missing, as an exception of the caller's own."""
+    return Unreachable("no answer in the time there was") if ask.error is None else copy(ask.error)
 
 
 def _understood(read: Callable[..., T], *told: Any) -> T:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from whyrank.errors import InvalidRequest, Overloaded
+from whyrank.errors import InvalidRequest, Overloaded, TooLarge
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions, RerankRequest
 from whyrank.types import RankedDocument, Truncation
@@ -292,7 +292,13 @@ def _good(ranking: Ranking) -> list[RankedDocument]:
     if good or failed is None:
         return good
     message = _failures(ranking)[0]
-    raise Overloaded(message, 1) if failed.code in ("deadline", "engine") else InvalidRequest(message)
+    match failed.code:
+        case "deadline" | "engine":
+            raise Overloaded(message, 1)
+        case "too_large":
+            raise TooLarge(message)
+        case _:
+            raise InvalidRequest(message)
 
 
 def _failures(ranking: Ranking) -> list[str]:

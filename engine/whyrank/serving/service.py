@@ -52,7 +52,7 @@ class Health:
 class Service:
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
-        self.reranker = Reranker.over(runtime, plan.encoder, replace(plan.config, model=model))
+        self.reranker = Reranker.over(runtime, plan.encoder, replace(plan.config, model=model), limits.refusal)
         self.runtime = runtime
         self.plan = plan
         self.limits = limits
