@@ -400,6 +400,10 @@ async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, ask
         assert ("longer than the model reads" in answer.text) is not fits
         assert answer.status_code == (200 if fits or ("queries" in asked and path == "/v1/rerank") else 400)
     assert (await http.post(path, json=asked | {"documents": [text], "truncation": True})).status_code == 200
+    bound = {"documents": TEN_WORDS, "truncation": False, "max_tokens_per_doc": 5}
+    assert "shorten them, raise max_tokens_per_doc, or allow truncation" in (
+        (await http.post(path, json=asked | bound)).text
+    )
 
 
 @pytest.mark.parametrize(
