@@ -18,7 +18,7 @@ from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 from whyrank.tokens import Ids, PromptEncoder
-from whyrank.types import Usage
+from whyrank.types import DocumentError, Usage
 
 
 def labels_of(ids: Ids) -> tuple[float, float]:
@@ -26,14 +26,15 @@ def labels_of(ids: Ids) -> tuple[float, float]:
 
 
 class FakeRuntime:
-    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back, `says_labels`
-    is what the model would say of both labels."""
+    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back, a prompt in
+    `broken` fails by itself, `says_labels` is what the model would say of both labels."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self.says = encoder.encode_frame("Says where.</contribution>\n<evidence>Water boils.</evidence>")
         self.says_labels: Callable[[Ids], tuple[float, float]] = labels_of
         self.salts: list[str | None] = []
         self.prompts: list[Ids] = []
+        self.broken: set[Ids] = set()
         self.left = 0
         self.reached = asyncio.Event()
         self.failure: Exception | None = None
@@ -56,6 +57,9 @@ class FakeRuntime:
         if self.failure is not None:
             raise self.failure
         for i, ids in enumerate(prompts):
+            if ids in self.broken:
+                yield i, DocumentError("engine", "the engine gave up on it")
+                continue
             yield i, LabelRead(*self.says_labels(ids), len(ids))
 
     async def write(

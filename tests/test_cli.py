@@ -35,7 +35,9 @@ def test_json_is_one_document_of_the_documented_shape(encoder: list[str], tmp_pa
         {"text": "word " * 900, "id": "c", "metadata": {"hop": 1}},
     ]
     documents.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
-    done = whyrank("rerank", *encoder, "-q", "boiling point", "-d", str(documents), "--json")
+    done = whyrank(
+        "rerank", *encoder, "-q", "boiling point", "-d", str(documents), "--json", "--max-tokens-per-doc", "40"
+    )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert set(answer) == {"results", "usage", "evidence_usage", "model", "prompt", "degraded"}
@@ -49,7 +51,7 @@ def test_json_is_one_document_of_the_documented_shape(encoder: list[str], tmp_pa
         "message": "metadata 'hop' is 'one': it must be a whole number",
     }
     assert by_id["c"]["truncation"]["truncated"] is True
-    assert by_id["c"]["truncation"]["used_tokens"] < by_id["c"]["truncation"]["original_tokens"]
+    assert by_id["c"]["truncation"]["used_tokens"] == 40 < by_id["c"]["truncation"]["original_tokens"]
     assert answer["prompt"].startswith("multi-hop@")
 
 
@@ -78,6 +80,7 @@ def test_plain_lines_come_from_stdin(encoder: list[str]) -> None:
         (["-q", "q", "-d", "-"], '{"text": "a"}\nplain', "error: -, line 2: not JSON"),
         (["-q", "q", "text", "--instruction", "be kind"], None, "prompt 'multi-hop' has no place for one"),
         (["-q", "q", "text", "--truncation", "left"], None, "truncation is 'left'"),
+        (["-q", "q", "text", "--max-tokens-per-doc", "0"], None, "max_tokens_per_doc is 0"),
         (["-q", "q", "text", "--mode", "evidence"], None, "mode 'evidence': this route only scores"),
         (["-q", "q", "text", "--dtype", "fp32"], None, "dtype is 'fp32'"),
     ],

@@ -147,6 +147,19 @@ async def test_rows_say_what_was_cut(face: Verbs) -> None:
     assert len({row.margin for row in cut.values()}) == 3
 
 
+async def test_a_callers_bound_cuts_documents_and_says_so(face: Verbs) -> None:
+    whole, wide = await asyncio.gather(face.score(QUERY, TEXTS), face.score(QUERY, TEXTS, max_tokens_per_doc=100_000))
+    same(wide, whole)
+    bound = await face.score(QUERY, TEXTS, max_tokens_per_doc=9)
+    for row, before in zip(bound, whole, strict=True):
+        assert row.truncation is not None and before.truncation is not None
+        assert row.truncation.used_tokens == min(9, before.truncation.original_tokens)
+        if row.truncation.truncated:
+            assert abs((row.margin or 0.0) - (before.margin or 0.0)) > 1e-5
+        else:
+            same([row], [replace(before, rank=row.rank)])
+
+
 async def test_a_grid_is_one_score_per_query(face: Verbs) -> None:
     queries = [QUERY, "How high is Everest?", "水", QUERY]
     grid = await face.score_grid(queries, NAMED)
@@ -261,6 +274,7 @@ async def test_an_option_that_nobody_knows(face: Verbs) -> None:
         {"top_n": 2},
         {"min_score": 0.5},
         {"truncation": "middle"},
+        {"max_tokens_per_doc": 5},
         {"deadline_ms": 60_000},
         {"cache_salt": "s"},
         EVIDENCE,
@@ -413,18 +427,30 @@ async def test_when_all_have_left_the_server_is_free(make: MakeServer) -> None:
 
 
 async def test_another_callers_mistake_is_not_ours(make: MakeServer) -> None:
-    server = make(characters=100)
+    server = make(documents=20)
     client, _ = client_of(server)
     async with client:
         bad, good, other = await asyncio.gather(
-            client.score("q", ["shared", "x" * 101]),
+            client.score("q", ["shared", *map(str, range(20))]),
             client.score("q", ["shared"]),
             client.score("p", ["shared"]),
             return_exceptions=True,
         )
-    assert isinstance(bad, TooLarge) and "documents[1] has 101 characters" in str(bad) and bad.request_id
+    assert isinstance(bad, TooLarge) and "21 documents in one request" in str(bad) and bad.request_id
     assert not isinstance(good, BaseException) and not isinstance(other, BaseException)
     assert good[0].error is None and other[0].error is None
+
+
+async def test_a_document_that_the_server_does_not_take_is_a_row(make: MakeServer) -> None:
+    server = make(characters=100)
+    client, _ = client_of(server)
+    async with client:
+        for _ in range(2):  # the second is half from memory
+            good, long = await client.score("q", ["short", "x" * 101])
+            assert good.score is not None and good.error is None
+            assert long.error is not None and long.error.code == "too_large"
+            assert "the document has 101 characters; this server takes 100" in long.error.message
+    assert len(server.runtime.prompts) == 1
 
 
 async def test_a_call_larger_than_a_batch(make: MakeServer) -> None:

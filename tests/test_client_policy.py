@@ -215,6 +215,8 @@ DIFFERENT = {
     "instruction": request(instruction="be strict"),
     "no instruction": request(instruction=""),
     "truncation": request(truncation="windows"),
+    "bound": request(max_tokens_per_doc=5),
+    "other bound": request(max_tokens_per_doc=6),
     "salt": request(cache_salt="s"),
     "surrogate": request("\ud800"),
     "other surrogate": request("\udfff"),
@@ -242,7 +244,9 @@ def test_the_server_reads_what_was_asked(asked: RerankRequest) -> None:
     unnamed = RerankRequest(
         asked.query,
         tuple(Document(one.text, None, one.title, dict(one.metadata)) for one in asked.documents),
-        **{name: getattr(asked, name) for name in ("instruction", "top_n", "min_score", "truncation", "cache_salt")},
+        **{name: getattr(asked, name) for name in ("instruction", "top_n", "min_score", "truncation")},
+        max_tokens_per_doc=asked.max_tokens_per_doc,
+        cache_salt=asked.cache_salt,
     )
     assert read == unnamed
     (of_batch,) = BatchAsk.model_validate(json.loads(batch_of([content]))).requests
@@ -257,6 +261,7 @@ def test_every_option_travels() -> None:
         top_n=1,
         min_score=0.0,
         truncation="head",
+        max_tokens_per_doc=7,
         mode="evidence",
         evidence_top_n=2,
         evidence_min_score=0,

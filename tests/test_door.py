@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from inprocess import InProcess, prism_plan
 from samples import QUERY
 from whyrank.errors import EngineDead
 from whyrank.serving.router import routers
+from whyrank.tokens import EncodedDocument, PromptEncoder
 from whyrank.types import Document
 
 MakeServer = Callable[..., InProcess]
 ASKED = {"query": QUERY, "documents": ["a", "b", "c"]}
+LONG = "word " * 40_000
+TEN_WORDS = ["one two three four five six seven eight nine ten"]
 
 
 @pytest.fixture(scope="module")
@@ -172,16 +176,54 @@ async def test_a_huge_grid_is_refused_before_it_is_made(http: httpx.AsyncClient)
             assert "10000000000 documents" in answer.text
 
 
-@pytest.mark.parametrize("name", ["query", "instruction", "documents"])
+@pytest.mark.parametrize("name", ["query", "instruction"])
 async def test_a_text_too_long(make: MakeServer, name: str) -> None:
     async with make(characters=100).client() as client:
-        answer = await client.post(
-            "/v1/rerank", json=ASKED | {name: ["x", "y" * 101] if name == "documents" else "y" * 101}
-        )
+        answer = await client.post("/v1/rerank", json=ASKED | {name: "y" * 101})
     assert answer.status_code == 413
-    assert f"{name}[1]" if name == "documents" else name in answer.text
-    assert "has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
+    assert f"{name} has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
     assert "yyy" not in answer.text
+
+
+class Watched:
+    """An encoder that remembers what it was given."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder = encoder
+        self.given: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode(self, query: str, documents: Sequence[Document], *more: Any) -> Any:
+        self.given += [document.text for document in documents]
+        return self._encoder.encode(query, documents, *more)
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v1/rerank/stream", "/v1/rerank/batch", "/score"])
+async def test_a_document_too_long_costs_its_own_row(make: MakeServer, path: str) -> None:
+    plan = make().service.plan
+    encoder = Watched(plan.encoder)
+    server = InProcess(replace(plan, encoder=encoder), characters=100)  # type: ignore[arg-type]
+    asked = {"query": QUERY, "documents": ["a", "y" * 101, {"title": "t", "text": "y" * 99}]}
+    async with server.client() as client:
+        answer = await client.post(path, json={"requests": [asked]} if path.endswith("batch") else asked)
+    assert answer.status_code == 200
+    if path.endswith("stream"):
+        *_, done = answer.text.strip().split("data: ")
+        rows = json.loads(done)["results"]
+    else:
+        body = answer.json()
+        rows = body.get("data") or (body["answers"][0] if "answers" in body else body)["results"]
+    good, *long = sorted(rows, key=lambda row: row["index"])
+    assert good["score"] and good["error"] is None
+    for row in long:
+        assert (row["score"], row["truncation"], row["error"]["code"]) == (None, None, "too_large")
+        assert (
+            "the document has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS). Cut it"
+            in (row["error"]["message"])
+        )
+    assert encoder.given == ["a"] and len(server.runtime.prompts) == 1
 
 
 async def test_who_comes_when_it_is_full_is_told_when_to_return(make: MakeServer) -> None:
@@ -267,6 +309,81 @@ async def test_a_deadline_leaves_what_there_is(server: InProcess, http: httpx.As
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
 
 
+# A document that fails, and one that is cut, where rows have no place to say so.
+
+SHAPED = {
+    "/v2/rerank": "results",
+    "/cohere/v2/rerank": "results",
+    "/cohere/v1/rerank": "results",
+    "/jina/v1/rerank": "results",
+    "/voyage/v1/rerank": "data",
+    "/v1/rerank": "data",  # with a top_k it is Voyage's
+    "/tei/rerank": "",
+    "/rerank": "",
+}
+
+
+def broken(server: InProcess, *texts: str) -> None:
+    rows = server.service.plan.encoder.encode(QUERY, [Document(text) for text in texts], None, "tail")
+    server.runtime.broken = {row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)}
+
+
+def shaped(path: str, texts: list[str], **more: Any) -> dict[str, Any]:
+    return {"query": QUERY, "documents" if SHAPED[path] else "texts": texts, **more} | (
+        {"top_k": len(texts)} if path == "/v1/rerank" else {}
+    )
+
+
+@pytest.mark.parametrize("path", SHAPED)
+async def test_a_document_that_fails_costs_the_others_nothing(
+    server: InProcess, http: httpx.AsyncClient, path: str
+) -> None:
+    whole = (await http.post(path, json=shaped(path, ["a", "b", "c"]))).raise_for_status()
+    assert not {"x-whyrank-failed", "x-whyrank-truncated"} & set(whole.headers)
+    broken(server, "b")
+    answer = (await http.post(path, json=shaped(path, ["a", "b", "c"]))).raise_for_status()
+    was, rows = (told.json()[SHAPED[path]] if SHAPED[path] else told.json() for told in (whole, answer))
+    assert rows == [row for row in was if row["index"] != 1] and len(rows) == 2
+    assert answer.headers["x-whyrank-failed"] == "1" and "x-whyrank-truncated" not in answer.headers
+    if "meta" in answer.json():
+        assert answer.json()["meta"]["warnings"] == ["documents[1]: the engine gave up on it"]
+    broken(server, "a", "b", "c")
+    assert (await http.post(path, json=shaped(path, ["a", "b", "c"]))).status_code == 429
+
+
+@pytest.mark.parametrize("path", SHAPED)
+async def test_a_document_too_long_is_dropped_and_named(make: MakeServer, path: str) -> None:
+    async with make(characters=100).client() as client:
+        answer = (await client.post(path, json=shaped(path, ["a", "y" * 101]))).raise_for_status()
+        alone = await client.post(path, json=shaped(path, ["y" * 101]))
+    rows = answer.json()[SHAPED[path]] if SHAPED[path] else answer.json()
+    assert ([row["index"] for row in rows], answer.headers["x-whyrank-failed"]) == ([0], "1")
+    assert alone.status_code == 413 and "WHYRANK_MAX_CHARACTERS" in alone.text
+
+
+@pytest.mark.parametrize("path", SHAPED)
+async def test_a_document_that_is_cut_is_named(server: InProcess, http: httpx.AsyncClient, path: str) -> None:
+    texts = ["a", TEN_WORDS[0], "b", LONG]
+    asked = shaped(path, texts, max_tokens_per_doc=5)
+    answer = (await http.post(path, json=asked)).raise_for_status()
+    assert answer.headers["x-whyrank-truncated"] == "1, 3" and "x-whyrank-failed" not in answer.headers
+    if "meta" in answer.json():
+        rows = server.service.plan.encoder.encode(QUERY, [Document(text) for text in texts], None, "tail", 5)
+        sizes = [row.prompts[0].truncation.original_tokens for row in rows if isinstance(row, EncodedDocument)]
+        assert answer.json()["meta"]["warnings"] == [
+            f"scored by a part of the text: documents[1] (5 of {sizes[1]} tokens), documents[3] (5 of {sizes[3]} tokens)"
+        ]
+    many = (await http.post(path, json=shaped(path, TEN_WORDS * 101, max_tokens_per_doc=5))).raise_for_status()
+    assert many.headers["x-whyrank-truncated"] == ", ".join(map(str, range(100))) + ", ..."
+
+
+async def test_a_query_that_is_cut_is_told(http: httpx.AsyncClient) -> None:
+    answer = (await http.post("/v2/rerank", json={"query": LONG, "documents": ["a"]})).raise_for_status()
+    (warning,) = answer.json()["meta"]["warnings"]
+    assert warning.startswith("query: its last ") and warning.endswith(" tokens were not read")
+    assert answer.headers["x-whyrank-truncated"] == "0"
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
@@ -283,6 +400,59 @@ async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, ask
         assert ("longer than the model reads" in answer.text) is not fits
         assert answer.status_code == (200 if fits or ("queries" in asked and path == "/v1/rerank") else 400)
     assert (await http.post(path, json=asked | {"documents": [text], "truncation": True})).status_code == 200
+    bound = {"documents": TEN_WORDS, "truncation": False, "max_tokens_per_doc": 5}
+    assert "shorten them, raise max_tokens_per_doc, or allow truncation" in (
+        (await http.post(path, json=asked | bound)).text
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "side"),
+    [
+        ("/v1/rerank", {"query": QUERY, "documents": [LONG]}, "truncation_side"),
+        ("/rerank", {"query": QUERY, "documents": [LONG]}, "truncation_side"),
+        ("/score", {"text_1": QUERY, "text_2": LONG}, "truncation_side"),
+        ("/rerank", {"query": QUERY, "texts": [LONG]}, "truncation_direction"),
+        ("/tei/rerank", {"query": QUERY, "texts": [LONG]}, "truncation_direction"),
+    ],
+)
+async def test_the_side_that_others_name_is_a_policy(
+    server: InProcess, http: httpx.AsyncClient, path: str, asked: dict[str, Any], side: str
+) -> None:
+    said: list[dict[str, Any]] = [{"truncation": "head"}, {side: "left"}, {side: "left", "truncation": None}]
+    said += [{"truncation": "tail"}, {}, {side: "right"}, {side: "left", "truncation": "tail"}]
+    for more in said:
+        (await http.post(path, json=asked | more)).raise_for_status()
+    head, tail = server.runtime.prompts[0], server.runtime.prompts[3]
+    assert head != tail
+    assert server.runtime.prompts == [head] * 3 + [tail] * 4
+    assert (await http.post(path, json=asked | {side: "middle"})).status_code in (400, 422)
+
+
+BOUND = {"query": QUERY, "max_tokens_per_doc": 5}
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/v1/rerank/stream", BOUND | {"documents": TEN_WORDS}),
+        ("/v1/rerank/batch", {"requests": [BOUND | {"documents": TEN_WORDS}]}),
+        ("/score", BOUND | {"documents": TEN_WORDS}),
+        ("/v2/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/cohere/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/jina/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/voyage/v1/rerank", BOUND | {"documents": TEN_WORDS}),
+        ("/tei/rerank", BOUND | {"texts": TEN_WORDS}),
+    ],
+)
+async def test_max_tokens_per_doc_is_kept_everywhere(
+    server: InProcess, http: httpx.AsyncClient, path: str, asked: dict[str, Any]
+) -> None:
+    (await http.post(path, json=asked)).raise_for_status()
+    (row,) = server.service.plan.encoder.encode(QUERY, [Document(TEN_WORDS[0])], None, "tail", 5)
+    assert isinstance(row, EncodedDocument) and row.prompts[0].truncation.used_tokens == 5
+    assert server.runtime.prompts == [row.prompts[0].ids]
 
 
 async def test_control_tokens_are_read_as_text(server: InProcess, http: httpx.AsyncClient) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from transformers import AutoTokenizer
@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from conftest import KIND_OF
 from samples import CARDS, DOCUMENTS, INSTRUCTED, QUERY, hostile_texts, tokenise_with
 from whyrank.errors import CheckpointError, InvalidRequest
-from whyrank.formats import builtin_formats, load_format
+from whyrank.formats import Budget, builtin_formats, load_format
 from whyrank.tokens import EncodedDocument, Prompt, PromptEncoder, common_prefix
 from whyrank.types import Document, DocumentError, TruncationPolicy
 
@@ -31,8 +31,10 @@ def make(name: str, checkpoint: Callable[[str], Path], max_length: int = 1_000_0
     return PromptEncoder(builtin_formats()[name], tokenizer.backend_tokenizer, max_length), tokenizer
 
 
-def prompts(encoder: PromptEncoder, *documents: Document, policy: TruncationPolicy = "tail") -> list[list[Prompt]]:
-    rows = encoder.encode(QUERY, documents, None, policy)
+def prompts(
+    encoder: PromptEncoder, *documents: Document, policy: TruncationPolicy = "tail", most: int | None = None
+) -> list[list[Prompt]]:
+    rows = encoder.encode(QUERY, documents, None, policy, most)
     return [list(row.prompts) for row in rows if isinstance(row, EncodedDocument)]
 
 
@@ -203,6 +205,9 @@ def test_only_the_document_is_cut(name: str, policy: TruncationPolicy, checkpoin
     document = full.ids[len(before) : len(full.ids) - len(after)]
     tight, _ = make(name, checkpoint, max_length=len(before) + len(after) + 100)
     ((*cut,),) = prompts(tight, LONG, policy=policy)
+    # A caller's bound does what the lack of room does, and the tighter of the two decides.
+    assert prompts(whole, LONG, policy=policy, most=100) == prompts(tight, LONG, policy=policy, most=400) == [cut]
+    assert all(prompt.truncation.used_tokens == 40 for prompt in prompts(tight, LONG, policy=policy, most=40)[0])
     kept = []
     for prompt in cut:
         assert (prompt.ids[: len(before)], prompt.ids[-len(after) :]) == (before, after)
@@ -263,6 +268,28 @@ def test_a_field_budget_holds_where_there_is_room(checkpoint: Callable[[str], Pa
     (row,) = ours.encode(LONG.text, [Document("short")], None, "tail")
     assert isinstance(row, EncodedDocument)
     assert row.prompts[0].truncation.query_tokens_cut > 0
+
+
+def test_a_bound_that_does_not_bind_changes_nothing(encoder: Encoder) -> None:
+    ours, _ = encoder
+    for text in DOCUMENTS.values():
+        (plain,) = prompts(ours, Document(text))
+        size = plain[0].truncation.original_tokens
+        for policy in get_args(TruncationPolicy):
+            for most in (max(1, size), 1_000_000):
+                ((bound,),) = prompts(ours, Document(text), policy=policy, most=most)
+                assert (bound.ids, bound.truncation.truncated) == (plain[0].ids, False)
+        if size > 9:
+            ((bound,),) = prompts(ours, Document(text), most=size - 1)
+            assert (len(bound.ids), bound.truncation.used_tokens) == (len(plain[0].ids) - 1, size - 1)
+
+
+def test_the_tighter_of_a_bound_and_the_prompts_own_budget_decides(checkpoint: Callable[[str], Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("qwen3")).backend_tokenizer
+    plain = builtin_formats()["prism"]
+    ours = PromptEncoder(plain.model_copy(update={"budget": Budget(document=50)}), tokenizer, 10_000)
+    assert prompts(ours, LONG, most=400) == prompts(ours, LONG)
+    assert prompts(ours, LONG, most=30) == prompts(PromptEncoder(plain, tokenizer, 10_000), LONG, most=30)
 
 
 # What is refused at start or by call.

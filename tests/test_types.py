@@ -54,6 +54,8 @@ def test_documents_come_as_strings_objects_or_documents() -> None:
         ("q", ["d"], {"max_evidence_tokens": "all"}, "max_evidence_tokens is 'all'"),
         ("q", ["d"], {"temperature": -1}, "temperature is -1: give a number between 0 and 2"),
         ("q", ["d"], {"deadline_ms": 0}, "deadline_ms is 0: give a positive number of milliseconds"),
+        ("q", ["d"], {"max_tokens_per_doc": 0}, "max_tokens_per_doc is 0: give a whole number of at least 1"),
+        ("q", ["d"], {"max_tokens_per_doc": 127, "truncation": "windows"}, "size of a window, and at least 128"),
         ("q", ["d"], {"truncation": "left"}, "truncation is 'left': choose from tail, head, middle, windows"),
     ],
 )

@@ -69,6 +69,10 @@ def rerank(
     truncation: Annotated[
         str, typer.Option(metavar=choice(TruncationPolicy), help="What of an over-long document is given up.")
     ] = "tail",
+    max_tokens_per_doc: Annotated[
+        int | None,
+        typer.Option(help="From how many tokens on a document is over-long; what the model takes by default."),
+    ] = None,
     mode: Annotated[str, typer.Option(metavar=choice(Mode), help="evidence: also write why, for the best.")] = "score",
     evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
     evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
@@ -112,6 +116,7 @@ def rerank(
             "top_n": top_n,
             "min_score": min_score,
             "truncation": truncation,  # type: ignore[typeddict-item]
+            "max_tokens_per_doc": max_tokens_per_doc,
             "mode": mode,  # type: ignore[typeddict-item]
             "evidence_top_n": evidence_top_n,
             "evidence_min_score": evidence_min_score,

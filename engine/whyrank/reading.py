@@ -7,7 +7,7 @@ slice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
 from whyrank.deadline import Deadline
@@ -15,19 +15,26 @@ from whyrank.fan_out import fan_out
 from whyrank.requests import RerankRequest
 from whyrank.runtimes.base import Runtime
 from whyrank.scoresheet import Scoresheet
-from whyrank.tokens import Ids, PromptEncoder
-from whyrank.types import RankedDocument, Usage
+from whyrank.tokens import EncodedDocument, Ids, PromptEncoder
+from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "Refusal", "refuse_none"]
+
+Refusal = Callable[[Document], DocumentError | None]
+"""Why a document is not even looked at, if it is not."""
 
 _SLICE = 32
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
 _AT_ONCE = 32
 
 
+def refuse_none(document: Document) -> None:
+    pass
+
+
 class Reader:
-    def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder) -> None:
-        self._request, self._runtime, self._encoder = request, runtime, encoder
+    def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, refusal: Refusal) -> None:
+        self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
         self.priming = Usage()
@@ -51,9 +58,7 @@ class Reader:
     async def _prepare(self, number: int, sheet: Scoresheet, tell: Callable[[RankedDocument], None]) -> list[Ids]:
         """The prompts of a slice, and what they share in the cache."""
         asked, part = self._request, self._slices[number]
-        encoded = await asyncio.to_thread(
-            self._encoder.encode, asked.query, asked.documents[part], asked.instruction, asked.truncation
-        )
+        encoded = await asyncio.to_thread(self._encode, asked.documents[part])
         prompts, known = sheet.add(part.start, encoded)
         for row in known:
             tell(row)
@@ -61,3 +66,11 @@ class Reader:
             frame = self._encoder.shared_prefix(asked.instruction)
             self.priming = await self._runtime.prime(prompts, frame, asked.cache_salt)
         return prompts
+
+    def _encode(self, documents: Sequence[Document]) -> list[EncodedDocument | DocumentError]:
+        asked, refusals = self._request, [self._refusal(document) for document in documents]
+        taken = [document for document, refusal in zip(documents, refusals, strict=True) if refusal is None]
+        encoded = iter(
+            self._encoder.encode(asked.query, taken, asked.instruction, asked.truncation, asked.max_tokens_per_doc)
+        )
+        return [refusal or next(encoded) for refusal in refusals]

@@ -12,6 +12,8 @@ from whyrank.types import Document, DocumentLike, TruncationPolicy
 __all__ = ["Mode", "RerankOptions", "RerankRequest"]
 
 Mode = Literal["score", "evidence"]
+# Smaller ones would make thousands of prompts of one document.
+_LEAST_WINDOW = 128
 
 
 class RerankOptions(TypedDict, total=False):
@@ -21,6 +23,7 @@ class RerankOptions(TypedDict, total=False):
     top_n: int | None
     min_score: float | None
     truncation: TruncationPolicy
+    max_tokens_per_doc: int | None
     mode: Mode
     evidence_top_n: int
     evidence_min_score: float
@@ -35,10 +38,12 @@ class RerankOptions(TypedDict, total=False):
 class RerankRequest:
     """One query and its candidates. Build it with `of`, which checks it.
 
-    top_n and min_score shorten the answer, never the scoring. In mode "evidence" the best evidence_top_n documents of it
-    with at least evidence_min_score (0.5: below, the model itself answers no) are continued into contribution and evidence,
-    each of at most so many tokens (None: the prompt file's). With deadline_ms the answer is what exists by then.
-    Calls share cached prefixes only with calls of the same cache_salt: timing then tells tenants nothing of each other.
+    top_n and min_score shorten the answer, never the scoring. A document of more than max_tokens_per_doc tokens is over-long,
+    just as one that the model has no room for: truncation says what of it is given up. In mode "evidence" the best
+    evidence_top_n documents of it with at least evidence_min_score (0.5: below, the model itself answers no) are continued
+    into contribution and evidence, each of at most so many tokens (None: the prompt file's). With deadline_ms the answer is
+    what exists by then. Calls share cached prefixes only with calls of the same cache_salt: timing then tells tenants nothing
+    of each other.
     """
 
     query: str
@@ -47,6 +52,7 @@ class RerankRequest:
     top_n: int | None = None
     min_score: float | None = None
     truncation: TruncationPolicy = "tail"
+    max_tokens_per_doc: int | None = None
     mode: Mode = "score"
     evidence_top_n: int = 5
     evidence_min_score: float = 0.5
@@ -71,6 +77,11 @@ class RerankRequest:
         for name, (accepts, wanted) in _OPTIONS.items():
             if not accepts(value := getattr(request, name)):
                 raise InvalidRequest(f"{name} is {value!r:.60}: {wanted}")
+        if request.truncation == "windows" and (request.max_tokens_per_doc or _LEAST_WINDOW) < _LEAST_WINDOW:
+            raise InvalidRequest(
+                f"max_tokens_per_doc is {request.max_tokens_per_doc}: with truncation 'windows' it is the size of a window, "
+                f"and at least {_LEAST_WINDOW}"
+            )
         return request
 
 
@@ -104,6 +115,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "top_n": (_or_none(_whole), "give a whole number of at least 1, or leave it out"),
     "min_score": (_or_none(_share), "give a number between 0 and 1, or leave it out"),
     "truncation": _one_of(TruncationPolicy),
+    "max_tokens_per_doc": (_or_none(_whole), "give a whole number of at least 1, or leave it out"),
     "mode": _one_of(Mode),
     "evidence_top_n": (_whole, "give a whole number of at least 1"),
     "evidence_min_score": (_share, "give a number between 0 and 1"),

@@ -17,7 +17,7 @@ from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Ranked, Scored, ranking_at_the_end
 from whyrank.ranking import Ranking
-from whyrank.reading import Reader
+from whyrank.reading import Reader, Refusal, refuse_none
 from whyrank.rendering import prompt_identity
 from whyrank.requests import RerankRequest
 from whyrank.runtimes.base import Runtime
@@ -47,13 +47,16 @@ class Reranker(Verbs):
         self.calibration = read_calibration(Path(self.config.calibration)) if self.config.calibration else None
         self._runtime: Runtime | None = None
         self._encoder: PromptEncoder | None = None
+        self._refusal: Refusal = refuse_none
         self._under_way = WeakSet[Deadline]()
 
     @classmethod
-    def over(cls, runtime: Runtime, encoder: PromptEncoder, config: EngineConfig) -> Reranker:
-        """On an engine that runs already and belongs to somebody else, who also stops it."""
+    def over(
+        cls, runtime: Runtime, encoder: PromptEncoder, config: EngineConfig, refusal: Refusal = refuse_none
+    ) -> Reranker:
+        """On an engine that runs already and belongs to somebody else, who also stops it and may refuse documents."""
         reranker = cls(config)
-        reranker._runtime, reranker._encoder = runtime, encoder
+        reranker._runtime, reranker._encoder, reranker._refusal = runtime, encoder, refusal
         return reranker
 
     async def __aenter__(self) -> Self:
@@ -80,7 +83,7 @@ class Reranker(Verbs):
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
-        reader = Reader(request, runtime, encoder)
+        reader = Reader(request, runtime, encoder, self._refusal)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)

@@ -86,15 +86,23 @@ class PromptEncoder:
         self._require_room(instruction_text(fmt, None), f"max_length {max_length} is too short", CheckpointError)
 
     def encode(
-        self, query: str, documents: Sequence[Document], instruction: str | None, policy: TruncationPolicy
+        self,
+        query: str,
+        documents: Sequence[Document],
+        instruction: str | None,
+        policy: TruncationPolicy,
+        most: int | None = None,
     ) -> list[EncodedDocument | DocumentError]:
-        """One answer per document, in order. Raises InvalidRequest where the fault is the query's or the instruction's."""
+        """One answer per document, in order; at most `most` of its tokens stand in a prompt. Raises InvalidRequest where the
+        fault is the query's or the instruction's."""
         told = instruction_text(self.format, instruction)
         if instruction is not None:
             self._require_room(told, "instruction is too long", InvalidRequest)
         rendered = [render(self.format, query, document, told) for document in documents]
         encoded = self._encode_all([runs for runs in rendered if not isinstance(runs, DocumentError)])
-        return [runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy) for runs in rendered]
+        return [
+            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, most) for runs in rendered
+        ]
 
     def _find_shared_prefix(self, instruction: str | None) -> Ids:
         """The ids that every prompt with this instruction begins with, whatever the query."""
@@ -174,10 +182,11 @@ class PromptEncoder:
 
     # Fitting: what gives way when the prompt is too long.
 
-    def _fit(self, row: _Encoded, policy: TruncationPolicy) -> EncodedDocument:
+    def _fit(self, row: _Encoded, policy: TruncationPolicy, most: int | None) -> EncodedDocument:
         query, document = len(row.query), len(row.document)
         frame = len(row.ids) - query - document
-        query_room, document_room = self._share(self.max_length - frame, query, document)
+        wanted = document if most is None else min(document, max(1, most - row.shared))
+        query_room, document_room = self._share(self.max_length - frame, query, wanted)
         prompts = []
         for kept in _kept(document, document_room, policy):
             start = row.document.start

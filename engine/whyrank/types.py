@@ -110,7 +110,7 @@ class Truncation:
 class DocumentError:
     """Why one document has no score. `code` is for programs, `message` names item and remedy for people."""
 
-    code: Literal["bad_feature", "deadline", "engine", "no_label", "not_finite", "unreachable"]
+    code: Literal["bad_feature", "deadline", "engine", "no_label", "not_finite", "too_large", "unreachable"]
     message: str
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "WindowBody",
     "documents_of",
     "event_document",
+    "side_given_up",
     "to_json",
 ]
 
@@ -196,6 +197,9 @@ class ReadingAsk(_Ask):
     truncation: TruncationPolicy | bool | None = Field(
         None, description="What of an over-long document is given up; true: its tail; false: nothing, it is an error."
     )
+    max_tokens_per_doc: int | None = Field(
+        None, description="A document with more is cut, or read in windows of so many, as truncation says."
+    )
     deadline_ms: float | None = None
     cache_salt: str | None = None
 
@@ -207,6 +211,19 @@ class ReadingAsk(_Ask):
     @property
     def refuses_truncation(self) -> bool:
         return self.truncation is False
+
+
+def side_given_up(side: str | None) -> RerankOptions:
+    """A policy by the name that vLLM and TEI have for it: the side on which an over-long text is cut."""
+    if side is None:
+        return {}
+    return {"truncation": "head" if side.lower() == "left" else "tail"}
+
+
+Side = Annotated[
+    Literal["left", "right"] | None,
+    Field(description="vLLM's: left is truncation head, right is tail; truncation wins."),
+]
 
 
 class OptionsAsk(ReadingAsk):
@@ -234,6 +251,10 @@ class RerankAsk(OptionsAsk):
     model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
     return_documents: bool = True
     stream: bool = False
+    truncation_side: Side = None
+
+    def options(self) -> RerankOptions:
+        return side_given_up(self.truncation_side) | super().options()
 
     @property
     def count(self) -> int:
@@ -291,6 +312,10 @@ class ScoreAsk(ReadingAsk):
     )
     grid: bool = False
     model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
+    truncation_side: Side = None
+
+    def options(self) -> RerankOptions:
+        return side_given_up(self.truncation_side) | super().options()
 
     @property
     def count(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -178,7 +177,7 @@ class AsyncClient(Verbs):
             try:
                 return await self._whole(score_request(request, part), documents[part.start : part.stop], end)
             except WhyrankError as error:
-                return _renumbered(error, lambda place: part.start + place)
+                return error
 
         answers: dict[range, Ranking | WhyrankError] = {}
         async with aclosing(as_answered(ask, len(parts), _BATCHES_AT_ONCE)) as answered:
@@ -364,7 +363,7 @@ def _ranking(
     own: Sequence[Ask],
 ) -> Ranking:
     """Of what is known and what was told. Raises where that is nothing, or where the request is at fault."""
-    errors = {key: _error(ask, question.keys) for key, ask in asks.items() if key not in ask.rows}
+    errors = {key: _error(ask) for key, ask in asks.items() if key not in ask.rows}
     for error in errors.values():
         if isinstance(error, PermanentError) or len(errors) == len(question.documents):
             raise error
@@ -380,29 +379,9 @@ def _ranking(
     return Ranking(shown(ranked(rows), request.min_score, request.top_n), usage, *served[0])
 
 
-def _error(ask: Ask, keys: Sequence[PairKey]) -> WhyrankError:
-    """Why a row is missing, as an exception of the caller's own that counts documents as the caller does."""
-    if ask.error is None:
-        return Unreachable("no answer in the time there was")
-    theirs = ask.keys
-
-    def place(of_theirs: int) -> int | None:
-        known = of_theirs < len(theirs) and theirs[of_theirs] in keys
-        return keys.index(theirs[of_theirs]) if known else None
-
-    return _renumbered(ask.error, place)
-
-
-def _renumbered(error: WhyrankError, place: Callable[[int], int | None]) -> WhyrankError:
-    """A copy that counts documents as the caller does: `place` is where the caller has the one with this number."""
-
-    def told(found: re.Match[str]) -> str:
-        ours = place(int(found[1]))
-        return found[0] if ours is None else f"documents[{ours}]"
-
-    error = copy(error)
-    error.args = (re.sub(r"\bdocuments\[(\d+)\]", told, str(error)),)
-    return error
+def _error(ask: Ask) -> WhyrankError:
+    """Why a row is missing, as an exception of the caller's own."""
+    return Unreachable("no answer in the time there was") if ask.error is None else copy(ask.error)
 
 
 def _understood(read: Callable[..., T], *told: Any) -> T:

@@ -19,7 +19,7 @@ _write = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":")).enc
 
 _DEFAULTS = {field.name: field.default for field in fields(RerankRequest) if field.name not in ("query", "documents")}
 # What the score of a pair depends on, beside the document.
-_PAIR_OPTIONS = ("instruction", "truncation", "cache_salt")
+_PAIR_OPTIONS = ("instruction", "truncation", "max_tokens_per_doc", "cache_salt")
 
 
 def documents_of(request: RerankRequest) -> list[bytes]:

@@ -13,6 +13,7 @@ from typing import Self
 
 from whyrank.errors import InvalidRequest, Overloaded, TooLarge
 from whyrank.requests import RerankRequest
+from whyrank.types import Document, DocumentError
 
 __all__ = ["Admission", "Limits"]
 
@@ -47,14 +48,20 @@ class Limits:
 
     def check(self, request: RerankRequest) -> None:
         self.check_count(len(request.documents), "documents")
-        texts = {"query": request.query, "instruction": request.instruction or ""}
-        texts |= {f"documents[{i}]": document.content for i, document in enumerate(request.documents)}
-        for name, text in texts.items():
+        for name, text in (("query", request.query), ("instruction", request.instruction or "")):
             if len(text) > self.characters:
-                raise TooLarge(
-                    f"{name} has {len(text)} characters; this server takes {self.characters} (WHYRANK_MAX_CHARACTERS). "
-                    "Cut it: the model reads only its first few thousand tokens anyway"
-                )
+                raise TooLarge(self._too_long(name, len(text)))
+
+    def refusal(self, document: Document) -> DocumentError | None:
+        """An over-long document costs its own row, not the call."""
+        size = len(document.content)
+        return DocumentError("too_large", self._too_long("the document", size)) if size > self.characters else None
+
+    def _too_long(self, name: str, size: int) -> str:
+        return (
+            f"{name} has {size} characters; this server takes {self.characters} (WHYRANK_MAX_CHARACTERS). "
+            "Cut it: the model reads only its first few thousand tokens anyway"
+        )
 
     def check_count(self, count: int, what: str) -> None:
         if count > self.documents:

@@ -11,11 +11,12 @@ from fastapi import APIRouter, Depends, Request
 from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
+from whyrank.serving import dialects
 from whyrank.serving import openapi as shown
-from whyrank.serving.door import ErrorStyle, route_class, service_of
+from whyrank.serving.door import ErrorStyle, Json, route_class, service_of
 from whyrank.wire import ReadingAsk
 
-__all__ = ["check_count", "new_router", "ranked", "ranked_many", "salted"]
+__all__ = ["check_count", "headed", "new_router", "ranked", "ranked_many", "salted"]
 
 
 def new_router(tag: str, style: ErrorStyle, errors: dict[int | str, dict[str, Any]], **by_key: ErrorStyle) -> APIRouter:
@@ -51,12 +52,18 @@ async def ranked_many(asked: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Re
 
 
 def _check_cut(ranking: Ranking, ask: ReadingAsk) -> None:
+    remedy = "shorten them, " if ask.max_tokens_per_doc is None else "shorten them, raise max_tokens_per_doc, "
     for row in ranking.results if ask.refuses_truncation else ():
         if row.truncation is not None and row.truncation.truncated:
             raise InvalidRequest(
                 f"documents[{row.index}] and the query are longer than the model reads, {row.truncation.used_tokens} of "
-                f"{row.truncation.original_tokens} tokens of the document: shorten them, or allow truncation"
+                f"{row.truncation.original_tokens} tokens of the document: {remedy}or allow truncation"
             )
+
+
+def headed(body: Any, ranking: Ranking) -> Json:
+    """An answer of another's shape; headers tell what it cannot."""
+    return Json(body, headers=dialects.row_headers(ranking))
 
 
 def salted(request: RerankRequest, raw: Request) -> RerankRequest:

@@ -4,7 +4,8 @@ Each has a mount of its own (`/cohere/v2/rerank`, `/jina/v1/rerank`, `/voyage/v1
 client plus our prefix), and the places where clients look without one: `/v2/rerank`, `/rerank`, `/score`. `/v1/rerank`, which
 four of them claim, is the native route: its answer has the keys of Jina's, Cohere's v1 and vLLM's together.
 
-What whyrank knows beyond a dialect rides along: options may be said by their native names, evidence comes as extra keys.
+What whyrank knows beyond a dialect rides along: options may be said by their native names, evidence comes as extra keys, and
+headers name the documents that were cut or have no score (`row_headers`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from whyrank.errors import InvalidRequest, Overloaded
+from whyrank.errors import InvalidRequest, Overloaded, TooLarge
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
-from whyrank.types import RankedDocument
-from whyrank.wire import Documents, OptionsAsk, RerankAsk, ResultBody, documents_of
+from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.types import RankedDocument, Truncation
+from whyrank.wire import Documents, OptionsAsk, RerankAsk, ResultBody, documents_of, side_given_up
 
 __all__ = [
     "BareAsk",
@@ -32,6 +33,7 @@ __all__ = [
     "cohere_v1_answer",
     "detail_error",
     "jina_answer",
+    "row_headers",
     "tei_answer",
     "tei_error",
     "vllm_error",
@@ -39,6 +41,8 @@ __all__ = [
 ]
 
 _EVIDENCE_KEYS = ("contribution", "evidence", "finish", "grounding")
+# Proxies give up over long headers.
+_MOST_NAMED = 100
 
 
 # Errors.
@@ -96,7 +100,6 @@ class CohereAsk(OptionsAsk):
     model: str | None = None
     query: str
     documents: Documents
-    max_tokens_per_doc: int | None = Field(None, description="Accepted; the prompt's own budget decides.")
     relevant_spans: RelevantSpans | None = Field(None, description='Enabled, it means mode "evidence".')
     priority: int | None = Field(None, description="Accepted; calls take turns.")
 
@@ -164,7 +167,7 @@ def _cohere_meta(version: str, ask: OptionsAsk, ranking: Ranking) -> dict[str, A
         "tokens": {"input_tokens": usage.prompt_tokens, "output_tokens": usage.output_tokens},
         "cached_tokens": usage.cached_tokens,
     }
-    warnings = ask.unknown() + _failures(ranking)
+    warnings = ask.unknown() + _failures(ranking) + _cuts(ranking)
     return meta | ({"warnings": warnings} if warnings else {})
 
 
@@ -247,13 +250,13 @@ class TeiAsk(OptionsAsk):
     def refuses_truncation(self) -> bool:
         return self.truncate is False or self.truncation is False
 
+    def options(self) -> RerankOptions:
+        return side_given_up(self.truncation_direction) | super().options()
+
     def request(self) -> RerankRequest:
         if not self.texts:
             raise TeiEmpty("`texts` cannot be empty")
-        options = self.options()
-        if self.truncation_direction.lower() == "left":
-            options["truncation"] = "head"
-        return RerankRequest.of(self.query, self.texts, **options)
+        return RerankRequest.of(self.query, self.texts, **self.options())
 
 
 def tei_answer(ask: TeiAsk, ranking: Ranking) -> list[dict[str, Any]]:
@@ -289,11 +292,46 @@ def _good(ranking: Ranking) -> list[RankedDocument]:
     if good or failed is None:
         return good
     message = _failures(ranking)[0]
-    raise Overloaded(message, 1) if failed.code in ("deadline", "engine") else InvalidRequest(message)
+    match failed.code:
+        case "deadline" | "engine":
+            raise Overloaded(message, 1)
+        case "too_large":
+            raise TooLarge(message)
+        case _:
+            raise InvalidRequest(message)
 
 
 def _failures(ranking: Ranking) -> list[str]:
     return [f"documents[{row.index}]: {row.error.message}" for row in ranking.results if row.error is not None]
+
+
+def _cuts(ranking: Ranking) -> list[str]:
+    cut = _cut(ranking)
+    parts = [
+        f"documents[{index}] ({told.used_tokens} of {told.original_tokens} tokens)"
+        for index, told in cut.items()
+        if told.used_tokens < told.original_tokens
+    ]
+    warnings = [f"scored by a part of the text: {', '.join(parts)}"] if parts else []
+    if of_query := max((told.query_tokens_cut for told in cut.values()), default=0):
+        warnings.append(f"query: its last {of_query} tokens were not read")
+    return warnings
+
+
+def _cut(ranking: Ranking) -> dict[int, Truncation]:
+    rows = sorted(ranking.results, key=lambda row: row.index)
+    return {row.index: row.truncation for row in rows if not row.error and row.truncation and row.truncation.truncated}
+
+
+def row_headers(ranking: Ranking) -> dict[str, str]:
+    """What rows of a fixed shape cannot say, and which rows are not there: indexes of documents."""
+    failed = sorted(row.index for row in ranking.results if row.error)
+    headers = {"X-Whyrank-Truncated": [*_cut(ranking)], "X-Whyrank-Failed": failed}
+    return {name: _named(indexes) for name, indexes in headers.items() if indexes}
+
+
+def _named(indexes: list[int]) -> str:
+    return ", ".join(map(str, indexes[:_MOST_NAMED])) + (", ..." if len(indexes) > _MOST_NAMED else "")
 
 
 def _evidence(row: RankedDocument) -> dict[str, Any]:

@@ -33,6 +33,7 @@ __all__ = [
     "api_key",
     "asked",
     "errors",
+    "headed",
 ]
 
 api_key = HTTPBearer(auto_error=False, description="The server's --api-key, if it has one.")
@@ -261,10 +262,22 @@ _EVENT = {
 _STREAM = {"text/event-stream": {"schema": _EVENT, "example": 'event: score\ndata: {"index": 0}\n\n'}}
 
 
+_ROW_HEADERS = {
+    "X-Whyrank-Truncated": "Indexes of documents that were scored by a part of their text; at most a hundred, then `...`.",
+    "X-Whyrank-Failed": "Indexes of documents that have no score and are left out, in the same way.",
+}
+
+
 def answered(*models: Any, streams: bool = False) -> dict[int | str, dict[str, Any]]:
     """The good answers of a route."""
     body = {"model": _any_of(models)} if models else {}
     return {200: body | {"description": "Best first.", "content": _STREAM if streams else {}}}
+
+
+def headed(*models: Any, streams: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The same where rows have a shape that is not ours, and headers tell what they cannot."""
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _ROW_HEADERS.items()}
+    return {200: answered(*models, streams=streams)[200] | {"headers": headers}}
 
 
 # Requests.
@@ -288,7 +301,7 @@ _EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "bare": {"Text Embeddings Inference": {"query": _QUERY, "texts": _TEXTS}, "vLLM": _RERANK},
     "cohere": {
-        "Documents": _RERANK | {"model": "any", "top_n": 1},
+        "Documents": _RERANK | {"model": "any", "top_n": 1, "max_tokens_per_doc": 4096},
         "Spans": _RERANK | {"relevant_spans": {"mode": "enabled", "max_spans": 2}},
     },
     "cohere_v1": {

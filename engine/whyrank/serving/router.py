@@ -18,7 +18,7 @@ from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.serving import dialects, others
 from whyrank.serving import openapi as shown
-from whyrank.serving.answering import check_count, new_router, ranked, ranked_many, salted
+from whyrank.serving.answering import check_count, headed, new_router, ranked, ranked_many, salted
 from whyrank.serving.door import ErrorStyle, Json, request_id, service_of, what_happened
 from whyrank.types import RankedDocument, Usage
 from whyrank.wire import (
@@ -57,7 +57,7 @@ _PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
 _RERANK_ANSWERS = (shown.RerankAnswer, shown.ManyAnswer, shown.VoyageAnswer)
 
 
-@native.post("/v1/rerank", summary="Rerank", responses=shown.answered(*_RERANK_ANSWERS, streams=True))
+@native.post("/v1/rerank", summary="Rerank", responses=shown.headed(*_RERANK_ANSWERS, streams=True))
 async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request) -> Response:
     """Score documents against a query and order them, best first; in mode "evidence" also say why for the best.
 
@@ -71,7 +71,7 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
         ranking = await ranked(ask.requests()[0], ask, raw)
         if ask.top_k is not None or isinstance(ask.truncation, bool):
             documents = ask.return_documents if "return_documents" in ask.model_fields_set else False
-            return Json(dialects.voyage_answer(documents, ranking, service_of(raw).model))
+            return headed(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
         return Json(_answer(ranking, ask, raw))
     rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
     answers = [_answer_or_error(ranking, ask, raw) for ranking in rankings]
@@ -247,7 +247,7 @@ def _warnings(warnings: list[str]) -> dict[str, Any]:
 @bare.post(
     "/rerank",
     summary="TEI's and vLLM's",
-    responses=shown.answered(list[shown.TeiResult], *_RERANK_ANSWERS, streams=True),
+    responses=shown.headed(list[shown.TeiResult], *_RERANK_ANSWERS, streams=True),
 )
 async def bare_rerank(ask: Annotated[dialects.BareAsk, shown.asked("bare")], raw: Request) -> Response:
     """A body with `texts` is TEI's and answered as TEI does; any other is the same as at /v1/rerank."""

@@ -61,7 +61,7 @@ class Service:
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
         config = replace(plan.config, model=model)
-        self.reranker = Reranker.over(runtime, plan.encoder, config)
+        self.reranker = Reranker.over(runtime, plan.encoder, config, limits.refusal)
         self._uncalibrated = Reranker.over(runtime, plan.encoder, replace(config, calibration=None))
         self.runtime = runtime
         self.plan = plan
