@@ -142,7 +142,7 @@ async def test_a_stream_says_what_to_do(make: MakeServer) -> None:
         with pytest.raises(TooLarge, match=r"this server takes 300 .* A stream is always one request: `rerank` splits"):
             await anext(client.stream(QUERY, TEXTS))
         with pytest.raises(TooLarge, match=r"Cut it: the model reads only its first few thousand tokens anyway$"):
-            await anext(client.stream(QUERY, ["x" * 1_000_001]))
+            await anext(client.stream("x" * 1_000_001, ["y"]))
 
 
 # Without a server.
