@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from whyrank.calibration import read_calibration
-from whyrank.config import EngineConfig
+from whyrank.config import EngineConfig, Route
 from whyrank.errors import CheckpointError, EngineNotInstalled
 from whyrank.evidence import budgets, most_tokens
-from whyrank.formats import PromptFormat, Route, fitting_format
+from whyrank.formats import PromptFormat, fitting_format
 from whyrank.tokens import PromptEncoder
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from whyrank import render
-from whyrank.config import Dtype, EngineConfig
+from whyrank.config import Dtype, EngineConfig, Route
 from whyrank.errors import WhyrankError
-from whyrank.formats import Route
 from whyrank.opening import API_KEY_VARIABLE
 
 __all__ = [

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from whyrank.errors import InvalidRequest
-from whyrank.formats import Route
 
-__all__ = ["DEMO", "Dtype", "EngineConfig"]
+__all__ = ["DEMO", "Dtype", "EngineConfig", "Route"]
 
+Route = Literal["generate", "classify", "encoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 DEMO = "demo"

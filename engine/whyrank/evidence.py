@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import InvalidRequest
-from whyrank.formats import Continuation, PromptFormat, SectionName
 from whyrank.types import Finish
+
+if TYPE_CHECKING:
+    from whyrank.formats import Continuation, PromptFormat, SectionName
 
 __all__ = [
     "Parsed",

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from whyrank.config import Route
 from whyrank.errors import CheckpointError, PromptFileError
 from whyrank.scoring import ScoreRule
 
@@ -24,7 +25,6 @@ __all__ = [
     "FeatureKind",
     "Piece",
     "PromptFormat",
-    "Route",
     "SectionName",
     "builtin_formats",
     "fitting_format",
@@ -35,7 +35,6 @@ _HERE = Path(__file__).parent
 # A wheel carries prompts/ inside the package; a checkout keeps it beside engine/.
 PROMPTS = next(p for p in (_HERE / "prompts", _HERE.parents[1] / "prompts") if p.is_dir())
 
-Route = Literal["generate", "classify", "encoder"]
 FeatureKind = Literal["integer", "word", "list", "flag"]
 """How a document's metadata enters the prompt. Integers and single words may form control tokens with the frame around
 them ("[HOP:" + 2 + "]"); lists are free text and never do; flags only switch pieces on."""

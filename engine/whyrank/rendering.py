@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from whyrank.errors import InvalidRequest
-from whyrank.formats import FeatureKind, Piece, PromptFormat
 from whyrank.identity import with_instruction
 from whyrank.types import Document, DocumentError
+
+if TYPE_CHECKING:
+    from whyrank.formats import FeatureKind, Piece, PromptFormat
 
 __all__ = ["Run", "Span", "instruction_text", "prompt_identity", "render"]
 

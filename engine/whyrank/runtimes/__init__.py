@@ -10,8 +10,12 @@ reference.py plain transformers again, one prompt at a time: what everything is 
 
 from __future__ import annotations
 
-from whyrank.checkpoints import Plan
+from typing import TYPE_CHECKING
+
 from whyrank.runtimes.base import Runtime
+
+if TYPE_CHECKING:
+    from whyrank.checkpoints import Plan
 
 __all__ = ["Runtime", "start_runtime"]
 

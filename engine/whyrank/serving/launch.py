@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan
-from whyrank.config import EngineConfig
+from whyrank.config import EngineConfig, Route
 from whyrank.errors import InvalidRequest
-from whyrank.formats import Route
 
 __all__ = ["serve", "vllm_command"]
 
