@@ -22,7 +22,8 @@ Why one can believe it:
 - Query and documents are new to every cache; the prompt's frame is not: a warm-up has put it into all of them, as in any
   server that has answered before. Three systems share one LLM, with a cache salt for each.
 - Everybody has all cores, the same dtype and the same texts. On a CPU, LLM runs inside this process: whyrank's environment
-  says VLLM_ENABLE_V1_MULTIPROCESSING=0, and that is the fastest LLM that we know there.
+  says VLLM_ENABLE_V1_MULTIPROCESSING=0, and that is the fastest LLM that we know there. How threads wait and what becomes of
+  freed memory is as plain vLLM has it in this process; whyrank's engine has its own way (whyrank/process.py).
 - They must agree, or the exit status is 1: `largest_margin_difference` is from whyrank's log-odds, whose standard deviation
   over the documents is `margin_spread`.
 
