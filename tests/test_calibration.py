@@ -223,6 +223,16 @@ async def test_a_server_gives_what_its_calibration_fits_and_says_where_it_does_n
 
 
 @pytest.mark.filterwarnings("ignore:calibration")
+async def test_a_servers_limits_hold_where_its_calibration_does_not_fit(instructed: Plan, strict: str) -> None:
+    server = InProcess(fitting(instructed, strict), characters=100)
+    async with server.client() as http:
+        for said in (None, STRICT):
+            asked = {"query": QUERY, "documents": ["x" * 101, "y"], "instruction": said}
+            rows = (await http.post("/v1/rerank", json=asked)).json()["results"]
+            assert [row["error"] and row["error"]["code"] for row in rows] == [None, "too_large"]
+
+
+@pytest.mark.filterwarnings("ignore:calibration")
 async def test_a_server_whose_calibration_is_for_one_instruction_starts_and_is_well(
     instructed: Plan, strict: str
 ) -> None:

@@ -62,7 +62,7 @@ class Service:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
         config = replace(plan.config, model=model)
         self.reranker = Reranker.over(runtime, plan.encoder, config, limits.refusal)
-        self._uncalibrated = Reranker.over(runtime, plan.encoder, replace(config, calibration=None))
+        self._uncalibrated = Reranker.over(runtime, plan.encoder, replace(config, calibration=None), limits.refusal)
         self.runtime = runtime
         self.plan = plan
         self.limits = limits
