@@ -220,10 +220,15 @@ def side_given_up(side: str | None) -> RerankOptions:
     return {"truncation": "head" if side.lower() == "left" else "tail"}
 
 
-Side = Annotated[
-    Literal["left", "right"] | None,
-    Field(description="vLLM's: left is truncation head, right is tail; truncation wins."),
-]
+class _SidedAsk(ReadingAsk):
+    """Where vLLM's word for the policy is known, too."""
+
+    truncation_side: Literal["left", "right"] | None = Field(
+        None, description="vLLM's: left is truncation head, right is tail; truncation wins."
+    )
+
+    def options(self) -> RerankOptions:
+        return side_given_up(self.truncation_side) | super().options()
 
 
 class OptionsAsk(ReadingAsk):
@@ -239,7 +244,7 @@ class OptionsAsk(ReadingAsk):
     temperature: float | None = None
 
 
-class RerankAsk(OptionsAsk):
+class RerankAsk(OptionsAsk, _SidedAsk):
     """One query or several, over the same documents."""
 
     query: str | None = None
@@ -251,10 +256,6 @@ class RerankAsk(OptionsAsk):
     model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
     return_documents: bool = True
     stream: bool = False
-    truncation_side: Side = None
-
-    def options(self) -> RerankOptions:
-        return side_given_up(self.truncation_side) | super().options()
 
     @property
     def count(self) -> int:
@@ -303,7 +304,7 @@ def _fielded(value: dict[str, Any], fields: list[str], where: str) -> Document:
     return Document("\n".join(f"{name}: {part}" for name, part in chosen.items()), metadata=value)
 
 
-class ScoreAsk(ReadingAsk):
+class ScoreAsk(_SidedAsk):
     """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
 
     queries: str | list[str] = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
@@ -312,10 +313,6 @@ class ScoreAsk(ReadingAsk):
     )
     grid: bool = False
     model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
-    truncation_side: Side = None
-
-    def options(self) -> RerankOptions:
-        return side_given_up(self.truncation_side) | super().options()
 
     @property
     def count(self) -> int:
