@@ -180,7 +180,9 @@ class Bench:
         self.shape, self.asked = shape, asked
         scratch = opened.enter_context(tempfile.TemporaryDirectory())
         self._runner = opened.enter_context(asyncio.Runner())
-        plan = make_plan(EngineConfig(str(write_model(shape, Path(scratch)))))
+        # On a CPU: room for one prompt of full length, and for all the others beside it.
+        memory = None if on_gpu() else 2.5
+        plan = make_plan(EngineConfig(str(write_model(shape, Path(scratch))), kv_cache_gib=memory))
         runtime = self._runner.run(SharingRuntime.start(plan))
         opened.callback(lambda: self._runner.run(runtime.aclose()))
         self._reranker = Reranker.over(runtime, plan.encoder, plan.config)
