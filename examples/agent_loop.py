@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from whyrank import Document
+from whyrank.cli.render import progress
 from whyrank.evaluation.presets import HOUSE
 from whyrank.opening import open_either
 from whyrank.packing import Packed
-from whyrank.render import progress
 from whyrank.verbs import Verbs
 
 # A word; Chinese and Japanese, which have no spaces, sign by sign.

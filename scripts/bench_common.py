@@ -14,8 +14,8 @@ from typing import Any
 
 from tiny_checkpoint import write_checkpoint
 from whyrank.checkpoints import Plan
-from whyrank.formats import PromptFormat
-from whyrank.tokens import EncodedDocument
+from whyrank.prompting.formats import PromptFormat
+from whyrank.prompting.tokens import EncodedDocument
 from whyrank.types import Document
 
 __all__ = ["SHAPES", "Work", "Writer", "card_text", "chat_template", "label_ids", "machine", "on_gpu", "write_model"]

@@ -30,9 +30,9 @@ from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import Asked, evaluate, write_run
 from whyrank.evaluation.scorecard import make_scorecard
+from whyrank.prompting.scoring import LabelRead, ScoreRule, ranked, score_of
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions
-from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
 from whyrank.types import Document, RankedDocument, Usage
 
 _WORDS = ("river", "stone", "bridge", "tower", "garden", "winter", "market", "letter", "copper", "lantern", "harbour")

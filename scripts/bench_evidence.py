@@ -33,8 +33,8 @@ from typing import Any
 from tiny_checkpoint import write_checkpoint
 from whyrank import EvidenceDelta, Reranker, Scored
 from whyrank.checkpoints import Plan, make_plan
-from whyrank.evidence import render
-from whyrank.tokens import EncodedDocument
+from whyrank.prompting.evidence import render
+from whyrank.prompting.tokens import EncodedDocument
 from whyrank.types import Document
 
 COUNT, CONTINUED = 50, 5

@@ -12,7 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.rule import Rule
 
-from whyrank import Reranker, render
+from whyrank import Reranker
+from whyrank.cli import render
 from whyrank.events import EvidenceDone
 from whyrank.process import own_process
 from whyrank.types import Document

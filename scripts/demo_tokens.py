@@ -11,9 +11,9 @@ from typing import Any
 from demo_data import FAMILIES, Sample, Writer
 from demo_words import passages
 from tiny_checkpoint import QWEN_ADDED, QWEN_SPECIAL
-from whyrank.evidence import opening_text
-from whyrank.formats import Continuation, PromptFormat, builtin_formats
-from whyrank.rendering import instruction_text, render
+from whyrank.prompting.evidence import opening_text
+from whyrank.prompting.formats import Continuation, PromptFormat, builtin_formats
+from whyrank.prompting.rendering import instruction_text, render
 from whyrank.types import Document, DocumentError
 
 __all__ = ["PRISM", "Encoded", "Encoder", "build_tokenizer", "micro_batches"]

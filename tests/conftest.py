@@ -19,10 +19,10 @@ from server_process import SMALL_CACHE, Server
 from tiny_checkpoint import write_checkpoint
 from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
+from whyrank.prompting.scoring import Score, score_of
+from whyrank.prompting.tokens import EncodedDocument
 from whyrank.runtimes import Runtime, start_runtime
 from whyrank.runtimes.reference import Reference
-from whyrank.scoring import Score, score_of
-from whyrank.tokens import EncodedDocument
 from whyrank.types import Document
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -12,12 +12,12 @@ from fastapi import FastAPI
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids, PromptEncoder
 from whyrank.runtimes.base import Answer, WritingOrder, Written
-from whyrank.scoring import LabelRead
 from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
-from whyrank.tokens import Ids, PromptEncoder
 from whyrank.types import DocumentError, Usage
 
 

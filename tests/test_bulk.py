@@ -20,7 +20,7 @@ from server_process import Server
 from whyrank import Ranking, RerankRequest, TooLarge, Unauthorized, Unreachable
 from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
 from whyrank.errors import DataError, InvalidRequest, PermanentError
-from whyrank.identity import with_instruction
+from whyrank.prompting.identity import with_instruction
 from whyrank.types import DocumentError, RankedDocument, Usage
 
 

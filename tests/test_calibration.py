@@ -28,7 +28,7 @@ from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.run import Asked, evaluate, target_of
 from whyrank.events import EvidenceDone, Finished, Ranked, Scored
 from whyrank.opening import open_server
-from whyrank.rendering import instruction_text
+from whyrank.prompting.rendering import instruction_text
 from whyrank.reranker import Reranker
 from whyrank.types import RankedDocument
 

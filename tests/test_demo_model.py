@@ -13,8 +13,8 @@ import train_demo_model
 from demo_data import FAMILIES, Writer
 from demo_model import Net, Shape, collate, losses, write_checkpoint
 from demo_tokens import PRISM, Encoder, build_tokenizer, micro_batches
-from whyrank.evidence import opening_text, parse
-from whyrank.tokens import EncodedDocument, PromptEncoder
+from whyrank.prompting.evidence import opening_text, parse
+from whyrank.prompting.tokens import EncodedDocument, PromptEncoder
 from whyrank.types import Document
 
 

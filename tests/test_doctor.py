@@ -15,11 +15,11 @@ from samples import QUERY
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
 from whyrank.doctor import Report, cache_finding, examine_running
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import EncodedDocument, Ids
 from whyrank.runtimes import Runtime
 from whyrank.runtimes.base import Answer
 from whyrank.runtimes.reference import Reference
-from whyrank.scoring import LabelRead
-from whyrank.tokens import EncodedDocument, Ids
 from whyrank.types import Document, Usage
 
 Change = Callable[[int, LabelRead], LabelRead]

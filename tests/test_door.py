@@ -19,8 +19,8 @@ from prometheus_client import REGISTRY
 from inprocess import InProcess, prism_plan
 from samples import QUERY
 from whyrank.errors import EngineDead
+from whyrank.prompting.tokens import EncodedDocument, PromptEncoder
 from whyrank.serving.router import routers
-from whyrank.tokens import EncodedDocument, PromptEncoder
 from whyrank.types import Document
 
 MakeServer = Callable[..., InProcess]

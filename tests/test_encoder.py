@@ -19,13 +19,13 @@ from inprocess import FakeRuntime
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.encoder import EncoderRuntime, load_classifier
 from whyrank.runtimes.reference import Reference
-from whyrank.scoring import LabelRead
 from whyrank.serving.admission import Limits
 from whyrank.serving.plain import PlainServer
 from whyrank.serving.service import Service
-from whyrank.tokens import Ids
 from whyrank.types import DocumentError
 
 

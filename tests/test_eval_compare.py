@@ -28,7 +28,7 @@ from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row
 from whyrank.evaluation.run import Asked, evaluate
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
-from whyrank.scoring import LabelRead, ScoreRule, score_of
+from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
 
 MEASURES = ("nDCG@10", "RR@10")
 

@@ -16,11 +16,11 @@ from transformers import AutoTokenizer
 from conftest import Serve, Served, newest_engine
 from samples import CARDS, DOCUMENTS, QUERY, hostile_texts, tokenise_with
 from whyrank import Document, EvidenceDelta, EvidenceDone, Finished, InvalidRequest, Ranked, Reranker, Scored
-from whyrank.evidence import SectionReader, how_it_ended, opening_text, parse, render, writing_grammar
-from whyrank.formats import builtin_formats
+from whyrank.prompting.evidence import SectionReader, how_it_ended, opening_text, parse, render, writing_grammar
+from whyrank.prompting.formats import builtin_formats
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer, WritingOrder, Written
-from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids
 from whyrank.types import Usage
 
 PRISM = builtin_formats()["prism"].continuation

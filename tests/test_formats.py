@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from whyrank.errors import CheckpointError, PromptFileError
-from whyrank.formats import builtin_formats, fitting_format, load_format
+from whyrank.prompting.formats import builtin_formats, fitting_format, load_format
 
 GOOD = """
 summary = "a prompt"

@@ -12,7 +12,7 @@ import pytest
 
 from inprocess import InProcess, labels_of, prism_plan
 from whyrank.errors import CheckpointError, EngineDead
-from whyrank.tokens import Ids
+from whyrank.prompting.tokens import Ids
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from conftest import Serve, Served
 from samples import DOCUMENTS, QUERY, hostile_texts
 from whyrank import Document, RankedDocument, Reranker
 from whyrank.checkpoints import make_plan
-from whyrank.scoring import Score, score_of
-from whyrank.tokens import EncodedDocument
+from whyrank.prompting.scoring import Score, score_of
+from whyrank.prompting.tokens import EncodedDocument
 from whyrank.types import TruncationPolicy
 
 ROUTES = [

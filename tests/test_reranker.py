@@ -25,9 +25,9 @@ from whyrank import (
     Scored,
 )
 from whyrank.events import Event
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
-from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids
 from whyrank.types import Usage
 
 TEXTS = list(DOCUMENTS.values())[:8]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of
+from whyrank.prompting.scoring import LabelRead, ScoreRule, ranked, score_of
 from whyrank.types import Document, DocumentError, RankedDocument
 
 

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 from conftest import KIND_OF
 from samples import CARDS, DOCUMENTS, INSTRUCTED, QUERY, hostile_texts, tokenise_with
 from whyrank.errors import CheckpointError, InvalidRequest
-from whyrank.formats import Budget, builtin_formats, load_format
-from whyrank.tokens import EncodedDocument, Prompt, PromptEncoder, common_prefix
+from whyrank.prompting.formats import Budget, builtin_formats, load_format
+from whyrank.prompting.tokens import EncodedDocument, Prompt, PromptEncoder, common_prefix
 from whyrank.types import Document, DocumentError, TruncationPolicy
 
 FORMATS = sorted(builtin_formats())

@@ -1,7 +1,7 @@
 """The command `whyrank`, with all its commands."""
 
-from whyrank import cli, cli_batch, cli_eval, cli_mcp  # noqa: F401  # they add their commands to the app
-from whyrank.cli_common import app
+from whyrank.cli import batch, evaluate, mcp, rerank, serve  # noqa: F401  # they add their commands to the app
+from whyrank.cli.common import app
 
 __all__ = ["app"]
 

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from whyrank.errors import DataError, InvalidRequest, PermanentError, TooLarge, Unreachable
 from whyrank.evaluation.files import json_object, numbered_lines
 from whyrank.fan_out import in_order
-from whyrank.identity import file_part
 from whyrank.line_file import LineFile, cut_half_line
+from whyrank.prompting.identity import file_part
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions, RerankRequest
 from whyrank.verbs import Verbs

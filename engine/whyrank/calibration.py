@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from whyrank.errors import InvalidRequest
-from whyrank.identity import file_part
+from whyrank.prompting.identity import file_part
 from whyrank.types import RankedDocument
 
 __all__ = ["Calibration", "CalibrationMethod", "read_calibration", "write_calibration"]

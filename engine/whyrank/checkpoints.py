@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 from whyrank.calibration import read_calibration
 from whyrank.config import EngineConfig, Route
 from whyrank.errors import CheckpointError, EngineNotInstalled
-from whyrank.evidence import budgets, most_tokens
-from whyrank.formats import PromptFormat, fitting_format
-from whyrank.tokens import PromptEncoder
+from whyrank.prompting.evidence import budgets, most_tokens
+from whyrank.prompting.formats import PromptFormat, fitting_format
+from whyrank.prompting.tokens import PromptEncoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

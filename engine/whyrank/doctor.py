@@ -9,11 +9,11 @@ from statistics import median
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
+from whyrank.prompting.scoring import LEAST_LABEL_MASS, score_of
+from whyrank.prompting.tokens import EncodedDocument, common_prefix
 from whyrank.reranker import Reranker
 from whyrank.runtimes import Runtime, start_runtime
 from whyrank.runtimes.reference import Reference
-from whyrank.scoring import LEAST_LABEL_MASS, score_of
-from whyrank.tokens import EncodedDocument, common_prefix
 from whyrank.types import Document, RankedDocument, Usage
 
 __all__ = ["Finding", "Report", "cache_finding", "examine", "examine_running"]

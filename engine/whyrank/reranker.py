@@ -13,18 +13,18 @@ from weakref import WeakSet
 
 from whyrank.calibration import read_calibration
 from whyrank.config import EngineConfig
-from whyrank.deadline import Deadline
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Ranked, Scored, ranking_at_the_end
+from whyrank.prompting.rendering import prompt_identity
+from whyrank.prompting.tokens import PromptEncoder
 from whyrank.ranking import Ranking
-from whyrank.reading import Reader, Refusal, refuse_none
-from whyrank.rendering import prompt_identity
 from whyrank.requests import RerankRequest
+from whyrank.road.deadline import Deadline
+from whyrank.road.reading import Reader, Refusal, refuse_none
+from whyrank.road.scoresheet import Scoresheet
+from whyrank.road.writing import Writer
 from whyrank.runtimes.base import Runtime
-from whyrank.scoresheet import Scoresheet
-from whyrank.tokens import PromptEncoder
 from whyrank.verbs import Verbs
-from whyrank.writing import Writer
 
 __all__ = ["Reranker"]
 

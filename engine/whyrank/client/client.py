@@ -26,9 +26,9 @@ from whyrank.client.questions import batch_of, documents_of, joined, pair_head, 
 from whyrank.errors import InvalidRequest, PermanentError, RetryableError, TooLarge, Unreachable, WhyrankError
 from whyrank.events import Event
 from whyrank.fan_out import as_answered
+from whyrank.prompting.scoring import ranked, shown, worth_writing
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
-from whyrank.scoring import ranked, shown, worth_writing
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 from whyrank.verbs import Verbs
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from whyrank.errors import PermanentError, Unreachable, WhyrankError
+from whyrank.prompting.scoring import ranked, shown
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
-from whyrank.scoring import ranked, shown
 from whyrank.types import DocumentError, Evidence, Finish, RankedDocument, Usage
 
 __all__ = ["evidence_request", "parts_of", "rejoined", "score_request", "with_evidence"]

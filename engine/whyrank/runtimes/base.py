@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
-from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["Answer", "Runtime", "WritingOrder", "WritingRuntime", "Written"]

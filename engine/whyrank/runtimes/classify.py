@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 from whyrank.checkpoints import Plan
+from whyrank.prompting.scoring import LabelRead
 from whyrank.runtimes.vllm_engine import VllmRuntime
-from whyrank.scoring import LabelRead
 from whyrank.types import DocumentError
 
 __all__ = ["ClassifyRuntime"]

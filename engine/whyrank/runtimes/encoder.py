@@ -9,9 +9,9 @@ from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
-from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["EncoderRuntime", "load_classifier", "load_whole"]

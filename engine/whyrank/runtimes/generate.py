@@ -8,10 +8,10 @@ from typing import Any
 
 from whyrank.checkpoints import Plan
 from whyrank.fan_out import fan_out
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
 from whyrank.runtimes.base import WritingOrder, Written
 from whyrank.runtimes.vllm_engine import AT_ONCE, Refused, VllmRuntime
-from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids, LabelIds, common_prefix
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["MATCH_UNIT", "GenerateRuntime"]

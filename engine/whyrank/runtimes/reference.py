@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from whyrank.checkpoints import Plan
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.encoder import load_classifier, load_whole
-from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids
 
 __all__ = ["Reference"]
 

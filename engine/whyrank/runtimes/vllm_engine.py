@@ -17,9 +17,9 @@ from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
 from whyrank.fan_out import as_answered
 from whyrank.process import START_METHOD, is_cpu_build, set_environment, warn_of_versions
+from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
-from whyrank.scoring import LabelRead
-from whyrank.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["AT_ONCE", "Refused", "VllmRuntime"]

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 
 from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.events import Event
-from whyrank.formats import builtin_formats
+from whyrank.prompting.formats import builtin_formats
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.serving import dialects, others

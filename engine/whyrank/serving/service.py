@@ -15,12 +15,12 @@ from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError, EngineDead, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
 from whyrank.fan_out import as_answered
+from whyrank.prompting.rendering import prompt_identity
+from whyrank.prompting.scoring import LEAST_LABEL_MASS
 from whyrank.ranking import Ranking
-from whyrank.rendering import prompt_identity
 from whyrank.requests import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.runtimes.base import Runtime, WritingRuntime
-from whyrank.scoring import LEAST_LABEL_MASS
 from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from whyrank import render
 from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
-from whyrank.cli_common import (
+from whyrank.cli import render
+from whyrank.cli.common import (
     DEFAULTS,
     ApiKey,
     AsJson,

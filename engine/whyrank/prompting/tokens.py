@@ -19,13 +19,13 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import CheckpointError, InvalidRequest
-from whyrank.rendering import Run, instruction_text, render
+from whyrank.prompting.rendering import Run, instruction_text, render
 from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy, Window
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from whyrank.formats import PromptFormat
+    from whyrank.prompting.formats import PromptFormat
 
 __all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_prefix"]
 

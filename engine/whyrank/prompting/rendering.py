@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from whyrank.errors import InvalidRequest
-from whyrank.identity import with_instruction
+from whyrank.prompting.identity import with_instruction
 from whyrank.types import Document, DocumentError
 
 if TYPE_CHECKING:
-    from whyrank.formats import FeatureKind, Piece, PromptFormat
+    from whyrank.prompting.formats import FeatureKind, Piece, PromptFormat
 
 __all__ = ["Run", "Span", "instruction_text", "prompt_identity", "render"]
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from whyrank.config import Route
 from whyrank.errors import CheckpointError, PromptFileError
-from whyrank.scoring import ScoreRule
+from whyrank.prompting.scoring import ScoreRule
 
 __all__ = [
     "FeatureKind",
@@ -31,9 +31,9 @@ __all__ = [
     "load_format",
 ]
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # A wheel carries prompts/ inside the package; a checkout keeps it beside engine/.
-PROMPTS = next(p for p in (_HERE / "prompts", _HERE.parents[1] / "prompts") if p.is_dir())
+PROMPTS = next(p for p in (_PACKAGE / "prompts", _PACKAGE.parents[1] / "prompts") if p.is_dir())
 
 FeatureKind = Literal["integer", "word", "list", "flag"]
 """How a document's metadata enters the prompt. Integers and single words may form control tokens with the frame around

@@ -14,7 +14,7 @@ from whyrank.errors import InvalidRequest
 from whyrank.types import Finish
 
 if TYPE_CHECKING:
-    from whyrank.formats import Continuation, PromptFormat, SectionName
+    from whyrank.prompting.formats import Continuation, PromptFormat, SectionName
 
 __all__ = [
     "Parsed",

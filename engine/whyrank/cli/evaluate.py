@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from whyrank import render
 from whyrank.calibration import CalibrationMethod, write_calibration
-from whyrank.cli_common import (
+from whyrank.cli import render
+from whyrank.cli.common import (
     DEFAULTS,
     AsJson,
     Calibration,

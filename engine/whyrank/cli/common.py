@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from whyrank import render
-from whyrank.config import Dtype, EngineConfig, Route
+from whyrank.cli import render
+from whyrank.config import DEMO, Dtype, EngineConfig, Route
 from whyrank.errors import WhyrankError
 from whyrank.opening import API_KEY_VARIABLE
 
@@ -35,6 +35,7 @@ __all__ = [
     "Url",
     "app",
     "choice",
+    "demo_model",
     "opened",
     "reported",
 ]
@@ -47,6 +48,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+_DEMO_TOLD = (
+    f'no model given: taking "{DEMO}", the small one that comes with whyrank. It matches words, it does not understand. '
+    "A real one, for example: {}"
+)
+
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
 
 
@@ -105,3 +111,9 @@ def reported() -> Iterator[Any]:
         finally:
             stdout.flush()
             os.dup2(stdout.fileno(), 1)
+
+
+def demo_model(real: str) -> str:
+    """The model of those who gave none, and a word on it. real: how to name one that understands."""
+    Console(stderr=True).print(_DEMO_TOLD.format(real), style="yellow", highlight=False, soft_wrap=True)
+    return DEMO

@@ -1,4 +1,4 @@
-"""The commands rerank, formats, doctor and serve. Thin: options in, one call, rendering out."""
+"""The command rerank: documents from arguments, files or stdin, and the answer as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from whyrank import render
-from whyrank.cli_common import (
+from whyrank.cli import render
+from whyrank.cli.common import (
     DEFAULTS,
     ApiKey,
     AsJson,
@@ -30,13 +30,12 @@ from whyrank.cli_common import (
     Url,
     app,
     choice,
+    demo_model,
     opened,
     reported,
 )
-from whyrank.config import DEMO, EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Scored
-from whyrank.formats import PROMPTS, builtin_formats
 from whyrank.opening import Opening, open_either
 from whyrank.process import own_process
 from whyrank.requests import Mode, RerankOptions, RerankRequest
@@ -44,11 +43,6 @@ from whyrank.types import Document, DocumentLike, TruncationPolicy
 from whyrank.wire import RankingBody, event_document
 
 __all__: list[str] = []
-
-_DEMO_TOLD = (
-    f'no model given: taking "{DEMO}", the small one that comes with whyrank. It matches words, it does not understand. '
-    "A real one, for example: {}"
-)
 
 
 @app.command()
@@ -107,7 +101,7 @@ def rerank(
     """
     with reported() as stdout:
         if model is None and not url:
-            model = _demo("--model Qwen/Qwen3-Reranker-0.6B")
+            model = demo_model("--model Qwen/Qwen3-Reranker-0.6B")
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         opening = open_either(model, url or (), api_key, engine)
         candidates = _documents(texts or [], documents)
@@ -153,89 +147,6 @@ def _show_json(stdout: Any, every: bool) -> Iterator[Callable[[Event], None]]:
             print(json.dumps(RankingBody.of(event.ranking).document(), ensure_ascii=False), file=stdout)
 
     yield tell
-
-
-@app.command()
-def formats(
-    where: Annotated[bool, typer.Option("--where", help="Print the folder of the prompt files.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List the prompt formats that come with whyrank."""
-    with reported() as stdout:
-        if where:
-            print(PROMPTS, file=stdout)
-        elif as_json:
-            print(json.dumps([f.model_dump(mode="json") for f in builtin_formats().values()]), file=stdout)
-        else:
-            Console(file=stdout).print(render.formats_table(builtin_formats().values()))
-
-
-@app.command()
-def doctor(
-    model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    revision: Revision = DEFAULTS["revision"],
-    dtype: DtypeOption = DEFAULTS["dtype"],
-    max_length: MaxLength = DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
-    calibration: Calibration = DEFAULTS["calibration"],
-) -> None:
-    """Say whether a checkpoint can be trusted as served: prompt, labels, parity with transformers, cache.
-
-    `whyrank doctor Qwen/Qwen3-Reranker-0.6B`
-
-    Exit code 1 where it cannot.
-    """
-    with reported() as stdout:
-        from whyrank.doctor import examine
-
-        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
-        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
-        own_process()
-        with render.waiting(f"examining {model}"):
-            report = asyncio.run(examine(config))
-        Console(file=stdout).print(render.report_table(report, model))
-    if not report.trusted:
-        raise typer.Exit(1)
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def serve(
-    context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="A folder or a hub name.")] = None,
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    calibration: Calibration = DEFAULTS["calibration"],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
-    ] = False,
-) -> None:
-    """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too, behind the model.
-
-    `whyrank serve demo`
-
-    `whyrank serve Qwen/Qwen3-Reranker-0.6B --port 8000 --api-key SECRET`
-
-    `curl localhost:8000/v1/rerank -H "Authorization: Bearer SECRET" -d '{"query": "...", "documents": ["..."]}'`
-
-    Then: `/playground` in a browser, `/docs` for the API, `/metrics` for Prometheus. WHYRANK_MAX_DOCUMENTS, _CHARACTERS,
-    _BODY_MIB and _WAITING_DOCUMENTS limit what is taken. Set TLS and the rest with vLLM's flags.
-    """
-    with reported():
-        from whyrank.serving.launch import serve as launch
-
-        flags = context.args
-        if model is None or model.startswith("-"):  # then it is a flag of vLLM's
-            flags = [*([model] if model else []), *flags]
-            model = _demo("whyrank serve Qwen/Qwen3-Reranker-0.6B")
-        launch(model, prompt, route, calibration, flags, dry_run)  # type: ignore[arg-type]
-
-
-def _demo(real: str) -> str:
-    Console(stderr=True).print(_DEMO_TOLD.format(real), style="yellow", highlight=False, soft_wrap=True)
-    return DEMO
 
 
 def _documents(texts: list[str], source: str | None) -> list[DocumentLike]:

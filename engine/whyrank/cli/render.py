@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Ranked
-from whyrank.formats import PromptFormat
+from whyrank.prompting.formats import PromptFormat
 from whyrank.ranking import Ranking
 from whyrank.types import Evidence, RankedDocument
 

@@ -7,19 +7,27 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from whyrank.deadline import Deadline
 from whyrank.errors import EngineDead, InvalidRequest
 from whyrank.events import EvidenceDelta, EvidenceDone
-from whyrank.evidence import SectionReader, budgets, how_it_ended, most_tokens, opening_text, parse, writing_grammar
 from whyrank.grounding import ground
+from whyrank.prompting.evidence import (
+    SectionReader,
+    budgets,
+    how_it_ended,
+    most_tokens,
+    opening_text,
+    parse,
+    writing_grammar,
+)
+from whyrank.prompting.tokens import PromptEncoder
 from whyrank.requests import RerankRequest
+from whyrank.road.deadline import Deadline
+from whyrank.road.scoresheet import Scoresheet
 from whyrank.runtimes.base import Runtime, WritingOrder, WritingRuntime, Written
-from whyrank.scoresheet import Scoresheet
-from whyrank.tokens import PromptEncoder
 from whyrank.types import Evidence, Finish, Usage
 
 if TYPE_CHECKING:
-    from whyrank.formats import Continuation, SectionName
+    from whyrank.prompting.formats import Continuation, SectionName
 
 __all__ = ["Writer"]
 

@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 
-from whyrank.deadline import Deadline
 from whyrank.fan_out import fan_out
+from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
 from whyrank.requests import RerankRequest
+from whyrank.road.deadline import Deadline
+from whyrank.road.scoresheet import Scoresheet
 from whyrank.runtimes.base import Runtime
-from whyrank.scoresheet import Scoresheet
-from whyrank.tokens import EncodedDocument, Ids, PromptEncoder
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
 __all__ = ["Reader", "Refusal", "refuse_none"]

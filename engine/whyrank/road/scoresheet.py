@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from whyrank.calibration import Calibration
+from whyrank.prompting.scoring import LabelRead, ScoreRule, ranked, score_of, shown, worth_writing
+from whyrank.prompting.tokens import EncodedDocument, Ids
 from whyrank.requests import RerankRequest
-from whyrank.scoring import LabelRead, ScoreRule, ranked, score_of, shown, worth_writing
-from whyrank.tokens import EncodedDocument, Ids
 from whyrank.types import DocumentError, Evidence, RankedDocument, Usage
 
 __all__ = ["Scoresheet"]

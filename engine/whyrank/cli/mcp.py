@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import IO, Any
 
-from whyrank.cli_common import (
+from whyrank.cli.common import (
     DEFAULTS,
     ApiKey,
     Calibration,
