@@ -26,6 +26,8 @@ from whyrank.runtimes.reference import Reference
 from whyrank.types import Document
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tiny models gain nothing from a second thread, and lose much where it waits for a core that another test has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Which tiny checkpoint stands for which family. The folder's name is what fitting_format sees.
 KIND_OF = {
@@ -40,6 +42,14 @@ KIND_OF = {
     "bge-reranker": "xlm-roberta",
     "querit": "querit",
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, those that share engines or a server stay together, and each is started once."""
+    for item in items:
+        fixtures: list[str] = getattr(item, "fixturenames", [])
+        shared = next((name for name in ("serve", "start_server") if name in fixtures), item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(shared))
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +76,7 @@ class Served:
 
     @cached_property
     def reference(self) -> Reference:
-        return Reference(self.plan, self.runtime.facts().get("head_dtype") == "float32")
+        return Reference.beside(self.plan, self.runtime.facts())
 
     def expected(self, query: str, text: str) -> Score:
         (row,) = self.plan.encoder.encode(query, [Document(text)], None, "tail")

@@ -95,6 +95,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert "Traceback" not in done.stderr
 
 
+def test_an_engine_that_finds_no_room_says_which_options_make_some() -> None:
+    done = whyrank("rerank", "-m", "demo", "-q", "q", "text", "--kv-cache-gib", "0.001")
+    assert done.returncode == 2 and done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert "KV cache is needed" in last and "a larger kv_cache_gib or a smaller max_length" in last
+
+
 def test_formats_are_listed() -> None:
     listed = json.loads(whyrank("formats", "--json").stdout)
     assert {row["name"] for row in listed} >= {"prism", "qwen3-reranker", "multi-hop"}

@@ -1,10 +1,14 @@
-"""A process that computes keeps its memory, whether it was spawned or began as a copy."""
+"""A process that computes keeps its memory, whether it was spawned or began as a copy; and a copy ends with who made it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
+
+import psutil
 
 # Pages that ten blocks cost, one after the other, as large as the activations of a step.
 PAGES = """
@@ -41,3 +45,24 @@ def test_a_spawned_process_keeps_memory() -> None:
 def test_what_the_user_said_of_memory_stands() -> None:
     told = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072"}
     assert pages(f"from whyrank.process import own_process; own_process()\n{PAGES}", **told) > 10_000
+
+
+def test_a_copy_ends_when_its_parent_is_killed() -> None:
+    code = """
+from multiprocessing import get_context
+from time import sleep
+from whyrank.process import own_process
+own_process()
+copy = get_context("fork").Process(target=sleep, args=(60,))
+copy.start()
+print(copy.pid, flush=True)
+sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        copy = psutil.Process(int(parent.stdout.readline()))
+        assert copy.is_running()
+        parent.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while copy.status() != psutil.STATUS_ZOMBIE:  # until somebody asks how it ended; else pytest's time is up
+                time.sleep(0.05)

@@ -128,7 +128,7 @@ def _parity(plan: Plan, rows: Sequence[RankedDocument], facts: Facts) -> Finding
     failed = [row.error.message for row in rows if row.error]
     if failed:
         return Finding("parity", f"{len(failed)} of {len(rows)} built-in pairs failed: {failed[0]}", good=False)
-    reference, rule = Reference(plan, facts.get("head_dtype") == "float32"), plan.format.score_rule
+    reference, rule = Reference.beside(plan, facts), plan.format.score_rule
     encoded = plan.encoder.encode(QUERY, [Document(text) for text in DOCUMENTS], None, "tail")
     wanted = [score_of(reference.read(row.prompts[0].ids), rule) for row in encoded if isinstance(row, EncodedDocument)]
     score = max(abs(want.score - (row.score or 0.0)) for want, row in zip(wanted, rows, strict=True))

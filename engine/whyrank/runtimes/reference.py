@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.prompting.scoring import LabelRead
@@ -24,6 +25,11 @@ class Reference:
         self.model.config.pad_token_id = None  # a lone prompt has no padding to look for
         if float32_head:
             _compute_head_in_float32(self.model)
+
+    @classmethod
+    def beside(cls, plan: Plan, facts: Mapping[str, str | int]) -> Self:
+        """As the engine computes that says these facts of itself."""
+        return cls(plan, float32_head=facts.get("head_dtype") == "float32")
 
     def read(self, ids: Ids) -> LabelRead:
         """What the route should answer for these ids: log-probabilities of both labels, or the raw logit."""

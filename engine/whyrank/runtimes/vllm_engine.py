@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
+import logging
 import multiprocessing
 import os
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -27,6 +29,11 @@ __all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 AT_ONCE = 1024
 _GIB = 1 << 30
+# What vLLM says when it finds no room, and which of our settings make some.
+_REMEDIES = {
+    "max seq len": "that is a larger kv_cache_gib or a smaller max_length",
+    "less than desired GPU memory utilization": "that is a kv_cache_gib which leaves room to what else is on the GPU",
+}
 
 
 class Refused(Exception):
@@ -59,7 +66,7 @@ class VllmRuntime(ABC):
         try:
             engine = _start_engine(vllm, options)
         except (ValueError, RuntimeError, AssertionError) as cause:
-            raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_first_line(cause)}") from cause
+            raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_told(cause)}") from cause
         return cls(engine, plan)
 
     @classmethod
@@ -152,16 +159,43 @@ def _require_main_guard() -> None:
 def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
     """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that in the environment; so it is
     said again, and nothing of it is left there for our user's other processes."""
-    method = os.environ.get(START_METHOD)
+    method, errors = os.environ.get(START_METHOD), _EngineErrors()
     arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
     config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
     try:
         if method is not None:
             os.environ[START_METHOD] = method
-        return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        with errors:
+            return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
     finally:
         if method is None:
             os.environ.pop(START_METHOD, None)
+
+
+class _EngineErrors(logging.Handler):
+    """What goes wrong while an engine starts. vLLM raises only "see root cause above"; but an engine's process that begins as
+    a copy of ours logs into this handler, too, and so the cause can be raised in its stead."""
+
+    def __enter__(self) -> None:
+        self._file = tempfile.TemporaryFile()
+        logging.getLogger("vllm").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1]:
+            os.write(self._file.fileno(), f"{_first_line(record.exc_info[1])}\n".encode())
+
+    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
+        logging.getLogger("vllm").removeHandler(self)
+        with self._file:
+            self._file.seek(0)
+            if (first := self._file.readline().decode().strip()) and isinstance(raised, RuntimeError):
+                raise RuntimeError(first) from raised
+
+
+def _told(cause: BaseException) -> str:
+    """In vLLM's words and, where it names its own settings, in ours."""
+    line = _first_line(cause)
+    return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])
 
 
 def _import_vllm() -> Any:

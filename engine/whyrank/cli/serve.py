@@ -1,0 +1,110 @@
+"""The commands formats, doctor and serve: which families there are, whether a checkpoint can be trusted, and serving it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from whyrank.cli import render
+from whyrank.cli.common import (
+    DEFAULTS,
+    AsJson,
+    Calibration,
+    DtypeOption,
+    KvCache,
+    MaxLength,
+    Prompt,
+    Revision,
+    RouteOption,
+    TrustRemoteCode,
+    app,
+    demo_model,
+    reported,
+)
+from whyrank.config import EngineConfig
+from whyrank.process import own_process
+from whyrank.prompting.formats import PROMPTS, builtin_formats
+
+__all__: list[str] = []
+
+
+@app.command()
+def formats(
+    where: Annotated[bool, typer.Option("--where", help="Print the folder of the prompt files.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the prompt formats that come with whyrank."""
+    with reported() as stdout:
+        if where:
+            print(PROMPTS, file=stdout)
+        elif as_json:
+            print(json.dumps([f.model_dump(mode="json") for f in builtin_formats().values()]), file=stdout)
+        else:
+            Console(file=stdout).print(render.formats_table(builtin_formats().values()))
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    revision: Revision = DEFAULTS["revision"],
+    dtype: DtypeOption = DEFAULTS["dtype"],
+    max_length: MaxLength = DEFAULTS["max_length"],
+    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
+    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
+    calibration: Calibration = DEFAULTS["calibration"],
+) -> None:
+    """Say whether a checkpoint can be trusted as served: prompt, labels, parity with transformers, cache.
+
+    `whyrank doctor Qwen/Qwen3-Reranker-0.6B`
+
+    Exit code 1 where it cannot.
+    """
+    with reported() as stdout:
+        from whyrank.doctor import examine
+
+        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
+        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
+        own_process()
+        with render.waiting(f"examining {model}"):
+            report = asyncio.run(examine(config))
+        Console(file=stdout).print(render.report_table(report, model))
+    if not report.trusted:
+        raise typer.Exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="A folder or a hub name.")] = None,
+    prompt: Prompt = DEFAULTS["prompt"],
+    route: RouteOption = DEFAULTS["route"],
+    calibration: Calibration = DEFAULTS["calibration"],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
+    ] = False,
+) -> None:
+    """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too, behind the model.
+
+    `whyrank serve demo`
+
+    `whyrank serve Qwen/Qwen3-Reranker-0.6B --port 8000 --api-key SECRET`
+
+    `curl localhost:8000/v1/rerank -H "Authorization: Bearer SECRET" -d '{"query": "...", "documents": ["..."]}'`
+
+    Then: `/playground` in a browser, `/docs` for the API, `/metrics` for Prometheus. WHYRANK_MAX_DOCUMENTS, _CHARACTERS,
+    _BODY_MIB and _WAITING_DOCUMENTS limit what is taken. Set TLS and the rest with vLLM's flags.
+    """
+    with reported():
+        from whyrank.serving.launch import serve as launch
+
+        flags = context.args
+        if model is None or model.startswith("-"):  # then it is a flag of vLLM's
+            flags = [*([model] if model else []), *flags]
+            model = demo_model("whyrank serve Qwen/Qwen3-Reranker-0.6B")
+        launch(model, prompt, route, calibration, flags, dry_run)  # type: ignore[arg-type]
