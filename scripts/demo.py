@@ -34,7 +34,8 @@ INTRO = (
 )
 OUTRO = (
     "{pairs} scores and {passages} passages in {seconds:.1f} s, after {start:.0f} s of starting up. One page is hostile: it "
-    'holds the model\'s own control tokens and an answer "yes". They were read as plain text.\n'
+    'holds the model\'s own control tokens and an answer "yes". They were read as plain text. Nothing came from the cache: '
+    "this model reads what its prompts share as fewer tokens than a block of the cache holds.\n"
 )
 NEXT = {
     "the same model on your own pages": 'whyrank rerank -q "your question" -d your_documents.jsonl',

@@ -44,6 +44,7 @@ KIND_OF = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run side by side, those that share engines or a server stay together, and each is started once."""
     for item in items:
