@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +44,23 @@ KIND_OF = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those that share engines or a server stay together, and each is started once."""
-    for item in items:
-        fixtures: list[str] = getattr(item, "fixturenames", [])
-        shared = next((name for name in ("serve", "start_server") if name in fixtures), item.path.stem)
-        item.add_marker(pytest.mark.xdist_group(shared))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side, files whose tests share a server or engines stay together: each is started once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return _shared(config.rootpath / file) or file
+
+    return Together(config, log)
+
+
+@cache
+def _shared(file: Path) -> str | None:
+    text = file.read_text(encoding="utf-8")
+    return next((what for what in ("server: Server", "serve: Serve") if what in text), None)
 
 
 @pytest.fixture(scope="session")
