@@ -112,7 +112,7 @@ async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
     async def start(prompt: str, kind: str | None = None, route: str | None = None) -> Served:
         folder = checkpoint(kind or KIND_OF[prompt])
         consent = (kind or KIND_OF[prompt]) == "querit"
-        config = EngineConfig(str(folder), prompt=prompt, route=route, kv_cache_gib=0.5, trust_remote_code=consent)  # type: ignore[arg-type]
+        config = EngineConfig(str(folder), prompt=prompt, route=route, kv_cache_gib=0.25, trust_remote_code=consent)  # type: ignore[arg-type]
         plan = await asyncio.to_thread(make_plan, config)
         # Same checkpoint, same way of reading: the engine can be shared, the format and its labels are per Served.
         key = (folder, plan.route, plan.format.score.rule, plan.encoder.labels if plan.route == "classify" else None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from conftest import KIND_OF
@@ -105,7 +108,24 @@ def test_the_size_of_the_cache_means_the_same_on_both_devices(options: Options) 
     # Otherwise vLLM, whatever size is given, does not start beside a model that has more than 8 % of the GPU.
     assert options("prism", kv_cache_gib=1.5)["gpu_memory_utilization"] == 0.01
     assert options("prism").keys().isdisjoint({"kv_cache_memory_bytes", "gpu_memory_utilization"})
-    assert options("prism", on_cpu=True)["kv_cache_memory_bytes"] <= 4 << 30
+
+
+def test_on_a_cpu_the_cache_suits_the_model(plan: Callable[..., Plan]) -> None:
+    def default(kind: str, cached_numbers: int | None = None, **config: Any) -> int:
+        made = plan("prism", kind, **config)
+        if cached_numbers:
+            made = replace(made, checkpoint=replace(made.checkpoint, cached_numbers=cached_numbers))
+        given: int = GenerateRuntime.engine_options(made, on_cpu=True)["kv_cache_memory_bytes"]
+        return given
+
+    memory = psutil.virtual_memory().total
+    table = json.loads((Path(plan("prism").config.model) / "config.json").read_text())
+    numbers = 2 * table["num_hidden_layers"] * table["num_key_value_heads"] * table["head_dim"]
+    assert default("qwen3") == 65536 * numbers * 4 == 2 * default("qwen3", dtype="bfloat16")
+    assert default("qwen3_5") == min(4 << 30, memory // 4)  # how a hybrid's layers share is vLLM's to say
+    assert default("qwen3", cached_numbers=50_000) == min(4 << 30, memory // 4)
+    # One prompt of full length has room, or vLLM would not start.
+    assert default("qwen3", 10_000_000, max_length=1000) > 1000 * 10_000_000 * 4
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen3_5"])

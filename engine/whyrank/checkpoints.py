@@ -21,12 +21,14 @@ __all__ = ["Checkpoint", "Plan", "make_plan", "read_checkpoint"]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The parts of config.json that decide how it is served. `hybrid`: has linear-attention layers (Qwen3.5)."""
+    """The parts of config.json that decide how it is served. `hybrid`: has linear-attention layers (Qwen3.5).
+    `cached_numbers`: what the prefix cache holds of a token, where all layers are of one kind and say so."""
 
     architectures: tuple[str, ...]
     hybrid: bool
     max_positions: int | None
     remote_code: bool
+    cached_numbers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +84,23 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
     """Read config.json, from a folder or the hub, without running any of the checkpoint's code."""
     table = _config_table(config)
     text = table.get("text_config") or table
+    hybrid = "linear_attention" in (text.get("layer_types") or ()) or "linear_num_value_heads" in text
     return Checkpoint(
         tuple(table.get("architectures") or ()),
-        hybrid="linear_attention" in (text.get("layer_types") or ()) or "linear_num_value_heads" in text,
+        hybrid,
         max_positions=_positions(text),
         remote_code="auto_map" in table,
+        cached_numbers=None if hybrid else _cached_numbers(text),
     )
+
+
+def _cached_numbers(table: dict[str, Any]) -> int | None:
+    """Keys and values of every layer."""
+    layers, heads = table.get("num_hidden_layers"), table.get("num_attention_heads")
+    if not layers or not heads:
+        return None
+    head_size = table.get("head_dim") or table.get("hidden_size", 0) // heads
+    return int(2 * layers * (table.get("num_key_value_heads") or heads) * head_size) or None
 
 
 def _positions(table: dict[str, Any]) -> int | None:

@@ -24,7 +24,7 @@ class EngineConfig:
 
     model: a folder, a hub name, or "demo". prompt: a format's name or a TOML file, where the name does not tell.
     route: which of the format's routes, the first by default. max_length: prompt tokens, the format's by default.
-    kv_cache_gib: memory for the prefix cache; by default nearly all of a GPU's, or a quarter of a CPU's, at most 4.
+    kv_cache_gib: memory for the prefix cache; by default nearly all of a GPU's, on a CPU what suits the model, some 4 at most.
     trust_remote_code: run the Python code that some checkpoints bring. calibration: a file that `whyrank calibrate` wrote.
     """
 

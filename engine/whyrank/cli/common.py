@@ -78,7 +78,7 @@ MaxLength = Annotated[int | None, typer.Option(help="Tokens of a prompt; the pro
 KvCache = Annotated[
     float | None,
     typer.Option(
-        help="GiB for the prefix cache. By default nearly all that a GPU has; on a CPU a quarter of the memory, at most 4."
+        help="GiB for the prefix cache. By default nearly all that a GPU has; on a CPU what suits the model, some 4 at most."
     ),
 ]
 TrustRemoteCode = Annotated[

@@ -29,6 +29,8 @@ __all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 AT_ONCE = 1024
 _GIB = 1 << 30
+# On a CPU: a block of the prefix cache, and how many tokens it holds at most unless the user says otherwise.
+_BLOCK, _CACHED_TOKENS = 32, 1 << 16
 # What vLLM says when it finds no room, and which of our settings make some.
 _REMEDIES = {
     "max seq len": "that is a larger kv_cache_gib or a smaller max_length",
@@ -172,20 +174,23 @@ def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
             os.environ.pop(START_METHOD, None)
 
 
-class _EngineErrors(logging.Handler):
-    """What goes wrong while an engine starts. vLLM raises only "see root cause above"; but an engine's process that begins as
-    a copy of ours logs into this handler, too, and so the cause can be raised in its stead."""
+class _EngineErrors:
+    """While an engine starts, what goes wrong in its process. vLLM raises only "see root cause above"; where that process
+    begins as a copy of ours, its records are made here, too, and the cause is raised in its stead. (Not a handler: vLLM
+    removes them when it sets up its log there.)"""
 
     def __enter__(self) -> None:
-        self._file = tempfile.TemporaryFile()
-        logging.getLogger("vllm").addHandler(self)
+        self._file, self._made_before = tempfile.TemporaryFile(), logging.getLogRecordFactory()
+        logging.setLogRecordFactory(self._record)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and record.exc_info[1]:
+    def _record(self, *arguments: Any, **named: Any) -> logging.LogRecord:
+        record = self._made_before(*arguments, **named)
+        if record.name.startswith("vllm.") and record.exc_info and record.exc_info[1]:
             os.write(self._file.fileno(), f"{_first_line(record.exc_info[1])}\n".encode())
+        return record
 
     def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
-        logging.getLogger("vllm").removeHandler(self)
+        logging.setLogRecordFactory(self._made_before)
         with self._file:
             self._file.seek(0)
             if (first := self._file.readline().decode().strip()) and isinstance(raised, RuntimeError):
@@ -194,7 +199,7 @@ class _EngineErrors(logging.Handler):
 
 def _told(cause: BaseException) -> str:
     """In vLLM's words and, where it names its own settings, in ours."""
-    line = _first_line(cause)
+    line = _first_line(cause).rstrip(".")
     return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])
 
 
@@ -232,13 +237,15 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "max_num_seqs": 256,
     }
     if on_cpu or config.kv_cache_gib is not None:
-        options["kv_cache_memory_bytes"] = int((config.kv_cache_gib or _default_kv_cache_gib()) * _GIB)
+        options["kv_cache_memory_bytes"] = (
+            int(config.kv_cache_gib * _GIB) if config.kv_cache_gib else _cache_bytes(plan)
+        )
     if on_cpu:
         options.update(
             dtype=config.dtype if config.dtype != "auto" else "bfloat16" if hybrid else "float32",
             enforce_eager=True,
             # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
-            block_size=32,
+            block_size=_BLOCK,
             max_num_batched_tokens=8192 if hybrid else 2048,
             max_num_seqs=64,
         )
@@ -248,10 +255,16 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
     return options
 
 
-def _default_kv_cache_gib() -> float:
-    """On a CPU, where vLLM's own default is nearly all of the memory; with a size given it also skips its profiling run."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
-    return min(4.0, memory / 4)
+def _cache_bytes(plan: Plan) -> int:
+    """On a CPU, where vLLM's own default is nearly all of the memory; with a size given it also skips its profiling run. No
+    more than a small model makes use of: vLLM fills all of it with zeros. No less than one prompt of full length needs."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = min(4 * _GIB, memory // 4)
+    if plan.checkpoint.cached_numbers is None:
+        return most
+    a_token = plan.checkpoint.cached_numbers * (4 if plan.config.dtype in ("auto", "float32") else 2)
+    length = plan.encoder.max_length + plan.answer_room
+    return max(min(most, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)
 
 
 def _first_line(cause: BaseException) -> str:
