@@ -108,6 +108,7 @@ def test_the_size_of_the_cache_means_the_same_on_both_devices(options: Options) 
     # Otherwise vLLM, whatever size is given, does not start beside a model that has more than 8 % of the GPU.
     assert options("prism", kv_cache_gib=1.5)["gpu_memory_utilization"] == 0.01
     assert options("prism").keys().isdisjoint({"kv_cache_memory_bytes", "gpu_memory_utilization"})
+    assert options("prism", on_cpu=True)["kv_cache_memory_bytes"] <= 4 << 30
 
 
 def test_on_a_cpu_the_cache_suits_the_model(plan: Callable[..., Plan]) -> None:
