@@ -242,7 +242,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         )
     if on_cpu:
         options.update(
-            dtype=config.dtype if config.dtype != "auto" else "bfloat16" if hybrid else "float32",
+            dtype=_cpu_dtype(plan),
             enforce_eager=True,
             # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
             block_size=_BLOCK,
@@ -255,6 +255,13 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
     return options
 
 
+def _cpu_dtype(plan: Plan) -> str:
+    """What a CPU does best, where the user leaves it to us."""
+    if plan.config.dtype != "auto":
+        return plan.config.dtype
+    return "bfloat16" if plan.checkpoint.hybrid else "float32"
+
+
 def _cache_bytes(plan: Plan) -> int:
     """On a CPU, where vLLM's own default is nearly all of the memory; with a size given it also skips its profiling run. No
     more than a small model makes use of: vLLM fills all of it with zeros. No less than one prompt of full length needs."""
@@ -262,7 +269,7 @@ def _cache_bytes(plan: Plan) -> int:
     most = min(4 * _GIB, memory // 4)
     if plan.checkpoint.cached_numbers is None:
         return most
-    a_token = plan.checkpoint.cached_numbers * (4 if plan.config.dtype in ("auto", "float32") else 2)
+    a_token = plan.checkpoint.cached_numbers * (4 if _cpu_dtype(plan) == "float32" else 2)
     length = plan.encoder.max_length + plan.answer_room
     return max(min(most, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)
 
