@@ -74,11 +74,11 @@ def _qwen_tokenizer() -> Any:
 
 
 def _gemma_tokenizer() -> Any:
-    """Spaces become ▁, bytes are the fallback, and newline runs and HTML tags are added tokens that are plain text."""
+    """Spaces become ▁, bytes are the fallback, and newlines, tabs and HTML tags are added tokens that are plain text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    text = ["\n\n", "\n\n\n", "<b>", "</b>"]
+    text = ["\n", "\n\n", "\n\n\n", "\t", "\t\t", "<b>", "</b>"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")

@@ -13,8 +13,9 @@ import pytest
 import xgrammar
 from transformers import AutoTokenizer
 
+from cards import CARDS
 from conftest import Serve, Served, newest_engine
-from samples import CARDS, DOCUMENTS, QUERY, hostile_texts, tokenise_with
+from samples import DOCUMENTS, QUERY, hostile_texts, tokenise_with
 from whyrank import Document, EvidenceDelta, EvidenceDone, Finished, InvalidRequest, Ranked, Reranker, Scored
 from whyrank.prompting.evidence import SectionReader, how_it_ended, opening_text, parse, render, writing_grammar
 from whyrank.prompting.formats import builtin_formats

@@ -9,8 +9,9 @@ from typing import Any, get_args
 import pytest
 from transformers import AutoTokenizer
 
+from cards import CARDS, INSTRUCTED
 from conftest import KIND_OF
-from samples import CARDS, DOCUMENTS, INSTRUCTED, QUERY, hostile_texts, tokenise_with
+from samples import DOCUMENTS, QUERY, hostile_texts, tokenise_with
 from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.prompting.formats import Budget, builtin_formats, load_format
 from whyrank.prompting.tokens import EncodedDocument, Prompt, PromptEncoder, common_prefix
@@ -39,8 +40,8 @@ def prompts(
 
 
 def control_ids(tokenizer: Any) -> set[int]:
-    """Every added token that is markup; the Gemma-like tokenizer's newline runs and HTML tags are text."""
-    text = {"\n\n", "\n\n\n", "<b>", "</b>", "[UNK]", "<unk>"}
+    """Every added token that is markup; the Gemma-like tokenizer's newlines, tabs and HTML tags are text."""
+    text = {"\n", "\n\n", "\n\n\n", "\t", "\t\t", "<b>", "</b>", "[UNK]", "<unk>"}
     return {i for i, token in tokenizer.added_tokens_decoder.items() if token.content not in text}
 
 

