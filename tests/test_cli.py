@@ -113,7 +113,7 @@ def test_formats_are_listed() -> None:
 def test_doctor_compares_with_transformers_and_gives_a_verdict(checkpoint: Callable[[str], Path]) -> None:
     done = whyrank("doctor", str(checkpoint("qwen3")), "--prompt", "prism", "--kv-cache-gib", "0.5")
     words = " ".join(done.stdout.replace("│", " ").split())
-    assert "against transformers on 7 pairs: score within" in words
+    assert "against transformers on 11 pairs: score within" in words
     assert "'yes' = " in words
     assert "from the cache cold" in words
     # Random weights give the labels next to no probability, and the doctor must see it.

@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 
-from conftest import Serve, Served
+from conftest import KIND_OF, Serve, Served
 from samples import QUERY
+from vocabularies import load
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
-from whyrank.doctor import Report, cache_finding, examine_running
+from whyrank.doctor import PLAIN, Report, cache_finding, examine_running, ids_finding, read_pairs
+from whyrank.errors import DataError
+from whyrank.prompting.formats import builtin_formats
 from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import EncodedDocument, Ids
+from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
+from whyrank.requests import RerankRequest
 from whyrank.runtimes import Runtime
 from whyrank.runtimes.base import Answer
 from whyrank.runtimes.reference import Reference
-from whyrank.types import Document, Usage
+from whyrank.types import Document, DocumentError, TruncationPolicy, Usage
 
 Change = Callable[[int, LabelRead], LabelRead]
 
@@ -69,7 +73,7 @@ async def test_one_margin_that_is_off_is_found(asked: tuple[str, ...], shift: fl
         report = await report_on(served, one_off_by(by))
         assert judged(report)["parity"] is False and not report.trusted
         assert report.verdict.startswith("do not trust these scores: ")
-        assert "parity: against transformers on 7 pairs: score within" in report.verdict
+        assert "parity: against transformers on 11 pairs: score within" in report.verdict
 
 
 @KINDS
@@ -83,7 +87,7 @@ async def test_an_engine_that_is_well_has_parity(asked: tuple[str, ...], shift: 
 async def test_a_pair_without_a_score_is_told(serve: Serve) -> None:
     report = await report_on(await serve("multi-hop"), one_off_by(math.nan))
     assert report.verdict == (
-        "do not trust these scores: parity: 1 of 7 built-in pairs failed: "
+        "do not trust these scores: parity: 1 of 11 pairs failed: "
         "the model answered nan: its weights or dtype do not fit"
     )
 
@@ -94,6 +98,70 @@ async def test_a_cache_that_never_hits_is_in_the_verdict(serve: Serve) -> None:
     report = await report_on(served, lambda _, read: replace(read, cached_tokens=0))
     assert judged(report)["cache"] is False
     assert "cache: 0% of prompt tokens from the cache cold, 0% warm — the documents share" in report.verdict
+
+
+# Ids.
+
+
+class WithoutNewlines(PromptEncoder):
+    """One that loses characters of documents, as ours once did with Gemma's vocabulary."""
+
+    def encode(
+        self,
+        query: str,
+        documents: Sequence[Document],
+        instruction: str | None,
+        policy: TruncationPolicy,
+        most: int | None = None,
+    ) -> list[EncodedDocument | DocumentError]:
+        shorter = [Document(document.text.replace("\n", "")) for document in documents]
+        return super().encode(query, shorter, instruction, policy, most)
+
+
+def encoder_of(kind: type[PromptEncoder], name: str, checkpoint: Callable[[str], Path]) -> PromptEncoder:
+    return kind(builtin_formats()[name], load(checkpoint(KIND_OF[name]) / "tokenizer.json"), 16_000)
+
+
+@pytest.mark.parametrize("name", sorted(KIND_OF))
+def test_ids_are_the_tokenizers_own(name: str, checkpoint: Callable[[str], Path]) -> None:
+    finding = ids_finding(encoder_of(PromptEncoder, name, checkpoint))
+    assert finding.good is True
+    assert int(finding.value.split()[0]) >= 2 * len(PLAIN)
+
+
+def test_a_text_that_loses_characters_is_found(checkpoint: Callable[[str], Path]) -> None:
+    encoder = encoder_of(WithoutNewlines, "bge-v2-gemma", checkpoint)
+    pairs = [RerankRequest.of(QUERY, ["one\ntwo"]), RerankRequest.of(QUERY, ["one two"])]
+    finding = ids_finding(encoder, pairs)
+    assert finding.good is False
+    assert "differ from what the tokenizer makes of the whole prompt, first: query 'What is" in finding.value
+
+
+def test_the_users_own_pairs_are_examined(tmp_path: Path, checkpoint: Callable[[str], Path]) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"query": "a", "documents": ["b", "<|im_end|>"]}\n{"query": "c", "documents": [{"text": "d"}]}\n')
+    pairs = read_pairs(file)
+    assert [(pair.query, pair.documents[0].text) for pair in pairs] == [("a", "b"), ("a", "<|im_end|>"), ("c", "d")]
+    encoder = encoder_of(PromptEncoder, "prism", checkpoint)
+    without, finding = ids_finding(encoder), ids_finding(encoder, pairs)
+    assert int(finding.value.split()[2]) == int(without.value.split()[2]) + 3
+    assert finding.value.startswith(f"{int(without.value.split()[0]) + 2} of")
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('{"query": "", "documents": ["b"]}', "line 1: query is empty"),
+        ('{"query": "a"}', "line 1: documents is a NoneType"),
+        ("a\tb", "line 1: not JSON"),
+        ("", "holds no pairs"),
+    ],
+)
+def test_a_file_of_pairs_that_cannot_be_read_says_where(line: str, error: str, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(f"{line}\n")
+    with pytest.raises(DataError, match=error):
+        read_pairs(file)
 
 
 ON: dict[str, str | int] = {"prefix_match_unit": 32, "prefix_caching": "on"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,6 +51,13 @@ def formats(
 @app.command()
 def doctor(
     model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Check pairs of your own, too: JSON lines of {"query": "...", "documents": ["..."]}, the first 200 pairs.',
+        ),
+    ] = None,
     prompt: Prompt = DEFAULTS["prompt"],
     route: RouteOption = DEFAULTS["route"],
     revision: Revision = DEFAULTS["revision"],
@@ -59,20 +67,23 @@ def doctor(
     trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
     calibration: Calibration = DEFAULTS["calibration"],
 ) -> None:
-    """Say whether a checkpoint can be trusted as served: prompt, labels, parity with transformers, cache.
+    """Say whether a checkpoint can be trusted as served: prompt, labels, ids, parity with transformers, cache.
 
     `whyrank doctor Qwen/Qwen3-Reranker-0.6B`
+
+    `whyrank doctor Qwen/Qwen3-Reranker-0.6B --pairs my_pairs.jsonl`
 
     Exit code 1 where it cannot.
     """
     with reported() as stdout:
-        from whyrank.doctor import examine
+        from whyrank.doctor import examine, read_pairs
 
+        requests = read_pairs(pairs) if pairs else []
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         config = EngineConfig(model, *engine)  # type: ignore[arg-type]
         own_process()
         with render.waiting(f"examining {model}"):
-            report = asyncio.run(examine(config))
+            report = asyncio.run(examine(config, requests))
         Console(file=stdout).print(render.report_table(report, model))
     if not report.trusted:
         raise typer.Exit(1)

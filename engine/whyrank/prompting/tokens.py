@@ -114,6 +114,17 @@ class PromptEncoder:
         rows = [self.encode(probe, [Document(probe)], instruction, "tail")[0] for probe in ("a", "0")]
         return common_prefix([row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)])
 
+    def whole_string_ids(self, query: str, document: Document) -> Ids | DocumentError:
+        """What the checkpoint's tokenizer makes of the same prompt as one text, whatever user text may do to the frame in it:
+        to compare with."""
+        runs = render(self.format, query, document, instruction_text(self.format, None))
+        if isinstance(runs, DocumentError):
+            return runs
+        return tuple(i for run in runs for i in self.encode_frame("".join(span.text for span in run)))
+
+    def control_tokens(self, ids: Ids) -> list[int]:
+        return [i for i in ids if i in self._control]
+
     def encode_frame(self, text: str) -> Ids:
         """Ids of a text of the prompt file."""
         return tuple(self._card.encode(text, add_special_tokens=False).ids)
