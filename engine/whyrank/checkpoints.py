@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from whyrank.calibration import read_calibration
+from whyrank.checkpoint_files import check_folder
 from whyrank.config import EngineConfig, Route
 from whyrank.errors import CheckpointError, EngineNotInstalled
 from whyrank.prompting.evidence import budgets, most_tokens
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = ["Checkpoint", "Plan", "make_plan", "read_checkpoint"]
+
+_FAST_TOKENIZER = (
+    "whyrank needs tokenizer.json and tokenizer_config.json as they are beside the model; where only a slow tokenizer is, "
+    "load it once with transformers' AutoTokenizer (it may want sentencepiece) and save_pretrained it into the folder"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +71,18 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     answer_room = 1
     if route == "generate" and fmt.continuation:
         answer_room = most_tokens(budgets(fmt, {}))
-    encoder = PromptEncoder(fmt, _tokenizer(config), _max_length(config, checkpoint, fmt, answer_room))
+    max_length = _max_length(config, checkpoint, fmt, answer_room)
+    encoder = PromptEncoder(fmt, _tokenizer(config), max_length, answer_room)
     return Plan(config, checkpoint, fmt, route, encoder, answer_room)
 
 
 def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, answer_room: int) -> int:
     most = checkpoint.max_positions - answer_room if checkpoint.max_positions else None
+    if most is not None and most < 1:
+        raise CheckpointError(
+            f"{config.model} has {checkpoint.max_positions} positions (or a --max-model-len of so many): {answer_room} are "
+            "kept for the answer, and none is left for the prompt; give more"
+        )
     if config.max_length and most and config.max_length > most:
         raise CheckpointError(
             f"max_length {config.max_length}: {config.model} has {checkpoint.max_positions} positions, of which "
@@ -84,11 +96,16 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
     """Read config.json, from a folder or the hub, without running any of the checkpoint's code."""
     table = _config_table(config)
     text = table.get("text_config") or table
+    architectures = table.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise CheckpointError(
+            f"model {config.model!r}: config.json: architectures is {architectures!r:.60}, not a list of names"
+        )
     hybrid = "linear_attention" in (text.get("layer_types") or ()) or "linear_num_value_heads" in text
     return Checkpoint(
-        tuple(table.get("architectures") or ()),
+        tuple(architectures),
         hybrid,
-        max_positions=_positions(text),
+        max_positions=_positions(config.model, text),
         remote_code="auto_map" in table,
         cached_numbers=None if hybrid else _cached_numbers(text),
     )
@@ -103,10 +120,12 @@ def _cached_numbers(table: dict[str, Any]) -> int | None:
     return int(2 * layers * (table.get("num_key_value_heads") or heads) * head_size) or None
 
 
-def _positions(table: dict[str, Any]) -> int | None:
+def _positions(model: str, table: dict[str, Any]) -> int | None:
     """How many tokens the model can tell apart by place."""
     # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
     positions: int | None = table.get("max_position_embeddings")
+    if positions is not None and type(positions) is not int:
+        raise CheckpointError(f"model {model!r}: config.json: max_position_embeddings is {positions!r:.60}, no number")
     if positions and "roberta" in table.get("model_type", ""):
         return positions - int(table.get("pad_token_id", 1)) - 1  # counted from behind the padding token's id
     return positions
@@ -114,7 +133,10 @@ def _positions(table: dict[str, Any]) -> int | None:
 
 def _config_table(config: EngineConfig) -> dict[str, Any]:
     transformers = _transformers()
-    if config.model.startswith(("/", "./", "../", "~")) and not Path(config.model).is_dir():
+    folder = Path(config.source)
+    if folder.exists():
+        check_folder(folder)
+    elif config.model.startswith(("/", "./", "../", "~")):
         raise CheckpointError(f"model {config.model!r}: no such folder")
     try:
         table, _ = transformers.PretrainedConfig.get_config_dict(config.source, revision=config.revision)
@@ -135,10 +157,13 @@ def _tokenizer(config: EngineConfig) -> Tokenizer:
             config.source, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, ImportError, KeyError) as cause:
-        raise CheckpointError(f"model {config.model!r}: its tokenizer does not load: {cause}") from cause
+        (reason, *_) = str(cause).strip().splitlines() or [""]
+        raise CheckpointError(
+            f"model {config.model!r}: its tokenizer does not load ({type(cause).__name__}: {reason}). {_FAST_TOKENIZER}"
+        ) from cause
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise CheckpointError(f"model {config.model!r}: whyrank needs a tokenizer.json (a 'fast' tokenizer)")
+        raise CheckpointError(f"model {config.model!r}: its tokenizer has no tokenizer.json. {_FAST_TOKENIZER}")
     return cast("Tokenizer", backend)
 
 

@@ -21,22 +21,25 @@ async def fan_out(
     until it has stopped.
     """
     waiting = iter(range(count))
-    told: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue()
+    told: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue()
 
     async def work() -> None:
         for index in waiting:
             try:
                 await ask(index, lambda item, index=index: told.put_nowait((index, item)))  # type: ignore[misc]
                 told.put_nowait(None)
-            except Exception as failure:
+            except BaseException as failure:
+                # A CancelledError, too: from inside `ask` it ends this worker, and whoever waits for it must hear of it.
                 told.put_nowait(failure)
+                if not isinstance(failure, Exception):
+                    raise
 
     workers = [asyncio.create_task(work()) for _ in range(min(count, at_once))]
     left = count
     try:
         while left:
             news = await told.get()
-            if isinstance(news, Exception):
+            if isinstance(news, BaseException):
                 raise news
             if news is None:
                 left -= 1

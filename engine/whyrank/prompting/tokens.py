@@ -81,9 +81,11 @@ class _Encoded:
 class PromptEncoder:
     """Turns (query, document) into ids for one format and one tokenizer. Safe to share between threads."""
 
-    def __init__(self, fmt: PromptFormat, tokenizer: Tokenizer, max_length: int) -> None:
+    def __init__(self, fmt: PromptFormat, tokenizer: Tokenizer, max_length: int, reserved_tokens: int = 0) -> None:
+        """`reserved_tokens`: kept free behind max_length for the answer."""
         self.format = fmt
         self.max_length = max_length
+        self._reserved_tokens = reserved_tokens
         self._card, self._plain, self._control = _two_tokenizers(tokenizer, fmt)
         self._controls_of_text = lru_cache(1024)(self._find_controls)
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
@@ -246,9 +248,11 @@ class PromptEncoder:
         assert not isinstance(frame, DocumentError)  # an empty document has no features that could be wrong
         size = len(next(self._encode_all([frame])).ids)
         if size + _LEAST_ROOM > self.max_length:
+            needed, reserved = size + _LEAST_ROOM, self._reserved_tokens
+            answer = f"; with the {reserved} tokens that are kept for the answer {needed + reserved}" * (reserved > 1)
             raise error(
                 f"{why}: the frame of prompt '{self.format.name}' takes {size} tokens without query and document; "
-                f"a max_length of at least {size + _LEAST_ROOM} is needed, not {self.max_length}"
+                f"a max_length of at least {needed} is needed, not {self.max_length}{answer}"
             )
 
     def _label_ids(self) -> LabelIds | None:

@@ -1,0 +1,89 @@
+"""What must be in a checkpoint's folder, looked at before anything slow is started.
+
+An engine meets a file that is missing, cut off or damaged only after half a minute, and speaks of tensors and keys then.
+Only folders are looked at: what comes from the hub is checked by its downloader.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from whyrank.errors import CheckpointError
+
+__all__ = ["check_folder"]
+
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+)
+_TOKENIZERS += ("vocab.txt",)
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+_AGAIN = "copy the checkpoint anew"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises CheckpointError naming the file and the remedy."""
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except NotADirectoryError as cause:
+        raise CheckpointError(f"model '{folder}' is a file: give the folder that holds config.json") from cause
+    except OSError as cause:
+        raise CheckpointError(f"model '{folder}': the folder cannot be read ({cause.strerror})") from cause
+    if "config.json" not in names:
+        raise CheckpointError(f"model '{folder}': no config.json in this folder; {_what_is_there(names)}")
+    _read_object(folder / "config.json")
+    if not names.intersection(_TOKENIZERS):
+        raise CheckpointError(
+            f"model '{folder}': no tokenizer.json in this folder; copy it from where the model came from, "
+            "with tokenizer_config.json"
+        )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if name in names:
+            _read_object(folder / name)
+    _check_weights(folder)
+
+
+def _what_is_there(names: set[str]) -> str:
+    if any(name.endswith(".gguf") for name in names):
+        return "a .gguf file is not enough: give the checkpoint that it was converted from"
+    return f"it holds {', '.join(sorted(names)[:5]) or 'nothing'}"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as cause:
+        raise CheckpointError(f"{path}: cannot be read ({cause.strerror})") from cause
+    except ValueError as cause:
+        raise CheckpointError(f"{path}: cut off or damaged, no JSON ({cause}); {_AGAIN}") from cause
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; {_AGAIN}")
+    return value
+
+
+def _check_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    wanted = sorted(set(_read_object(index).get("weight_map", {}).values())) if index.exists() else []
+    if missing := [name for name in wanted if not (folder / name).exists()]:
+        raise CheckpointError(f"model '{folder}': {', '.join(missing[:3])} named in {index.name} is missing; {_AGAIN}")
+    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        raise CheckpointError(f"model '{folder}': no weights in this folder (*.safetensors); {_AGAIN}")
+    for path in sorted(folder.glob("*.safetensors")):
+        _check_header(path)
+
+
+def _check_header(path: Path) -> None:
+    """Of the file's tensors only their names and places are read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np"):
+            pass
+    except (SafetensorError, OSError) as cause:
+        raise CheckpointError(f"{path}: cut off or damaged ({cause}); {_AGAIN}") from cause
