@@ -15,14 +15,8 @@ from whyrank.errors import CheckpointError
 __all__ = ["check_folder"]
 
 _TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
+    "tokenizer.json tokenizer.model spiece.model spm.model sentencepiece.bpe.model vocab.json vocab.txt".split()
 )
-_TOKENIZERS += ("vocab.txt",)
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _AGAIN = "copy the checkpoint anew"
 
