@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import random
 import socket
 import struct
 import time
+import traceback
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
 import pytest
 
 from whyrank import (
@@ -425,3 +428,40 @@ async def test_rows_that_the_network_cost_are_marked() -> None:
     assert {rows[index].error.code for index in lost} == {"unreachable"}  # type: ignore[union-attr]
     assert all(rows[index].margin == margin("q", texts[index]) for index in set(rows) - lost)
     assert [row.rank for row in ranking.results] == [*range(1, 345), *[None] * 256]
+
+
+SECRET_URL = "http://user:hunter2@host.invalid:1/base"
+
+
+async def test_a_password_in_a_url_is_sent_and_stands_in_no_message(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    shown: list[str | None] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        shown.append(request.headers.get("Authorization"))
+        if len(shown) == 1:
+            return httpx.Response(200, content=b"not JSON")
+        if len(shown) == 2:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, content=b"event: score\ndata: {}\n\n" if "stream" in request.url.path else b"{}")
+
+    once = RetryPolicy(attempts=1)
+    async with AsyncClient(SECRET_URL, "key", retry=once, transport=httpx.MockTransport(reply)) as client:
+        for _ in range(3):
+            with pytest.raises(WhyrankError) as error:
+                await client.rerank("q", ["a"])
+            assert "hunter2" not in "".join(traceback.format_exception(error.value))
+        with pytest.raises(WhyrankError) as error:
+            [event async for event in client.stream("q", ["a"])]
+        assert "hunter2" not in "".join(traceback.format_exception(error.value))
+        assert "hunter2" not in repr(client._exchange._replicas)
+    assert shown == ["Basic " + base64.b64encode(b"user:hunter2").decode()] * 4
+    assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("url", ["ftp://user:hunter2@host", "http://user:hunter2@", "http://user:hun/ter2@host"])
+async def test_a_url_that_is_none_is_told_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidRequest) as error:
+        AsyncClient([url, "http://user:hunter2@good"])
+    assert "hunter2" not in str(error.value) and "ter2@" not in str(error.value)
+    assert "://***@" in str(error.value)

@@ -129,3 +129,20 @@ def test_eval_compare_and_calibrate_against_a_server(server: Server, tmp_path: P
     assert (
         done.returncode == 2 and "calibration needs at least 20 of each" in done.stderr
     )  # it read what the server said
+
+
+@pytest.mark.parametrize("command", ["rerank", "batch", "eval"])
+def test_no_command_prints_the_password_of_its_url(command: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"query": "q", "documents": ["a"]}\n')
+    with replying(401, WRONG_KEY[1]) as (url, _):
+        secret = url.replace("://", "://user:hunter2@")
+        arguments: dict[str, list[object]] = {
+            "rerank": ["--url", secret, "-q", "q", "a"],
+            "batch": [tmp_path / "in.jsonl", tmp_path / "out.jsonl", "--url", secret],
+            "eval": ["-m", secret, "-d", "house", "--limit", "1", "--out", tmp_path / "eval"],
+        }
+        done = whyrank(command, *arguments[command])
+    assert done.returncode != 0
+    written = "".join(path.read_text() for path in tmp_path.rglob("*.*") if path.is_file())
+    assert "hunter2" not in done.stderr + done.stdout + written
+    assert command != "eval" or "://***@127.0.0.1" in written

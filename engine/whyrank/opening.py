@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
@@ -12,7 +13,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.verbs import Verbs
 
-__all__ = ["API_KEY_VARIABLE", "Opening", "is_url", "key_of", "open_either", "open_model", "open_server"]
+__all__ = ["API_KEY_VARIABLE", "Opening", "is_url", "key_of", "masked", "open_either", "open_model", "open_server"]
 
 API_KEY_VARIABLE = "WHYRANK_API_KEY"
 """The environment's variable that holds the key where none is given."""
@@ -22,6 +23,11 @@ Opening = AbstractAsyncContextManager[Verbs]
 
 def is_url(name: str) -> bool:
     return name.startswith(("http://", "https://"))
+
+
+def masked(text: str) -> str:
+    """Without the user and password that a URL may hold."""
+    return re.sub(r"(?<=://)\S*@", "***@", text)
 
 
 def key_of(api_key: str | None) -> str | None:

@@ -34,9 +34,9 @@ class Asking(OptionsAsk):
     where none is given. replace_content: documents with evidence come back with it as their content.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
-    base_url: str | list[str] | None = None
+    base_url: str | list[str] | None = Field(None, repr=False)  # it may hold a password
     api_key: SecretStr | None = Field(None, exclude=True, repr=False, strict=False)
     timeout: float = Field(60.0, description="Seconds for one call to the server at base_url, retries included.")
     client: Verbs | Client | None = Field(None, exclude=True, repr=False)

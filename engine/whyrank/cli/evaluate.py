@@ -47,6 +47,7 @@ from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.evaluation.targets import open_target
+from whyrank.opening import masked
 from whyrank.process import own_process
 from whyrank.requests import Mode, RerankOptions, RerankRequest
 
@@ -117,7 +118,7 @@ def evaluate_command(
         asked = Asked(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
         collection = _collection(data, run, split, chosen)
         measurer.check_judged(collection.highest_grade, collection.judgements)
-        folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{asked.model}")
+        folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{masked(asked.model)}")
         engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
         own_process()
         _rerank(collection, asked, folder, fresh, engine)
@@ -161,7 +162,7 @@ def _rerank(
 
 
 async def _rerank_now(collection: Collection, asked: Asked, folder: Path, engine: Mapping[str, Any]) -> None:
-    async with opened(open_target(asked.model, **engine), asked.model) as target:
+    async with opened(open_target(asked.model, **engine), masked(asked.model)) as target:
         with render.progress("queries", len(collection.topic_ids[: asked.limit])) as told:
             await evaluate(collection, target, asked, folder, told)
 
@@ -336,7 +337,7 @@ def compare_command(
             if (Path(side) / RESULTS).is_file():
                 return Path(side)
             collection = _collection(data, run, split, chosen)
-            folder = out / _slug(f"{collection.name}-{side}")
+            folder = out / _slug(f"{collection.name}-{masked(side)}")
             _rerank(collection, Asked(side, _depth(top_k, chosen), limit, preset), folder, fresh)
             return folder
 

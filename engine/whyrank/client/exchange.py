@@ -17,6 +17,7 @@ import httpx
 from whyrank.client.answers import error_of
 from whyrank.client.policy import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
 from whyrank.errors import InvalidRequest, Overloaded, RetryableError, Unreachable, WhyrankError
+from whyrank.opening import masked
 
 __all__ = ["Errand", "Exchange"]
 
@@ -50,10 +51,12 @@ class Exchange:
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         if not urls or not all(map(_is_url, urls)):
-            raise InvalidRequest(f"base_url is {list(urls)!r:.200}: give URLs such as http://localhost:8000")
+            raise InvalidRequest(
+                f"base_url is {[*map(masked, map(str, urls))]!r:.200}: give URLs such as http://localhost:8000"
+            )
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidRequest("api_key has characters that no HTTP header can carry: is there a line break in it?")
-        self._replicas = [Replica(url.rstrip("/"), Breaker(time.monotonic)) for url in dict.fromkeys(urls)]
+        self._replicas = [*map(_replica, dict.fromkeys(urls))]
         self._retry, self._gate = retry, _Gate(_REQUESTS_AT_ONCE, _BYTES_AT_ONCE)
         self._hearing: dict[str, asyncio.Task[str | None]] = {}
         self._http = httpx.AsyncClient(
@@ -162,7 +165,7 @@ class Exchange:
             request = self._http.build_request(
                 errand.method, replica.url + errand.path, content=content, headers={"Content-Type": "application/json"}
             )
-            answer = await self._http.send(request, stream=True)
+            answer = await self._http.send(request, stream=True, auth=replica.auth)
             try:
                 body = await _read(answer, errand.streamed)
             except BaseException:
@@ -256,6 +259,13 @@ def _is_url(url: str) -> bool:
     except httpx.InvalidURL:
         return False
     return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
+def _replica(url: str) -> Replica:
+    parsed = httpx.URL(url)
+    auth = (parsed.username, parsed.password) if parsed.userinfo else None
+    plain = str(parsed.copy_with(username=None, password=None)) if auth else url
+    return Replica(plain.rstrip("/"), Breaker(time.monotonic), auth=auth)
 
 
 def _told(cause: Exception) -> str:

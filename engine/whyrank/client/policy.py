@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from whyrank.errors import Overloaded, RetryableError
 
@@ -67,6 +67,8 @@ class Replica:
     breaker: Breaker
     identity: str | None = None
     heard: float = float("-inf")
+    auth: tuple[str, str] | None = field(default=None, repr=False)
+    """User and password, which came in the URL and must stand in no message and no log."""
 
 
 def in_order_of_affinity(replicas: Sequence[Replica], key: str) -> list[Replica]:

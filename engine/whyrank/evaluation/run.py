@@ -19,6 +19,7 @@ from whyrank.evaluation.targets import Target
 from whyrank.evaluation.trec import run_line, trec_order
 from whyrank.fan_out import in_order
 from whyrank.line_file import LineFile
+from whyrank.opening import masked
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions
 from whyrank.types import RankedDocument, Usage
@@ -51,7 +52,7 @@ class Asked:
         return Header(
             collection.name,
             collection.fingerprint,
-            self.model,
+            masked(self.model),
             self.top_k,
             topics,
             collection.first_stage,

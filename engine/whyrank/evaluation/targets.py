@@ -9,7 +9,7 @@ from typing import Any, Protocol, Unpack, get_args, get_type_hints
 
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
-from whyrank.opening import is_url, open_model, open_server
+from whyrank.opening import is_url, masked, open_model, open_server
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions
 from whyrank.types import Document
@@ -43,8 +43,10 @@ def target_options(name: str) -> tuple[str, Mapping[str, Any]]:
         key, equals, value = pair.partition("=")
         if not equals or key not in kinds or key == "model":
             known = ", ".join(kind for kind in kinds if kind != "model")
-            raise InvalidRequest(f"{name!r}: {pair!r} is no option of an engine; write key=value with one of {known}")
-        options[key] = _as_kind(kinds[key], value, f"{name!r}: {key}")
+            raise InvalidRequest(
+                f"{masked(name)!r}: {pair!r} is no option of an engine; write key=value with one of {known}"
+            )
+        options[key] = _as_kind(kinds[key], value, f"{masked(name)!r}: {key}")
     return model, options
 
 
