@@ -108,6 +108,10 @@ class Overloaded(RetryableError):
         self.retry_after = retry_after
 
 
+class RequestTimeout(RetryableError):
+    pass
+
+
 class Stopping(RetryableError):
     pass
 

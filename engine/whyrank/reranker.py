@@ -77,13 +77,17 @@ class Reranker(Verbs):
     async def _answer(self, request: RerankRequest) -> Ranking:
         return await ranking_at_the_end(self.events(request))
 
-    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
-        """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""
+    async def events(
+        self, request: RerankRequest, live: bool = False, priority: int = 0
+    ) -> AsyncGenerator[Event, None]:
+        """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text.
+
+        priority: what has a lower number goes first where the engine has a choice."""
         runtime, encoder = self._started()
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
-        reader = Reader(request, runtime, encoder, self._refusal)
+        reader = Reader(request, runtime, encoder, self._refusal, priority)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)

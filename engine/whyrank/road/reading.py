@@ -33,7 +33,10 @@ def refuse_none(document: Document) -> None:
 
 
 class Reader:
-    def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, refusal: Refusal) -> None:
+    def __init__(
+        self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, refusal: Refusal, priority: int = 0
+    ) -> None:
+        self._priority = priority
         self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
@@ -45,7 +48,9 @@ class Reader:
         async def read_slice(number: int, tell: Callable[[RankedDocument], None]) -> None:
             async with self._turn:  # in their order: an early one is worth more than two half done
                 prompts = await self._prepare(number, sheet, tell)
-            async with aclosing(self._runtime.read(prompts, number, self._request.cache_salt)) as answers:
+            async with aclosing(
+                self._runtime.read(prompts, self._priority + number, self._request.cache_salt)
+            ) as answers:
                 async for index, read in answers:
                     for row in sheet.record(prompts[index], read):
                         tell(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from whyrank.errors import InvalidRequest, WhyrankError
+from whyrank.errors import InvalidRequest, TooLarge, WhyrankError
 from whyrank.events import Event
+from whyrank.fan_out import fan_out
 from whyrank.prompting.formats import builtin_formats
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
@@ -67,6 +68,7 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
     check_count(ask, raw)
     if ask.stream:
         return await _streamed(ask, raw)
+    _check_echo(ask, raw)
     if ask.queries is None:
         ranking = await ranked(ask.requests()[0], ask, raw)
         if ask.top_k is not None or isinstance(ask.truncation, bool):
@@ -76,6 +78,17 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
     rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
     answers = [_answer_or_error(ranking, ask, raw) for ranking in rankings]
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
+
+
+def _check_echo(ask: RerankAsk, raw: Request) -> None:
+    """An answer for each query, each with all documents in it, may be a thousand times as large as its body."""
+    size = sum(len(text if isinstance(text, str) else str(text.get("text"))) for text in ask.documents)
+    limit = service_of(raw).limits.body_mib << 20
+    if ask.return_documents and size * len(ask.queries or [""]) > limit:
+        raise TooLarge(
+            f"the answer would hold {size} characters of documents for each of {len(ask.queries or [''])} queries, more than "
+            f'{limit} in all: say "return_documents": false, or split the request'
+        )
 
 
 @native.post("/v1/rerank/stream", summary="Rerank, as it happens", responses=shown.answered(streams=True))
@@ -183,12 +196,27 @@ async def _streamed(ask: RerankAsk, raw: Request) -> Response:
     if ask.refuses_truncation:
         raise InvalidRequest("truncation is false: a stream has told its scores before it knows; leave one of them out")
     (request,) = ask.requests()
-    events = service_of(raw).events(salted(request, raw), live=True)
+    events = _ahead_of_its_reader(
+        service_of(raw).events(salted(request, raw), live=True, tenant=raw.state.whyrank_salt)
+    )
     # What refuses the request does so before its first event, while there is a status to say it with.
     first = await anext(events)
     return StreamingResponse(
         _frames(first, events, raw), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
+
+
+async def _ahead_of_its_reader(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events, made as fast as the engine goes: who does not read takes no place in it."""
+
+    async def make(_: int, emit: Callable[[Event], None]) -> None:
+        async with aclosing(events):
+            async for event in events:
+                emit(event)
+
+    async with aclosing(fan_out(make, 1, 1)) as made:
+        async for _, event in made:
+            yield event
 
 
 async def _frames(first: Event, events: AsyncGenerator[Event, None], raw: Request) -> AsyncGenerator[bytes, None]:

@@ -67,7 +67,7 @@ class Service:
         self.plan = plan
         self.limits = limits
         self.model = model
-        self.admission = Admission(limits)
+        self.admission = Admission(limits, len([key for key in keys if key]))
         # Another one after every start: what a client remembers never outlives the model that said it.
         self.identity = secrets.token_hex(8)
         self._stopping = False
@@ -135,17 +135,21 @@ class Service:
         while self.admission.documents and time.monotonic() < end:
             time.sleep(0.02)
 
-    async def rerank(self, request: RerankRequest) -> Ranking:
-        return await ranking_at_the_end(self.events(request))
+    async def rerank(self, request: RerankRequest, tenant: str | None = None) -> Ranking:
+        return await ranking_at_the_end(self.events(request, tenant=tenant))
 
-    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
+    async def events(
+        self, request: RerankRequest, live: bool = False, tenant: str | None = None
+    ) -> AsyncGenerator[Event, None]:
         self.limits.check(request)
-        with self._inside(len(request.documents)):
-            async with aclosing(self._observed(request, live)) as events:
+        with self._inside(len(request.documents), tenant) as priority:
+            async with aclosing(self._observed(request, live, priority)) as events:
                 async for event in events:
                     yield event
 
-    async def rerank_many(self, requests: Sequence[RerankRequest]) -> list[Ranking | WhyrankError]:
+    async def rerank_many(
+        self, requests: Sequence[RerankRequest], tenant: str | None = None
+    ) -> list[Ranking | WhyrankError]:
         """Let in or refused as a whole; then each has its own answer or error, in order."""
         count = sum(len(request.documents) for request in requests)
         self.limits.check_count(count, "documents")
@@ -153,35 +157,36 @@ class Service:
         async def answer(index: int) -> Ranking | WhyrankError:
             try:
                 self.limits.check(requests[index])
-                return await ranking_at_the_end(self._observed(requests[index], live=False))
+                return await ranking_at_the_end(self._observed(requests[index], live=False, priority=priority))
             except EngineDead:
                 raise  # nobody gets an answer any more
             except WhyrankError as error:
                 return error
 
         answers: dict[int, Ranking | WhyrankError] = {}
-        with self._inside(count):
+        with self._inside(count, tenant, len(requests)) as priority:
             async with aclosing(as_answered(answer, len(requests), _REQUESTS_AT_ONCE)) as answered:
                 async for index, ranking in answered:
                     answers[index] = ranking
         return [answers[index] for index in range(len(requests))]
 
     @contextmanager
-    def _inside(self, documents: int) -> Iterator[None]:
+    def _inside(self, documents: int, tenant: str | None, calls: int = 1) -> Iterator[int]:
+        """Gives the call's priority in the engine."""
         if self._stopping:
             raise Stopping("this server is being stopped: ask another one, or try again when it is back")
-        with self.admission.admitted(documents):
+        with self.admission.admitted(documents, tenant, calls) as priority:
             metrics.in_flight(documents)
             try:
-                yield
+                yield priority
             finally:
                 metrics.in_flight(-documents)
 
-    async def _observed(self, request: RerankRequest, live: bool) -> AsyncGenerator[Event, None]:
+    async def _observed(self, request: RerankRequest, live: bool, priority: int) -> AsyncGenerator[Event, None]:
         """The road itself, with its times and counts noted."""
         began, scored, written = time.monotonic(), False, 0.0
         try:
-            async with aclosing(self._reranker_for(request).events(request, live)) as events:
+            async with aclosing(self._reranker_for(request).events(request, live, priority)) as events:
                 async for event in events:
                     match event:
                         case Scored() if not scored:
