@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
@@ -76,7 +77,7 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
             return headed(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
         return Json(_answer(ranking, ask, raw))
     rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
-    answers = [_answer_or_error(ranking, ask, raw) for ranking in rankings]
+    answers = await _answers([(ranking, ask) for ranking in rankings], raw)
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
 
 
@@ -114,10 +115,8 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Requ
         (request, one) for request, one in zip(asked, ask.requests, strict=True) if isinstance(request, RerankRequest)
     ]
     answered = iter(await ranked_many(good, raw))
-    answers = [
-        _answer_or_error(next(answered) if isinstance(request, RerankRequest) else request, one, raw)
-        for request, one in zip(asked, ask.requests, strict=True)
-    ]
+    rankings = [next(answered) if isinstance(request, RerankRequest) else request for request in asked]
+    answers = await _answers(list(zip(rankings, ask.requests, strict=True)), raw)
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": answers})
 
 
@@ -247,6 +246,11 @@ def _answer(ranking: Ranking, ask: RerankAsk, raw: Request) -> dict[str, Any]:
     if service_of(raw).lacks_calibration(ranking.prompt):
         warnings.append("no calibrated_score: the server's calibration was made with another instruction")
     return body | own | _warnings(warnings)
+
+
+async def _answers(rankings: Sequence[tuple[Ranking | WhyrankError, RerankAsk]], raw: Request) -> list[dict[str, Any]]:
+    """In a thread: a thousand of them would hold up the event loop."""
+    return await asyncio.to_thread(lambda: [_answer_or_error(ranking, ask, raw) for ranking, ask in rankings])
 
 
 def _answer_or_error(ranking: Ranking | WhyrankError, ask: RerankAsk, raw: Request) -> dict[str, Any]:
