@@ -8,11 +8,13 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import distributions
 
 __all__ = [
     "START_METHOD",
+    "environment_restored",
     "is_cpu_build",
     "own_process",
     "set_environment",
@@ -66,6 +68,18 @@ def set_environment(on_cpu: bool) -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         for name, (_, value) in _KEEP_MEMORY.items():
             os.environ.setdefault(name, str(value))
+
+
+@contextmanager
+def environment_restored() -> Iterator[None]:
+    """What is set in the environment meanwhile is for processes that start meanwhile; then it is as it was before."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def own_process() -> None:

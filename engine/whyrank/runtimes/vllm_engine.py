@@ -18,7 +18,7 @@ from typing import Any, Self
 from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
 from whyrank.fan_out import as_answered
-from whyrank.process import START_METHOD, is_cpu_build, set_environment, warn_of_versions
+from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_environment, warn_of_versions
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
@@ -59,16 +59,17 @@ class VllmRuntime(ABC):
     async def start(cls, plan: Plan) -> Self:
         """Start an engine process of our own. The event loop stands still meanwhile: vLLM ties its sockets to it."""
         _require_main_guard()
-        # Our process's output belongs to our user.
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        set_environment(is_cpu_build())
-        vllm = await asyncio.to_thread(_import_vllm)
-        options = cls.engine_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu())
-        try:
-            engine = _start_engine(vllm, options)
-        except (ValueError, RuntimeError, AssertionError) as cause:
-            raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_told(cause)}") from cause
+        with environment_restored():
+            # Our process's output belongs to our user.
+            os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+            os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+            set_environment(is_cpu_build())
+            vllm = await asyncio.to_thread(_import_vllm)
+            options = cls.engine_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu())
+            try:
+                engine = _start_engine(vllm, options)
+            except (ValueError, RuntimeError, AssertionError) as cause:
+                raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_told(cause)}") from cause
         return cls(engine, plan)
 
     @classmethod
@@ -160,18 +161,14 @@ def _require_main_guard() -> None:
 
 def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
     """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that in the environment; so it is
-    said again, and nothing of it is left there for our user's other processes."""
+    said again."""
     method, errors = os.environ.get(START_METHOD), _EngineErrors()
     arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
     config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
-    try:
-        if method is not None:
-            os.environ[START_METHOD] = method
-        with errors:
-            return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-    finally:
-        if method is None:
-            os.environ.pop(START_METHOD, None)
+    if method is not None:
+        os.environ[START_METHOD] = method
+    with errors:
+        return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
 
 class _EngineErrors:
