@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import distributions
+
+from whyrank.engine_process import end_with_parent
 
 __all__ = [
     "START_METHOD",
@@ -30,7 +31,6 @@ START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 # glibc's names and numbers for two of its settings, and our values: no large block has pages of its own, and the heap does
 # not shrink. Otherwise every step of a model returns its activations to the system and pages them in anew.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
-_PR_SET_PDEATHSIG = 1
 
 
 def is_cpu_build() -> bool:
@@ -91,13 +91,7 @@ def own_process() -> None:
         warnings.simplefilter("ignore")
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     _keep_memory()
-    os.register_at_fork(after_in_child=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Nobody else ends an engine whose parent was killed (MCP hosts do that, and a kernel out of memory)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.register_at_fork(after_in_child=end_with_parent)
 
 
 def _keep_memory() -> None:
