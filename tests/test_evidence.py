@@ -16,7 +16,15 @@ from transformers import AutoTokenizer
 from conftest import Serve, Served, newest_engine
 from samples import CARDS, DOCUMENTS, QUERY, hostile_texts, tokenise_with
 from whyrank import Document, EvidenceDelta, EvidenceDone, Finished, InvalidRequest, Ranked, Reranker, Scored
-from whyrank.prompting.evidence import SectionReader, how_it_ended, opening_text, parse, render, writing_grammar
+from whyrank.prompting.evidence import (
+    SectionReader,
+    how_it_ended,
+    opening_text,
+    parse,
+    render,
+    split_sections,
+    writing_grammar,
+)
 from whyrank.prompting.formats import builtin_formats
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
@@ -132,6 +140,79 @@ def test_budgets_and_loops_are_told(contribution: str, evidence: str, finish: st
     written = f"{contribution}</contribution>\n<evidence>{evidence}</evidence>"
     decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
     assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in written], decode) == finish  # type: ignore[arg-type]
+
+
+def written_as(contribution: str, evidence: str) -> str:
+    return f"{contribution}</contribution>\n<evidence>{evidence}</evidence>"
+
+
+def finish_of(contribution: str, evidence: str, contribution_budget: int, evidence_budget: int) -> str:
+    """One token a character."""
+    written = [ord(character) for character in written_as(contribution, evidence)]
+    budgets = {"contribution": contribution_budget, "evidence": evidence_budget}
+    return how_it_ended(PRISM, budgets, written, lambda ids: "".join(map(chr, ids)))  # type: ignore[arg-type]
+
+
+PLAIN = "".join(chr(0x4E00 + n) for n in range(384))  # no two characters alike
+SENTENCE = PLAIN[200:230]
+
+
+@pytest.mark.parametrize("cut", range(30))
+@pytest.mark.parametrize("earlier", ["short", PLAIN[:40]])
+def test_a_loop_is_told_wherever_the_cut_falls_and_whatever_stands_before(earlier: str, cut: int) -> None:
+    """A sentence of 30 tokens, after a beginning of its own."""
+    evidence = PLAIN[:20] + SENTENCE * 3 + SENTENCE[:cut]
+    assert finish_of(earlier, evidence, 40, len(evidence)) == "repetition"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 20, 21, 64, 100, 128, 192])
+def test_a_pattern_may_take_up_to_half_of_the_section(size: int) -> None:
+    assert finish_of("short", (PLAIN[:size] * 384)[:384], 40, 384) == "repetition"
+
+
+def test_a_loop_that_begins_late_is_one() -> None:
+    assert finish_of("short", PLAIN[:300] + (PLAIN[300:308] * 11)[:84], 40, 384) == "repetition"
+    assert finish_of("short", PLAIN[:340] + "no" * 22, 40, 384) == "repetition"
+
+
+def test_a_loop_in_an_earlier_text_is_one() -> None:
+    assert finish_of(SENTENCE * 4, "short", 120, 20) == "repetition"
+    assert finish_of(SENTENCE * 4, PLAIN[:20], 120, 20) == "repetition"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["", "....", "0000000", "ha ha ha ha ", "| 0 | 0 | 0 ", SENTENCE * 2, PLAIN[:60], PLAIN[:24] + "!"],
+)
+def test_a_long_text_with_a_little_repetition_is_none(ending: str) -> None:
+    evidence = PLAIN[: 384 - len(ending)] + ending
+    assert finish_of("short", evidence, 40, 384) == "budget"
+    assert finish_of(PLAIN[:40], evidence, 40, 384) == "budget"
+
+
+def test_a_loop_that_ended_of_itself_is_complete() -> None:
+    assert finish_of("short", "no no no no", 40, 384) == "complete"
+    assert finish_of("short", SENTENCE * 4, 40, 384) == "complete"
+
+
+def test_tokens_that_hold_text_and_tag_belong_to_the_text() -> None:
+    """At both ends of a section: a budget that is full is seen, and a loop whose last token is another one."""
+    pieces = ["said", ".</contribution>\n<evidence>", "so", " it", " is", ".</", "evidence>"]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    decode = lambda written: "".join(pieces[token] for token in written)  # noqa: E731
+    loop = [*(ids[piece] for piece in pieces[:2]), *[ids["so"], ids[" it"], ids[" is"]] * 4]
+    written = [*loop[:-1], ids[".</"], ids["evidence>"]]
+    budgets = {"contribution": 9, "evidence": 12}
+    assert [section.text for section in split_sections(PRISM, written, decode)] == ["said.", "so it is" * 3 + "so it."]
+    assert how_it_ended(PRISM, budgets, written, decode) == "repetition"  # type: ignore[arg-type]
+    assert how_it_ended(PRISM, budgets | {"evidence": 13}, written, decode) == "complete"  # type: ignore[arg-type]
+    assert how_it_ended(PRISM, {"contribution": 2, "evidence": 13}, written, decode) == "budget"  # type: ignore[arg-type]
+
+
+def test_a_loop_cut_by_the_engine_is_one() -> None:
+    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
+    written = "short</contribution>\n<evidence>" + SENTENCE * 4 + "</evi"
+    assert how_it_ended(PRISM, {"contribution": 40, "evidence": 384}, [ord(c) for c in written], decode) == "repetition"  # type: ignore[arg-type]
 
 
 def test_an_answer_cut_by_the_engine_is_a_budget() -> None:

@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 __all__ = [
     "Parsed",
     "SectionReader",
+    "WrittenSection",
     "budgets",
     "how_it_ended",
     "most_tokens",
     "opening_text",
     "parse",
     "render",
+    "split_sections",
     "writing_grammar",
 ]
 
-# A loop: the last tokens are one pattern of at most so many tokens, so many times over.
-_LOOP_PATTERN = 20
-_LOOP_TIMES = 4
+# A loop: so large a share of a text, or so many tokens in so many rounds, only repeats what was written just before. Below
+# that it may be a row of a table, or a song.
+_LOOP_SHARE = 0.25
+_LOOP_ROUNDS, _LOOP_TOKENS = 3, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +150,41 @@ def how_it_ended(
     decode: Callable[[Sequence[int]], str],
 ) -> Finish:
     """Whether a finished answer ended of itself, ran into a section's budget, or went round in circles until it did."""
-    text, at = decode(written), 0
+    sections = split_sections(continuation, written, decode)
+    cut = [section for section in sections if not section.closed or len(section.tokens) >= tokens[section.name]]
+    if any(_loops(section.tokens[: tokens[section.name]]) for section in cut):
+        return "repetition"
+    return "budget" if cut else "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenSection:
+    """A section's text without its tags, and every token that holds some of it: the outer two may hold some of a tag, too."""
+
+    name: SectionName
+    text: str
+    tokens: Sequence[int]
+    closed: bool
+
+
+def split_sections(
+    continuation: Continuation, written: Sequence[int], decode: Callable[[Sequence[int]], str]
+) -> list[WrittenSection]:
+    """The sections of what was written after `opening_text`. What follows one that was never closed does not exist."""
+    text, start = decode(written), 0
+    sections = []
     for section, literal in zip(continuation.sections, _literals(continuation), strict=True):
-        closed = text.find(literal, at)
-        if closed < 0:
-            return "budget"
-        first, last = _tokens_before(written, at, decode), _tokens_before(written, closed, decode)
-        if last - first >= tokens[section.name]:
-            return "repetition" if _loops(written[first:last]) else "budget"
-        at = closed + len(literal)
-    return "complete"
+        end = text.find(literal, start)
+        closed = end >= 0
+        if not closed:
+            end = start + len(_without_partial(text[start:], section.close))
+        first, last = _tokens_before(written, start + 1, decode) - 1, _tokens_before(written, end, decode)
+        tokens = written[first:last] if end > start else ()
+        sections.append(WrittenSection(section.name, text[start:end], tokens, closed))
+        if not closed:
+            break
+        start = end + len(literal)
+    return sections
 
 
 def _tokens_before(written: Sequence[int], characters: int, decode: Callable[[Sequence[int]], str]) -> int:
@@ -172,7 +200,20 @@ def _tokens_before(written: Sequence[int], characters: int, decode: Callable[[Se
 
 
 def _loops(tokens: Sequence[int]) -> bool:
-    return any(
-        list(tokens[-size * _LOOP_TIMES :]) == list(tokens[-size:]) * _LOOP_TIMES
-        for size in range(1, min(_LOOP_PATTERN, len(tokens) // _LOOP_TIMES) + 1)
-    )
+    """Whether a text that was cut had come to say nothing new. Its last token may be unlike the others where it also holds the
+    beginning of the closing tag."""
+    return _ends_in_circles(tokens) or _ends_in_circles(tokens[:-1])
+
+
+def _ends_in_circles(tokens: Sequence[int]) -> bool:
+    """Wherever in its pattern the text was cut, a loop's end repeats what stands one pattern before it. A pattern that stands
+    there twice is a loop if that fills much of the text, and a shorter passage if it goes round more often."""
+    size = len(tokens)
+    for pattern in range(1, size // 2 + 1):
+        pairs = zip(reversed(tokens), reversed(tokens[:-pattern]), strict=False)
+        repeated = next((count for count, (one, other) in enumerate(pairs) if one != other), size - pattern)
+        if repeated >= max(pattern, size * _LOOP_SHARE):
+            return True
+        if repeated >= max(_LOOP_ROUNDS * pattern, _LOOP_TOKENS):
+            return True
+    return False
