@@ -59,6 +59,8 @@ def untried_versions(requirements: Iterable[str], installed: Mapping[str, str]) 
 def set_environment(on_cpu: bool) -> None:
     """For vLLM and the processes that it spawns, and only where the user has not decided."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Compiled grammars that the engine keeps; ours are few.
+    os.environ.setdefault("VLLM_XGRAMMAR_CACHE_MB", "64")
     if on_cpu:
         # One process for engine and worker, all cores for it, and no compiler run at the first request.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
