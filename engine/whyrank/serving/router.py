@@ -9,9 +9,10 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 
+from whyrank.config import DEMO, EngineConfig
 from whyrank.errors import InvalidRequest, TooLarge, WhyrankError
 from whyrank.events import Event
 from whyrank.fan_out import fan_out
@@ -50,7 +51,8 @@ bare = new_router(
 health = APIRouter(tags=["whyrank"])
 routers = (native, bare, others.cohere, others.jina, others.voyage, others.tei, health)
 
-_PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
+_PLAYGROUND = Path(__file__).parent / "playground"
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 # Native.
@@ -179,7 +181,36 @@ async def formats(raw: Request) -> Response:
 
 @native.get("/playground", include_in_schema=False)
 async def playground(raw: Request) -> Response:
-    return HTMLResponse(_PLAYGROUND.read_text(encoding="utf-8"))
+    return _playground_file(_PLAYGROUND / "index.html")
+
+
+@native.get("/playground/about", include_in_schema=False)
+async def playground_about(raw: Request) -> Response:
+    """What the page shows in its head. `embedded`: the small model that comes with whyrank, which costs nothing to ask."""
+    service = service_of(raw)
+    return Json(
+        {
+            "model": service.model,
+            "prompt": service.plan.format.fingerprint,
+            "dtype": service.runtime.facts().get("dtype"),
+            "writes_evidence": service.writes,
+            "embedded": service.plan.config.source == EngineConfig(DEMO).source,
+        }
+    )
+
+
+@native.get("/playground/{name}", include_in_schema=False)
+async def playground_part(name: str, raw: Request) -> Response:
+    path = next((path for path in _PLAYGROUND.iterdir() if path.name == name), None)
+    if path is None:
+        raise HTTPException(404, "the playground has no such file")
+    return _playground_file(path)
+
+
+def _playground_file(path: Path) -> Response:
+    # The package's files keep their dates over an update: no browser may guess from them how long a copy is good.
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(path.read_bytes(), media_type=_MEDIA_TYPES[path.suffix], headers=headers)
 
 
 @native.post("/playground/stream", include_in_schema=False)
