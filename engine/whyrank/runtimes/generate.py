@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -11,7 +12,7 @@ from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
 from whyrank.runtimes.base import TextDelta, WritingOrder, Written
-from whyrank.runtimes.vllm_engine import AT_ONCE, Refused, VllmRuntime
+from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["MATCH_UNIT", "GenerateRuntime"]
@@ -21,6 +22,9 @@ MATCH_UNIT = 16
 # Fewer prompts than this are not worth the extra step that a primer takes.
 _PRIME_FROM = 8
 _FRAMES_KEPT = 1024
+# Of the engine's places for requests, one in so many is for continuations. They hold theirs for hundreds of steps, and vLLM
+# takes none away for a request that only reads: with all places taken, scores would wait for seconds.
+_WRITING_SHARE = 4
 
 
 class GenerateRuntime(VllmRuntime):
@@ -30,6 +34,8 @@ class GenerateRuntime(VllmRuntime):
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
         self._primed_frames: set[tuple[str | None, Ids]] = set()
+        self._max_writing = max(1, engine.vllm_config.scheduler_config.max_num_seqs // _WRITING_SHARE)
+        self._writing = asyncio.Semaphore(self._max_writing)
 
     @classmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
@@ -92,19 +98,21 @@ class GenerateRuntime(VllmRuntime):
         async def ask(index: int, tell: Callable[[TextDelta | Written], None]) -> None:
             ids: list[int] = []
             try:
-                # Before all scoring: what is being written is what a caller waits for.
-                async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
-                    (completion,) = output.outputs
-                    ids += completion.token_ids
-                    if order.live:
-                        tell(TextDelta(completion.text, completion.token_ids))
+                # In turn: a call asks for one more place where one of its continuations has ended, behind what others ask for.
+                async with self._writing:
+                    # Before all scoring: what is being written is what a caller waits for.
+                    async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
+                        (completion,) = output.outputs
+                        ids += completion.token_ids
+                        if order.live:
+                            tell(TextDelta(completion.text, completion.token_ids))
             except Refused:
                 tell(Written(ids, "error"))
                 return
             usage = Usage(len(prompts[index]), output.num_cached_tokens or 0, len(ids))
             tell(Written(ids, completion.finish_reason or "error", usage))
 
-        async with aclosing(fan_out(ask, len(prompts), AT_ONCE)) as pieces:
+        async with aclosing(fan_out(ask, len(prompts), self._max_writing)) as pieces:
             async for piece in pieces:
                 yield piece
 
