@@ -82,6 +82,16 @@ def test_one_line_a_row_in_order_with_number_hash_and_id(tmp_path: Path) -> None
     assert count_rows(source) == 50
 
 
+def test_ids_that_differ_in_half_a_surrogate_pair_stay_apart(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    idents = ["d\ud800", "d\udfff", "d\\ud800", "d?"]
+    rows = [{"query": "q", "documents": [{"text": "a", "id": ident}], "id": ident} for ident in idents]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(source, Counting()) == Tally(4, 0)
+    lines = read(tmp_path / "out.jsonl")
+    assert [(line["id"], line["results"][0]["id"]) for line in lines] == [(ident, ident) for ident in idents]
+
+
 def test_options_of_a_row_go_before_those_of_the_call(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     rows: list[dict[str, Any]] = [{"query": "a", "documents": ["d"]}, {"query": "b", "documents": ["d"], "top_n": 1}]

@@ -99,6 +99,18 @@ def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: s
     assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
 
 
+@pytest.mark.parametrize("grade", [0, -1, None, 1])
+def test_nothing_relevant_is_an_error_and_no_number(grade: int | None, tmp_path: Path) -> None:
+    candidate = {"text": "a"} | ({} if grade is None else {"grade": grade})
+    path = tmp_path / "topics.jsonl"
+    path.write_text(json.dumps({"query": "q", "candidates": [candidate]}))
+    measure = "RR(rel=2)@10" if grade == 1 else "nDCG@10"
+    done = whyrank("eval", "-m", "m", "-d", path, "--measure", measure, "--out", tmp_path / "out")
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"{path}: no document is judged relevant" in done.stderr and measure in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("package", "command"),
     [

@@ -406,6 +406,35 @@ async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, ask
     )
 
 
+@pytest.mark.parametrize("bound", [{}, {"max_tokens_per_doc": 5}])
+@pytest.mark.parametrize("shortened", [{"top_n": 1}, {"min_score": 1.0}])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/rerank",
+        "/v1/rerank/batch",
+        "/rerank",
+        "/v2/rerank",
+        "/cohere/v1/rerank",
+        "/jina/v1/rerank",
+        "/voyage/v1/rerank",
+        "/tei/rerank",
+    ],
+)
+async def test_no_cut_off_hides_a_document_that_was_cut(
+    server: InProcess, http: httpx.AsyncClient, path: str, shortened: dict[str, Any], bound: dict[str, int]
+) -> None:
+    server.runtime.says_labels = lambda ids: (-float(len(ids)), 0.0)  # the longest is the last
+    texts = ["short", *(TEN_WORDS if bound else ["long " * 40_000])]
+    asked = {"query": QUERY, "texts" if path == "/tei/rerank" else "documents": texts} | shortened | bound
+    said = {**asked, "truncation": False}
+    answer = await http.post(path, json={"requests": [said]} if path.endswith("batch") else said)
+    assert "documents[1] and the query are longer than the model reads" in answer.text
+    assert answer.status_code == {"/v1/rerank/batch": 200, "/tei/rerank": 422}.get(path, 400)
+    allowed = {**asked, "truncation": True}
+    (await http.post(path, json={"requests": [allowed]} if path.endswith("batch") else allowed)).raise_for_status()
+
+
 @pytest.mark.parametrize(
     ("path", "asked", "side"),
     [
@@ -530,6 +559,14 @@ async def test_metrics_count(make: MakeServer) -> None:
     gained = [after - was for after, was in zip(now(), before, strict=True)]
     assert gained == [1, 1, 1, 1, 1, 3, 1, 1, 2, 2 * len(server.runtime.says), 1, 1, 0]
     assert counted("prompt_tokens_total", source="computed") > 0
+
+
+async def test_metrics_count_documents_that_the_answer_leaves_out(make: MakeServer) -> None:
+    before = counted("documents_total", outcome="scored")
+    async with make().client() as client:
+        answer = await client.post("/v1/rerank", json=ASKED | {"top_n": 1})
+    assert len(answer.json()["results"]) == 1
+    assert counted("documents_total", outcome="scored") - before == 3
 
 
 async def test_logs_hold_nobodys_text(

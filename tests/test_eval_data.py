@@ -70,6 +70,43 @@ def test_qrels_in_other_spellings(qrels: str, tmp_path: Path) -> None:
     assert collection.topic("q2", 10).judged == {"d2": 1}
 
 
+def test_files_as_trec_evals_own_tests_have_them(tmp_path: Path) -> None:
+    qrels = "# made by hand\nq1 0 d1 2\n#q1 0 d1 7\nq1\t0\td2\t 0\n# the last\nq2 0 d2#1 1 \n"
+    run = "q1\tQ0\td1\t99\t  2.138276\tSTANDARD more junk at\nq1\tQ0\td2\t99\t  1.857372\tSTANDARD end of lines.\n"
+    collection = open_collection(beir(tmp_path, qrels=qrels, run=run))
+    assert collection.topic("q1", 10).judged == {"d1": 2, "d2": 0}
+    assert collection.topic("q2", 10).judged == {"d2#1": 1}
+    assert found(collection, "q1") == [("d1", 2.138276), ("d2", 1.857372)]
+
+
+def test_beir_knows_no_comments(tmp_path: Path) -> None:
+    queries = lines([{"_id": "#1", "text": "tea"}])
+    collection = open_collection(beir(tmp_path, queries=queries, qrels="query-id\tcorpus-id\tscore\n#1\td1\t1\n"))
+    assert collection.topic("#1", 10).judged == {"d1": 1}
+
+
+FORGING = ["d1\nq1 Q0 FORGED 1 99.0 x", "d\t1", "d 1", "d\u00a01", "d\x85", "d\x1b[31m", "d\ud800", "d\x00"]
+
+
+@pytest.mark.parametrize("ident", FORGING)
+def test_an_id_that_no_run_can_hold_is_refused_by_name(ident: str, tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    fine: dict[str, Any] = {"query": "q", "candidates": [{"id": "d", "text": "a"}]}
+    for record in ({**fine, "id": ident}, {**fine, "candidates": [{"id": ident, "text": "a"}]}):
+        path.write_text(json.dumps(fine) + "\n" + json.dumps(record))
+        with pytest.raises(DataError) as error:
+            open_collection(path)
+        assert "line 2" in str(error.value) and repr(ident)[:-1] in str(error.value)
+        assert "no TREC run can hold: rename it" in str(error.value)
+    with pytest.raises(DataError, match=r"corpus\.jsonl, line 1: id 'd"):
+        open_collection(beir(tmp_path, corpus=json.dumps({"_id": ident, "text": "x"}) + "\n"))
+
+
+def test_a_query_id_that_no_run_can_hold_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"queries\.jsonl, line 1: id 'q 1'"):
+        open_collection(beir(tmp_path, queries=lines([{"_id": "q 1", "text": "tea"}])))
+
+
 def test_a_run_in_any_order_with_twins_ties_and_windows_line_ends(tmp_path: Path) -> None:
     run = "\ufeffq1 Q0 d1 1 1 x\r\nq2 Q0 d2 1 1 x\r\n\r\nq1 Q0 d1 1 3 x\r\nq1 Q0 d2 1 3.00000001 x"
     collection = open_collection(beir(tmp_path, run=run))
@@ -143,6 +180,7 @@ def test_positives_do_not_stand_first(tmp_path: Path) -> None:
         ({"qrels": BEIR_QRELS + "q2\td1\tgood\n"}, "test.tsv, line 5: grade 'good' is not a whole number"),
         ({"qrels": BEIR_QRELS + "q1\td1\t1\n"}, "test.tsv, line 5: query 'q1' judges document 'd1' a second time"),
         ({"qrels": "query-id\tcorpus-id\tscore\n"}, "test.tsv: holds no judgements"),
+        ({"qrels": BEIR_QRELS + "q1\td 1\t1\n"}, "test.tsv, line 5: id 'd 1' is empty or holds white space"),
         ({"run": RUN + "q2 d1 1\n"}, "run.trec, line 5: 3 columns"),
         ({"run": RUN + "q2 Q0 d1 1 high x\n"}, "run.trec, line 5: score 'high' is not a number"),
         ({"run": RUN + "q2 Q0 d1 1 nan x\n"}, "run.trec, line 5: score 'nan' is not finite"),

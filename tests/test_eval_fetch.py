@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -128,6 +128,28 @@ def test_a_dataset_of_ir_datasets_brings_its_first_stage(tmp_path: Path) -> None
         ("Tea Boil water.", 0.25),
     ]
     assert topic.judged == {"d1": 1}
+
+
+@pytest.mark.parametrize("part", ["docs", "queries", "qrels", "scoreddocs"])
+def test_ids_that_would_forge_lines_are_refused(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forging = "d1\t1\nq1\td2"
+    made = {
+        "docs": Doc(forging, "Tea", "Boil water."),
+        "queries": Query(forging, "how to make tea"),
+        "qrels": Qrel("q1", forging, 1, "0"),
+        "scoreddocs": Scored("q1", forging, 0.25),
+    }
+
+    class Forged(Tea):
+        def __getattribute__(self, name: str) -> Any:
+            return (lambda: iter([made[part]])) if name == f"{part}_iter" else super().__getattribute__(name)
+
+    module = ModuleType("ir_datasets")
+    module.load = lambda name: Forged()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ir_datasets", module)
+    with pytest.raises(DataError, match=r"id 'd1.t1.nq1.td2' .* rename it"):
+        fetch("ir_datasets:tea", tmp_path / "tea", "dev")
+    assert not (tmp_path / "tea").exists()
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,17 @@ class Other(HashScorer):
         return Ranking(ranking.results, ranking.usage, ranking.model, "hash@2")
 
 
+async def test_where_no_query_of_those_asked_has_a_relevant_document_there_is_no_number(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    topics = [{"query": "q", "candidates": [{"text": "a", "grade": grade}]} for grade in (0, 1)]
+    path.write_text("".join(json.dumps(topic) + "\n" for topic in topics))
+    await evaluate(open_collection(path), HashScorer(), Asked("hash", limit=1), tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"results\.jsonl: no document is judged relevant, and nDCG@10 needs grades of 1"
+    ):
+        make_scorecard(tmp_path / "out", DEFAULT_MEASURES)
+
+
 async def test_another_prompt_does_not_go_on_with_the_file(collection: Collection, tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
         await evaluate(collection, Failing(20), ASKED, tmp_path)

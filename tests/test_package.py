@@ -129,7 +129,8 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["ranking"] = {"packing", "types"}
     for room in ("files", "trec", "corpus", "data", "measures", "consistency", "significance", "results", "charts"):
         pure[f"evaluation/{room}"] = {"errors", "evaluation", "line_file", "types"}
-    pure["fan_out"] = pure["line_file"] = pure["process"] = set()
+    pure["fan_out"] = pure["line_file"] = pure["engine_process"] = set()
+    pure["process"] = {"engine_process"}
     pure["verbs"] = {"errors", "events", "fan_out", "ranking", "requests", "types"}
     pure["client/policy"] = {"errors"}
     pure["client/pairs"] = {"types"}

@@ -15,10 +15,11 @@ __all__ = ["LineFile", "cut_half_line"]
 
 
 class LineFile:
-    """Appends whole lines. A process that dies leaves at most one half line, which `cut_half_line` cuts off."""
+    """Appends whole lines of JSON. A process that dies leaves at most one half line, which `cut_half_line` cuts off."""
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n", errors="replace")
+        # Half a surrogate pair, which UTF-8 cannot spell, becomes its JSON escape.
+        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n", errors="backslashreplace")
 
     def claim(self) -> bool:
         """No other process may claim this file until it is closed. False: one has. Where systems have no such locks, True."""

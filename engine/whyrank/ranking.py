@@ -16,7 +16,8 @@ class Ranking:
     """The answer to one request. `results` is ordered best first; documents in error come last.
 
     `prompt` names the prompt file, its version, and an instruction of the caller's by a digest (see identity.py).
-    `usage` counts everything; `evidence_usage` is the part that writing evidence took.
+    `usage` counts everything; `evidence_usage` is the part that writing evidence took. `first_cut` is the first document of
+    which only a part was read, even where top_n or min_score left it out of `results`; None over HTTP, whose server checks it.
     """
 
     results: tuple[RankedDocument, ...]
@@ -24,6 +25,7 @@ class Ranking:
     model: str
     prompt: str
     evidence_usage: Usage = field(default_factory=Usage)
+    first_cut: RankedDocument | None = field(default=None, compare=False, repr=False)
 
     @property
     def degraded(self) -> bool:

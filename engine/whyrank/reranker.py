@@ -96,7 +96,7 @@ class Reranker(Verbs):
             async for row in rows:
                 yield Scored(row)
         usage = sheet.usage() + reader.priming
-        ranking = Ranking(sheet.results(), usage, self.config.model, prompt)
+        ranking = Ranking(sheet.results(), usage, self.config.model, prompt, first_cut=sheet.first_cut())
         yield Ranked(ranking)
         if writer is not None:
             async with aclosing(writer.write(sheet, deadline)) as events:

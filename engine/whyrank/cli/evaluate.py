@@ -107,7 +107,7 @@ def evaluate_command(
     with reported() as stdout:
         chosen = load_preset(preset) if preset else None
         names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
-        Measurer(names)  # this and the request below: what is wrong is said before an engine starts
+        measurer = Measurer(names)  # this and what follows: what is wrong is said before an engine starts
         identity = {"prompt": prompt, "route": route, "revision": revision, "max_length": max_length}
         identity |= {"dtype": None if dtype == DEFAULTS["dtype"] else dtype, "calibration": calibration}
         options: RerankOptions = {"instruction": instruction} if instruction is not None else {}
@@ -116,6 +116,7 @@ def evaluate_command(
         RerankRequest.of("query", ["document"], **options)
         asked = Asked(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
         collection = _collection(data, run, split, chosen)
+        measurer.check_judged(collection.highest_grade, collection.judgements)
         folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{asked.model}")
         engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
         own_process()

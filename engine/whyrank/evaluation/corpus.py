@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from whyrank.errors import DataError
-from whyrank.evaluation.files import Line, json_object, numbered_lines
+from whyrank.evaluation.files import Line, check_id, json_object, numbered_lines
 from whyrank.types import Document
 
 __all__ = ["Corpus"]
@@ -82,4 +82,4 @@ def _id_of(line: Line) -> str:
             raise DataError(f"{line.where}: no {name!r} with a string; its keys are {sorted(record)}")
     if not isinstance(record.get("title") or "", str):
         raise DataError(f"{line.where}: 'title' must be a string")
-    return str(record["_id"])
+    return check_id(record["_id"], line.where)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from whyrank.errors import DataError
 from whyrank.evaluation.corpus import Corpus
-from whyrank.evaluation.files import Line, fingerprint, json_object, numbered_lines
+from whyrank.evaluation.files import Line, check_id, fingerprint, json_object, numbered_lines
 from whyrank.evaluation.trec import FirstStage, RunFile, TopRanked, read_qrels
 from whyrank.types import Document
 
@@ -53,11 +53,14 @@ class Topic:
 
 
 class Collection(Protocol):
-    """`first_stage` is None where the candidates have no order of their own. `fingerprint` changes when the data do."""
+    """`first_stage` is None where the candidates have no order of their own. `fingerprint` changes when the data do.
+    `judgements`: the file that holds them."""
 
     name: str
     first_stage: str | None
     fingerprint: str
+    judgements: Path
+    highest_grade: int
 
     @property
     def topic_ids(self) -> Sequence[str]: ...
@@ -83,6 +86,8 @@ class BeirFolder:
         self.name = folder.resolve().name
         self.first_stage: str | None = ranked.name
         self._judged, first_lines = read_qrels(qrels)
+        self.judgements = qrels
+        self.highest_grade = max(max(grades.values()) for grades in self._judged.values())
         self._queries = _read_queries(queries, self._judged)
         for query, line in first_lines.items():
             if query not in self._queries:
@@ -118,7 +123,7 @@ def _read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str,
     queries: dict[str, tuple[str, tuple[str, ...]]] = {}
     for line in numbered_lines(path):
         record = json_object(line)
-        ident = _text(record, "_id", line)
+        ident = check_id(_text(record, "_id", line), line.where)
         if ident in queries:
             raise DataError(f"{line.where}: query {ident!r} is there a second time")
         if ident in judged:
@@ -131,12 +136,14 @@ class JsonLines:
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
-        self._path = path
+        self._path = self.judgements = path
+        self.highest_grade = 0
         self._lines: dict[str, int] = {}
         self._starts = array.array("q")
         listed = True
         for line in numbered_lines(path):
             topic = _json_topic(line)
+            self.highest_grade = max(self.highest_grade, *topic.judged.values(), 0)
             listed &= _LISTS.isdisjoint(json_object(line))
             if topic.id in self._lines:
                 raise DataError(f"{line.where}: query id {topic.id!r} is there a second time")
@@ -176,7 +183,8 @@ def _json_topic(line: Line) -> Topic:
         documents if _LISTS.isdisjoint(record) else sorted(documents, key=lambda name: _text_id(documents[name].text))
     )
     candidates = tuple(Candidate(documents[name]) for name in names)
-    return Topic(ident or str(line.number), query, candidates, judged, _answers(record, line))
+    ident = check_id(ident, line.where) if ident else str(line.number)
+    return Topic(ident, query, candidates, judged, _answers(record, line))
 
 
 def _json_candidates(record: dict[str, Any], line: Line) -> list[tuple[Document, int | None]]:
@@ -197,7 +205,8 @@ def _json_candidate(item: Any, grade: int | None, where: str) -> tuple[Document,
     ident = next((str(record[name]) for name in ("id", "chunk_id", "_id") if record.get(name) is not None), None)
     # No other key: a grade must not reach a prompt.
     known = {name: record.get(name) for name in ("text", "title", "metadata")}
-    document = Document.of({**known, "id": ident or _text_id(record["text"])}, where)
+    ident = check_id(ident, where) if ident else _text_id(record["text"])
+    document = Document.of({**known, "id": ident}, where)
     told = record.get("grade", record.get("label", grade))
     if isinstance(told, str):
         if told not in LABELS:

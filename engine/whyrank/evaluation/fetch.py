@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
-from whyrank.evaluation.files import json_line
+from whyrank.evaluation.files import check_id, json_line
 from whyrank.evaluation.trec import run_line
 
 __all__ = ["fetch"]
@@ -126,7 +126,7 @@ def _text_and_title(record: Any) -> tuple[str, str | None]:
 
 
 def _text_line(ident: str, text: str, title: str | None = None) -> str:
-    return json_line({"_id": ident, **({"title": title} if title else {}), "text": text})
+    return json_line({"_id": check_id(ident, "fetched"), **({"title": title} if title else {}), "text": text})
 
 
 def _qrels(judged: Iterable[tuple[Any, Any, Any]]) -> Iterator[str]:
@@ -134,4 +134,4 @@ def _qrels(judged: Iterable[tuple[Any, Any, Any]]) -> Iterator[str]:
     for query, document, grade in judged:
         if int(grade) != grade:
             raise DataError(f"query {query!r} grades document {document!r} with {grade!r}, which is no whole number")
-        yield f"{query}\t{document}\t{int(grade)}\n"
+        yield "\t".join((check_id(str(query), "fetched"), check_id(str(document), "fetched"), f"{int(grade)}\n"))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from whyrank.errors import DataError
 
-__all__ = ["Line", "fingerprint", "json_object", "numbered_lines"]
+__all__ = ["Line", "check_id", "fingerprint", "json_object", "numbered_lines"]
+
+_UNFIT_FOR_TREC = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Line(NamedTuple):
@@ -45,6 +48,16 @@ def _decoded(raw: bytes, path: Path, number: int) -> str:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as cause:
         raise DataError(f"{path}, line {number}: not UTF-8 text ({cause.reason} at byte {cause.start})") from cause
+
+
+def check_id(ident: str, where: str) -> str:
+    """The columns of a TREC file end at white space: an id that holds some would be two, or a line of its own."""
+    if not ident or _UNFIT_FOR_TREC.search(ident):
+        raise DataError(
+            f"{where}: id {ident!r:.80} is empty or holds white space, a control character or half a surrogate pair, which "
+            "no TREC run can hold: rename it, in judgements and run, too"
+        )
+    return ident
 
 
 def json_line(value: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from whyrank.errors import EvalNotInstalled, InvalidRequest
+from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
 from whyrank.evaluation.trec import trec_order
 
 __all__ = ["DEFAULT_MEASURES", "Measure", "Measurer", "unjudged_share"]
@@ -78,6 +78,15 @@ class Measurer:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(map(str, self.measures))
+
+    def check_judged(self, highest_grade: int, where: object) -> None:
+        """`highest_grade` of all judgements. Where nothing counts as relevant, no number means anything."""
+        for measure in self.measures:
+            if measure.rel > highest_grade:
+                raise DataError(
+                    f"{where}: no document is judged relevant, and {measure} needs grades of {measure.rel} or more (the "
+                    f"highest is {highest_grade}): give data with such judgements, or choose other queries or measures"
+                )
 
     def measure(self, judged: Mapping[str, int], scores: Mapping[str, float]) -> list[float]:
         """In the order of `names`. `scores`: document → margin, the larger the better."""

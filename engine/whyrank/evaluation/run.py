@@ -171,7 +171,7 @@ class _SameTarget:
 def write_run(folder: Path, tag: str = "whyrank") -> Path:
     """The reranked lists as trec_eval reads them. Documents without a score are left out: nothing is known of them."""
     path = folder / "run.trec"
-    with path.open("w", encoding="utf-8", newline="\n", errors="replace") as file:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
         for result in read_results(folder / RESULTS):
             margins = result.margins()
             for rank, document in enumerate(trec_order(margins), 1):

@@ -119,6 +119,7 @@ def make_scorecard(folder: Path, measures: Sequence[str]) -> Scorecard:
         raise DataError(
             f"{folder / RESULTS}: {len(tally.queries)} of {tally.header.topics} queries are done; go on with whyrank eval"
         )
+    tally.measurer.check_judged(tally.highest_grade, folder / RESULTS)
     return tally.scorecard(_read_costs(folder / COSTS))
 
 
@@ -132,6 +133,7 @@ class _Tally:
         self.bins, self.calibrated = Bins(), Bins()
         self.missing = self.failed = 0
         self.graded = False
+        self.highest_grade = 0
         self.unjudged = 0.0
         self.evidence: dict[str, tuple[float, int]] = {}
 
@@ -141,6 +143,7 @@ class _Tally:
         self.missing += not result.rows
         self.failed += len(result.failed)
         self.graded |= result.is_graded
+        self.highest_grade = max(self.highest_grade, *result.judged.values(), 0)
         self.unjudged += unjudged_share(result.judged, margins)
         measured = {s: self.measurer.measure(result.judged, _scores(s, result, margins)) for s in self.values}
         for system, values in measured.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from whyrank.errors import DataError
-from whyrank.evaluation.files import Line, json_object, numbered_lines
+from whyrank.evaluation.files import Line, check_id, json_object, numbered_lines
 
 __all__ = ["FirstStage", "Qrels", "RunFile", "TopRanked", "as_float32", "read_qrels", "run_line", "trec_order"]
 
@@ -42,23 +42,30 @@ def trec_order(scores: Mapping[str, float]) -> list[str]:
 
 def run_line(query: str, document: str, rank: int, margin: float, tag: str) -> str:
     """Nine digits are all that trec_eval's single precision can tell apart."""
-    return f"{query} Q0 {document} {rank} {margin:.9g} {tag}\n"
+    return f"{check_id(query, 'run')} Q0 {check_id(document, 'run')} {rank} {margin:.9g} {tag}\n"
 
 
 def read_qrels(path: Path) -> tuple[Qrels, dict[str, Line]]:
-    """TREC's four columns or BEIR's three with a header. Also each query's first line, for errors about it."""
+    """TREC's four columns or BEIR's three with a header. Also each query's first line, for errors about it.
+
+    As in trec_eval, a line that begins with # is a comment; BEIR knows none, and a query there may be called so."""
     qrels: Qrels = {}
     first_lines: dict[str, Line] = {}
     for line in numbered_lines(path):
-        columns = line.text.split("\t") if "\t" in line.text else line.text.split()
+        columns = line.text.split("\t")
+        if line.text.startswith("#") and len(columns) != 3:
+            continue
+        if len(columns) not in (3, 4):
+            columns = line.text.split()
         if len(columns) not in (3, 4):
             raise DataError(f"{line.where}: {len(columns)} columns; qrels have 4 (TREC) or 3 (BEIR, tab-separated)")
-        query, document, grade = columns[0].strip(), columns[-2].strip(), columns[-1].strip()
+        query, document, grade = (columns[i].strip() for i in (0, -2, -1))
         if line.number == 1 and len(columns) == 3 and not _is_whole(grade):
             continue  # BEIR's header
         if not _is_whole(grade):
             raise DataError(f"{line.where}: grade {grade!r} is not a whole number")
         judged = qrels.setdefault(query, {})
+        check_id(document, line.where)
         if judged.setdefault(document, int(grade)) != int(grade):
             raise DataError(f"{line.where}: query {query!r} judges document {document!r} a second time, differently")
         first_lines.setdefault(query, line)
@@ -111,7 +118,7 @@ class RunFile:
 
 def _run_columns(line: Line) -> tuple[str, str, float]:
     columns = line.text.split()
-    if len(columns) != 6:
+    if len(columns) < 6:  # what follows the sixth is a longer tag, as for trec_eval
         raise DataError(f"{line.where}: {len(columns)} columns; a TREC run has 6 (query Q0 document rank score tag)")
     try:
         score = float(columns[4])

@@ -87,6 +87,11 @@ class Scoresheet:
         """What the caller asked to see, best first."""
         return shown(ranked(self._rows.values()), self._request.min_score, self._request.top_n)
 
+    def first_cut(self) -> RankedDocument | None:
+        """The first document of which only a part was read, whether the caller asked to see it or not."""
+        cut = (row for row in self._rows.values() if row.truncation is not None and row.truncation.truncated)
+        return next(cut, None)
+
     def worth_writing(self) -> dict[Ids, list[int]]:
         """Prompts to continue, best document first, with the documents that each stands for."""
         asked = self._request

@@ -10,7 +10,7 @@ from whyrank.checkpoints import Plan
 from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
-from whyrank.runtimes.base import WritingOrder, Written
+from whyrank.runtimes.base import TextDelta, WritingOrder, Written
 from whyrank.runtimes.vllm_engine import AT_ONCE, Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
@@ -86,18 +86,18 @@ class GenerateRuntime(VllmRuntime):
 
     async def write(
         self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, str | Written], None]:
+    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
         params = _writing_params(order)
 
-        async def ask(index: int, tell: Callable[[str | Written], None]) -> None:
+        async def ask(index: int, tell: Callable[[TextDelta | Written], None]) -> None:
             ids: list[int] = []
             try:
                 # Before all scoring: what is being written is what a caller waits for.
                 async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
                     (completion,) = output.outputs
                     ids += completion.token_ids
-                    if order.live and completion.text:
-                        tell(completion.text)
+                    if order.live:
+                        tell(TextDelta(completion.text, completion.token_ids))
             except Refused:
                 tell(Written(ids, "error"))
                 return

@@ -53,13 +53,14 @@ async def ranked_many(asked: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Re
 
 
 def _check_cut(ranking: Ranking, ask: ReadingAsk) -> None:
+    row = ranking.first_cut if ask.refuses_truncation else None
+    if row is None or row.truncation is None:
+        return
     remedy = "shorten them, " if ask.max_tokens_per_doc is None else "shorten them, raise max_tokens_per_doc, "
-    for row in ranking.results if ask.refuses_truncation else ():
-        if row.truncation is not None and row.truncation.truncated:
-            raise InvalidRequest(
-                f"documents[{row.index}] and the query are longer than the model reads, {row.truncation.used_tokens} of "
-                f"{row.truncation.original_tokens} tokens of the document: {remedy}or allow truncation"
-            )
+    raise InvalidRequest(
+        f"documents[{row.index}] and the query are longer than the model reads, {row.truncation.used_tokens} of "
+        f"{row.truncation.original_tokens} tokens of the document: {remedy}or allow truncation"
+    )
 
 
 def headed(body: Any, ranking: Ranking) -> Json:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 
+from whyrank.config import DEMO, EngineConfig
 from whyrank.errors import InvalidRequest, TooLarge, WhyrankError
 from whyrank.events import Event
 from whyrank.fan_out import fan_out
@@ -49,7 +51,8 @@ bare = new_router(
 health = APIRouter(tags=["whyrank"])
 routers = (native, bare, others.cohere, others.jina, others.voyage, others.tei, health)
 
-_PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
+_PLAYGROUND = Path(__file__).parent / "playground"
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 # Native.
@@ -76,7 +79,7 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
             return headed(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
         return Json(_answer(ranking, ask, raw))
     rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
-    answers = [_answer_or_error(ranking, ask, raw) for ranking in rankings]
+    answers = await _answers([(ranking, ask) for ranking in rankings], raw)
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
 
 
@@ -123,10 +126,8 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Requ
         (request, one) for request, one in zip(asked, ask.requests, strict=True) if isinstance(request, RerankRequest)
     ]
     answered = iter(await ranked_many(good, raw))
-    answers = [
-        _answer_or_error(next(answered) if isinstance(request, RerankRequest) else request, one, raw)
-        for request, one in zip(asked, ask.requests, strict=True)
-    ]
+    rankings = [next(answered) if isinstance(request, RerankRequest) else request for request in asked]
+    answers = await _answers(list(zip(rankings, ask.requests, strict=True)), raw)
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": answers})
 
 
@@ -189,7 +190,36 @@ async def formats(raw: Request) -> Response:
 
 @native.get("/playground", include_in_schema=False)
 async def playground(raw: Request) -> Response:
-    return HTMLResponse(_PLAYGROUND.read_text(encoding="utf-8"))
+    return _playground_file(_PLAYGROUND / "index.html")
+
+
+@native.get("/playground/about", include_in_schema=False)
+async def playground_about(raw: Request) -> Response:
+    """What the page shows in its head. `embedded`: the small model that comes with whyrank, which costs nothing to ask."""
+    service = service_of(raw)
+    return Json(
+        {
+            "model": service.model,
+            "prompt": service.plan.format.fingerprint,
+            "dtype": service.runtime.facts().get("dtype"),
+            "writes_evidence": service.writes,
+            "embedded": service.plan.config.source == EngineConfig(DEMO).source,
+        }
+    )
+
+
+@native.get("/playground/{name}", include_in_schema=False)
+async def playground_part(name: str, raw: Request) -> Response:
+    path = next((path for path in _PLAYGROUND.iterdir() if path.name == name), None)
+    if path is None:
+        raise HTTPException(404, "the playground has no such file")
+    return _playground_file(path)
+
+
+def _playground_file(path: Path) -> Response:
+    # The package's files keep their dates over an update: no browser may guess from them how long a copy is good.
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(path.read_bytes(), media_type=_MEDIA_TYPES[path.suffix], headers=headers)
 
 
 @native.post("/playground/stream", include_in_schema=False)
@@ -256,6 +286,11 @@ def _answer(ranking: Ranking, ask: RerankAsk, raw: Request) -> dict[str, Any]:
     if service_of(raw).lacks_calibration(ranking.prompt):
         warnings.append("no calibrated_score: the server's calibration was made with another instruction")
     return body | own | _warnings(warnings)
+
+
+async def _answers(rankings: Sequence[tuple[Ranking | WhyrankError, RerankAsk]], raw: Request) -> list[dict[str, Any]]:
+    """In a thread: a thousand of them would hold up the event loop."""
+    return await asyncio.to_thread(lambda: [_answer_or_error(ranking, ask, raw) for ranking, ask in rankings])
 
 
 def _answer_or_error(ranking: Ranking | WhyrankError, ask: RerankAsk, raw: Request) -> dict[str, Any]:

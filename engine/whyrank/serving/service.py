@@ -186,18 +186,20 @@ class Service:
 
     async def _observed(self, request: RerankRequest, live: bool, priority: int) -> AsyncGenerator[Event, None]:
         """The road itself, with its times and counts noted."""
-        began, scored, written = time.monotonic(), False, 0.0
+        began, scored, written = time.monotonic(), set[int](), 0.0
         try:
             async with aclosing(self._reranker_for(request).events(request, live, priority)) as events:
                 async for event in events:
                     match event:
-                        case Scored() if not scored:
-                            scored = True
-                            metrics.observe_first_score(time.monotonic() - began)
+                        case Scored(row):
+                            if not scored:
+                                metrics.observe_first_score(time.monotonic() - began)
+                            scored.add(row.index)
+                            metrics.count_document(row)
                         case EvidenceDone():
                             written = time.monotonic() - began
                         case Finished(ranking):
-                            metrics.count_ranking(ranking)
+                            metrics.count_ranking(ranking, scored)
                     yield event
         except EngineDead:
             self._health = None  # what was well a moment ago is no longer
