@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -196,9 +197,10 @@ class _Ask(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     def unknown(self) -> list[str]:
-        keys = list(self.model_extra or {})
+        keys = self.model_extra or {}
         more = [f"{len(keys) - _MAX_NAMED_KEYS} more unknown keys were ignored"] if len(keys) > _MAX_NAMED_KEYS else []
-        return [f"unknown key {key!r:.80} was ignored" for key in keys[:_MAX_NAMED_KEYS]] + more
+        # Cut before it is quoted: a key may have megabytes, and be named in a thousand answers.
+        return [f"unknown key {key[:80]!r} was ignored" for key in islice(keys, _MAX_NAMED_KEYS)] + more
 
 
 class ReadingAsk(_Ask):

@@ -26,6 +26,13 @@ Refusal = Callable[[Document], DocumentError | None]
 _SLICE = 32
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
 _AT_ONCE = 32
+# Of one call: eight for each of a thousand documents.
+_MAX_WINDOWS = 8000
+_TOO_MANY_WINDOWS = DocumentError(
+    "too_large",
+    f"the documents before it took the {_MAX_WINDOWS} windows that one call reads: send fewer documents, or raise "
+    "max_tokens_per_doc",
+)
 
 
 def refuse_none(document: Document) -> None:
@@ -40,6 +47,7 @@ class Reader:
         self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
+        self._windows = 0
         self.priming = Usage()
 
     async def read(self, sheet: Scoresheet, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
@@ -63,7 +71,7 @@ class Reader:
     async def _prepare(self, number: int, sheet: Scoresheet, tell: Callable[[RankedDocument], None]) -> list[Ids]:
         """The prompts of a slice, and what they share in the cache."""
         asked, part = self._request, self._slices[number]
-        encoded = await asyncio.to_thread(self._encode, asked.documents[part])
+        encoded = self._within_bound(await asyncio.to_thread(self._encode, asked.documents[part]))
         prompts, known = sheet.add(part.start, encoded)
         for row in known:
             tell(row)
@@ -71,6 +79,17 @@ class Reader:
             frame = self._encoder.shared_prefix(asked.instruction)
             self.priming = await self._runtime.prime(prompts, frame, asked.cache_salt)
         return prompts
+
+    def _within_bound(self, rows: list[EncodedDocument | DocumentError]) -> list[EncodedDocument | DocumentError]:
+        """Documents in one piece are always read; their number is what a caller sees and others bound."""
+        bounded: list[EncodedDocument | DocumentError] = []
+        for row in rows:
+            if isinstance(row, EncodedDocument) and len(row.prompts) > 1:
+                self._windows += len(row.prompts)
+                if self._windows > _MAX_WINDOWS:
+                    row = _TOO_MANY_WINDOWS
+            bounded.append(row)
+        return bounded
 
     def _encode(self, documents: Sequence[Document]) -> list[EncodedDocument | DocumentError]:
         asked, refusals = self._request, [self._refusal(document) for document in documents]

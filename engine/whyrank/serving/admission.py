@@ -23,6 +23,9 @@ _BODIES_AT_ONCE, _BODIES_OF_ONE = 8, 2
 # Of a tenant, so many calls at a time have their turn before its next ones.
 _CALLS_OF_ONE_PRIORITY = 4
 
+# The engine is sent it with every prompt.
+_MAX_SALT = 512
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -53,6 +56,8 @@ class Limits:
         for name, text in (("query", request.query), ("instruction", request.instruction or "")):
             if len(text) > self.characters:
                 raise TooLarge(self._too_long(name, len(text)))
+        if request.cache_salt is not None and len(request.cache_salt) > _MAX_SALT:
+            raise InvalidRequest(f"cache_salt has {len(request.cache_salt)} characters: give at most {_MAX_SALT}")
 
     def refusal(self, document: Document) -> DocumentError | None:
         """An over-long document costs its own row, not the call."""

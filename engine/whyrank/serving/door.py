@@ -70,8 +70,13 @@ def _by_rows(content: Any) -> bytes:
         case dict():
             return b"{" + b",".join(to_json(key) + b":" + _by_rows(value) for key, value in content.items()) + b"}"
         case list():
-            return b"[" + b",".join(map(to_json, content)) + b"]"
+            return b"[" + b",".join(map(_row, content)) + b"]"
     return to_json(content)
+
+
+def _row(value: Any) -> bytes:
+    """A ranking among others has rows of its own."""
+    return _by_rows(value) if isinstance(value, dict) and "results" in value else to_json(value)
 
 
 _STATUS: dict[type[WhyrankError], int] = {
@@ -138,7 +143,7 @@ async def _admitted(request: Request, answer: Callable[[Request], Awaitable[Resp
     request.state.whyrank_salt = tenant
     service.limits.check_body(_announced_size(request))
     with service.admission.holding(tenant or _address(request)) as hold:
-        body = await read_body(request, service.limits, hold)
+        body = await read_body(request, service.limits, service.body_seconds, hold)
         request.state.whyrank_body_size = len(body)
         return await _while_connected(request, body, answer)
 

@@ -85,13 +85,22 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
 
 def _check_echo(ask: RerankAsk, raw: Request) -> None:
     """An answer for each query, each with all documents in it, may be a thousand times as large as its body."""
-    size = sum(len(text if isinstance(text, str) else str(text.get("text"))) for text in ask.documents)
-    limit = service_of(raw).limits.body_mib << 20
-    if ask.return_documents and size * len(ask.queries or [""]) > limit:
+    queries, limit = len(ask.queries or [""]), service_of(raw).limits.body_mib << 20
+    ids = sum(_echo_size(document, "id") for document in ask.documents)
+    texts = sum(_echo_size(document, "text", "title") for document in ask.documents) if ask.return_documents else 0
+    if (ids + texts) * queries > limit:
+        remedy = 'say "return_documents": false' if ids * queries <= limit else "give shorter ids"
         raise TooLarge(
-            f"the answer would hold {size} characters of documents for each of {len(ask.queries or [''])} queries, more than "
-            f'{limit} in all: say "return_documents": false, or split the request'
+            f"the answer would hold {ids + texts} characters of documents for each of {queries} queries, more than "
+            f"{limit} in all: {remedy}, or split the request"
         )
+    raw.state.whyrank_body_size = max(raw.state.whyrank_body_size, (ids + texts) * queries)
+
+
+def _echo_size(document: str | dict[str, Any], *keys: str) -> int:
+    if isinstance(document, str):
+        return len(document) if "text" in keys else 0
+    return sum(len(value) for key in keys if isinstance(value := document.get(key), str))
 
 
 @native.post("/v1/rerank/stream", summary="Rerank, as it happens", responses=shown.answered(streams=True))

@@ -57,6 +57,8 @@ class Health:
 class Service:
     canary_seconds = 5.0
     """The canary's time to come back before the engine is called busy."""
+    body_seconds = 10.0
+    """For the body of a request to arrive, beside what its size takes."""
 
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
