@@ -15,11 +15,16 @@ from typing import Any
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig, Route
 from whyrank.errors import InvalidRequest
+from whyrank.serving.plugin import PROTECT_METRICS, VLLM_ROUTES
 
-__all__ = ["serve", "vllm_command"]
+__all__ = ["mask_secrets", "serve", "vllm_command"]
 
 # Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30}
+# What the plugin reads, and the start line shows.
+_SETTINGS = ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", VLLM_ROUTES, PROTECT_METRICS)
+# vLLM's parser takes beginnings of names, too.
+_SECRET_FLAG = re.compile("--(api[-_]k(e(y)?)?|hf[-_]t(o(k(e(n)?)?)?)?)")
 
 
 def serve(
@@ -29,6 +34,8 @@ def serve(
     calibration: str | None,
     flags: Sequence[str],
     dry_run: bool,
+    vllm_routes: bool = False,
+    protect_metrics: bool = False,
 ) -> None:
     """Returns when the server has been stopped."""
     asked = _what_matters_to_us(flags)
@@ -43,25 +50,39 @@ def serve(
     )
     plan = make_plan(config, positions=asked.max_model_len)
     if plan.route == "encoder":
-        _serve_encoder(plan, flags, dry_run)
+        _serve_encoder(plan, flags, dry_run, protect_metrics)
         return
     from whyrank.process import is_cpu_build, set_environment
 
     on_cpu = is_cpu_build()
     set_environment(on_cpu)
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
+    os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
+    if protect_metrics:
+        os.environ[PROTECT_METRICS] = "1"
     for name, value in (("WHYRANK_PROMPT", prompt), ("WHYRANK_CALIBRATION", calibration)):
         if value is not None:
             os.environ[name] = value
     command = vllm_command(plan, flags, on_cpu)
-    told = {
-        name: os.environ[name]
-        for name in ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION")
-        if name in os.environ
-    }
-    print(*(f"{k}={shlex.quote(v)}" for k, v in told.items()), "vllm", shlex.join(command), file=sys.stderr, flush=True)
+    settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    shown = shlex.join(mask_secrets(command))
+    print(*(f"{k}={shlex.quote(v)}" for k, v in settings.items()), "vllm", shown, file=sys.stderr, flush=True)
     if not dry_run:
         _run_vllm(command)
+
+
+def mask_secrets(command: Sequence[str]) -> list[str]:
+    """The command without its keys, for the terminal and whatever keeps its lines."""
+    shown: list[str] = []
+    secret = False
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        if word.startswith("--"):
+            secret = _SECRET_FLAG.fullmatch(flag) is not None
+            shown.append(f"{flag}=***" if secret and equals else word)
+        else:
+            shown.append("***" if secret else word)
+    return shown
 
 
 def _run_vllm(command: Sequence[str]) -> None:
@@ -154,7 +175,7 @@ def _flag(name: str, value: Any) -> list[str]:
             return [flag, str(value)]
 
 
-def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
+def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metrics: bool) -> None:
     usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
     parser = ArgumentParser("whyrank serve", usage=usage)
     parser.add_argument("--host", default="0.0.0.0")
@@ -169,4 +190,5 @@ def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
     if not dry_run:
         from whyrank.serving.plain import serve_plainly
 
-        asyncio.run(serve_plainly(plan, asked.api_key, asked.host, asked.port, asked.shutdown_timeout))
+        where = asked.host, asked.port
+        asyncio.run(serve_plainly(plan, asked.api_key, *where, asked.shutdown_timeout, protect_metrics))

@@ -82,6 +82,10 @@ class Service:
     def writes(self) -> bool:
         return self.plan.format.continuation is not None and isinstance(self.runtime, WritingRuntime)
 
+    @property
+    def wants_key(self) -> bool:
+        return bool(self._keys)
+
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than all others: they are had before anybody asks."""
         query, text = _CANARY
