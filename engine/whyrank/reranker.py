@@ -12,6 +12,7 @@ from typing import Any, Self
 from weakref import WeakSet
 
 from whyrank.calibration import read_calibration
+from whyrank.canary import canary_margin
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Ranked, Scored, ranking_at_the_end
@@ -64,7 +65,15 @@ class Reranker(Verbs):
         from whyrank.runtimes import start_runtime
 
         plan = await asyncio.to_thread(make_plan, self.config)
-        self._runtime, self._encoder = await start_runtime(plan), plan.encoder
+        runtime = await start_runtime(plan)
+        try:
+            # What a server refuses to serve, nobody gets scores of in process either.
+            bare = Reranker.over(runtime, plan.encoder, replace(self.config, calibration=None))
+            await canary_margin(bare, self.config.model)
+        except BaseException:
+            await runtime.aclose()
+            raise
+        self._runtime, self._encoder = runtime, plan.encoder
         return self
 
     async def __aexit__(

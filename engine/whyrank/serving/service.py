@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
+from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin
 from whyrank.checkpoints import Plan
-from whyrank.errors import CheckpointError, EngineDead, Stopping, Unauthorized, WhyrankError
+from whyrank.errors import EngineDead, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
 from whyrank.fan_out import as_answered
 from whyrank.prompting.rendering import prompt_identity
-from whyrank.prompting.scoring import LEAST_LABEL_MASS
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.reranker import Reranker
@@ -28,8 +28,6 @@ __all__ = ["Health", "Service"]
 
 logger = logging.getLogger(__name__)
 
-_CANARY = ("What is the capital of France?", "Paris is the capital and largest city of France.")
-_OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
 # Log-odds. Company in a batch moves bf16 sums by a few hundredths; broken weights or memory move them by more.
 _CANARY_TOLERANCE = 0.25
 _CANARY_KEPT_SECONDS = 5.0
@@ -88,33 +86,11 @@ class Service:
 
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than all others: they are had before anybody asks."""
-        query, text = _CANARY
-        self._expected = await self._first_margin(query, text)
+        self._expected = await canary_margin(self._uncalibrated, self.model)
         if self.writes:
             await self._uncalibrated.rerank(
-                query, [text], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
+                CANARY_QUERY, [CANARY_TEXT], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
             )
-
-    async def _first_margin(self, query: str, text: str) -> float | None:
-        """What does not tell two texts apart will never be wrong by its canary: it is not served at all. Which of them it
-        prefers is the model's own affair."""
-        row, other = await self._uncalibrated.score(query, [text, _OFF_TOPIC])
-        for one in (row, other):
-            if one.error is not None:
-                raise CheckpointError(f"{self.model}: the warm-up pair has no score: {one.error.message}")
-        if row.margin == other.margin:
-            raise CheckpointError(
-                f"{self.model} gives different texts the same score, {row.score:.4f} (margin {row.margin:.4f}): "
-                "its weights, its head or its prompt do not fit; try `whyrank doctor`"
-            )
-        if row.label_mass is not None and row.label_mass < LEAST_LABEL_MASS:
-            logger.warning(
-                "%s puts %.4f of the probability on its labels, and the rest on other words: its prompt or its weights "
-                "hardly fit; try `whyrank doctor`",
-                self.model,
-                row.label_mass,
-            )
-        return row.margin
 
     def tenant(self, key: str | None) -> str | None:
         """The cache salt of whoever holds this key. With a single key, or none, everybody shares the cache."""
@@ -232,10 +208,9 @@ class Service:
             return self._health[1]
 
     async def _examine(self) -> Health:
-        query, text = _CANARY
         try:
             async with asyncio.timeout(self.canary_seconds):
-                (row,) = await self._uncalibrated.score(query, [text])
+                (row,) = await self._uncalibrated.score(CANARY_QUERY, [CANARY_TEXT])
         except TimeoutError:
             return Health("busy", None, self._expected)
         except EngineDead:
