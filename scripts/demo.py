@@ -9,11 +9,11 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from rich.console import Console
 from rich.rule import Rule
 
 from whyrank import Reranker
 from whyrank.cli import render
+from whyrank.cli.terminal import Terminal
 from whyrank.events import EvidenceDone
 from whyrank.process import own_process
 from whyrank.types import Document
@@ -46,7 +46,7 @@ NEXT = {
 
 
 async def main() -> None:
-    console = Console()
+    console = Terminal()
     documents = [Document.of(json.loads(line), CORPUS.name) for line in CORPUS.read_text("utf-8").splitlines()]
     console.print(INTRO.format(documents=len(documents), queries=len(QUERIES)))
     async with AsyncExitStack() as stack:
@@ -65,7 +65,7 @@ async def main() -> None:
         console.print(f"  {what}\n    [cyan].venv/bin/{command}[/]", highlight=False)
 
 
-async def show(console: Console, reranker: Reranker, query: str, documents: list[Document]) -> int:
+async def show(console: Terminal, reranker: Reranker, query: str, documents: list[Document]) -> int:
     """One question: its table, then the best page's passage as it is written. How many passages were."""
     passages = 0
     with render.show_ranking(console, query) as tell:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -32,16 +33,16 @@ def whyrank(*arguments: object, **environment: str) -> subprocess.CompletedProce
 
 
 @contextmanager
-def doorman() -> Iterator[tuple[str, list[str | None]]]:
-    """Lets nobody in, but remembers which key was shown."""
+def replying(status: int, answer: Any) -> Iterator[tuple[str, list[str | None]]]:
+    """Answers everything alike, and remembers which key was shown."""
     shown: list[str | None] = []
 
     class Door(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             shown.append(self.headers.get("Authorization"))
-            body = json.dumps({"error": {"type": "Unauthorized", "message": "wrong key"}}).encode()
+            body = json.dumps(answer).encode()
             self.rfile.read(int(self.headers["Content-Length"]))
-            self.send_response(401)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -55,6 +56,9 @@ def doorman() -> Iterator[tuple[str, list[str | None]]]:
     finally:
         door.shutdown()
         door.server_close()
+
+
+WRONG_KEY = 401, {"error": {"type": "Unauthorized", "message": "wrong key"}}
 
 
 async def test_rerank_prints_what_the_server_says(server: Server) -> None:
@@ -73,7 +77,7 @@ async def test_rerank_prints_what_the_server_says(server: Server) -> None:
 
 
 def test_the_key_comes_from_the_option_or_the_environment() -> None:
-    with doorman() as (url, shown):
+    with replying(*WRONG_KEY) as (url, shown):
         for arguments, environment in (
             (["--api-key", "said"], {"WHYRANK_API_KEY": "kept"}),
             ([], {"WHYRANK_API_KEY": "kept"}),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
 from whyrank.cli import render
@@ -31,6 +29,7 @@ from whyrank.cli.common import (
     opened,
     reported,
 )
+from whyrank.cli.terminal import Terminal, json_text
 from whyrank.client.policy import RetryPolicy
 from whyrank.errors import InvalidRequest, RetryableError
 from whyrank.opening import Opening, open_either
@@ -104,7 +103,7 @@ def batch(
                 path.unlink(missing_ok=True)
         own_process()
         tally = asyncio.run(_answer(opening, model or "the client", files, options, at_once))
-        _show(Console(file=stdout), tally, files, as_json)
+        _show(Terminal(file=stdout), tally, files, as_json)
     if tally.rejected:
         raise typer.Exit(1)
 
@@ -122,11 +121,11 @@ async def _answer(
                 raise
 
 
-def _show(console: Console, tally: Tally, files: tuple[Path, Path, Path], as_json: bool) -> None:
+def _show(console: Terminal, tally: Tally, files: tuple[Path, Path, Path], as_json: bool) -> None:
     _, output, rejects = files
     if as_json:
         told = {"answered": tally.answered, "rejected": tally.rejected, "output": str(output)}
-        console.file.write(json.dumps({**told, "rejects": str(rejects) if tally.rejected else None}) + "\n")
+        console.file.write(json_text({**told, "rejects": str(rejects) if tally.rejected else None}) + "\n")
         return
     console.print(f"{tally.answered} rows answered: {output}", highlight=False, markup=False, soft_wrap=True)
     if tally.rejected:

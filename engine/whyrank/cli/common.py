@@ -10,10 +10,10 @@ from dataclasses import fields
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from whyrank.cli import render
+from whyrank.cli.terminal import Terminal
 from whyrank.config import DEMO, Dtype, EngineConfig, Route
 from whyrank.errors import WhyrankError
 from whyrank.opening import API_KEY_VARIABLE
@@ -101,12 +101,12 @@ async def opened(opening: AbstractAsyncContextManager[T], name: str) -> AsyncIte
 def reported() -> Iterator[Any]:
     """Give the command the real stdout, send everything else (engines print, too) to stderr, and say errors in one line."""
     sys.stdout.flush()
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace") as stdout:
         os.dup2(2, 1)
         try:
             yield stdout
         except WhyrankError as error:
-            Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            Terminal(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from error
         finally:
             stdout.flush()
@@ -115,5 +115,5 @@ def reported() -> Iterator[Any]:
 
 def demo_model(real: str) -> str:
     """The model of those who gave none, and a word on it. real: how to name one that understands."""
-    Console(stderr=True).print(_DEMO_TOLD.format(real), style="yellow", highlight=False, soft_wrap=True)
+    Terminal(stderr=True).print(_DEMO_TOLD.format(real), style="yellow", highlight=False, soft_wrap=True)
     return DEMO

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -34,6 +33,7 @@ from whyrank.cli.common import (
     opened,
     reported,
 )
+from whyrank.cli.terminal import Terminal, json_text
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.calibrate import Verdict, calibrate, fit, judged_pairs
 from whyrank.evaluation.compare import Comparison, Gate, compare
@@ -124,9 +124,9 @@ def evaluate_command(
         card = make_scorecard(folder, names)
         _write_reports(folder, card, chosen)
         if as_json:
-            print(json.dumps(card.document(), ensure_ascii=False), file=stdout)
+            print(json_text(card.document()), file=stdout)
         else:
-            _show_scorecard(Console(file=stdout), card, folder)
+            _show_scorecard(Terminal(file=stdout), card, folder)
 
 
 def _depth(given: int | None, preset: Preset | None) -> int:
@@ -169,11 +169,12 @@ async def _rerank_now(collection: Collection, asked: Asked, folder: Path, engine
 def _write_reports(folder: Path, card: Scorecard, preset: Preset | None) -> None:
     write_run(folder)
     document = json.dumps(card.document(), ensure_ascii=False, indent=2)
-    (folder / "report.json").write_text(document + "\n", encoding="utf-8")
-    (folder / "report.html").write_text(html_report(card, preset), encoding="utf-8")
+    # Half a surrogate pair of somebody's text must not cost the report.
+    (folder / "report.json").write_text(document + "\n", encoding="utf-8", errors="backslashreplace")
+    (folder / "report.html").write_text(html_report(card, preset), encoding="utf-8", errors="replace")
 
 
-def _show_scorecard(console: Console, card: Scorecard, folder: Path) -> None:
+def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
     table = _table(f"{card.header.model} on {card.header.data}", "", *card.measures)
     for system, row in card.table.items():
         table.add_row(system, *(f"{row[name]:.4f}" for name in card.measures))
@@ -195,7 +196,7 @@ def _show_scorecard(console: Console, card: Scorecard, folder: Path) -> None:
         f"{costs.cached_tokens} from the cache",
         highlight=False,
     )
-    console.print(f"plots: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(f"plots: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -226,11 +227,11 @@ def fetch_command(
         with render.waiting(f"fetching {source}"):
             counts = fetch(source, folder, split)
         if as_json:
-            print(json.dumps({"folder": str(folder), "lines": counts}), file=stdout)
+            print(json_text({"folder": str(folder), "lines": counts}), file=stdout)
             return
-        console = Console(file=stdout)
+        console = Terminal(file=stdout)
         for name, count in counts.items():
-            console.print(f"{folder / name}: {count} lines", highlight=False, soft_wrap=True)
+            console.print(f"{folder / name}: {count} lines", highlight=False, markup=False, soft_wrap=True)
         if len(counts) == 3:
             console.print("no first stage came with it: give `whyrank eval` one with --run", highlight=False)
 
@@ -266,14 +267,14 @@ def calibrate_command(
         fitted = fit(pairs, method, *target_of(results), verdict)  # type: ignore[arg-type]
         write_calibration(fitted, out)
         if as_json:
-            print(json.dumps({**asdict(verdict), "file": str(out)}), file=stdout)
+            print(json_text({**asdict(verdict), "file": str(out)}), file=stdout)
         else:
-            _show_verdict(Console(file=stdout), verdict, out)
+            _show_verdict(Terminal(file=stdout), verdict, out)
     if verdict.threshold is None:
         raise typer.Exit(1)
 
 
-def _show_verdict(console: Console, verdict: Verdict, out: Path) -> None:
+def _show_verdict(console: Terminal, verdict: Verdict, out: Path) -> None:
     def shown(value: float, interval: tuple[float, float]) -> str:
         return f"{value:.3f} (95 % {interval[0]:.3f} to {interval[1]:.3f})"
 
@@ -290,7 +291,7 @@ def _show_verdict(console: Console, verdict: Verdict, out: Path) -> None:
         console.print(f"precision {shown(found.precision, found.precision_interval)}", highlight=False)
         console.print(f"recall {shown(found.recall, found.recall_interval)}", highlight=False)
         console.print(f"as an option of rerank: --min-score {found.score:.6g}", highlight=False)
-    console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    console.print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command("compare")
@@ -342,16 +343,16 @@ def compare_command(
         comparison = compare(results_of(a), results_of(b), names)
         failed = [gate for gate in gates if gate.fires(comparison)]
         if html is not None:
-            html.write_text(comparison_report(comparison, failed), encoding="utf-8")
+            html.write_text(comparison_report(comparison, failed), encoding="utf-8", errors="replace")
         if as_json:
-            print(json.dumps({**comparison.document(), "failed": [str(gate) for gate in failed]}), file=stdout)
+            print(json_text({**comparison.document(), "failed": [str(gate) for gate in failed]}), file=stdout)
         else:
-            _show_comparison(Console(file=stdout), comparison, failed)
+            _show_comparison(Terminal(file=stdout), comparison, failed)
     if failed:
         raise typer.Exit(1)
 
 
-def _show_comparison(console: Console, comparison: Comparison, failed: Sequence[Gate]) -> None:
+def _show_comparison(console: Terminal, comparison: Comparison, failed: Sequence[Gate]) -> None:
     table = _table(f"{comparison.queries} queries of {comparison.a.data}", "", "a", "b", "b - a", "95 %", "p")
     for name, difference in comparison.differences.items():
         means = (f"{mean:.4f}" for mean in comparison.means[name])

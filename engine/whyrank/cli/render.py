@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.panel import Panel
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from whyrank.cli.terminal import Terminal
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Ranked
 from whyrank.prompting.formats import PromptFormat
 from whyrank.ranking import Ranking
@@ -43,7 +44,7 @@ Show = AbstractContextManager[Callable[[Event], None]]
 
 
 @contextmanager
-def show_ranking(console: Console, query: str) -> Iterator[Callable[[Event], None]]:
+def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], None]]:
     """The table once all scores are known; below it, each chosen document's evidence as it is written."""
     panels: dict[int, Panel] = {}
     texts: dict[int, dict[str, str]] = {}
@@ -85,7 +86,7 @@ def ranking_table(ranking: Ranking, query: str) -> Table:
     usage = ranking.usage
     table = Table(
         title=escape(query),
-        caption=f"{escape(ranking.model)} · {ranking.prompt} · {usage.prompt_tokens} prompt tokens, "
+        caption=f"{escape(ranking.model)} · {escape(ranking.prompt)} · {usage.prompt_tokens} prompt tokens, "
         f"{usage.cached_tokens} from the cache",
         title_justify="left",
         caption_justify="left",
@@ -158,21 +159,21 @@ def report_table(report: Report, model: str) -> Table:
         show_header=False,
     )
     for finding in report.findings:
-        table.add_row(mark[finding.good], finding.name, escape(finding.value))
+        table.add_row(mark[finding.good], escape(finding.name), escape(finding.value))
     return table
 
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
     """A spinner with a text, on stderr."""
-    with Console(stderr=True).status(escape(what)):
+    with Terminal(stderr=True).status(escape(what)):
         yield
 
 
 @contextmanager
 def progress(what: str, count: int) -> Iterator[Callable[[], None]]:
     """A bar for long lists, on stderr, where somebody watches. Call what it gives once for each thing done."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     unwatched = count < _WATCHED_FROM or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=unwatched) as bar:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from whyrank.cli import render
 from whyrank.cli.common import (
@@ -34,6 +33,7 @@ from whyrank.cli.common import (
     opened,
     reported,
 )
+from whyrank.cli.terminal import Terminal, json_text
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Scored
 from whyrank.opening import Opening, open_either
@@ -122,7 +122,9 @@ def rerank(
         }
         RerankRequest.of(query, candidates, **options)  # what is wrong is said before an engine starts
         own_process()
-        show = _show_json(stdout, as_jsonl) if as_json or as_jsonl else render.show_ranking(Console(file=stdout), query)
+        show = (
+            _show_json(stdout, as_jsonl) if as_json or as_jsonl else render.show_ranking(Terminal(file=stdout), query)
+        )
         failed = asyncio.run(_rerank(opening, model or "the client", query, candidates, options, show))
     if failed:
         raise typer.Exit(1)
@@ -150,9 +152,9 @@ def _show_json(stdout: Any, every: bool) -> Iterator[Callable[[Event], None]]:
 
     def tell(event: Event) -> None:
         if every:
-            print(json.dumps(event_document(event), ensure_ascii=False), file=stdout, flush=True)
+            print(json_text(event_document(event)), file=stdout, flush=True)
         elif isinstance(event, Finished):
-            print(json.dumps(RankingBody.of(event.ranking).document(), ensure_ascii=False), file=stdout)
+            print(json_text(RankingBody.of(event.ranking).document()), file=stdout)
 
     yield tell
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from whyrank.cli import render
 from whyrank.cli.common import (
@@ -26,6 +25,7 @@ from whyrank.cli.common import (
     demo_model,
     reported,
 )
+from whyrank.cli.terminal import Terminal
 from whyrank.config import EngineConfig
 from whyrank.process import own_process
 from whyrank.prompting.formats import PROMPTS, builtin_formats
@@ -45,7 +45,7 @@ def formats(
         elif as_json:
             print(json.dumps([f.model_dump(mode="json") for f in builtin_formats().values()]), file=stdout)
         else:
-            Console(file=stdout).print(render.formats_table(builtin_formats().values()))
+            Terminal(file=stdout).print(render.formats_table(builtin_formats().values()))
 
 
 @app.command()
@@ -84,7 +84,7 @@ def doctor(
         own_process()
         with render.waiting(f"examining {model}"):
             report = asyncio.run(examine(config, requests))
-        Console(file=stdout).print(render.report_table(report, model))
+        Terminal(file=stdout).print(render.report_table(report, model))
     if not report.trusted:
         raise typer.Exit(1)
 
