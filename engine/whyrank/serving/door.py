@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import Receive, Scope, Send
 
 from whyrank.errors import (
@@ -34,7 +34,7 @@ from whyrank.serving.bodies import parse_json, read_body
 from whyrank.serving.service import Service
 from whyrank.wire import to_json
 
-__all__ = ["ErrorStyle", "Json", "request_id", "route_class", "service_of", "what_happened"]
+__all__ = ["ErrorStyle", "Json", "api_key_of", "request_id", "route_class", "service_of", "what_happened"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def route_class(style: ErrorStyle, by_key: Mapping[str, ErrorStyle] | None = Non
 
 async def _admitted(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
     service = service_of(request)
-    tenant = service.tenant(_key(request))
+    tenant = service.tenant(api_key_of(request))
     request.state.whyrank_salt = tenant
     service.limits.check_body(_announced_size(request))
     with service.admission.holding(tenant or _address(request)) as hold:
@@ -153,17 +153,16 @@ def _address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _key(request: Request) -> str | None:
-    """From a bearer token, or from the password that a browser asks for."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return value.strip()
-        case "basic":
-            try:
-                return base64.b64decode(value, validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
-                return None
+def api_key_of(connection: HTTPConnection, basic: bool = True) -> str | None:
+    """From a bearer token or, with `basic`, from the password that a browser asks for."""
+    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic" and basic:
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return None
     return None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +14,7 @@ from whyrank.errors import InvalidRequest, Unauthorized, WhyrankError
 from whyrank.serving import metrics
 from whyrank.serving.bodies import parse_json, read_body
 from whyrank.serving.dialects import vllm_error
-from whyrank.serving.door import Json, request_id, service_of, what_happened
+from whyrank.serving.door import Json, api_key_of, request_id, service_of, what_happened
 from whyrank.serving.service import Service
 
 __all__ = ["ApiKeyMiddleware", "endpoints_of"]
@@ -60,7 +58,7 @@ class ApiKeyMiddleware:
 
     async def _check(self, connection: HTTPConnection, receive: Receive) -> Receive:
         service = service_of(connection)  # type: ignore[arg-type]
-        tenant = service.tenant(_key(connection))
+        tenant = service.tenant(api_key_of(connection, basic=_takes_basic(connection)))
         if not service.wants_key or connection.scope["type"] != "http":
             return receive
         return _replay(await _checked_body(Request(connection.scope, receive), service, tenant or ""), receive)
@@ -76,24 +74,12 @@ def _takes_basic(connection: HTTPConnection) -> bool:
     return connection.scope.get("method") in ("GET", "HEAD")
 
 
-def _key(connection: HTTPConnection) -> str | None:
-    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() == "basic" and _takes_basic(connection):
-        try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return None
-    return None
-
-
 async def _checked_body(request: Request, service: Service, tenant: str) -> bytes:
     """vLLM would hand some fields to its engine as they are: past other tenants in its queue, into their part of its cache."""
     if _PRIORITY_HEADER in request.headers:
         raise InvalidRequest(f"the header {_PRIORITY_HEADER}: a server with API keys decides it itself; leave it out")
     with service.admission.holding(tenant) as hold:
-        body = await read_body(request, service.limits, hold)
+        body = await read_body(request, service.limits, service.body_seconds, hold)
     try:
         content = await parse_json(body) if body else None
     except (ValueError, RecursionError) as cause:
