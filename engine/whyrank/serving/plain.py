@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from prometheus_client import make_asgi_app
+from starlette.routing import Mount
 
 from whyrank.checkpoints import Plan
 from whyrank.runtimes.encoder import EncoderRuntime
@@ -49,6 +51,13 @@ async def serve_plainly(
         await runtime.aclose()
 
 
+def _metrics_route() -> Mount:
+    """At /metrics itself, as in vLLM's server, where a mount would send its callers on to /metrics/."""
+    route = Mount("/metrics", make_asgi_app())
+    route.path_regex = re.compile("^/metrics(?P<path>(/.*)?)$")
+    return route
+
+
 class PlainServer(uvicorn.Server):
     """Told to stop, it brings calls under way home, as vLLM's server does with the plugin; uvicorn alone would let new ones
     in until then, and in the end cut off whoever still waits."""
@@ -59,7 +68,7 @@ class PlainServer(uvicorn.Server):
         app = FastAPI(title="whyrank")
         for router in (*routers, models):
             app.include_router(router)
-        app.mount("/metrics", make_asgi_app())
+        app.router.routes.append(_metrics_route())
         app.state.whyrank = service
         endpoints = endpoints_of((*routers, models))
         app.add_middleware(ApiKeyMiddleware, endpoints=endpoints, protect_metrics=protect_metrics)
