@@ -23,6 +23,7 @@ A document that cannot be scored raises nothing: its row carries a `DocumentErro
 from __future__ import annotations
 
 __all__ = [
+    "INSTALL_ENGINE",
     "CheckpointError",
     "DataError",
     "EngineDead",
@@ -40,6 +41,9 @@ __all__ = [
     "Unreachable",
     "WhyrankError",
 ]
+
+INSTALL_ENGINE = "`whyrank install-engine` installs it (in a checkout: scripts/setup)"
+"""The remedy in every EngineNotInstalled that an installation mends."""
 
 
 class WhyrankError(Exception):

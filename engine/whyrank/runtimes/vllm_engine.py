@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.engine_process import EngineErrors, first_line
-from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
+from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
 from whyrank.fan_out import as_answered
 from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_environment, warn_of_versions
 from whyrank.prompting.scoring import LabelRead
@@ -182,10 +182,7 @@ def _import_vllm() -> Any:
         for name in ("vllm.platforms", "vllm.engine.arg_utils", "vllm.v1.engine.async_llm"):
             importlib.import_module(name)
     except ImportError as cause:
-        raise EngineNotInstalled(
-            f"vLLM does not import ({cause}): pip install 'whyrank[cpu]' or 'whyrank[cuda]', "
-            "or run scripts/setup in a checkout"
-        ) from cause
+        raise EngineNotInstalled(f"vLLM does not import ({cause}): {INSTALL_ENGINE}") from cause
     return importlib.import_module("vllm")
 
 
