@@ -444,6 +444,27 @@ async def test_leaving_during_the_writing_frees_the_engine(prism: Served) -> Non
     assert unfinished(prism) == 0
 
 
+async def test_a_large_call_leaves_places_to_scores_and_to_others_who_write(prism: Served) -> None:
+    seats = prism.runtime.engine.vllm_config.scheduler_config.max_num_seqs  # type: ignore[attr-defined]
+    done: list[str] = []
+    began = asyncio.Event()
+
+    async def write(name: str, count: int) -> None:
+        texts = [f"{name} {n}" for n in range(count)]
+        async with aclosing(prism.reranker.stream(QUERY, texts, evidence_top_n=count, **TINY)) as events:
+            async for event in events:
+                if isinstance(event, EvidenceDelta):
+                    assert unfinished(prism) <= seats // 2 + 5  # the small call reads meanwhile
+                    began.set()
+        done.append(name)
+
+    large = asyncio.create_task(write("large", 3 * seats))
+    await began.wait()
+    await write("small", 5)
+    await large
+    assert done == ["small", "large"]
+
+
 @pytest.mark.parametrize("milliseconds", [100, 400, 1500])
 async def test_a_deadline_holds_and_leaves_nothing_running(prism: Served, milliseconds: int) -> None:
     took = []

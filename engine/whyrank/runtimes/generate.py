@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -12,6 +11,7 @@ from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
 from whyrank.runtimes.base import TextDelta, WritingOrder, Written
+from whyrank.runtimes.places import FairPlaces
 from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
@@ -22,9 +22,6 @@ MATCH_UNIT = 16
 # Fewer prompts than this are not worth the extra step that a primer takes.
 _PRIME_FROM = 8
 _FRAMES_KEPT = 1024
-# Of the engine's places for requests, one in so many is for continuations. They hold theirs for hundreds of steps, and vLLM
-# takes none away for a request that only reads: with all places taken, scores would wait for seconds.
-_WRITING_SHARE = 4
 
 
 class GenerateRuntime(VllmRuntime):
@@ -34,8 +31,7 @@ class GenerateRuntime(VllmRuntime):
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
         self._primed_frames: set[tuple[str | None, Ids]] = set()
-        self._max_writing = max(1, engine.vllm_config.scheduler_config.max_num_seqs // _WRITING_SHARE)
-        self._writing = asyncio.Semaphore(self._max_writing)
+        self._places = FairPlaces(places_for_writing(engine.vllm_config))
 
     @classmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
@@ -93,13 +89,12 @@ class GenerateRuntime(VllmRuntime):
     async def write(
         self, prompts: Sequence[Ids], order: WritingOrder
     ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
-        params = _writing_params(order)
+        params, call = _writing_params(order), object()
 
         async def ask(index: int, tell: Callable[[TextDelta | Written], None]) -> None:
             ids: list[int] = []
             try:
-                # In turn: a call asks for one more place where one of its continuations has ended, behind what others ask for.
-                async with self._writing:
+                async with self._places.place(call):
                     # Before all scoring: what is being written is what a caller waits for.
                     async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
                         (completion,) = output.outputs
@@ -112,9 +107,18 @@ class GenerateRuntime(VllmRuntime):
             usage = Usage(len(prompts[index]), output.num_cached_tokens or 0, len(ids))
             tell(Written(ids, completion.finish_reason or "error", usage))
 
-        async with aclosing(fan_out(ask, len(prompts), self._max_writing)) as pieces:
+        async with aclosing(fan_out(ask, len(prompts), self._places.count)) as pieces:
             async for piece in pieces:
                 yield piece
+
+
+def places_for_writing(config: Any) -> int:
+    """How many documents this process has written at once. Each keeps its place for hundreds of steps and makes all of them
+    longer, and a score has to find both a place and a short step: so no more than half of the engine's. Processes that share
+    an engine share its places."""
+    engines, processes = config.parallel_config.data_parallel_size, config.parallel_config._api_process_count
+    places: int = config.scheduler_config.max_num_seqs * engines // 2 // processes
+    return max(1, places)
 
 
 def _writing_params(order: WritingOrder) -> Any:

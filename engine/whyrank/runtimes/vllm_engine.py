@@ -23,10 +23,10 @@ from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
+__all__ = ["Refused", "VllmRuntime"]
 
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
-AT_ONCE = 1024
+_AT_ONCE = 1024
 _GIB = 1 << 30
 # On a CPU: a block of the prefix cache, and how many tokens it holds at most unless the user says otherwise.
 _BLOCK, _CACHED_TOKENS = 32, 1 << 16
@@ -97,7 +97,7 @@ class VllmRuntime(ABC):
         async def ask(index: int) -> LabelRead | DocumentError:
             return await self._read_one(prompts[index], priority, salt)
 
-        async with aclosing(as_answered(ask, len(prompts), AT_ONCE)) as answers:
+        async with aclosing(as_answered(ask, len(prompts), _AT_ONCE)) as answers:
             async for answer in answers:
                 yield answer
 
