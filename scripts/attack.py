@@ -68,7 +68,7 @@ async def _cut(target: Target, attack: Attack, result: Result) -> None:
         result.failures.append(f"cut after {attack.limit} s")
     except Exception as error:  # whatever it is, the other attacks are to run
         result.failures.append(f"the attack itself broke off: {error!r:.200}")
-    result.figures["attack_s"] = round(time.monotonic() - began, 1)
+    result.figures |= {"attack_s": round(time.monotonic() - began, 1), "load": round(os.getloadavg()[0], 1)}
 
 
 def judge(result: Result, seen: Observation, alone: Observation) -> None:
