@@ -148,7 +148,7 @@ def cpu(place: Workplace, installer: str) -> None:
     place.install(installer, programs, place.wheel)
     place.run(programs / "whyrank", "install-engine", "--cpu")
     output = place.run(programs / "whyrank", "rerank", "--jsonl", *QUESTION)
-    if '"type":"finished"' not in output.replace(" ", ""):
+    if '{"event": "done"' not in output:
         raise CheckFailed(f"whyrank rerank printed:\n{output[-3000:]}")
 
 
