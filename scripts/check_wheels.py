@@ -148,7 +148,7 @@ def cpu(place: Workplace, installer: str) -> None:
     place.install(installer, programs, place.wheel)
     place.run(programs / "whyrank", "install-engine", "--cpu")
     output = place.run(programs / "whyrank", "rerank", "--jsonl", *QUESTION)
-    if '"type":"finished"' not in output.replace(" ", ""):
+    if '{"event": "done"' not in output:
         raise CheckFailed(f"whyrank rerank printed:\n{output[-3000:]}")
 
 
@@ -204,7 +204,7 @@ def run_checks(place: Workplace, only: str, keep: bool) -> list[dict[str, object
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="run only checks whose name has this in it, such as cpu or -uv")
+    parser.add_argument("--only", default="", help="run only checks whose name has this in it, such as cpu or uv")
     parser.add_argument("--envs", type=Path, help="where environments are made; a temporary folder by default")
     parser.add_argument("--keep", action="store_true", help="do not delete the environments")
     options = parser.parse_args()
