@@ -5,8 +5,9 @@
     examples/agent_loop.py --model infgrad/Prism-Qwen3.5-Reranker-0.8B --deadline-ms 5000
 
 The first stage is BM25 over whyrank's own small corpus (pip install "whyrank[examples]"). Every answer comes within the
-deadline, with what exists by then: a step is degraded where that is less than was asked for. No LLM takes part; the place
-where one would read the packed context is marked. The last line of stdout is one JSON document.
+deadline, with what exists by then: a step is degraded where that is less than was asked for, and "no time" where nothing
+came of it. Without --deadline-ms one question is timed first, so that the deadline fits the machine. No LLM takes part; the
+place where one would read the packed context is marked. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -27,13 +28,18 @@ from rich.table import Table
 
 from whyrank import Document
 from whyrank.cli.render import progress
+from whyrank.errors import Overloaded, Unreachable
 from whyrank.evaluation.presets import HOUSE
 from whyrank.opening import open_either
 from whyrank.packing import Packed
+from whyrank.ranking import Ranking
 from whyrank.verbs import Verbs
 
 # A word; Chinese and Japanese, which have no spaces, sign by sign.
 WORD = r"(?u)[^\W\u3040-\u9fff]+|[\u3040-\u9fff]"
+MIN_DEADLINE_MS = 2000.0
+# For the one question that is timed: a machine that takes longer is too slow for this.
+TIMED_DEADLINE_MS = 60_000.0
 
 
 class Shelf:
@@ -56,10 +62,21 @@ def _words(texts: Sequence[str]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """`error`: why there was no answer at all, where the server had none in time."""
+
     question: str
     packed: Packed
     degraded: bool
     milliseconds: float
+    error: Unreachable | Overloaded | None = None
+
+    @property
+    def outcome(self) -> str:
+        """What is cited; without it, "nothing relevant" only where all was read that was asked for."""
+        if self.packed.citations:
+            cites = " ".join(citation.id or "" for citation in self.packed.citations)
+            return f"{cites} (degraded)" if self.degraded else cites
+        return "no time" if self.degraded else "nothing relevant"
 
 
 async def agent(
@@ -67,21 +84,44 @@ async def agent(
 ) -> list[Step]:
     steps = []
     for question in questions:
-        began = time.perf_counter()
-        found = shelf.search(question, asked.candidates)
-        ranking = await reranker.rerank(
-            question,
-            found,
-            mode="evidence",
-            evidence_top_n=asked.top_n,
-            evidence_min_score=asked.min_score,
-            deadline_ms=asked.deadline_ms,
-        )
-        packed = ranking.pack(asked.max_tokens, lambda text: len(text.split()))  # with an LLM: its own tokenizer
+        steps.append(await step(reranker, shelf, question, asked))
         # Here an LLM reads packed.text, cites by its marks, and says what to ask next.
-        steps.append(Step(question, packed, ranking.degraded, 1000 * (time.perf_counter() - began)))
         told()
     return steps
+
+
+async def step(reranker: Verbs, shelf: Shelf, question: str, asked: argparse.Namespace) -> Step:
+    """One question. That it gets no answer in time costs no other question its own."""
+    began = time.perf_counter()
+    packed, degraded, error = Packed("", (), 0, 0), True, None
+    try:
+        ranking = await rerank(reranker, shelf, question, asked, asked.min_score, asked.deadline_ms)
+        degraded = ranking.degraded
+        packed = ranking.pack(asked.max_tokens, lambda text: len(text.split()))  # with an LLM: its own tokenizer
+    except (Unreachable, Overloaded) as no_answer:
+        error = no_answer
+    return Step(question, packed, degraded, 1000 * (time.perf_counter() - began), error)
+
+
+async def rerank(
+    reranker: Verbs, shelf: Shelf, question: str, asked: argparse.Namespace, min_score: float, deadline_ms: float
+) -> Ranking:
+    return await reranker.rerank(
+        question,
+        shelf.search(question, asked.candidates),
+        mode="evidence",
+        evidence_top_n=asked.top_n,
+        evidence_min_score=min_score,
+        deadline_ms=deadline_ms,
+    )
+
+
+async def fitting_deadline(reranker: Verbs, shelf: Shelf, question: str, asked: argparse.Namespace) -> float:
+    """In ms: enough for the last of all agents, should the machine answer them one after another with all they may ask."""
+    began = time.perf_counter()
+    await rerank(reranker, shelf, question, asked, 0, TIMED_DEADLINE_MS)
+    agents: int = asked.agents
+    return max(MIN_DEADLINE_MS, 1000 * (time.perf_counter() - began) * agents)
 
 
 async def run(asked: argparse.Namespace) -> list[list[Step]]:
@@ -92,6 +132,7 @@ async def run(asked: argparse.Namespace) -> list[list[Step]]:
     count = asked.agents * asked.questions
     questions = [queries[place % len(queries)]["text"] for place in range(count)]
     async with open_either(asked.model, asked.url, asked.api_key, ()) as reranker:
+        asked.deadline_ms = asked.deadline_ms or await fitting_deadline(reranker, shelf, questions[-1], asked)
         with progress("questions", count) as told:
             shares = (questions[first :: asked.agents] for first in range(asked.agents))
             return await asyncio.gather(*(agent(reranker, shelf, share, asked, told) for share in shares))
@@ -104,9 +145,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def table_of(steps: Sequence[Step]) -> Table:
     table = Table("question", "read", "instead of", "cites", "ms", title=f"{len(steps)} questions, words")
     for step in steps:
-        cites = " ".join(citation.id or "" for citation in step.packed.citations) or "nothing relevant"
         read, raw = str(step.packed.tokens), str(step.packed.raw_tokens)
-        table.add_row(step.question, read, raw, cites + " (degraded)" * step.degraded, f"{step.milliseconds:.0f}")
+        table.add_row(step.question, read, raw, step.outcome, f"{step.milliseconds:.0f}")
     return table
 
 
@@ -120,15 +160,23 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=20, help="documents of the first stage")
     parser.add_argument("--top-n", type=int, default=3, help="documents that evidence is written for")
     parser.add_argument("--min-score", type=float, default=0.5)
-    parser.add_argument("--deadline-ms", type=float, default=2000.0)
+    parser.add_argument("--deadline-ms", type=float, help="of each question; by default what fits the machine")
     parser.add_argument("--max-tokens", type=int, default=200, help="words of a packed context")
-    steps = [step for steps in asyncio.run(run(parser.parse_args())) for step in steps]
+    arguments = parser.parse_args()
+    steps = [step for steps in asyncio.run(run(arguments)) for step in steps]
+    errors = [step.error for step in steps if step.error]
+    if len(errors) == len(steps):
+        raise errors[0]
     Console().print(table_of(steps))
     seconds = sorted(step.milliseconds for step in steps)
+    outcomes = [step.outcome for step in steps]
     summary = {
         "questions": len(steps),
         "answered": sum(bool(step.packed.citations) for step in steps),
+        "nothing_relevant": outcomes.count("nothing relevant"),
+        "no_time": outcomes.count("no time"),
         "degraded": sum(step.degraded for step in steps),
+        "deadline_ms": round(arguments.deadline_ms, 1),
         "median_ms": round(statistics.median(seconds), 1),
         "slowest_ms": round(seconds[-1], 1),
     }

@@ -82,7 +82,7 @@ async def measure(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any
     model = write_model(asked.shape, folder)
     print("starting two engines", file=sys.stderr)
     memory = ("--kv-cache-memory-bytes", str(int(_KV_GIB * (1 << 30))))
-    server = server_process.start(model, memory, folder / "log")
+    server = server_process.start(model, ("--vllm-routes", *memory), folder / "log")
     try:
         config = EngineConfig(str(model), kv_cache_gib=_KV_GIB)
         plan = make_plan(config)

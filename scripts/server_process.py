@@ -18,7 +18,7 @@ import psutil
 __all__ = ["SMALL_CACHE", "Server", "start"]
 
 SMALL_CACHE = ("--kv-cache-memory-bytes", str(512 << 20))
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 240  # 30 on an idle machine
 
 
 @dataclass
@@ -52,5 +52,8 @@ def start(folder: Path, flags: Sequence[str], log: Path, **environment: str) -> 
             if httpx.get(f"{server.url}/health").status_code == 200:
                 return server
         time.sleep(0.2)
-    process.kill()
+    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
     raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")

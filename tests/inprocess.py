@@ -14,7 +14,7 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, PromptEncoder
-from whyrank.runtimes.base import Answer, WritingOrder, Written
+from whyrank.runtimes.base import Answer, TextDelta, WritingOrder, Written
 from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
@@ -64,12 +64,12 @@ class FakeRuntime:
 
     async def write(
         self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, str | Written], None]:
+    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
         if self.writing_failure is not None:
             raise self.writing_failure
         for i in range(len(prompts)):
             if order.live:
-                yield i, "Says where.</contr"
+                yield i, TextDelta("Says where.</contr", self.says[:3])
             yield i, Written(self.says, "stop", Usage(output_tokens=len(self.says)))
 
     def facts(self) -> dict[str, str | int]:

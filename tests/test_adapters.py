@@ -427,6 +427,7 @@ def test_notes() -> None:
         ("rerankers", "rerankers", "rerankers"),
         ("sentence_transformers", "numpy", "sentence-transformers"),
         ("mteb", "mteb", "mteb"),
+        ("mteb", "numpy", "mteb"),
         ("mcp", "mcp", "mcp"),
     ],
 )

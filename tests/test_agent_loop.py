@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from server_process import Server
+from whyrank.errors import Unreachable
+from whyrank.ranking import Ranking
+from whyrank.types import Document, Evidence, RankedDocument, Usage
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "agent_loop.py"
 
@@ -39,10 +44,42 @@ def test_twenty_agents_at_once(server: Server) -> None:
 
 def test_a_deadline_holds_for_all_of_them(server: Server) -> None:
     told = summary(run("--url", server.url, "--questions", 1, "--deadline-ms", 60))
-    assert told["questions"] == 20 and told["degraded"] >= 1
+    assert told["questions"] == 20 and told["degraded"] >= 1 and told["deadline_ms"] == 60
+    assert told["nothing_relevant"] <= 20 - told["degraded"], "what was not read in time may be relevant"
     assert told["slowest_ms"] < 60 + 1500, "the way back, on a busy machine"
 
 
 def test_a_server_that_is_not_there() -> None:
     done = run("--url", "http://127.0.0.1:9", "--agents", 1, "--deadline-ms", 500)
     assert done.returncode == 1 and "whyrank.errors.Unreachable" in done.stderr.splitlines()[-1]
+
+
+def test_without_a_deadline_there_is_time_for_all(server: Server) -> None:
+    told = summary(run("--url", server.url, "--agents", 4, "--questions", 1, "--top-n", 1))
+    assert told["questions"] == 4 and told["no_time"] == 0 and told["deadline_ms"] >= 2000
+
+
+class FakeReranker:
+    """Finds evidence for "yes", none for "no", has no time for "late" and is not there for "lost"."""
+
+    async def rerank(self, question: str, documents: list[Document], **options: Any) -> Ranking:
+        if question == "lost":
+            raise Unreachable("no answer in the time there was")
+        finish: Any = "deadline" if question == "late" else "complete"
+        evidence = Evidence("", "It is so." if question == "yes" else "", finish, 0, None)
+        row = RankedDocument(0, documents[0], 1, 0.9, 2.0, evidence=evidence)
+        return Ranking((row,), Usage(), "model", "prompt")
+
+
+async def test_no_time_is_not_nothing_relevant() -> None:
+    spec = importlib.util.spec_from_file_location("agent_loop", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = example  # dataclasses look their module up
+    spec.loader.exec_module(example)
+    shelf = example.Shelf([Document("One.", id="one"), Document("Two.", id="two")])
+    asked = argparse.Namespace(candidates=1, top_n=1, min_score=0.5, deadline_ms=1000, max_tokens=50)
+    steps = await example.agent(FakeReranker(), shelf, ["yes", "no", "late", "lost", "yes"], asked, lambda: None)
+    outcomes = [step.outcome for step in steps]
+    assert outcomes[0] == outcomes[4] != "nothing relevant"
+    assert outcomes[1:4] == ["nothing relevant", "no time", "no time"]

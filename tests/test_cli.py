@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 import typer
+from safetensors.torch import load_file, save_file
 
 from whyrank.__main__ import app
 from whyrank.config import EngineConfig
@@ -38,7 +41,7 @@ def test_json_is_one_document_of_the_documented_shape(encoder: list[str], tmp_pa
     done = whyrank(
         "rerank", *encoder, "-q", "boiling point", "-d", str(documents), "--json", "--max-tokens-per-doc", "40"
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr  # "b" has no score
     answer = json.loads(done.stdout)
     assert set(answer) == {"results", "usage", "evidence_usage", "model", "prompt", "degraded"}
     assert set(answer["usage"]) == {"prompt_tokens", "cached_tokens", "computed_tokens", "output_tokens"}
@@ -61,6 +64,22 @@ def test_a_table_for_people(encoder: list[str]) -> None:
     assert "boiling [b]point" in done.stdout
     assert "█" in done.stdout
     assert done.stdout.count("│ 1 │") == 1 and "│ 2 │" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(0.0, "gives different texts the same score"), (float("nan"), "the warm-up pair has no score")],
+)
+def test_broken_weights_give_no_scores(
+    value: float, message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(checkpoint("deberta"), folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: torch.full_like(t, value) for name, t in weights.items()}, folder / "model.safetensors")
+    done = whyrank("rerank", "-m", str(folder), "--prompt", "multi-hop", "-q", "q", "one", "two", "--json")
+    assert done.returncode == 2 and done.stdout == "", done.stderr
+    assert message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_plain_lines_come_from_stdin(encoder: list[str]) -> None:

@@ -561,6 +561,14 @@ async def test_metrics_count(make: MakeServer) -> None:
     assert counted("prompt_tokens_total", source="computed") > 0
 
 
+async def test_metrics_count_documents_that_the_answer_leaves_out(make: MakeServer) -> None:
+    before = counted("documents_total", outcome="scored")
+    async with make().client() as client:
+        answer = await client.post("/v1/rerank", json=ASKED | {"top_n": 1})
+    assert len(answer.json()["results"]) == 1
+    assert counted("documents_total", outcome="scored") - before == 3
+
+
 async def test_logs_hold_nobodys_text(
     server: InProcess, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -161,6 +161,7 @@ async def test_it_names_its_model_as_vllm_does(plan: Plan) -> None:
     async with Running(plan, "secret") as running:
         assert (await running.client.get("/v1/models")).status_code == 401
         answer = await running.client.get("/v1/models", headers={"authorization": "Bearer secret"})
-        assert (await running.client.get("/metrics/")).status_code == 200
+        for path in ("/metrics", "/metrics/"):
+            assert (await running.client.get(path)).status_code == 200
     (model,) = answer.json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", plan.encoder.max_length)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from codecs import getincrementaldecoder
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,20 @@ from cards import CARDS
 from conftest import Serve, Served, newest_engine
 from samples import DOCUMENTS, QUERY, hostile_texts, tokenise_with
 from whyrank import Document, EvidenceDelta, EvidenceDone, Finished, InvalidRequest, Ranked, Reranker, Scored
-from whyrank.prompting.evidence import SectionReader, how_it_ended, opening_text, parse, render, writing_grammar
+from whyrank.prompting.evidence import (
+    SectionReader,
+    grammar_budgets,
+    how_it_ended,
+    opening_text,
+    parse,
+    render,
+    split_sections,
+    writing_grammar,
+)
 from whyrank.prompting.formats import builtin_formats
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Answer, WritingOrder, Written
+from whyrank.runtimes.base import Answer, TextDelta, WritingOrder, Written
 from whyrank.types import Usage
 
 PRISM = builtin_formats()["prism"].continuation
@@ -30,6 +41,12 @@ CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>"]
 BUDGETS = {"contribution": 12, "evidence": 20}
 
 # Pure: the grammar and its parser.
+
+
+def as_characters(ids: Sequence[int]) -> str:
+    """One token a character, so that counts can be seen."""
+    return "".join(map(chr, ids))
+
 
 TEXTS = [
     ("Gives the boiling point.", "Water boils at 100 °C."),
@@ -72,9 +89,10 @@ def test_the_parser_reads_free_and_cut_off_answers(text: str, texts: dict[str, s
 def test_the_reader_gives_the_texts_without_tags_piece_by_piece(step: int) -> None:
     answer = render(PRISM, {"contribution": "One < two.", "evidence": "Three </ev four\nfive"})
     rest = answer.removeprefix(opening_text(PRISM))
-    reader, given = SectionReader(PRISM), {"contribution": "", "evidence": ""}
+    given = {"contribution": "", "evidence": ""}
+    reader = SectionReader(PRISM, {"contribution": 100, "evidence": 100}, as_characters)
     for at in range(0, len(rest), step):
-        for part, text in reader.feed(rest[at : at + step]):
+        for part, text in reader.feed(rest[at : at + step], [ord(c) for c in rest[at : at + step]]):
             given[part] += text
     assert given == {"contribution": "One < two.", "evidence": "Three </ev four\nfive"}
 
@@ -129,15 +147,126 @@ def test_the_grammar_is_the_same_string_every_time() -> None:
     ],
 )
 def test_budgets_and_loops_are_told(contribution: str, evidence: str, finish: str) -> None:
-    """One token a character, so that the counts can be seen."""
     written = f"{contribution}</contribution>\n<evidence>{evidence}</evidence>"
-    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
-    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in written], decode) == finish  # type: ignore[arg-type]
+    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in written], as_characters) == finish  # type: ignore[arg-type]
+
+
+def written_as(contribution: str, evidence: str) -> str:
+    return f"{contribution}</contribution>\n<evidence>{evidence}</evidence>"
+
+
+def finish_of(contribution: str, evidence: str, contribution_budget: int, evidence_budget: int) -> str:
+    written = [ord(character) for character in written_as(contribution, evidence)]
+    budgets = {"contribution": contribution_budget, "evidence": evidence_budget}
+    return how_it_ended(PRISM, budgets, written, as_characters)  # type: ignore[arg-type]
+
+
+def test_few_grammars_serve_all_budgets() -> None:
+    """The engine keeps what it has compiled, and anybody may ask for any budgets."""
+    for fmt in builtin_formats().values():
+        if (continuation := fmt.continuation) is None:
+            continue
+        names = [section.name for section in continuation.sections]
+        ranges = (range(1, section.max_tokens + 1) for section in continuation.sections)
+        pairs = [dict(zip(names, numbers, strict=True)) for numbers in product(*ranges)]
+        of_grammar = {tuple(grammar_budgets(continuation, pair).values()) for pair in pairs}
+        assert len(of_grammar) <= 64
+        strings = {
+            writing_grammar(continuation, dict(zip(names, numbers, strict=True)), CONTROL) for numbers in of_grammar
+        }
+        assert {writing_grammar(continuation, pair, CONTROL) for pair in pairs[::97]} <= strings
+        assert all(grammar_budgets(continuation, pair)[name] >= pair[name] for pair in pairs for name in names)
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 7, 12, 13, 40])
+@pytest.mark.parametrize("step", [1, 2, 5, 1000])
+def test_a_text_has_no_more_tokens_than_its_caller_allows(budget: int, step: int) -> None:
+    """Each byte a token, so that characters take several: as a whole and piece by piece, where pieces come as they like."""
+    budgets = {"contribution": budget, "evidence": budget + 1}
+    texts = {"contribution": "Siedet é bei 100 °C 🫖 <", "evidence": "水在一百度沸腾。</ev <b"}
+    written = render(PRISM, texts).removeprefix(opening_text(PRISM)).encode()  # type: ignore[arg-type]
+    decode = lambda ids: bytes(ids).decode("utf-8", "replace")  # noqa: E731
+    sections = split_sections(PRISM, budgets, written, decode)  # type: ignore[arg-type]
+    for section in sections:
+        text, limit = texts[section.name], budgets[section.name]
+        assert len(section.text.encode()) <= limit
+        assert section.text == text.encode()[:limit].decode("utf-8", "ignore")
+        assert section.ended is (len(text.encode()) < limit)
+    reader, incremental = SectionReader(PRISM, budgets, decode), getincrementaldecoder("utf-8")()  # type: ignore[arg-type]
+    given = dict.fromkeys(texts, "")
+    for at in range(0, len(written), step):
+        for name, more in reader.feed(incremental.decode(written[at : at + step]), list(written[at : at + step])):
+            given[name] += more
+    assert given == {section.name: section.text for section in sections}
+
+
+PLAIN = "".join(chr(0x4E00 + n) for n in range(384))  # no two characters alike
+SENTENCE = PLAIN[200:230]
+
+
+@pytest.mark.parametrize("cut", range(30))
+@pytest.mark.parametrize("earlier", ["short", PLAIN[:40]])
+def test_a_loop_is_told_wherever_the_cut_falls_and_whatever_stands_before(earlier: str, cut: int) -> None:
+    """A sentence of 30 tokens, after a beginning of its own."""
+    evidence = PLAIN[:20] + SENTENCE * 3 + SENTENCE[:cut]
+    assert finish_of(earlier, evidence, 40, len(evidence)) == "repetition"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 20, 21, 64, 100, 128, 192])
+def test_a_pattern_may_take_up_to_half_of_the_section(size: int) -> None:
+    assert finish_of("short", (PLAIN[:size] * 384)[:384], 40, 384) == "repetition"
+
+
+def test_a_loop_that_begins_late_is_one() -> None:
+    assert finish_of("short", PLAIN[:300] + (PLAIN[300:308] * 11)[:84], 40, 384) == "repetition"
+    assert finish_of("short", PLAIN[:340] + "no" * 22, 40, 384) == "repetition"
+
+
+def test_a_loop_in_an_earlier_text_is_one() -> None:
+    assert finish_of(SENTENCE * 4, "short", 120, 20) == "repetition"
+    assert finish_of(SENTENCE * 4, PLAIN[:20], 120, 20) == "repetition"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    ["", "....", "0000000", "ha ha ha ha ", "| 0 | 0 | 0 ", SENTENCE * 2, PLAIN[:60], PLAIN[:24] + "!"],
+)
+def test_a_long_text_with_a_little_repetition_is_none(ending: str) -> None:
+    evidence = PLAIN[: 384 - len(ending)] + ending
+    assert finish_of("short", evidence, 40, 384) == "budget"
+    assert finish_of(PLAIN[:40], evidence, 40, 384) == "budget"
+
+
+def test_a_loop_that_ended_of_itself_is_complete() -> None:
+    assert finish_of("short", "no no no no", 40, 384) == "complete"
+    assert finish_of("short", SENTENCE * 4, 40, 384) == "complete"
+
+
+def test_tokens_that_hold_text_and_tag_belong_to_the_text() -> None:
+    """At both ends of a section: a budget that is full is seen, and a loop whose last token is another one."""
+    pieces = ["said", ".</contribution>\n<evidence>", "so", " it", " is", ".</", "evidence>"]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    decode = lambda written: "".join(pieces[token] for token in written)  # noqa: E731
+    loop = [*(ids[piece] for piece in pieces[:2]), *[ids["so"], ids[" it"], ids[" is"]] * 4]
+    written = [*loop[:-1], ids[".</"], ids["evidence>"]]
+    budgets = {"contribution": 9, "evidence": 12}
+    sections = split_sections(PRISM, budgets, written, decode)  # type: ignore[arg-type]
+    assert [section.text for section in sections] == ["said.", "so it is" * 3 + "so it."]
+    assert how_it_ended(PRISM, budgets, written, decode) == "repetition"  # type: ignore[arg-type]
+    assert how_it_ended(PRISM, budgets | {"evidence": 13}, written, decode) == "complete"  # type: ignore[arg-type]
+    assert how_it_ended(PRISM, {"contribution": 2, "evidence": 13}, written, decode) == "budget"  # type: ignore[arg-type]
+
+
+def test_a_loop_cut_by_the_engine_is_one() -> None:
+    written = "short</contribution>\n<evidence>" + SENTENCE * 4 + "</evi"
+    assert (
+        how_it_ended(PRISM, {"contribution": 40, "evidence": 384}, [ord(c) for c in written], as_characters)
+        == "repetition"
+    )  # type: ignore[arg-type]
 
 
 def test_an_answer_cut_by_the_engine_is_a_budget() -> None:
-    decode = lambda ids: "".join(map(chr, ids))  # noqa: E731
-    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in "short</contri"], decode) == "budget"  # type: ignore[arg-type]
+    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in "short</contri"], as_characters) == "budget"  # type: ignore[arg-type]
 
 
 # On real engines.
@@ -268,7 +397,7 @@ class FakeWriter:
 
     async def write(
         self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, str | Written], None]:
+    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
         for i, prompt in enumerate(prompts):
             self.continued.append(prompt)
             text = "c</contribution>\n<evidence>e</evidence>"
@@ -313,6 +442,27 @@ async def test_leaving_during_the_writing_frees_the_engine(prism: Served) -> Non
                 break
         assert unfinished(prism) > 0
     assert unfinished(prism) == 0
+
+
+async def test_a_large_call_leaves_places_to_scores_and_to_others_who_write(prism: Served) -> None:
+    seats = prism.runtime.engine.vllm_config.scheduler_config.max_num_seqs  # type: ignore[attr-defined]
+    done: list[str] = []
+    began = asyncio.Event()
+
+    async def write(name: str, count: int) -> None:
+        texts = [f"{name} {n}" for n in range(count)]
+        async with aclosing(prism.reranker.stream(QUERY, texts, evidence_top_n=count, **TINY)) as events:
+            async for event in events:
+                if isinstance(event, EvidenceDelta):
+                    assert unfinished(prism) <= seats // 2 + 5  # the small call reads meanwhile
+                    began.set()
+        done.append(name)
+
+    large = asyncio.create_task(write("large", 3 * seats))
+    await began.wait()
+    await write("small", 5)
+    await large
+    assert done == ["small", "large"]
 
 
 @pytest.mark.parametrize("milliseconds", [100, 400, 1500])

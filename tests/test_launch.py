@@ -13,7 +13,7 @@ from conftest import KIND_OF
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
-from whyrank.serving.launch import vllm_command
+from whyrank.serving.launch import mask_secrets, vllm_command
 
 Told = Callable[..., Namespace]
 
@@ -89,3 +89,17 @@ def test_overrides_that_are_no_object_are_refused(told: Told, capsys: pytest.Cap
     with pytest.raises(InvalidRequest, match="see the line above"):
         told("--hf-overrides", value)
     assert "--hf-overrides" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        ("--api-key K1 K2 --port 99", "--api-key *** *** --port 99"),
+        ("--port 99 --api_key K1", "--port 99 --api_key ***"),
+        ("--api-key=K1 --api-k=K2 --api-ke K3", "--api-key=*** --api-k=*** --api-ke ***"),
+        ("--hf-token T --hf_token=T", "--hf-token *** --hf_token=***"),
+        ("--api-server-count 2 --hf-overrides.a=1", "--api-server-count 2 --hf-overrides.a=1"),
+    ],
+)
+def test_keys_and_tokens_are_not_shown(flags: str, shown: str) -> None:
+    assert mask_secrets(["serve", "model", *flags.split()]) == ["serve", "model", *shown.split()]

@@ -69,6 +69,7 @@ async def test_an_agent_is_told_what_the_tools_are_for(server: Server) -> None:
         parameters = tool.input_schema["properties"]
         assert all(one.get("description") for one in parameters.values()), "the agent reads nothing else"
         assert tool.input_schema["required"] == ["query", "documents"]
+        assert tool.input_schema["additionalProperties"] is False
         assert tool.output_schema and "results" in tool.output_schema["properties"]
 
 
@@ -83,6 +84,8 @@ async def test_an_agent_is_told_what_went_wrong(server: Server) -> None:
         assert "documents is empty: give at least one" in await complaint(client, documents=[])
         assert "top_n" in await complaint(client, top_n=0)
         assert "text" in await complaint(client, documents=[{"id": "a"}])
+        unknown = await complaint(client, top_k=3, limit=1)
+        assert "rerank_with_evidence has no argument limit, top_k; it has query, documents, top_n" in unknown
         told = await client.call_tool("rerank", {"query": QUERY, "documents": TEXTS})
         assert not told.is_error, "and it goes on"
     async with tools("--url", FAILING) as client:

@@ -50,13 +50,25 @@ ALLOWED = {
     "sentence_transformers": set(),
     "vllm": {"runtimes/vllm_engine.py", "runtimes/generate.py", "runtimes/classify.py", "serving/launch.py"},
     "fastapi": {
-        f"serving/{name}.py" for name in ("answering", "door", "openapi", "others", "plain", "plugin", "router")
+        f"serving/{name}.py"
+        for name in (
+            "answering",
+            "bodies",
+            "connections",
+            "door",
+            "middleware",
+            "openapi",
+            "others",
+            "plain",
+            "plugin",
+            "router",
+        )
     },
     "httpx": {"client/client.py", "client/exchange.py"},
     "prometheus_client": {"serving/metrics.py", "serving/plain.py"},
-    "uvicorn": {"serving/plain.py"},
+    "uvicorn": {"serving/connections.py", "serving/plain.py"},
     "torch": {"runtimes/encoder.py", "runtimes/reference.py", "runtimes/vllm_engine.py"}
-    | {"adapters/mteb.py", "adapters/sentence_transformers.py"},
+    | {"adapters/mteb.py", "adapters/sentence_transformers.py", "torchvision_ops.py"},
     "transformers": {"runtimes/encoder.py", "runtimes/reference.py", "checkpoints.py"},
     "tokenizers": {"prompting/tokens.py", "checkpoints.py"},
     "pydantic": {
@@ -68,7 +80,7 @@ ALLOWED = {
         "wire.py",
     },
     "pytrec_eval": {"evaluation/measures.py"},
-    "typer": {f"cli/{name}.py" for name in ("batch", "common", "evaluate", "mcp", "rerank", "serve")},
+    "typer": {f"cli/{name}.py" for name in ("batch", "common", "evaluate", "install", "mcp", "rerank", "serve")},
     "rich": {f"cli/{name}.py" for name in ("common", "evaluate", "render", "terminal")},
     "xgrammar": {"prompting/evidence.py"},
 }
@@ -128,7 +140,8 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["ranking"] = {"packing", "types"}
     for room in ("files", "trec", "corpus", "data", "measures", "consistency", "significance", "results", "charts"):
         pure[f"evaluation/{room}"] = {"errors", "evaluation", "line_file", "types"}
-    pure["fan_out"] = pure["line_file"] = pure["process"] = set()
+    pure["fan_out"] = pure["line_file"] = pure["engine_process"] = set()
+    pure["process"] = {"engine_process"}
     pure["verbs"] = {"errors", "events", "fan_out", "ranking", "requests", "types"}
     pure["client/policy"] = {"errors"}
     pure["client/pairs"] = {"types"}
@@ -164,7 +177,10 @@ def test_the_wheel_carries_the_prompts(tmp_path: Path) -> None:
     assert "whyrank/py.typed" in names
     evaluation = PACKAGE / "evaluation"
     shipped = [*evaluation.glob("presets/*.toml"), *evaluation.glob("house/**/*.*"), evaluation / "report.css"]
+    shipped += [PACKAGE / "torchvision_ops.py", *PACKAGE.glob("locks/*.txt"), *PACKAGE.glob("models/*/*.*")]
     assert {f"whyrank/{path.relative_to(PACKAGE).as_posix()}" for path in shipped} <= set(names)
+    assert {name.split("/")[0] for name in names} == {"whyrank", f"whyrank-{whyrank.__version__}.dist-info"}
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
     unpacked = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(unpacked)
     code = f"import sys; sys.path.insert(0, {str(unpacked)!r}); from whyrank.prompting.formats import *; "

@@ -10,6 +10,8 @@ import time
 
 import psutil
 
+from whyrank.process import environment_restored, set_environment
+
 # Pages that ten blocks cost, one after the other, as large as the activations of a step.
 PAGES = """
 import resource
@@ -66,3 +68,13 @@ sleep(60)
         with contextlib.suppress(psutil.NoSuchProcess):
             while copy.status() != psutil.STATUS_ZOMBIE:  # until somebody asks how it ended; else pytest's time is up
                 time.sleep(0.05)
+
+
+def test_the_environment_is_as_it_was_before() -> None:
+    before = dict(os.environ)
+    name = next(iter(before))
+    with environment_restored():
+        set_environment(on_cpu=True)
+        os.environ[name] = "changed"
+        assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
+    assert dict(os.environ) == before

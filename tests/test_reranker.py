@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -254,6 +255,11 @@ async def test_a_dead_engine_is_a_typed_error_at_once(checkpoint: Callable[[str]
 async def test_a_reranker_that_is_not_running_says_so() -> None:
     with pytest.raises(InvalidRequest, match="use `async with Reranker"):
         await Reranker("some/model").rerank(QUERY, ["x"])
+
+
+async def test_starting_an_engine_leaves_nothing_in_the_environment(serve: Serve) -> None:
+    await serve("prism")
+    assert {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_STREAM", "TORCHDYNAMO_DISABLE"}.isdisjoint(os.environ)
 
 
 # What is refused before an engine starts.

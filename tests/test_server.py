@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import signal
 import time
@@ -160,3 +161,35 @@ async def test_told_to_stop_it_finishes_scores_and_says_which_evidence_was_abort
     assert [row["error"] for row in rows] == [None] * 200
     assert "aborted" in {row["finish"] for row in rows} <= {"aborted", "complete", "budget", "repetition"}
     assert await asyncio.to_thread(server.process.wait, 30) == 0
+
+
+async def test_silent_connections_neither_stay_nor_keep_it_from_stopping(
+    checkpoint: Callable[[str], Path], start_server: StartServer
+) -> None:
+    flags = ("--prompt", "prism", "--shutdown-timeout", "2", "--api-key", "K1", "K2", *SMALL_CACHE)
+    server = start_server(checkpoint("qwen3"), *flags)
+    assert "K1" not in server.log.read_text() and "K2" not in server.log.read_text()
+    async with client(server) as http:
+        for key in ("wrong", "K1"):
+            headers = {"authorization": f"Bearer {key}"}
+            answers = [await http.post(path, json={}, headers=headers) for path in ("/invocations", "/tokenize")]
+            assert {answer.status_code for answer in answers} == {404 if key == "K1" else 401}
+    host, port = server.url.removeprefix("http://").split(":")
+    begin = b"POST /v1/rerank HTTP/1.1\r\nHost: x\r\n"
+    halves = [await asyncio.open_connection(host, int(port)) for _ in range(50)]
+    for _, writer in halves:
+        writer.write(begin)
+    async with asyncio.timeout(15):
+        for reader, _ in halves:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+    large = json.dumps({"query": "q", "documents": ["water boils " * 8000 for _ in range(50)]}).encode()
+    for limit, text, size in ((1 << 10, large, len(large)), (1 << 16, b"{", 1000)):
+        reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
+        head = b"Authorization: Bearer K1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size
+        writer.write(begin + head + text)
+        if text is large:
+            await reader.readexactly(10)
+        halves.append((reader, writer))  # kept open, and unread
+    server.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(server.process.wait, 20) == 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import pytest
 
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
-from whyrank.errors import WhyrankError
+from whyrank.errors import InvalidRequest, WhyrankError
+from whyrank.serving.launch import check_machine, serve
 
 Change = Callable[[Path], Any]
 TRUNCATED, AGAIN = "cut off or damaged", "copy the checkpoint anew"
@@ -137,3 +141,51 @@ def test_a_model_that_is_not_there_is_named(model: str, part: str) -> None:
 def test_a_gguf_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     expect_one_line(EngineConfig(str(tmp_path)), ("no config.json", "give the checkpoint that it was converted from"))
+
+
+# The machine.
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            InvalidRequest, match=rf"127.0.0.1, port {port} \(Address already in use\): choose another --port"
+        ):
+            check_machine("127.0.0.1", port)
+    check_machine("127.0.0.1", port)
+
+
+def test_an_address_of_another_machine_is_named() -> None:
+    with pytest.raises(
+        InvalidRequest, match=r"cannot listen at 192.0.2.1, port 18123 \(Cannot assign requested address"
+    ):
+        check_machine("192.0.2.1", 18123)
+
+
+@pytest.mark.parametrize("name", ["DOCUMENTS", "CHARACTERS", "BODY_MIB", "WAITING_DOCUMENTS"])
+def test_a_wrong_limit_is_named_before_anything_starts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"WHYRANK_MAX_{name}", "many")
+    with pytest.raises(InvalidRequest, match=f"WHYRANK_MAX_{name} is 'many': give a whole number"):
+        check_machine("127.0.0.1", 0)
+
+
+def test_too_few_open_files_are_named() -> None:
+    code = "from whyrank.serving.launch import check_machine; check_machine('127.0.0.1', 0)"
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit -n 200; exec {sys.executable} -c "{code}"'], capture_output=True, text=True, check=False
+    )
+    assert "only 200 files may be open at once, a server needs 1024: raise `ulimit -n`" in done.stderr
+
+
+@pytest.mark.parametrize(("flag", "positions"), [("2k", 2000), ("1K", 1024), ("1.5K", 1536), ("2048", 2048)])
+def test_lengths_are_read_as_vllm_writes_them(flag: str, positions: int, checkpoint: Callable[[str], Path]) -> None:
+    flags = ["--max-model-len", flag]
+    serve(str(checkpoint("qwen3")), "prism", None, None, flags, dry_run=True)
+    assert make_plan(EngineConfig(str(checkpoint("qwen3")), prompt="prism"), positions=positions)
+
+
+@pytest.mark.parametrize("flag", ["x", "1q", ""])
+def test_a_length_that_is_none_is_refused(flag: str) -> None:
+    with pytest.raises(InvalidRequest, match="vLLM's flags"):
+        serve("demo", None, None, None, [f"--max-model-len={flag}"], dry_run=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from whyrank.calibration import read_calibration
 from whyrank.checkpoint_files import check_folder
 from whyrank.config import EngineConfig, Route
-from whyrank.errors import CheckpointError, EngineNotInstalled
+from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled
 from whyrank.prompting.evidence import budgets, most_tokens
 from whyrank.prompting.formats import PromptFormat, fitting_format
 from whyrank.prompting.tokens import PromptEncoder
@@ -171,7 +171,5 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as cause:
-        raise EngineNotInstalled(
-            "the engine is not installed: pip install 'whyrank[cpu]' or 'whyrank[cuda]', or run scripts/setup in a checkout"
-        ) from cause
+        raise EngineNotInstalled(f"the engine is not installed: {INSTALL_ENGINE}") from cause
     return transformers

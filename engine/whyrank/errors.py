@@ -23,6 +23,7 @@ A document that cannot be scored raises nothing: its row carries a `DocumentErro
 from __future__ import annotations
 
 __all__ = [
+    "INSTALL_ENGINE",
     "CheckpointError",
     "DataError",
     "EngineDead",
@@ -40,6 +41,9 @@ __all__ = [
     "Unreachable",
     "WhyrankError",
 ]
+
+INSTALL_ENGINE = "`whyrank install-engine` installs it (in a checkout: scripts/setup)"
+"""The remedy in every EngineNotInstalled that an installation mends."""
 
 
 class WhyrankError(Exception):
@@ -106,6 +110,10 @@ class Overloaded(RetryableError):
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RequestTimeout(RetryableError):
+    pass
 
 
 class Stopping(RetryableError):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import signal
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import distributions
+
+from whyrank.engine_process import end_with_parent
 
 __all__ = [
     "START_METHOD",
+    "environment_restored",
     "is_cpu_build",
     "own_process",
     "set_environment",
@@ -28,7 +31,6 @@ START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 # glibc's names and numbers for two of its settings, and our values: no large block has pages of its own, and the heap does
 # not shrink. Otherwise every step of a model returns its activations to the system and pages them in anew.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
-_PR_SET_PDEATHSIG = 1
 
 
 def is_cpu_build() -> bool:
@@ -57,6 +59,8 @@ def untried_versions(requirements: Iterable[str], installed: Mapping[str, str]) 
 def set_environment(on_cpu: bool) -> None:
     """For vLLM and the processes that it spawns, and only where the user has not decided."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # Compiled grammars that the engine keeps; ours are few.
+    os.environ.setdefault("VLLM_XGRAMMAR_CACHE_MB", "64")
     if on_cpu:
         # One process for engine and worker, all cores for it, and no compiler run at the first request.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -68,6 +72,18 @@ def set_environment(on_cpu: bool) -> None:
             os.environ.setdefault(name, str(value))
 
 
+@contextmanager
+def environment_restored() -> Iterator[None]:
+    """What is set in the environment meanwhile is for processes that start meanwhile; then it is as it was before."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
 def own_process() -> None:
     """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
     as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
@@ -77,13 +93,7 @@ def own_process() -> None:
         warnings.simplefilter("ignore")
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     _keep_memory()
-    os.register_at_fork(after_in_child=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Nobody else ends an engine whose parent was killed (MCP hosts do that, and a kernel out of memory)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.register_at_fork(after_in_child=end_with_parent)
 
 
 def _keep_memory() -> None:

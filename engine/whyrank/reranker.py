@@ -12,6 +12,7 @@ from typing import Any, Self
 from weakref import WeakSet
 
 from whyrank.calibration import read_calibration
+from whyrank.canary import canary_margin
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Ranked, Scored, ranking_at_the_end
@@ -64,7 +65,15 @@ class Reranker(Verbs):
         from whyrank.runtimes import start_runtime
 
         plan = await asyncio.to_thread(make_plan, self.config)
-        self._runtime, self._encoder = await start_runtime(plan), plan.encoder
+        runtime = await start_runtime(plan)
+        try:
+            # What a server refuses to serve, nobody gets scores of in process either.
+            bare = Reranker.over(runtime, plan.encoder, replace(self.config, calibration=None))
+            await canary_margin(bare, self.config.model)
+        except BaseException:
+            await runtime.aclose()
+            raise
+        self._runtime, self._encoder = runtime, plan.encoder
         return self
 
     async def __aexit__(
@@ -77,13 +86,17 @@ class Reranker(Verbs):
     async def _answer(self, request: RerankRequest) -> Ranking:
         return await ranking_at_the_end(self.events(request))
 
-    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
-        """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text."""
+    async def events(
+        self, request: RerankRequest, live: bool = False, priority: int = 0
+    ) -> AsyncGenerator[Event, None]:
+        """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text.
+
+        priority: what has a lower number goes first where the engine has a choice."""
         runtime, encoder = self._started()
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
-        reader = Reader(request, runtime, encoder, self._refusal)
+        reader = Reader(request, runtime, encoder, self._refusal, priority)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)

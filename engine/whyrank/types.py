@@ -69,7 +69,7 @@ DocumentLike = str | Mapping[str, Any] | Document
 def _document_from_mapping(value: Mapping[str, Any], where: str) -> Document:
     """Keys beside text, id, title and metadata are metadata too: JSON lines often hold them flat."""
     if "text" not in value:
-        raise InvalidRequest(f"{where} has no 'text': its keys are {sorted(map(str, value))}")
+        raise InvalidRequest(f"{where} has no 'text': its keys are {sorted(map(str, value))[:10]!r:.400}")
     nested = value.get("metadata") or {}
     if not isinstance(nested, Mapping):
         raise InvalidRequest(f"{where}: 'metadata' must be an object, not {type(nested).__name__}")

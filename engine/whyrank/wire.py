@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
@@ -16,6 +17,7 @@ from whyrank.types import Document, RankedDocument, TruncationPolicy
 __all__ = [
     "BatchAsk",
     "ErrorBody",
+    "FieldNames",
     "GroundingBody",
     "OptionsAsk",
     "RankingBody",
@@ -24,6 +26,7 @@ __all__ = [
     "ResultBody",
     "ScoreAsk",
     "SpanBody",
+    "Strings",
     "TruncationBody",
     "UnsupportedBody",
     "UsageBody",
@@ -174,12 +177,19 @@ def event_document(event: Event) -> dict[str, Any]:
 
 # What is asked. Types are checked here; what a value may be is said once, in requests.py and types.py.
 
+# The first fault is told, and no more are looked for: a long list of wrong values would take minutes.
+Strings = Annotated[list[str], Field(fail_fast=True)]
+FieldNames = Annotated[list[str], Field(fail_fast=True, max_length=100)]
 Documents = Annotated[
     list[str | dict[str, Any]],
     Field(
-        description="Strings, or objects with 'text' and maybe 'id', 'title' and 'metadata'; other keys are metadata too."
+        fail_fast=True,
+        description="Strings, or objects with 'text' and maybe 'id', 'title' and 'metadata'; other keys are metadata too.",
     ),
 ]
+
+
+_MAX_NAMED_KEYS = 10
 
 
 class _Ask(BaseModel):
@@ -187,7 +197,10 @@ class _Ask(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     def unknown(self) -> list[str]:
-        return [f"unknown key {key!r} was ignored" for key in self.model_extra or {}]
+        keys = self.model_extra or {}
+        more = [f"{len(keys) - _MAX_NAMED_KEYS} more unknown keys were ignored"] if len(keys) > _MAX_NAMED_KEYS else []
+        # Cut before it is quoted: a key may have megabytes, and be named in a thousand answers.
+        return [f"unknown key {key[:80]!r} was ignored" for key in islice(keys, _MAX_NAMED_KEYS)] + more
 
 
 class ReadingAsk(_Ask):
@@ -248,9 +261,9 @@ class RerankAsk(OptionsAsk, _SidedAsk):
     """One query or several, over the same documents."""
 
     query: str | None = None
-    queries: list[str] | None = None
+    queries: Strings | None = None
     documents: Documents
-    rank_fields: list[str] | None = Field(None, description="Cohere's: which fields of objects are read.")
+    rank_fields: FieldNames | None = Field(None, description="Cohere's: which fields of objects are read.")
     top_n: int | None = Field(None, description="So many results, the best; 0, as vLLM has it: all.")
     top_k: int | None = Field(None, description="Voyage's top_n; who says it gets Voyage's answer.")
     model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
@@ -280,7 +293,7 @@ class RerankAsk(OptionsAsk, _SidedAsk):
 class BatchAsk(_Ask):
     """Requests that have nothing to do with each other, in one body. Each has its own answer or error."""
 
-    requests: list[RerankAsk]
+    requests: Annotated[list[RerankAsk], Field(fail_fast=True, max_length=1000)]
 
     @property
     def count(self) -> int:
@@ -300,14 +313,16 @@ def documents_of(asked: Documents, fields: list[str] | None = None) -> list[Docu
 def _fielded(value: dict[str, Any], fields: list[str], where: str) -> Document:
     chosen = {name: value[name] for name in fields if value.get(name) is not None}
     if not chosen:
-        raise InvalidRequest(f"{where} has none of the rank_fields {', '.join(fields)}: its keys are {sorted(value)}")
+        raise InvalidRequest(
+            f"{where} has none of the rank_fields {', '.join(fields[:10]):.400}: its keys are {sorted(value)[:10]!r:.400}"
+        )
     return Document("\n".join(f"{name}: {part}" for name, part in chosen.items()), metadata=value)
 
 
 class ScoreAsk(_SidedAsk):
     """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
 
-    queries: str | list[str] = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
+    queries: str | Strings = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
     documents: str | dict[str, Any] | Documents = Field(
         validation_alias=AliasChoices("documents", "text_2", "data_2", "items")
     )

@@ -124,11 +124,10 @@ def numbers_of(row: RankedDocument, name: str) -> tuple[float, float]:
 
 
 @contextmanager
-def framework(package: str, extra: str) -> Iterator[None]:
-    """Around an adapter's imports: what is missing is told with the extra that brings it."""
+def framework(extra: str) -> Iterator[None]:
+    """Around an adapter's imports. Whatever package is missing, the extra brings it: the framework or one that it needs."""
     try:
         yield
     except ModuleNotFoundError as cause:
-        if cause.name is None or cause.name.split(".")[0] != package:
-            raise
+        package = (cause.name or str(cause)).partition(".")[0]
         raise FrameworkMissing(f'{package} is not installed: pip install "whyrank[{extra}]"') from cause

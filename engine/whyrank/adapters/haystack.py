@@ -16,7 +16,7 @@ from whyrank.requests import RerankOptions
 from whyrank.types import Document
 from whyrank.verbs import Verbs
 
-with framework("haystack", extra="haystack"):
+with framework(extra="haystack"):
     from haystack import Document as HaystackDocument
     from haystack import component, default_from_dict, default_to_dict
     from haystack.utils import Secret

@@ -9,7 +9,7 @@ from whyrank.adapters.notes import evidence_of, noted, unnoted
 from whyrank.ranking import Ranking
 from whyrank.types import Document
 
-with framework("langchain_core", extra="langchain"):
+with framework(extra="langchain"):
     from langchain_core.callbacks import Callbacks
     from langchain_core.documents import BaseDocumentCompressor
     from langchain_core.documents import Document as LangChainDocument

@@ -11,7 +11,7 @@ from whyrank.errors import InvalidRequest
 from whyrank.ranking import Ranking
 from whyrank.types import Document, RankedDocument
 
-with framework("llama_index", extra="llama-index"):
+with framework(extra="llama-index"):
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
     from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 

@@ -15,10 +15,10 @@ from whyrank.requests import RerankOptions
 from whyrank.types import RankedDocument
 from whyrank.verbs import Verbs
 
-with framework("mcp", extra="mcp"):
+with framework(extra="mcp"):
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
-    from mcp.types import ToolAnnotations
+    from mcp.types import Tool, ToolAnnotations
 
 __all__ = ["tools_over"]
 
@@ -76,9 +76,26 @@ Instruction = Annotated[
 Deadline = Annotated[float | None, Field(gt=0, description="Milliseconds after which to answer with what there is.")]
 
 
+class _StrictServer(MCPServer[Any]):
+    """Refuses arguments that a tool does not have. The SDK drops them: a misspelt top_n would go unnoticed."""
+
+    async def list_tools(self) -> list[Tool]:
+        closed = {"additionalProperties": False}
+        return [
+            tool.model_copy(update={"input_schema": tool.input_schema | closed}) for tool in await super().list_tools()
+        ]
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        for tool in await self.list_tools():
+            known = tool.input_schema["properties"]
+            if tool.name == name and (unknown := arguments.keys() - known.keys()):
+                raise ToolError(f"{name} has no argument {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+        return await super().call_tool(name, arguments, context)
+
+
 def tools_over(reranker: Verbs) -> MCPServer[Any]:
     """`reranker` must be running for as long as the tools are served."""
-    server: MCPServer[Any] = MCPServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
     @server.tool(title="Rerank with evidence", annotations=only_reads)

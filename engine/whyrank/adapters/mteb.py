@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from whyrank.adapters.asking import Asking, framework
 from whyrank.errors import InvalidRequest
 
-with framework("mteb", extra="mteb"):
+with framework(extra="mteb"):
     import numpy as np
     from mteb.models import ModelMeta
 

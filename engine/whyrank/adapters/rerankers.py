@@ -9,7 +9,7 @@ from whyrank.adapters.notes import evidence_of, noted, unnoted
 from whyrank.ranking import Ranking
 from whyrank.types import Document
 
-with framework("rerankers", extra="rerankers"):
+with framework(extra="rerankers"):
     from rerankers.documents import Document as RerankersDocument
     from rerankers.models.ranker import BaseRanker
     from rerankers.results import RankedResults, Result

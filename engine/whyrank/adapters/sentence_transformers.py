@@ -9,7 +9,7 @@ from whyrank.adapters.asking import Asking, framework, numbers_of
 from whyrank.adapters.notes import KEYS, evidence_of, noted
 from whyrank.errors import InvalidRequest
 
-with framework("numpy", extra="sentence-transformers"):
+with framework(extra="sentence-transformers"):
     import numpy as np
 
 __all__ = ["WhyrankCrossEncoder"]

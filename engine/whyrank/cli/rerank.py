@@ -98,6 +98,7 @@ def rerank(
     `whyrank rerank --url http://localhost:8000 --api-key SECRET -q QUERY -d documents.jsonl`
 
     A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
+    Exit code 1 where a document has no score; its row says why.
     """
     with reported() as stdout:
         if model is None and not url:
@@ -124,18 +125,25 @@ def rerank(
         show = (
             _show_json(stdout, as_jsonl) if as_json or as_jsonl else render.show_ranking(Terminal(file=stdout), query)
         )
-        asyncio.run(_rerank(opening, model or "the client", query, candidates, options, show))
+        failed = asyncio.run(_rerank(opening, model or "the client", query, candidates, options, show))
+    if failed:
+        raise typer.Exit(1)
 
 
 async def _rerank(
     opening: Opening, name: str, query: str, documents: list[DocumentLike], options: RerankOptions, show: render.Show
-) -> None:
+) -> bool:
+    """Whether a document has no score."""
+    failed = False
     async with opened(opening, name) as reranker, aclosing(reranker.stream(query, documents, **options)) as events:
         with render.progress("scoring", len(documents)) as scored, show as tell:
             async for event in events:
                 if isinstance(event, Scored):
                     scored()
+                elif isinstance(event, Finished):
+                    failed = any(row.error for row in event.ranking.results)
                 tell(event)
+    return failed
 
 
 @contextmanager

@@ -99,6 +99,17 @@ def serve(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
     ] = False,
+    vllm_routes: Annotated[
+        bool,
+        typer.Option(
+            "--vllm-routes",
+            help="Open vLLM's own routes too (/v1/completions, /tokenize, /invocations, ...): raw generation and tokenising "
+            "for anyone with a key, past whyrank's limits and without a cache for each key.",
+        ),
+    ] = False,
+    protect_metrics: Annotated[
+        bool, typer.Option("--protect-metrics", help="/metrics wants the API key, too; only /health is open then.")
+    ] = False,
 ) -> None:
     """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too, behind the model.
 
@@ -118,4 +129,4 @@ def serve(
         if model is None or model.startswith("-"):  # then it is a flag of vLLM's
             flags = [*([model] if model else []), *flags]
             model = demo_model("whyrank serve Qwen/Qwen3-Reranker-0.6B")
-        launch(model, prompt, route, calibration, flags, dry_run)  # type: ignore[arg-type]
+        launch(model, prompt, route, calibration, flags, dry_run, vllm_routes, protect_metrics)  # type: ignore[arg-type]

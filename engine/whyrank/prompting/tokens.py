@@ -32,6 +32,8 @@ __all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_pre
 
 # Less room than this beside the frame is a misconfiguration, not a prompt.
 _LEAST_ROOM = 8
+# Each is a prompt of its own, and has the query and the frame in it.
+_MAX_WINDOWS = 256
 
 Ids = tuple[int, ...]
 
@@ -207,13 +209,20 @@ class PromptEncoder:
 
     # Fitting: what gives way when the prompt is too long.
 
-    def _fit(self, row: _Encoded, policy: TruncationPolicy, most: int | None) -> EncodedDocument:
+    def _fit(self, row: _Encoded, policy: TruncationPolicy, most: int | None) -> EncodedDocument | DocumentError:
         query, document = len(row.query), len(row.document)
         frame = len(row.ids) - query - document
         wanted = document if most is None else min(document, max(1, most - row.shared))
         query_room, document_room = self._share(self.max_length - frame, query, wanted)
         prompts = []
-        for kept in _kept(document, document_room, policy):
+        windows = _kept(document, document_room, policy)
+        if len(windows) > _MAX_WINDOWS:
+            return DocumentError(
+                "too_large",
+                f"the document makes {len(windows)} windows of {document_room} tokens; at most {_MAX_WINDOWS} are read: "
+                "cut it, or raise max_tokens_per_doc",
+            )
+        for kept in windows:
             start = row.document.start
             parts = {
                 row.document.start: [i for low, high in kept for i in row.ids[start + low : start + high]],

@@ -26,6 +26,13 @@ Refusal = Callable[[Document], DocumentError | None]
 _SLICE = 32
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
 _AT_ONCE = 32
+# Of one call: eight for each of a thousand documents.
+_MAX_WINDOWS = 8000
+_TOO_MANY_WINDOWS = DocumentError(
+    "too_large",
+    f"the documents before it took the {_MAX_WINDOWS} windows that one call reads: send fewer documents, or raise "
+    "max_tokens_per_doc",
+)
 
 
 def refuse_none(document: Document) -> None:
@@ -33,10 +40,14 @@ def refuse_none(document: Document) -> None:
 
 
 class Reader:
-    def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, refusal: Refusal) -> None:
+    def __init__(
+        self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, refusal: Refusal, priority: int = 0
+    ) -> None:
+        self._priority = priority
         self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
+        self._windows = 0
         self.priming = Usage()
 
     async def read(self, sheet: Scoresheet, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
@@ -45,7 +56,9 @@ class Reader:
         async def read_slice(number: int, tell: Callable[[RankedDocument], None]) -> None:
             async with self._turn:  # in their order: an early one is worth more than two half done
                 prompts = await self._prepare(number, sheet, tell)
-            async with aclosing(self._runtime.read(prompts, number, self._request.cache_salt)) as answers:
+            async with aclosing(
+                self._runtime.read(prompts, self._priority + number, self._request.cache_salt)
+            ) as answers:
                 async for index, read in answers:
                     for row in sheet.record(prompts[index], read):
                         tell(row)
@@ -58,7 +71,7 @@ class Reader:
     async def _prepare(self, number: int, sheet: Scoresheet, tell: Callable[[RankedDocument], None]) -> list[Ids]:
         """The prompts of a slice, and what they share in the cache."""
         asked, part = self._request, self._slices[number]
-        encoded = await asyncio.to_thread(self._encode, asked.documents[part])
+        encoded = self._within_bound(await asyncio.to_thread(self._encode, asked.documents[part]))
         prompts, known = sheet.add(part.start, encoded)
         for row in known:
             tell(row)
@@ -66,6 +79,17 @@ class Reader:
             frame = self._encoder.shared_prefix(asked.instruction)
             self.priming = await self._runtime.prime(prompts, frame, asked.cache_salt)
         return prompts
+
+    def _within_bound(self, rows: list[EncodedDocument | DocumentError]) -> list[EncodedDocument | DocumentError]:
+        """Documents in one piece are always read; their number is what a caller sees and others bound."""
+        bounded: list[EncodedDocument | DocumentError] = []
+        for row in rows:
+            if isinstance(row, EncodedDocument) and len(row.prompts) > 1:
+                self._windows += len(row.prompts)
+                if self._windows > _MAX_WINDOWS:
+                    row = _TOO_MANY_WINDOWS
+            bounded.append(row)
+        return bounded
 
     def _encode(self, documents: Sequence[Document]) -> list[EncodedDocument | DocumentError]:
         asked, refusals = self._request, [self._refusal(document) for document in documents]

@@ -30,6 +30,7 @@ class Scoresheet:
         # Whatever is never told of a document was not ready in time.
         self._rows = {i: RankedDocument(i, document, error=_LATE) for i, document in enumerate(request.documents)}
         self._best: dict[int, Ids] = {}
+        self._ranks: dict[int, int | None] = {}
 
     def add(
         self, first: int, encoded: Sequence[EncodedDocument | DocumentError]
@@ -79,9 +80,10 @@ class Scoresheet:
         return row
 
     def add_evidence(self, index: int, evidence: Evidence) -> RankedDocument:
-        """Note a document's evidence; its row with rank."""
-        self._keep(replace(self._rows[index], evidence=evidence))
-        return next(row for row in ranked(self._rows.values()) if row.index == index)
+        """Note a document's evidence; its row with rank. By now all scores are there that will ever be."""
+        if not self._ranks:
+            self._ranks = {row.index: row.rank for row in ranked(self._rows.values())}
+        return self._keep(replace(self._rows[index], rank=self._ranks[index], evidence=evidence))
 
     def results(self) -> tuple[RankedDocument, ...]:
         """What the caller asked to see, best first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -12,18 +12,20 @@ from whyrank.events import EvidenceDelta, EvidenceDone
 from whyrank.grounding import ground
 from whyrank.prompting.evidence import (
     SectionReader,
+    WrittenSection,
     budgets,
-    how_it_ended,
+    finish_of,
+    grammar_budgets,
     most_tokens,
     opening_text,
-    parse,
+    split_sections,
     writing_grammar,
 )
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.requests import RerankRequest
 from whyrank.road.deadline import Deadline
 from whyrank.road.scoresheet import Scoresheet
-from whyrank.runtimes.base import Runtime, WritingOrder, WritingRuntime, Written
+from whyrank.runtimes.base import Runtime, TextDelta, WritingOrder, WritingRuntime, Written
 from whyrank.types import Evidence, Finish, Usage
 
 if TYPE_CHECKING:
@@ -53,13 +55,13 @@ class Writer:
         """Deltas where they are asked for, and one EvidenceDone for every document chosen, finished or not."""
         chosen = sheet.worth_writing()
         waiting = dict(enumerate(chosen.values()))
-        readers = [SectionReader(self._continuation) for _ in chosen]
+        readers = [SectionReader(self._continuation, self._budgets, self._encoder.decode) for _ in chosen]
         pieces = deadline.during(self._runtime.write([ids + self._opening for ids in chosen], self._order()))
         try:
             async with aclosing(pieces):
                 async for place, piece in pieces:
-                    if isinstance(piece, str):
-                        for part, text in readers[place].feed(piece):
+                    if isinstance(piece, TextDelta):
+                        for part, text in readers[place].feed(piece.text, piece.ids):
                             for index in waiting[place]:
                                 yield EvidenceDelta(index, part, text)
                         continue
@@ -76,29 +78,31 @@ class Writer:
     def _order(self) -> WritingOrder:
         return WritingOrder(
             writing_grammar(self._continuation, self._budgets, self._encoder.control_texts()),
-            most_tokens(self._budgets),
+            most_tokens(grammar_budgets(self._continuation, self._budgets)),
             self._request.temperature,
             self._live,
             self._request.cache_salt,
         )
 
     async def _evidence(self, written: Written, document: str, deadline: Deadline) -> Evidence:
-        texts = parse(self._continuation, opening_text(self._continuation) + self._encoder.decode(written.ids)).texts
+        sections = split_sections(self._continuation, self._budgets, written.ids, self._encoder.decode)
+        texts = {section.name: section.text for section in sections}
         evidence = texts.get("evidence", "").strip()
         return Evidence(
             texts.get("contribution", "").strip(),
             evidence,
-            self._finish(written),
+            _finish(written, sections),
             len(written.ids),
             # In a thread, because a document may be long; what is not checked in time has no grounding.
             await deadline.wait(asyncio.to_thread(ground, evidence, document, self._request.query)),
         )
 
-    def _finish(self, written: Written) -> Finish:
-        match written.reason:
-            case "abort":
-                return "aborted"
-            case "error":
-                return "error"
-            case "stop" | "length":
-                return how_it_ended(self._continuation, self._budgets, written.ids, self._encoder.decode)
+
+def _finish(written: Written, sections: Sequence[WrittenSection]) -> Finish:
+    match written.reason:
+        case "abort":
+            return "aborted"
+        case "error":
+            return "error"
+        case "stop" | "length":
+            return finish_of(sections)

@@ -10,7 +10,7 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["Answer", "Runtime", "WritingOrder", "WritingRuntime", "Written"]
+__all__ = ["Answer", "Runtime", "TextDelta", "WritingOrder", "WritingRuntime", "Written"]
 
 Answer = tuple[int, LabelRead | DocumentError]
 """A prompt's position in the call, and what came of it."""
@@ -52,6 +52,14 @@ class WritingOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class TextDelta:
+    """What one continuation has gained since the last: its tokens, and what can be read by now, perhaps nothing."""
+
+    text: str
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """The end of one continuation: its tokens, and why it ended ("stop" is the grammar's own end)."""
 
@@ -64,6 +72,8 @@ class Written:
 class WritingRuntime(Runtime, Protocol):
     """A runtime that can also continue prompts."""
 
-    def write(self, prompts: Sequence[Ids], order: WritingOrder) -> AsyncGenerator[tuple[int, str | Written], None]:
-        """(position, next piece of text) while it is written if the order is live, then (position, Written)."""
+    def write(
+        self, prompts: Sequence[Ids], order: WritingOrder
+    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
+        """(position, TextDelta) while it is written if the order is live, then (position, Written)."""
         ...

@@ -10,8 +10,9 @@ from whyrank.checkpoints import Plan
 from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
-from whyrank.runtimes.base import WritingOrder, Written
-from whyrank.runtimes.vllm_engine import AT_ONCE, Refused, VllmRuntime
+from whyrank.runtimes.base import TextDelta, WritingOrder, Written
+from whyrank.runtimes.places import FairPlaces
+from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["MATCH_UNIT", "GenerateRuntime"]
@@ -30,6 +31,7 @@ class GenerateRuntime(VllmRuntime):
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
         self._primed_frames: set[tuple[str | None, Ids]] = set()
+        self._places = FairPlaces(places_for_writing(engine.vllm_config))
 
     @classmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
@@ -86,27 +88,37 @@ class GenerateRuntime(VllmRuntime):
 
     async def write(
         self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, str | Written], None]:
-        params = _writing_params(order)
+    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
+        params, call = _writing_params(order), object()
 
-        async def ask(index: int, tell: Callable[[str | Written], None]) -> None:
+        async def ask(index: int, tell: Callable[[TextDelta | Written], None]) -> None:
             ids: list[int] = []
             try:
-                # Before all scoring: what is being written is what a caller waits for.
-                async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
-                    (completion,) = output.outputs
-                    ids += completion.token_ids
-                    if order.live and completion.text:
-                        tell(completion.text)
+                async with self._places.place(call):
+                    # Before all scoring: what is being written is what a caller waits for.
+                    async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
+                        (completion,) = output.outputs
+                        ids += completion.token_ids
+                        if order.live:
+                            tell(TextDelta(completion.text, completion.token_ids))
             except Refused:
                 tell(Written(ids, "error"))
                 return
             usage = Usage(len(prompts[index]), output.num_cached_tokens or 0, len(ids))
             tell(Written(ids, completion.finish_reason or "error", usage))
 
-        async with aclosing(fan_out(ask, len(prompts), AT_ONCE)) as pieces:
+        async with aclosing(fan_out(ask, len(prompts), self._places.count)) as pieces:
             async for piece in pieces:
                 yield piece
+
+
+def places_for_writing(config: Any) -> int:
+    """How many documents this process has written at once. Each keeps its place for hundreds of steps and makes all of them
+    longer, and a score has to find both a place and a short step: so no more than half of the engine's. Processes that share
+    an engine share its places."""
+    engines, processes = config.parallel_config.data_parallel_size, config.parallel_config._api_process_count
+    places: int = config.scheduler_config.max_num_seqs * engines // 2 // processes
+    return max(1, places)
 
 
 def _writing_params(order: WritingOrder) -> Any:

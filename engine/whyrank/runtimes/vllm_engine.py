@@ -5,29 +5,28 @@ from __future__ import annotations
 import asyncio
 import importlib
 import itertools
-import logging
 import multiprocessing
 import os
 import sys
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
-from whyrank.errors import CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
+from whyrank.engine_process import EngineErrors, first_line
+from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
 from whyrank.fan_out import as_answered
-from whyrank.process import START_METHOD, is_cpu_build, set_environment, warn_of_versions
+from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_environment, warn_of_versions
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["AT_ONCE", "Refused", "VllmRuntime"]
+__all__ = ["Refused", "VllmRuntime"]
 
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
-AT_ONCE = 1024
+_AT_ONCE = 1024
 _GIB = 1 << 30
 # On a CPU: a block of the prefix cache, and how many tokens it holds at most unless the user says otherwise.
 _BLOCK, _CACHED_TOKENS = 32, 1 << 16
@@ -59,16 +58,17 @@ class VllmRuntime(ABC):
     async def start(cls, plan: Plan) -> Self:
         """Start an engine process of our own. The event loop stands still meanwhile: vLLM ties its sockets to it."""
         _require_main_guard()
-        # Our process's output belongs to our user.
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        set_environment(is_cpu_build())
-        vllm = await asyncio.to_thread(_import_vllm)
-        options = cls.engine_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu())
-        try:
-            engine = _start_engine(vllm, options)
-        except (ValueError, RuntimeError, AssertionError) as cause:
-            raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_told(cause)}") from cause
+        with environment_restored():
+            # Our process's output belongs to our user.
+            os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+            os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+            set_environment(is_cpu_build())
+            vllm = await asyncio.to_thread(_import_vllm)
+            options = cls.engine_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu())
+            try:
+                engine = _start_engine(vllm, options)
+            except (ValueError, RuntimeError, AssertionError) as cause:
+                raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_told(cause)}") from cause
         return cls(engine, plan)
 
     @classmethod
@@ -97,7 +97,7 @@ class VllmRuntime(ABC):
         async def ask(index: int) -> LabelRead | DocumentError:
             return await self._read_one(prompts[index], priority, salt)
 
-        async with aclosing(as_answered(ask, len(prompts), AT_ONCE)) as answers:
+        async with aclosing(as_answered(ask, len(prompts), _AT_ONCE)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -127,7 +127,7 @@ class VllmRuntime(ABC):
             await self.engine.abort(request_id)  # only from the client's books: there is nobody left to tell
             raise EngineDead("the engine process has died; start a new Reranker") from cause
         except (VLLMClientError, EngineGenerateError, ValueError) as cause:
-            raise Refused(_first_line(cause.__cause__ or cause)) from cause
+            raise Refused(first_line(cause.__cause__ or cause)) from cause
 
     def facts(self) -> dict[str, str | int]:
         config = self.engine.vllm_config
@@ -160,46 +160,19 @@ def _require_main_guard() -> None:
 
 def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
     """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that in the environment; so it is
-    said again, and nothing of it is left there for our user's other processes."""
-    method, errors = os.environ.get(START_METHOD), _EngineErrors()
+    said again."""
+    method, errors = os.environ.get(START_METHOD), EngineErrors()
     arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
     config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
-    try:
-        if method is not None:
-            os.environ[START_METHOD] = method
-        with errors:
-            return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-    finally:
-        if method is None:
-            os.environ.pop(START_METHOD, None)
-
-
-class _EngineErrors:
-    """While an engine starts, what goes wrong in its process. vLLM raises only "see root cause above"; where that process
-    begins as a copy of ours, its records are made here, too, and the cause is raised in its stead. (Not a handler: vLLM
-    removes them when it sets up its log there.)"""
-
-    def __enter__(self) -> None:
-        self._file, self._made_before = tempfile.TemporaryFile(), logging.getLogRecordFactory()
-        logging.setLogRecordFactory(self._record)
-
-    def _record(self, *arguments: Any, **named: Any) -> logging.LogRecord:
-        record = self._made_before(*arguments, **named)
-        if record.name.startswith("vllm.") and record.exc_info and record.exc_info[1]:
-            os.write(self._file.fileno(), f"{_first_line(record.exc_info[1])}\n".encode())
-        return record
-
-    def __exit__(self, kind: object, raised: BaseException | None, trace: object) -> None:
-        logging.setLogRecordFactory(self._made_before)
-        with self._file:
-            self._file.seek(0)
-            if (first := self._file.readline().decode().strip()) and isinstance(raised, RuntimeError):
-                raise RuntimeError(first) from raised
+    if method is not None:
+        os.environ[START_METHOD] = method
+    with errors:
+        return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
 
 
 def _told(cause: BaseException) -> str:
     """In vLLM's words and, where it names its own settings, in ours."""
-    line = _first_line(cause).rstrip(".")
+    line = first_line(cause).rstrip(".")
     return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])
 
 
@@ -209,10 +182,7 @@ def _import_vllm() -> Any:
         for name in ("vllm.platforms", "vllm.engine.arg_utils", "vllm.v1.engine.async_llm"):
             importlib.import_module(name)
     except ImportError as cause:
-        raise EngineNotInstalled(
-            f"vLLM does not import ({cause}): pip install 'whyrank[cpu]' or 'whyrank[cuda]', "
-            "or run scripts/setup in a checkout"
-        ) from cause
+        raise EngineNotInstalled(f"vLLM does not import ({cause}): {INSTALL_ENGINE}") from cause
     return importlib.import_module("vllm")
 
 
@@ -272,7 +242,3 @@ def _cache_bytes(plan: Plan) -> int:
     a_token = plan.checkpoint.cached_numbers * (4 if _cpu_dtype(plan) == "float32" else 2)
     length = plan.encoder.max_length + plan.answer_room
     return max(min(most, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)
-
-
-def _first_line(cause: BaseException) -> str:
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

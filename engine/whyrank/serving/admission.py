@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -18,8 +18,13 @@ from whyrank.types import Document, DocumentError
 __all__ = ["Admission", "Limits"]
 
 _MIB = 1 << 20
-# Bodies are in memory before anyone knows how many documents they hold: so many of the largest at once.
-_BODIES_AT_ONCE = 8
+# Bodies are in memory before anyone knows how many documents they hold: so many of the largest at once, of all and of one.
+_BODIES_AT_ONCE, _BODIES_OF_ONE = 8, 2
+# Of a tenant, so many calls at a time have their turn before its next ones.
+_CALLS_OF_ONE_PRIORITY = 4
+
+# The engine is sent it with every prompt.
+_MAX_SALT = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Limits:
         for name, text in (("query", request.query), ("instruction", request.instruction or "")):
             if len(text) > self.characters:
                 raise TooLarge(self._too_long(name, len(text)))
+        if request.cache_salt is not None and len(request.cache_salt) > _MAX_SALT:
+            raise InvalidRequest(f"cache_salt has {len(request.cache_salt)} characters: give at most {_MAX_SALT}")
 
     def refusal(self, document: Document) -> DocumentError | None:
         """An over-long document costs its own row, not the call."""
@@ -79,46 +86,105 @@ class Limits:
 
 
 class Admission:
-    """Counts the documents and the bytes inside; who comes when it is full is sent away at once and told when to return."""
+    """Counts the documents and the bytes inside; who comes when it is full is sent away at once and told when to return.
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    `tenants`: how many there are. Each has a part of the documents that nobody can take, and at most half of all; so one who
+    holds much, or never ends, costs the others nothing. And the more calls a tenant has inside, the later its next ones get
+    their turn, so that one who sends many does not stand before one who sends a few."""
+
+    def __init__(self, limits: Limits, tenants: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
+        self._tenants = max(1, tenants)
         self._clock = clock
-        self._done: deque[tuple[float, int]] = deque(maxlen=64)
-        self._bytes = 0
-        self.documents = 0
+        self._pace = _Pace()
+        self._bytes = Counter[str]()
+        self._documents = Counter[str | None]()
+        self._calls = Counter[str | None]()
+
+    @property
+    def documents(self) -> int:
+        return self._documents.total()
 
     @contextmanager
-    def admitted(self, documents: int) -> Iterator[None]:
-        """Whoever finds nobody inside is always let in."""
-        if self.documents and self.documents + documents > self._limits.waiting_documents:
+    def admitted(self, documents: int, tenant: str | None = None, calls: int = 1) -> Iterator[int]:
+        """Gives the priority: a lower number goes first. Whoever finds nobody inside is always let in."""
+        inside = self.documents
+        if inside and not self._has_room(documents, tenant):
             raise Overloaded(
-                f"{self.documents} documents are being worked on and this request has {documents}; "
-                f"the server takes {self._limits.waiting_documents} at once. Try again later",
+                f"{inside} documents are being worked on and this request has {documents}; "
+                f"the server takes {self._limits.waiting_documents} at once"
+                f"{', and of one API key at most half' if self._tenants > 1 else ''}. Try again later",
                 self._retry_after(),
             )
-        self.documents += documents
+        began = self._pace.begin(self._clock(), inside)
+        priority = self._calls[tenant] // _CALLS_OF_ONE_PRIORITY if self._tenants > 1 else 0
+        self._documents[tenant] += documents
+        self._calls[tenant] += calls
         try:
-            yield
+            yield priority
         finally:
-            self.documents -= documents
-            self._done.append((self._clock(), documents))
+            self._documents[tenant] -= documents
+            self._calls[tenant] -= calls
+            self._pace.end(self._clock(), self.documents, began, documents)
+
+    def _has_room(self, documents: int, tenant: str | None) -> bool:
+        limit, wanted = self._limits.waiting_documents, self._documents[tenant] + documents
+        if self._tenants == 1:
+            return wanted <= limit
+        return wanted <= limit // self._tenants or (wanted <= limit // 2 and self.documents + documents <= limit)
 
     @contextmanager
-    def holding(self, size: int) -> Iterator[None]:
-        """Bytes of a body, from before it is read until its answer is given."""
-        if self._bytes and self._bytes + size > _BODIES_AT_ONCE * self._limits.body_mib * _MIB:
-            raise Overloaded("too many large requests are being answered. Try again later", self._retry_after())
-        self._bytes += size
+    def holding(self, sender: str) -> Iterator[Callable[[int], None]]:
+        """The bytes of a body, from when they arrive until its answer is given; call what it gives with the size of each part.
+
+        A sender holds at most two of the largest bodies, and all together eight. The first part is always let in."""
+        held, largest = 0, self._limits.body_mib * _MIB
+
+        def hold(size: int) -> None:
+            nonlocal held
+            before, together = self._bytes[sender], self._bytes.total()
+            if before and (before + size > _BODIES_OF_ONE * largest or together + size > _BODIES_AT_ONCE * largest):
+                raise Overloaded("too many large requests are being answered. Try again later", self._retry_after())
+            self._bytes[sender] += size
+            held += size
+
         try:
-            yield
+            yield hold
         finally:
-            self._bytes -= size
+            self._bytes[sender] -= held
+            if not self._bytes[sender]:
+                del self._bytes[sender]
 
     def _retry_after(self) -> int:
         """Seconds until what is inside should be done, at the pace of late."""
+        pace = self._pace.documents_per_second(self._clock(), self.documents)
+        return 1 if pace is None else min(60, max(1, math.ceil(self.documents / pace)))
+
+
+class _Pace:
+    """Documents a second of late, while there were any: idle time says nothing about how fast they are."""
+
+    def __init__(self) -> None:
+        self._done: deque[tuple[float, int]] = deque(maxlen=64)
+        self._busy, self._since = 0.0, 0.0
+
+    def _busy_until(self, now: float, inside: int) -> float:
+        return self._busy + (now - self._since if inside else 0.0)
+
+    def begin(self, now: float, inside: int) -> float:
+        """How long the server had been busy, all in all, when this call began. `inside`: documents before it."""
+        if not inside:
+            self._since = now
+        return self._busy_until(now, inside)
+
+    def end(self, now: float, inside: int, began: float, documents: int) -> None:
+        """`inside`: documents after it."""
+        self._done.append((began, documents))
+        if not inside:
+            self._busy += now - self._since
+
+    def documents_per_second(self, now: float, inside: int) -> float | None:
         if not self._done:
-            return 1
-        seconds = self._clock() - self._done[0][0]
-        pace = sum(documents for _, documents in self._done) / max(seconds, 0.1)
-        return min(60, max(1, math.ceil(self.documents / max(pace, 0.1))))
+            return None
+        seconds = self._busy_until(now, inside) - min(began for began, _ in self._done)
+        return sum(documents for _, documents in self._done) / max(seconds, 0.1)

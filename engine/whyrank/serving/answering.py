@@ -35,13 +35,14 @@ def check_count(ask: _Counted, raw: Request) -> None:
 
 
 async def ranked(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranking:
-    ranking = await service_of(raw).rerank(salted(request, raw))
+    ranking = await service_of(raw).rerank(salted(request, raw), raw.state.whyrank_salt)
     _check_cut(ranking, ask)
     return ranking
 
 
 async def ranked_many(asked: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
-    answers = await service_of(raw).rerank_many([salted(request, raw) for request, _ in asked])
+    requests = [salted(request, raw) for request, _ in asked]
+    answers = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
     for i, (answer, (_, ask)) in enumerate(zip(answers, asked, strict=True)):
         try:
             if isinstance(answer, Ranking):

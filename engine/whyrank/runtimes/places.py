@@ -1,0 +1,55 @@
+"""Places in the engine for continuations, fewer than it has, shared fairly among the calls of this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+__all__ = ["FairPlaces"]
+
+
+class FairPlaces:
+    """A semaphore of so many places, of which the next one goes to the waiting call that holds the fewest. A large call
+    fills what nobody else wants, and a small one that comes beside it waits for one place to become free, not for its turn
+    behind all that is waiting."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free = count
+        self._held = Counter[object]()
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def place(self, call: object) -> AsyncIterator[None]:
+        """`call`: the same object for all places of one call."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(call, deque()).append(turn)
+        self._grant()
+        try:
+            await turn
+            yield
+        finally:
+            self._leave(call, turn)
+
+    def _leave(self, call: object, turn: asyncio.Future[None]) -> None:
+        if turn.cancelled():  # while it waited: it has no place to give back
+            return
+        self._free += 1
+        self._held[call] -= 1
+        if not self._held[call]:
+            del self._held[call]
+        self._grant()
+
+    def _grant(self) -> None:
+        while self._free and self._waiting:
+            # Of calls that hold equally many, the one that has waited longest.
+            call = min(self._waiting, key=self._held.__getitem__)
+            turn = self._waiting[call].popleft()
+            if not self._waiting[call]:
+                del self._waiting[call]
+            if not turn.done():
+                turn.set_result(None)
+                self._free -= 1
+                self._held[call] += 1

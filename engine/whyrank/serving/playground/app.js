@@ -1,0 +1,387 @@
+// The form, the call, and what goes wrong with it.
+
+import { $, count, element, visible } from "./dom.js";
+import { isJson, parseDocuments, readFiles } from "./documents.js";
+import { EXAMPLE } from "./example.js";
+import {
+  clearResults, newRun, setStatus, showDelta, showEvidenceDone, showFinished, showRanking, showScored,
+} from "./results.js";
+import { fromFragment, isShared, toFragment } from "./share.js";
+import { asCurl, asPython } from "./snippets.js";
+
+const OPTIONS = ["instruction", "truncation"], NUMBERS = ["top_n", "deadline_ms"];
+const EVIDENCE_NUMBERS = ["evidence_top_n", "evidence_min_score"];
+const FIELDS = ["query", "documents", ...OPTIONS, ...NUMBERS, ...EVIDENCE_NUMBERS];
+const STORE = "whyrank-playground";
+const MANY_LINK_CHARACTERS = 8000; // some programs cut a link there
+const REMEDIES = {
+  400: "Change the request and run it again.",
+  401: "Run again: the browser asks for the key. Any user name will do; the API key is the password.",
+  413: "Send fewer or shorter documents.",
+  503: "The engine is gone or still starting. Its log says which; try again when it is back.",
+};
+// Beside the page, wherever a proxy has put it.
+const address = (path) => new URL(path, location.href.split(/[?#]/)[0]).href;
+
+let run = null; // the call that is shown
+let served = null; // what the server says of itself
+let replaced = null; // the form as it was before its content was replaced
+
+// The form.
+
+const mode = () => document.querySelector("[name=mode]:checked").value;
+const state = () => ({ ...Object.fromEntries(FIELDS.map((name) => [name, $(name).value])), mode: mode() });
+
+function setState(given) {
+  for (const name of FIELDS) $(name).value = typeof given?.[name] === "string" ? given[name] : "";
+  const evidence = given?.mode === "evidence" && served?.writes_evidence !== false;
+  document.querySelector(`[value=${evidence ? "evidence" : "score"}]`).checked = true;
+  $("options").open = [...OPTIONS, ...NUMBERS].some((name) => $(name).value);
+  show();
+}
+
+/** Like setState, for what a person may want back. */
+function replaceState(given) {
+  replaced = state();
+  setState(given);
+  edited();
+  $("undo").hidden = false;
+}
+
+/** The body of the call: what was given, and nothing that is a default anyway. */
+function requestBody() {
+  const body = { query: $("query").value.trim(), documents: parseDocuments($("documents").value).documents };
+  if (mode() === "evidence") body.mode = "evidence";
+  for (const name of OPTIONS) if ($(name).value.trim()) body[name] = $(name).value.trim();
+  for (const name of mode() === "evidence" ? [...NUMBERS, ...EVIDENCE_NUMBERS] : NUMBERS) {
+    if ($(name).value !== "") body[name] = $(name).valueAsNumber;
+  }
+  return body;
+}
+
+/** What depends on the form's content. */
+function show() {
+  $("evidence-options").hidden = $("evidence-options").disabled = mode() !== "evidence";
+  for (const name of ["query", "documents"]) setFieldError(name, "");
+  let how = "", text = "";
+  try {
+    const read = parseDocuments($("documents").value);
+    how = read.how;
+    if (read.documents.length) text = `${count(read.documents.length, "document")}, read as ${how}`;
+  } catch (error) {
+    text = error.message;
+  }
+  $("read-as").replaceChildren(...visible(text));
+  $("documents").classList.toggle("lines", how === "JSON lines");
+  showSnippet();
+}
+
+/** After a person's change: it is kept, and a link that was opened or copied no longer says what is here. */
+function edited() {
+  show();
+  $("link-hint").hidden = $("undo").hidden = true;
+  $("link").textContent = "Copy link";
+  if (isShared(location.hash)) history.replaceState(null, "", location.pathname + location.search);
+  try { localStorage.setItem(STORE, JSON.stringify(state())); } catch { /* private, or full */ }
+}
+
+function remembered() {
+  try {
+    const kept = JSON.parse(localStorage.getItem(STORE));
+    return kept?.query || kept?.documents ? kept : null;
+  } catch {
+    return null; // private, or not ours
+  }
+}
+
+function setFieldError(name, message) {
+  $(`${name}-error`).textContent = message;
+  $(`${name}-error`).hidden = !message;
+  if (message) $(name).setAttribute("aria-invalid", "true");
+  else $(name).removeAttribute("aria-invalid");
+  return message && $(name);
+}
+
+/** The body, or null when something is missing, which is then said where it is missing. */
+function checkedBody() {
+  let body = null, unreadable = "";
+  try { body = requestBody(); } catch (error) { unreadable = error.message; }
+  const wrong = [
+    setFieldError("query", $("query").value.trim() ? "" : "Give a query."),
+    setFieldError("documents", unreadable || (body.documents.length ? "" : "Give at least one document.")),
+  ].find(Boolean);
+  if (!wrong) return $("request").reportValidity() ? body : null;
+  wrong.focus();
+  $(`${wrong.id}-error`).scrollIntoView({ block: "nearest" });
+  return null;
+}
+
+// Files.
+
+async function takeFiles(files) {
+  if (!files.length) return;
+  try {
+    const documents = await readFiles([...files]);
+    replaceState({ ...state(), documents });
+    $("read-as").prepend(...visible(`${[...files].map((file) => file.name).join(", ")}: `));
+  } catch (error) {
+    setFieldError("documents", "");
+    $("documents-error").replaceChildren(...visible(error.message));
+    $("documents-error").hidden = false;
+  }
+}
+
+const holdsFiles = (event) => event.dataTransfer.types.includes("Files");
+
+function dragOver(event) {
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  $("drop").classList.add("over");
+}
+
+function drop(event) {
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  $("drop").classList.remove("over");
+  takeFiles(event.dataTransfer.files);
+}
+
+// The call as code, and as a link.
+
+const language = () => ($("tab-python").ariaSelected === "true" ? "Python" : "curl");
+
+function showSnippet() {
+  if (!$("code").open) return; // long texts are written out only where somebody looks
+  try {
+    $("snippet").textContent = (language() === "Python" ? asPython : asCurl)(address("v1/rerank"), requestBody());
+  } catch (error) {
+    $("snippet").textContent = error.message;
+  }
+  $("copy").textContent = `Copy as ${language()}`;
+}
+
+function chooseTab(tab) {
+  for (const other of document.querySelectorAll("[role=tab]")) {
+    other.ariaSelected = String(other === tab);
+    other.tabIndex = other === tab ? 0 : -1;
+  }
+  $("snippet").setAttribute("aria-labelledby", tab.id);
+  tab.focus();
+  showSnippet();
+}
+
+async function copy() {
+  try {
+    await navigator.clipboard.writeText($("snippet").textContent);
+    $("copy").textContent = "Copied";
+  } catch { // browsers give the clipboard only to https and localhost
+    getSelection().selectAllChildren($("snippet"));
+    $("copy").textContent = "Selected: press Ctrl C";
+  }
+}
+
+async function copyLink() {
+  const fragment = await toFragment(state());
+  history.replaceState(null, "", fragment);
+  let text = "The link holds query and documents behind its #, which browsers never send to a server.";
+  if (location.href.length > MANY_LINK_CHARACTERS) {
+    text += ` It has ${location.href.length.toLocaleString("en")} characters: some programs cut so long a link.`;
+  }
+  try {
+    await navigator.clipboard.writeText(location.href);
+    $("link").textContent = "Link copied";
+  } catch { // see above
+    text = `Copy it from the address bar. ${text}`;
+  }
+  $("link-hint").textContent = text;
+  $("link-hint").hidden = false;
+}
+
+// The stream.
+
+/** Server-sent events of a response, as {event, data}. */
+async function* eventsOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const frames = (rest + value).split(/\r?\n\r?\n/);
+    rest = frames.pop();
+    yield* frames.map(readFrame).filter((frame) => frame.data);
+  }
+}
+
+function readFrame(frame) {
+  const fields = { event: "message", data: "" };
+  for (const line of frame.split(/\r?\n/)) {
+    const [, name, value] = /^(\w+): ?(.*)$/s.exec(line) || [];
+    if (name === "data") fields.data += value;
+    else if (name === "event") fields.event = value;
+  }
+  return fields;
+}
+
+async function start() {
+  const body = checkedBody();
+  if (!body) return;
+  stop();
+  const mine = Object.assign(newRun(body), { served });
+  begin(mine);
+  try {
+    await follow(mine);
+  } catch (error) {
+    if (mine === run && !mine.controller.signal.aborted) showLostConnection(error);
+  } finally {
+    if (mine === run) end();
+  }
+}
+
+function begin(mine) {
+  run = mine;
+  $("notice").hidden = $("empty").hidden = true;
+  clearResults();
+  $("stop").disabled = false;
+  $("results").setAttribute("aria-busy", "true");
+  setStatus("Waiting for the first score …");
+}
+
+async function follow(mine) {
+  const response = await fetch(address("playground/stream"), {
+    method: "POST", body: JSON.stringify(mine.request), signal: mine.controller.signal,
+    headers: { "Content-Type": "application/json" },
+  });
+  if (!response.ok) return showRefusal(response);
+  const handlers = {
+    score: showScored, ranking: showRanking, delta: showDelta, evidence: showEvidenceDone, done: showFinished, error: showFailure,
+  };
+  for await (const { event, data } of eventsOf(response)) {
+    if (mine !== run) return;
+    handlers[event]?.(mine, JSON.parse(data));
+  }
+  if (!mine.over) showNotice("The connection ended before the answer was complete.", "What is here is right. Run again for the rest.");
+}
+
+function stop() {
+  if (!run || run.ended) return;
+  run.controller.abort();
+  setStatus(`Stopped. ${run.scored} of ${count(run.request.documents.length, "document")} scored.`);
+  end();
+}
+
+function end() {
+  run.ended = true;
+  $("stop").disabled = true;
+  $("results").removeAttribute("aria-busy");
+  for (const busy of document.querySelectorAll(".writing")) busy.classList.remove("writing");
+  if (/…$/.test($("status").textContent)) setStatus("");
+}
+
+// What can go wrong.
+
+function showNotice(message, remedy) {
+  $("notice").replaceChildren(element("p", "", message), element("p", "remedy", remedy));
+  $("notice").hidden = false;
+  $("notice").scrollIntoView({ block: "nearest" });
+}
+
+async function showRefusal(response) {
+  const text = await response.text();
+  const body = isJson(text) ? JSON.parse(text) : {};
+  const message = body.error?.message || body.message || body.detail || text.slice(0, 300) || response.statusText;
+  const wait = response.headers.get("Retry-After");
+  const later = response.status === 429 ? `Run again in ${count(Number(wait) || 1, "second")}.` : "";
+  showNotice(`${message} (${response.status})`, later || REMEDIES[response.status] || "The server’s log says more.");
+}
+
+function showFailure(failed, error) {
+  failed.over = true;
+  showNotice(error.message, "What came before it is right. Run again for the rest.");
+}
+
+function showLostConnection(error) {
+  showNotice(`The server could not be reached at ${location.origin} (${error.message}).`, "See whether it still runs, then run again.");
+}
+
+// The beginning.
+
+async function open() {
+  setState(isShared(location.hash) ? {} : remembered() ?? EXAMPLE);
+  if (isShared(location.hash)) await openLink();
+  served = await askServer();
+  if (!served) return;
+  showServed();
+  if (!run) answerIfEmbedded();
+}
+
+/** The embedded model answers in a moment; what another one costs, its owner decides. */
+function answerIfEmbedded() {
+  const complete = $("query").value.trim() && $("documents").value.trim();
+  if (served?.embedded && complete && $("notice").hidden) start();
+}
+
+async function openLink() {
+  $("notice").hidden = true;
+  try {
+    setState(await fromFragment(location.hash));
+  } catch (error) {
+    setState(remembered() ?? EXAMPLE);
+    showNotice(error.message, "Ask for it again, or have it sent another way.");
+  }
+}
+
+async function askServer() {
+  try {
+    const response = await fetch(address("playground/about"));
+    if (response.ok) return await response.json();
+    await showRefusal(response);
+  } catch (error) {
+    showLostConnection(error);
+  }
+  return null;
+}
+
+function showServed() {
+  $("served").replaceChildren(...["model", "prompt", "dtype"].filter((name) => served[name]).map((name) => {
+    const fact = element("div");
+    fact.append(element("dt", "", name), element("dd", "", served[name]));
+    return fact;
+  }));
+  $("no-evidence").hidden = served.writes_evidence;
+  document.querySelector("[value=evidence]").disabled = !served.writes_evidence;
+  if (!served.writes_evidence && mode() === "evidence") setState(state());
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") stop();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    start();
+  }
+});
+addEventListener("hashchange", () => { if (isShared(location.hash)) openLink().then(answerIfEmbedded); });
+addEventListener("dragover", dragOver);
+addEventListener("drop", drop);
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
+$("request").addEventListener("submit", (event) => {
+  event.preventDefault();
+  start();
+  if (run && !run.ended && matchMedia("(max-width: 719px)").matches) $("status").scrollIntoView({ block: "start" });
+});
+$("request").addEventListener("invalid", () => { $("options").open = true; }, true); // a closed one cannot show what is wrong
+$("request").addEventListener("input", edited);
+$("code").addEventListener("toggle", showSnippet);
+document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
+  if (["ArrowLeft", "ArrowRight"].includes(event.key)) chooseTab($(language() === "curl" ? "tab-python" : "tab-curl"));
+});
+for (const tab of document.querySelectorAll("[role=tab]")) tab.onclick = () => chooseTab(tab);
+$("stop").onclick = stop;
+$("copy").onclick = copy;
+$("link").onclick = copyLink;
+$("open-file").onclick = () => $("file").click();
+$("file").onchange = () => takeFiles($("file").files).then(() => { $("file").value = ""; });
+$("example").onclick = () => { replaceState(EXAMPLE); $("query").focus(); };
+$("clear").onclick = () => { replaceState({ ...state(), query: "", documents: "" }); $("query").focus(); };
+$("undo").onclick = () => { setState(replaced); edited(); $("query").focus(); };
+if (/Mac|iPhone|iPad/.test(navigator.platform)) document.querySelector("#run kbd").textContent = "⌘ ↵";
+open();

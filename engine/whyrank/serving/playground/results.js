@@ -1,0 +1,350 @@
+// What comes back: rows of scores, the evidence and its sources, and the numbers of the whole call.
+
+import { $, count, element, percent, seconds, visible, withoutUnseen } from "./dom.js";
+import { contentOf } from "./documents.js";
+
+const MIN_LABEL_MASS = 0.5;
+const MANY_ROWS = 200; // more are put in order without being moved before one's eyes
+const FINISH = {
+  complete: "complete", budget: "cut at its token budget", repetition: "stopped: it began to repeat itself",
+  aborted: "aborted", deadline: "not finished before the deadline", error: "the engine failed",
+};
+const FLAGS = {
+  unsupported_entities: "says what the document does not", repetition: "repeats itself",
+  too_long: "longer than it should be", language: "in another language than the document",
+};
+const TIPS = {
+  margin: "Log-odds of “yes” against “no”: what orders the results. Above 0 the model says yes; the score is the same as a probability.",
+  mass: "How much of the model’s probability is on “yes” and “no” together. Near 100% it answers the question; a low one says to trust the score less.",
+  noLabel: "The model wanted to say neither yes nor no: trust this score less.",
+  neutralised: "The text holds control tokens of the model. They were read as plain text, so they cannot give orders.",
+  supported: "The share of the evidence that was found in the document.",
+  tokens: "Cached tokens were known from earlier prompts that begin alike, and cost nothing. Output is evidence.",
+  first: "From pressing Run to the first score.",
+};
+
+/** A call and what is shown of it. */
+export const newRun = (request) => ({
+  request, controller: new AbortController(), began: performance.now(), rows: new Map(), scored: 0,
+});
+
+export const setStatus = (text) => { $("status").textContent = text; };
+
+export function clearResults() {
+  overflow.disconnect();
+  $("results").replaceChildren();
+  $("stats").replaceChildren();
+}
+
+// Scores.
+
+const tooSmall = (score) => score < 0.0005, tooLarge = (score) => score > 0.9995 && score < 1;
+const written = (score) => (tooSmall(score) ? "< 0.001" : tooLarge(score) ? "> 0.999" : score.toFixed(3));
+
+export function showScored(run, data) {
+  if (run.scored === 0) run.firstScore = performance.now() - run.began;
+  run.scored += 1;
+  showScore(rowOf(run, data.index), data);
+  setStatus(`${run.scored} of ${count(run.request.documents.length, "document")} scored …`);
+  if (run.scored === 1) showStats(run);
+}
+
+/** The row of a document. Its parts stay; what they hold is replaced as more is known. */
+function rowOf(run, index) {
+  if (run.rows.has(index)) return run.rows.get(index);
+  const given = run.request.documents[index];
+  const content = contentOf(given), title = given.title ? Array.from(String(given.title)).length : 0;
+  // Code points: the server counts characters so.
+  const row = { points: Array.from(content), title, at: element("li", "row"), label: String(given.title || given.id || `Document ${index + 1}`) };
+  row.at.dataset.index = index;
+  row.at.tabIndex = run.rows.size ? -1 : 0;
+  for (const name of ["rank", "name", "score", "bar"]) row[name] = element("span", name);
+  row.name.append(...visible(row.label));
+  row.fill = row.bar.appendChild(element("i"));
+  row.meta = element("p", "meta");
+  row.doc = element("div", "doc", title ? String(given.text) : content); // the title stands above it
+  const head = element("div", "head"), body = element("div", "body"), source = element("div", "source-side");
+  head.append(row.rank, row.name, row.score, row.bar);
+  source.append(row.doc, moreButton(row.doc));
+  row.said = body.appendChild(element("div"));
+  row.name.dir = row.doc.dir = "auto";
+  body.append(source);
+  row.at.append(head, row.meta, body);
+  $("results").append(row.at);
+  overflow.observe(row.doc);
+  run.rows.set(index, row);
+  return row;
+}
+
+function moreButton(doc) {
+  const button = element("button", "plain more", "Whole document");
+  button.type = "button";
+  button.hidden = true;
+  button.ariaExpanded = "false";
+  button.onclick = () => {
+    const whole = doc.classList.toggle("whole");
+    button.ariaExpanded = String(whole);
+    button.textContent = whole ? "Less" : "Whole document";
+  };
+  return button;
+}
+
+/** Whether a document is cut depends on its width: the button that shows all of it comes and goes with that. */
+const overflow = new ResizeObserver((entries) => {
+  const cut = entries.map(({ target }) => target.scrollHeight > target.clientHeight + 1);
+  entries.forEach(({ target }, i) => {
+    target.nextSibling.hidden = !cut[i] && !target.classList.contains("whole");
+  });
+});
+
+function measureAgain(doc) {
+  overflow.unobserve(doc);
+  overflow.observe(doc);
+}
+
+function showScore(row, data) {
+  const score = data.score === null ? "no score" : written(data.score);
+  row.rank.textContent = data.rank ?? (data.error ? "–" : "");
+  row.score.textContent = score;
+  row.score.classList.toggle("bad", data.score === null);
+  row.fill.style.width = `${(data.score ?? 0) * 100}%`;
+  row.at.ariaLabel = `${data.rank ? `Rank ${data.rank}, ` : ""}${withoutUnseen(row.label)}, ${data.score === null ? score : `score ${score}`}`;
+  row.meta.replaceChildren(...facts(data));
+  syncTabStops(row.at);
+}
+
+function facts(data) {
+  const shown = [];
+  if (data.error) shown.push(element("span", "bad", data.error.message));
+  if (data.margin !== null) shown.push(element("span", "term", `margin ${data.margin.toFixed(2).replace("-", "−")}`, TIPS.margin));
+  if (data.label_mass !== null) shown.push(labelMass(data.label_mass));
+  if (data.truncation?.truncated) shown.push(truncation(data.truncation));
+  if (data.neutralised) shown.push(element("span", "badge", "neutralised", TIPS.neutralised));
+  return shown;
+}
+
+function labelMass(mass) {
+  const small = mass < MIN_LABEL_MASS;
+  const text = `label mass ${percent(mass)}${small ? ": neither yes nor no" : ""}`;
+  return element("span", small ? "badge warn" : "term", text, small ? TIPS.noLabel : TIPS.mass);
+}
+
+function truncation({ used_tokens: used, original_tokens: all, policy, query_tokens_cut: cut }) {
+  const tip = `${count(used, "token")} of ${all.toLocaleString("en")} were read (policy: ${policy})` + (cut ? `; the query lost ${cut}` : "");
+  return element("span", "badge warn", `read ${used.toLocaleString("en")}/${all.toLocaleString("en")} tokens`, tip);
+}
+
+// The order.
+
+export function showRanking(run, data) {
+  if (!run.scored) run.firstScore = performance.now() - run.began;
+  for (const result of data.results) showScore(rowOf(run, result.index), result);
+  const shown = data.results.map((result) => result.index);
+  const beyond = [...run.rows.keys()].filter((index) => !shown.includes(index));
+  for (const index of beyond) leaveOut(run.rows.get(index));
+  reorder([...shown, ...beyond].map((index) => run.rows.get(index).at));
+  setStatus(`${count(shown.length, "document")} ranked${run.request.mode === "evidence" ? ", evidence follows …" : "."}`);
+  showStats(run, data);
+}
+
+function leaveOut(row) {
+  row.at.classList.add("beyond");
+  row.rank.textContent = "–";
+  row.meta.append(element("span", "", "not in the answer: beyond the best that were asked for"));
+}
+
+/** Rows glide to their places, unless there are many or the reader prefers stillness. */
+function reorder(items) {
+  const still = items.length > MANY_ROWS || matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const before = new Map(still ? [] : items.map((item) => [item, item.getBoundingClientRect().top]));
+  const focused = document.activeElement;
+  $("results").append(...items);
+  if ($("results").contains(focused)) focused.focus({ preventScroll: true });
+  else if (items.length) makeTabStop(items[0]);
+  for (const [item, top] of before) {
+    const moved = top - item.getBoundingClientRect().top;
+    if (moved) item.animate([{ transform: `translateY(${moved}px)` }, { transform: "none" }], { duration: 260, easing: "ease-out" });
+  }
+}
+
+// Evidence.
+
+function evidenceRow(run, index) {
+  const row = rowOf(run, index);
+  if (!row.evidence) {
+    row.at.classList.add("written");
+    row.contribution = row.said.appendChild(element("p", "why"));
+    row.evidence = row.said.appendChild(element("p", "evidence"));
+    row.contribution.dir = row.evidence.dir = "auto";
+    row.checks = row.said.appendChild(element("p", "meta"));
+    row.doc.before(element("p", "caption", "The document"));
+    showSources(row, [], null);
+  }
+  return row;
+}
+
+export function showDelta(run, { index, part, text }) {
+  const row = evidenceRow(run, index);
+  for (const name of ["contribution", "evidence"]) row[name].classList.toggle("writing", name === part);
+  row[part].append(...visible(row[part].childNodes.length ? text : text.trimStart()));
+  row[part].normalize();
+}
+
+export function showEvidenceDone(run, data) {
+  const row = evidenceRow(run, data.index);
+  for (const name of ["contribution", "evidence"]) row[name].classList.remove("writing");
+  const grounding = data.grounding || { spans: [], unsupported: [], flags: [] };
+  if (data.contribution || data.finish === "complete") { // else what was seen so far stays, and is said to be unfinished
+    row.contribution.replaceChildren(...visible(data.contribution));
+    showEvidence(row, data.evidence, grounding);
+  }
+  showSources(row, grounding.spans, data.truncation?.window);
+  row.checks.replaceChildren(...checks(data, grounding));
+  showScore(row, data);
+}
+
+/** `points` (code points) in pieces, cut wherever a mark starts or ends: [text, the marks it lies in]. */
+function pieces(points, marks, from = 0, to = points.length) {
+  const cuts = new Set([from, to, ...marks.flatMap((mark) => [mark.start, mark.end])]);
+  const at = [...cuts].filter((cut) => cut >= from && cut <= to).sort((a, b) => a - b);
+  return at.slice(1).map((end, i) => [
+    points.slice(at[i], end).join(""),
+    marks.filter((mark) => mark.start <= at[i] && end <= mark.end),
+  ]);
+}
+
+function showEvidence(row, text, { spans, unsupported }) {
+  const points = Array.from(text);
+  const sentences = spans.map((span) => ({ start: span.evidence_start, end: span.evidence_end, similarity: span.similarity }));
+  row.evidence.replaceChildren();
+  for (const [piece, inside] of sentencePieces(points, sentences)) {
+    const holder = inside ? row.evidence.appendChild(sentence(row, inside)) : row.evidence;
+    for (const [part, claims] of pieces(points, unsupported, ...piece)) {
+      const claim = claims.length && element("span", "unsupported", part, `The document does not say this ${claims[0].kind}`);
+      holder.append(...(claim ? [claim] : visible(part)));
+    }
+  }
+}
+
+/** [[start, end], the backed sentence that this is, if any]. */
+function sentencePieces(points, sentences) {
+  let at = 0;
+  return pieces(points, sentences).map(([text, marks]) => [[at, (at += Array.from(text).length)], marks[0]]);
+}
+
+function sentence(row, { start, similarity }) {
+  const made = element("span", "sentence", undefined, `Backed by the document (similarity ${similarity.toFixed(2)})`);
+  made.dataset.pairs = start;
+  light(row, made, [start]);
+  return made;
+}
+
+/** Title and text, each by itself. The stretches that back the evidence are tinted; what a window left unread is faint. */
+function showSources(row, spans, window) {
+  const marks = spans.map((span) => ({ start: span.start, end: span.end, pair: span.evidence_start }));
+  if (window) marks.push({ ...window, read: true });
+  const part = (from, to) => pieces(row.points, marks, from, to).map(([text, inside]) => sourcePiece(row, text, inside, window));
+  const title = element("strong", "title");
+  title.append(...part(0, row.title));
+  // A space stands between title and text where the model reads them.
+  row.doc.replaceChildren(...(row.title ? [title] : []), ...part(row.title && row.title + 1, row.points.length));
+  measureAgain(row.doc);
+}
+
+function sourcePiece(row, text, marks, window) {
+  const pairs = marks.filter((mark) => !mark.read).map((mark) => mark.pair);
+  const unread = window && !marks.some((mark) => mark.read);
+  const made = element("span", [pairs.length && "source", unread && "unread"].filter(Boolean).join(" "), text);
+  if (pairs.length) {
+    made.dataset.pairs = pairs.join(" ");
+    light(row, made, pairs);
+  }
+  return made;
+}
+
+/** While this is under the pointer or has the focus, it and all it is paired with are lit. */
+function light(row, made, pairs) {
+  const turn = (on) => {
+    const paired = [...row.at.querySelectorAll("[data-pairs]")].filter((one) => one.dataset.pairs.split(" ").some((pair) => pairs.includes(Number(pair))));
+    for (const one of paired) one.classList.toggle("lit", on);
+    const source = paired.find((one) => one.matches(".source"));
+    if (on && source && made.matches(".sentence")) reveal(row.doc, source);
+  };
+  made.onmouseenter = made.onfocus = () => turn(true);
+  made.onmouseleave = made.onblur = () => turn(false);
+}
+
+/** Scrolls the document's own box alone; the page stays where it is. */
+function reveal(box, part) {
+  const below = part.getBoundingClientRect().top - box.getBoundingClientRect().top;
+  if (below < 0 || below > box.clientHeight - 40) box.scrollTop += below - box.clientHeight / 3;
+}
+
+function checks(data, grounding) {
+  const made = [];
+  if (data.grounding) made.push(element("span", "term", `${percent(grounding.supported)} supported by the document`, TIPS.supported));
+  else made.push(element("span", "warn", "not held against the document"));
+  made.push(element("span", data.finish === "complete" ? "" : "warn", FINISH[data.finish] || data.finish));
+  if (data.output_tokens) made.push(element("span", "", count(data.output_tokens, "token")));
+  made.push(...grounding.flags.map((flag) => element("span", "badge warn", FLAGS[flag] || flag)));
+  const claims = grounding.unsupported.map((claim) => `${claim.text} (${claim.kind})`);
+  if (claims.length) made.push(element("span", "bad", `not in the document: ${claims.join(", ")}`));
+  return made;
+}
+
+// The end, and the numbers.
+
+export function showFinished(run, data) {
+  run.over = true;
+  const evidence = data.results.filter((result) => "finish" in result);
+  const failed = data.results.filter((result) => result.error).length;
+  let text = `${count(data.results.length, "document")} ranked`;
+  if (failed) text += `, ${failed} of them without a score`;
+  if (run.request.mode === "evidence") text += evidence.length ? `, evidence for ${evidence.length}` : "";
+  setStatus(`${text}.`);
+  if (run.request.mode === "evidence" && !evidence.length) {
+    setStatus(`${text}. None reached the score ${run.request.evidence_min_score ?? 0.5} that evidence is written from.`);
+  }
+  for (const result of data.results) if (result.error) showScore(rowOf(run, result.index), result);
+  showStats(run, data, performance.now() - run.began);
+}
+
+function showStats(run, data, total) {
+  const shown = [["first score", seconds(run.firstScore), TIPS.first]];
+  if (total) shown.push(["total", seconds(total)]);
+  if (data) {
+    const { prompt_tokens: prompt, cached_tokens: cached, computed_tokens: computed, output_tokens: output } = data.usage;
+    const [p, c, n, o] = [prompt, cached, computed, output].map((tokens) => tokens.toLocaleString("en"));
+    shown.push(["tokens", `${p} prompt = ${c} cached + ${n} computed; ${o} output`, TIPS.tokens]);
+    if (data.prompt !== run.served?.prompt) shown.push(["prompt", data.prompt]);
+  }
+  $("stats").replaceChildren(...shown.map(([name, value, tip]) => {
+    const made = element("span", tip ? "term" : "", `${name} `, tip);
+    made.append(element("b", "", value));
+    return made;
+  }));
+}
+
+// One row at a time is a stop of the Tab key, with the terms that it explains.
+
+function syncTabStops(row) {
+  for (const stop of row.querySelectorAll("[data-tip], .more")) stop.tabIndex = row.tabIndex;
+}
+
+function makeTabStop(row) {
+  for (const other of $("results").querySelectorAll(":scope > [tabindex='0']")) {
+    other.tabIndex = -1;
+    syncTabStops(other);
+  }
+  row.tabIndex = 0;
+  syncTabStops(row);
+}
+
+$("results").addEventListener("focusin", ({ target }) => makeTabStop(target.closest(".row")));
+$("results").addEventListener("keydown", (event) => {
+  const rows = [...$("results").children], here = rows.indexOf(document.activeElement);
+  const to = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: rows.length - 1 }[event.key];
+  if (here < 0 || !rows[to]) return;
+  event.preventDefault();
+  rows[to].focus();
+});

@@ -1,0 +1,37 @@
+// The state of the form as the part of a link behind "#", which browsers keep to themselves.
+
+const PREFIX = "#request=";
+const MAX_BYTES = 20 * 2 ** 20; // a short link can unpack to anything
+
+export async function toFragment(state) {
+  const packed = new Blob([JSON.stringify(state)]).stream().pipeThrough(new CompressionStream("deflate-raw"));
+  const bytes = new Uint8Array(await new Response(packed).arrayBuffer());
+  const text = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+  return PREFIX + text.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+export const isShared = (fragment) => fragment.startsWith(PREFIX);
+
+export async function fromFragment(fragment) {
+  try {
+    const text = atob(fragment.slice(PREFIX.length).replaceAll("-", "+").replaceAll("_", "/"));
+    const state = JSON.parse(await unpacked(Uint8Array.from(text, (character) => character.charCodeAt(0))));
+    if (state && typeof state === "object") return state;
+  } catch { /* said below */ }
+  throw new Error("This link is damaged: it may have been cut on its way.");
+}
+
+async function unpacked(bytes) {
+  const decoder = new TextDecoder();
+  let size = 0, text = "";
+  const reader = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return text + decoder.decode();
+    if ((size += value.length) > MAX_BYTES) {
+      await reader.cancel();
+      throw new Error("too large");
+    }
+    text += decoder.decode(value, { stream: true });
+  }
+}
