@@ -63,6 +63,8 @@ async def test_a_model_that_wants_neither_label_is_told(
         return math.log(mass * share), math.log(mass * (1 - share))
 
     server.runtime.says_labels = labels
+    # Whatever was imported by other tests: a library of vLLM's server silences all loggers but its own.
+    caplog.set_level("WARNING", logger="whyrank")
     await server.service.warm_up()
     assert (f"{mass:.4f} of the probability on its labels" in caplog.text) is told
 
