@@ -113,9 +113,10 @@ class WithoutNewlines(PromptEncoder):
         instruction: str | None,
         policy: TruncationPolicy,
         most: int | None = None,
+        max_windows: int | None = None,
     ) -> list[EncodedDocument | DocumentError]:
         shorter = [Document(document.text.replace("\n", "")) for document in documents]
-        return super().encode(query, shorter, instruction, policy, most)
+        return super().encode(query, shorter, instruction, policy, most, max_windows)
 
 
 def encoder_of(kind: type[PromptEncoder], name: str, checkpoint: Callable[[str], Path]) -> PromptEncoder:

@@ -446,15 +446,16 @@ async def test_leaving_during_the_writing_frees_the_engine(prism: Served) -> Non
 
 async def test_a_large_call_leaves_places_to_scores_and_to_others_who_write(prism: Served) -> None:
     seats = prism.runtime.engine.vllm_config.scheduler_config.max_num_seqs  # type: ignore[attr-defined]
-    done: list[str] = []
+    done, peak = list[str](), 0
     began = asyncio.Event()
 
     async def write(name: str, count: int) -> None:
+        nonlocal peak
         texts = [f"{name} {n}" for n in range(count)]
         async with aclosing(prism.reranker.stream(QUERY, texts, evidence_top_n=count, **TINY)) as events:
             async for event in events:
                 if isinstance(event, EvidenceDelta):
-                    assert unfinished(prism) <= seats // 2 + 5  # the small call reads meanwhile
+                    peak = max(peak, unfinished(prism))
                     began.set()
         done.append(name)
 
@@ -463,6 +464,7 @@ async def test_a_large_call_leaves_places_to_scores_and_to_others_who_write(pris
     await write("small", 5)
     await large
     assert done == ["small", "large"]
+    assert peak <= seats // 2 + 5  # the small call reads meanwhile
 
 
 @pytest.mark.parametrize("milliseconds", [100, 400, 1500])

@@ -32,8 +32,6 @@ __all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_pre
 
 # Less room than this beside the frame is a misconfiguration, not a prompt.
 _LEAST_ROOM = 8
-# Each is a prompt of its own, and has the query and the frame in it.
-_MAX_WINDOWS = 256
 
 Ids = tuple[int, ...]
 
@@ -101,6 +99,7 @@ class PromptEncoder:
         instruction: str | None,
         policy: TruncationPolicy,
         most: int | None = None,
+        max_windows: int | None = None,
     ) -> list[EncodedDocument | DocumentError]:
         """One answer per document, in order; at most `most` of its tokens stand in a prompt. Raises InvalidRequest where the
         fault is the query's or the instruction's."""
@@ -110,7 +109,8 @@ class PromptEncoder:
         rendered = [render(self.format, query, document, told) for document in documents]
         encoded = self._encode_all([runs for runs in rendered if not isinstance(runs, DocumentError)])
         return [
-            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, most) for runs in rendered
+            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, most, max_windows)
+            for runs in rendered
         ]
 
     def _find_shared_prefix(self, instruction: str | None) -> Ids:
@@ -209,17 +209,19 @@ class PromptEncoder:
 
     # Fitting: what gives way when the prompt is too long.
 
-    def _fit(self, row: _Encoded, policy: TruncationPolicy, most: int | None) -> EncodedDocument | DocumentError:
+    def _fit(
+        self, row: _Encoded, policy: TruncationPolicy, most: int | None, max_windows: int | None
+    ) -> EncodedDocument | DocumentError:
         query, document = len(row.query), len(row.document)
         frame = len(row.ids) - query - document
         wanted = document if most is None else min(document, max(1, most - row.shared))
         query_room, document_room = self._share(self.max_length - frame, query, wanted)
         prompts = []
         windows = _kept(document, document_room, policy)
-        if len(windows) > _MAX_WINDOWS:
+        if max_windows is not None and len(windows) > max_windows:
             return DocumentError(
                 "too_large",
-                f"the document makes {len(windows)} windows of {document_room} tokens; at most {_MAX_WINDOWS} are read: "
+                f"the document makes {len(windows)} windows of {document_room} tokens; at most {max_windows} are read: "
                 "cut it, or raise max_tokens_per_doc",
             )
         for kept in windows:

@@ -26,6 +26,8 @@ Refusal = Callable[[Document], DocumentError | None]
 _SLICE = 32
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
 _AT_ONCE = 32
+# Each is a prompt of its own, and has the query and the frame in it.
+_MAX_WINDOWS_OF_A_DOCUMENT = 256
 # Of one call: eight for each of a thousand documents.
 _MAX_WINDOWS = 8000
 _TOO_MANY_WINDOWS = DocumentError(
@@ -95,6 +97,13 @@ class Reader:
         asked, refusals = self._request, [self._refusal(document) for document in documents]
         taken = [document for document, refusal in zip(documents, refusals, strict=True) if refusal is None]
         encoded = iter(
-            self._encoder.encode(asked.query, taken, asked.instruction, asked.truncation, asked.max_tokens_per_doc)
+            self._encoder.encode(
+                asked.query,
+                taken,
+                asked.instruction,
+                asked.truncation,
+                asked.max_tokens_per_doc,
+                _MAX_WINDOWS_OF_A_DOCUMENT,
+            )
         )
         return [refusal or next(encoded) for refusal in refusals]
