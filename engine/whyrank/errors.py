@@ -16,6 +16,7 @@
         ├── Overloaded          the server has enough to do; `retry_after` says for how many seconds
         ├── Stopping            the server was told to stop and takes nothing new
         └── Unreachable         no usable answer came: no connection, half an answer, or none in time
+            └── MixedModels     parts of one answer came from different models or prompts; names them
 
 A document that cannot be scored raises nothing: its row carries a `DocumentError` (types.py).
 """
@@ -31,6 +32,7 @@ __all__ = [
     "EvalNotInstalled",
     "FrameworkMissing",
     "InvalidRequest",
+    "MixedModels",
     "Overloaded",
     "PermanentError",
     "PromptFileError",
@@ -121,4 +123,8 @@ class Stopping(RetryableError):
 
 
 class Unreachable(RetryableError):
+    pass
+
+
+class MixedModels(Unreachable):
     pass

@@ -19,11 +19,30 @@ from whyrank.client.answers import error_of, event_of, ranking_of
 from whyrank.client.batching import Ask, Batcher
 from whyrank.client.calibrated import CalibratedEvents, calibrated
 from whyrank.client.exchange import Errand, Exchange
-from whyrank.client.large import evidence_request, parts_of, rejoined, score_request, with_evidence
+from whyrank.client.large import (
+    SAME_MODEL_ATTEMPTS,
+    Served,
+    evidence_request,
+    mixed_models,
+    odd_ones,
+    parts_of,
+    rejoined,
+    score_request,
+    served_by,
+    with_evidence,
+)
 from whyrank.client.pairs import Known, PairBook, PairKey, pair_key
 from whyrank.client.policy import RetryPolicy
 from whyrank.client.questions import batch_of, documents_of, joined, pair_head, whole
-from whyrank.errors import InvalidRequest, PermanentError, RetryableError, TooLarge, Unreachable, WhyrankError
+from whyrank.errors import (
+    InvalidRequest,
+    MixedModels,
+    PermanentError,
+    RetryableError,
+    TooLarge,
+    Unreachable,
+    WhyrankError,
+)
 from whyrank.events import Event
 from whyrank.fan_out import as_answered
 from whyrank.prompting.scoring import ranked, shown, worth_writing
@@ -162,6 +181,14 @@ class AsyncClient(Verbs):
         except TooLarge:
             if len(parts := _parts(documents)) == 1:
                 raise
+        try:
+            return await self._in_parts(request, parts, documents, end)
+        except MixedModels:  # the model was replaced between scores and evidence: all of it once more
+            return await self._in_parts(request, parts, documents, end)
+
+    async def _in_parts(
+        self, request: RerankRequest, parts: Sequence[range], documents: Sequence[bytes], end: float
+    ) -> Ranking:
         ranking = await self._scored_in_parts(request, parts, documents, end)
         return ranking if request.mode == "score" else await self._written(ranking, request, end)
 
@@ -172,6 +199,20 @@ class AsyncClient(Verbs):
     async def _scored_in_parts(
         self, request: RerankRequest, parts: Sequence[range], documents: Sequence[bytes], end: float
     ) -> Ranking:
+        answers = await self._answers(request, parts, documents, end)
+        kept: Served | None = None
+        for _ in range(SAME_MODEL_ATTEMPTS):
+            served = {part: served_by(answer) for part, answer in answers.items() if isinstance(answer, Ranking)}
+            if not (odd := odd_ones(served, kept)):
+                break
+            again = await self._answers(request, odd, documents, end)
+            kept = next((served_by(answer) for answer in again.values() if isinstance(answer, Ranking)), kept)
+            answers |= again
+        return rejoined(request, answers)
+
+    async def _answers(
+        self, request: RerankRequest, parts: Sequence[range], documents: Sequence[bytes], end: float
+    ) -> dict[range, Ranking | WhyrankError]:
         async def ask(number: int) -> Ranking | WhyrankError:
             part = parts[number]
             try:
@@ -183,7 +224,7 @@ class AsyncClient(Verbs):
         async with aclosing(as_answered(ask, len(parts), _BATCHES_AT_ONCE)) as answered:
             async for number, answer in answered:
                 answers[parts[number]] = answer
-        return rejoined(request, answers)
+        return answers
 
     async def _written(self, ranking: Ranking, request: RerankRequest, end: float) -> Ranking:
         chosen = worth_writing(ranking.results, request.evidence_min_score, request.evidence_top_n)
@@ -193,6 +234,8 @@ class AsyncClient(Verbs):
         answer: Ranking | None = None
         with suppress(RetryableError):  # the scores are there: what is missing is told in its row
             answer = await self._whole(asked, documents_of(asked), end)
+            if served_by(answer) != served_by(ranking):
+                answer = await self._whole(asked, documents_of(asked), end)
         return with_evidence(ranking, chosen, answer, "error" if request.deadline_ms is None else "deadline")
 
     # Scores: from memory, from what others are asking for, or asked for together with what others ask.
@@ -211,14 +254,29 @@ class AsyncClient(Verbs):
             asks, more = self._asks(question, known, join=False)
             own += more
             await self._wait(asks.values(), question.end)
+        await self._ask_odd_ones_again(question, asks, own)
         return _ranking(request, question, known, asks, own)
+
+    async def _ask_odd_ones_again(self, question: _Question, asks: dict[PairKey, Ask], own: list[Ask]) -> None:
+        """Until one model has answered all that is answered, at most a few times. `asks` and `own` get the new ones."""
+        kept: Served | None = None
+        for _ in range(SAME_MODEL_ATTEMPTS):
+            if not (odd := odd_ones(_served(asks), kept)):
+                return
+            again, more = self._asks(question, question.documents.keys() - odd, join=False)
+            asks |= again
+            own += more
+            await self._wait(more, question.end)
+            kept = next((ask.served for ask in more if ask.rows), kept)
+        if len(models := {*_served(asks).values()}) > 1:
+            raise mixed_models(models)
 
     def _known(self, identity: str | None, question: _Question) -> dict[PairKey, Known]:
         found = ((key, self._pairs.get(identity, key)) for key in question.documents)
         return {key: known for key, known in found if known is not None}
 
     def _asks(
-        self, question: _Question, known: Mapping[PairKey, Known], join: bool
+        self, question: _Question, known: Collection[PairKey], join: bool
     ) -> tuple[dict[PairKey, Ask], list[Ask]]:
         """Who asks for the pairs that are not known: another call, if we may `join` it, or new asks of our own."""
         unknown = [key for key in question.documents if key not in known]
@@ -342,6 +400,10 @@ def _errand(path: str, request: RerankRequest, documents: Sequence[bytes], end: 
         return whole(replace(request, deadline_ms=min(asked_ms, left_ms)), documents)
 
     return Errand(path, content, request.query, end)
+
+
+def _served(asks: Mapping[PairKey, Ask]) -> dict[PairKey, Served]:
+    return {key: ask.served for key, ask in asks.items() if key in ask.rows}
 
 
 def _is_mixed(identity: str | None, known: Collection[PairKey], asks: Collection[Ask]) -> bool:

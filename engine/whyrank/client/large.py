@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from whyrank.errors import PermanentError, Unreachable, WhyrankError
+from whyrank.errors import MixedModels, PermanentError, WhyrankError
 from whyrank.prompting.scoring import ranked, shown
 from whyrank.ranking import Ranking
 from whyrank.requests import RerankRequest
 from whyrank.types import DocumentError, Evidence, Finish, RankedDocument, Usage
 
-__all__ = ["evidence_request", "parts_of", "rejoined", "score_request", "with_evidence"]
+__all__ = [
+    "SAME_MODEL_ATTEMPTS",
+    "Served",
+    "evidence_request",
+    "mixed_models",
+    "odd_ones",
+    "parts_of",
+    "rejoined",
+    "score_request",
+    "served_by",
+    "with_evidence",
+]
+
+T = TypeVar("T", bound=Hashable)
+
+Served = tuple[str, str]
+"""Model and prompt."""
+
+SAME_MODEL_ATTEMPTS = 3
+"""Servers may be replaced one by one while a call is under way: then all of its rows are asked of the new model."""
 
 
 def parts_of(sizes: Sequence[int], most: int, most_bytes: int) -> Iterator[range]:
@@ -71,8 +92,26 @@ def with_evidence(
     return replace(ranking, results=results, usage=ranking.usage + usage, evidence_usage=evidence_usage)
 
 
-def _served(rankings: Sequence[Ranking]) -> tuple[str, str]:
-    served = {(ranking.model, ranking.prompt) for ranking in rankings}
+def served_by(ranking: Ranking) -> Served:
+    return ranking.model, ranking.prompt
+
+
+def odd_ones(served: Mapping[T, Served], kept: Served | None) -> list[T]:
+    """What must be asked again before one ranking can be made: whatever another model answered than `kept`, or than most."""
+    kept = kept or next((model for model, _ in Counter(served.values()).most_common(1)), None)
+    return [key for key, one in served.items() if one != kept]
+
+
+def mixed_models(served: Iterable[Served]) -> MixedModels:
+    models = " and ".join(sorted(f"{model} with {prompt}" for model, prompt in set(served)))
+    return MixedModels(
+        f"one request was answered by different models, {models}: give base_url only servers with one model, or try again "
+        "when all of them have been replaced"
+    )
+
+
+def _served(rankings: Sequence[Ranking]) -> Served:
+    served = {*map(served_by, rankings)}
     if len(served) > 1:
-        raise Unreachable(f"parts of one request were answered by different models: {sorted(served)}")
+        raise mixed_models(served)
     return served.pop()
