@@ -59,8 +59,8 @@ class ApiKeyMiddleware:
     async def _check(self, connection: HTTPConnection, receive: Receive) -> Receive:
         service = service_of(connection)  # type: ignore[arg-type]
         tenant = service.tenant(api_key_of(connection, basic=_takes_basic(connection)))
-        if not service.wants_key or connection.scope["type"] != "http":
-            return receive
+        if not service.wants_key or connection.scope["type"] != "http" or _matching_route(connection.scope) is None:
+            return receive  # of a path that does not exist, no body need be looked at
         return _replay(await _checked_body(Request(connection.scope, receive), service, tenant or ""), receive)
 
 
