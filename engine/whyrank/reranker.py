@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,7 @@ class Reranker(Verbs):
         self._encoder: PromptEncoder | None = None
         self._refusal: Refusal = refuse_none
         self._under_way = WeakSet[Deadline]()
+        self._large_texts = ThreadPoolExecutor(1, "whyrank-large-texts")
 
     @classmethod
     def over(
@@ -96,7 +98,7 @@ class Reranker(Verbs):
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
-        reader = Reader(request, runtime, encoder, self._refusal, priority)
+        reader = Reader(request, runtime, encoder, self._refusal, priority, self._large_texts)
         writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)

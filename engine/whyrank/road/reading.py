@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import aclosing
 
 from whyrank.fan_out import fan_out
@@ -24,6 +25,8 @@ Refusal = Callable[[Document], DocumentError | None]
 """Why a document is not even looked at, if it is not."""
 
 _SLICE = 32
+# A slice of more characters than this is large.
+_LARGE = 1 << 18
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
 _AT_ONCE = 32
 # Each is a prompt of its own, and has the query and the frame in it.
@@ -43,9 +46,17 @@ def refuse_none(document: Document) -> None:
 
 class Reader:
     def __init__(
-        self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, refusal: Refusal, priority: int = 0
+        self,
+        request: RerankRequest,
+        runtime: Runtime,
+        encoder: PromptEncoder,
+        refusal: Refusal,
+        priority: int,
+        large_texts: Executor,
     ) -> None:
-        self._priority = priority
+        """`large_texts`: encodes large slices, one at a time for all calls. Each of them holds the interpreter for tens of
+        milliseconds; several at once would add up, and the event loop would stand still."""
+        self._priority, self._large_texts = priority, large_texts
         self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
@@ -73,7 +84,12 @@ class Reader:
     async def _prepare(self, number: int, sheet: Scoresheet, tell: Callable[[RankedDocument], None]) -> list[Ids]:
         """The prompts of a slice, and what they share in the cache."""
         asked, part = self._request, self._slices[number]
-        encoded = self._within_bound(await asyncio.to_thread(self._encode, asked.documents[part]))
+        documents = asked.documents[part]
+        size = sum(len(document.content) for document in documents)
+        executor = self._large_texts if size > _LARGE else None
+        encoded = self._within_bound(
+            await asyncio.get_running_loop().run_in_executor(executor, self._encode, documents)
+        )
         prompts, known = sheet.add(part.start, encoded)
         for row in known:
             tell(row)
