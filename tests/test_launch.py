@@ -13,6 +13,7 @@ from conftest import KIND_OF
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
+from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.serving.launch import mask_secrets, vllm_command
 
 Told = Callable[..., Namespace]
@@ -21,10 +22,7 @@ Told = Callable[..., Namespace]
 @pytest.fixture(scope="module")
 def told(checkpoint: Callable[[str], Path]) -> Told:
     """told(*flags, prompt="prism", on_cpu=False, **of EngineConfig): what vLLM understands of the command."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    parser = make_arg_parser(FlexibleArgumentParser("whyrank"))
+    parser = vllm_name("make_arg_parser")(vllm_name("FlexibleArgumentParser")("whyrank"))
 
     def understood(*flags: str, prompt: str = "prism", on_cpu: bool = False, **config: Any) -> Namespace:
         plan = make_plan(EngineConfig(str(checkpoint(KIND_OF[prompt])), prompt=prompt, **config))

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient, WebSocketDenialResponse
 
 from inprocess import FakeRuntime, prism_plan
 from whyrank.checkpoints import Plan
+from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.serving.admission import Limits
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.plugin import close_routes
@@ -71,16 +72,14 @@ VllmApp = Callable[..., FastAPI]
 @pytest.fixture
 def vllm_app(everything: None, plan: Plan) -> VllmApp:
     """vllm_app(route, keep_vllm): built by vLLM with our plugin in it, as far as it goes without an engine."""
-    from vllm.entrypoints.launchers.app import build_app
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    args = make_arg_parser(FlexibleArgumentParser("whyrank")).parse_args(["tiny", "--api-key", *KEYS])
+    parser = vllm_name("make_arg_parser")(vllm_name("FlexibleArgumentParser")("whyrank"))
+    args = parser.parse_args(["tiny", "--api-key", *KEYS])
     pooling = SimpleNamespace(get_pooling_task=lambda tasks: "classify", hf_config=SimpleNamespace(num_labels=1))
 
     def build(route: str, keep_vllm: bool) -> FastAPI:
         generates = route == "generate"
-        app = build_app(args, ("generate",) if generates else ("classify", "score"), None if generates else pooling)
+        tasks = ("generate",) if generates else ("classify", "score")
+        app = vllm_name("build_app")(args, tasks, None if generates else pooling)
         close_routes(app, route, keep_vllm)
         app.state.whyrank = Service(FakeRuntime(plan.encoder), plan, Limits(), KEYS, "tiny")
         return app

@@ -48,7 +48,7 @@ ALLOWED = {
     "mteb": {"adapters/mteb.py"},
     "rerankers": {"adapters/rerankers.py"},
     "sentence_transformers": set(),
-    "vllm": {"runtimes/vllm_engine.py", "runtimes/generate.py", "runtimes/classify.py", "serving/launch.py"},
+    "vllm": set(),  # by name through runtimes/vllm_compat.py
     "fastapi": {
         f"serving/{name}.py"
         for name in (

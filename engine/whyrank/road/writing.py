@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from whyrank.errors import EngineDead, InvalidRequest
+from whyrank.errors import EngineDead, EnginePaused, InvalidRequest
 from whyrank.events import EvidenceDelta, EvidenceDone
 from whyrank.grounding import ground
 from whyrank.prompting.evidence import (
@@ -70,7 +70,7 @@ class Writer:
                         evidence = await self._evidence(piece, self._request.documents[index].content, deadline)
                         yield EvidenceDone(sheet.add_evidence(index, evidence))
             why_not: Finish = "aborted" if deadline.cut_short else "deadline"
-        except EngineDead:
+        except (EngineDead, EnginePaused):
             why_not = "error"
         for index in (index for indexes in waiting.values() for index in indexes):
             yield EvidenceDone(sheet.add_evidence(index, Evidence("", "", why_not)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from whyrank.checkpoints import Plan
 from whyrank.prompting.scoring import LabelRead
+from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.runtimes.vllm_engine import VllmRuntime
 from whyrank.types import DocumentError
 
@@ -19,11 +20,9 @@ class ClassifyRuntime(VllmRuntime):
         return {"runner": "pooling", "hf_overrides": _conversion(plan)}
 
     def __init__(self, engine: Any, plan: Plan) -> None:
-        from vllm import PoolingParams
-
         super().__init__(engine, plan)
         # The raw logit: the score rule squashes it, once.
-        self.label_params = PoolingParams(task="classify", use_activation=False)
+        self.label_params = vllm_name("PoolingParams")(task="classify", use_activation=False)
 
     def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
         outputs: AsyncGenerator[Any, None] = self.engine.encode(prompt, params, request_id, priority=priority)

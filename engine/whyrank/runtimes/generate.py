@@ -12,6 +12,7 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
 from whyrank.runtimes.base import TextDelta, WritingOrder, Written
 from whyrank.runtimes.places import FairPlaces
+from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
@@ -122,30 +123,25 @@ def places_for_writing(config: Any) -> int:
 
 
 def _writing_params(order: WritingOrder) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-
-    return SamplingParams(
+    output_kind = vllm_name("RequestOutputKind")
+    return vllm_name("SamplingParams")(
         max_tokens=order.max_tokens,
         temperature=order.temperature,
-        output_kind=RequestOutputKind.DELTA if order.live else RequestOutputKind.FINAL_ONLY,
-        structured_outputs=StructuredOutputsParams(structural_tag=order.grammar),
+        output_kind=output_kind.DELTA if order.live else output_kind.FINAL_ONLY,
+        structured_outputs=vllm_name("StructuredOutputsParams")(structural_tag=order.grammar),
         skip_clone=True,
         watermarking=False,
     )
 
 
 def _label_params(labels: LabelIds) -> Any:
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
+    return vllm_name("SamplingParams")(
         max_tokens=1,
         temperature=0.0,
         # Exact for ids outside any top-k, and before every mask and penalty; `logprobs` must stay unset.
         logprob_token_ids=[i for i in (labels.positive, labels.negative) if i is not None],
         detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=vllm_name("RequestOutputKind").FINAL_ONLY,
         skip_clone=True,
         watermarking=False,
     )

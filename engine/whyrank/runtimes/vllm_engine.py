@@ -11,16 +11,18 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.engine_process import EngineErrors, first_line
-from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineDead, EngineNotInstalled, InvalidRequest
+from whyrank.errors import CheckpointError, EngineDead, EnginePaused, InvalidRequest
 from whyrank.fan_out import as_answered
-from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_environment, warn_of_versions
+from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_environment
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
+from whyrank.runtimes.vllm_compat import GPU_TOO_FULL, PROMPT_LARGER_THAN_CACHE, vllm_name, warn_of_versions
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["Refused", "VllmRuntime"]
@@ -32,8 +34,8 @@ _GIB = 1 << 30
 _BLOCK, _CACHED_TOKENS = 32, 1 << 16
 # What vLLM says when it finds no room, and which of our settings make some.
 _REMEDIES = {
-    "max seq len": "that is a larger kv_cache_gib or a smaller max_length",
-    "less than desired GPU memory utilization": "that is a kv_cache_gib which leaves room to what else is on the GPU",
+    PROMPT_LARGER_THAN_CACHE: "that is a larger kv_cache_gib or a smaller max_length",
+    GPU_TOO_FULL: "that is a kv_cache_gib which leaves room to what else is on the GPU",
 }
 
 
@@ -63,10 +65,10 @@ class VllmRuntime(ABC):
             os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
             set_environment(is_cpu_build())
-            vllm = await asyncio.to_thread(_import_vllm)
-            options = cls.engine_options(plan, on_cpu=vllm.platforms.current_platform.is_cpu())
+            await asyncio.to_thread(_import_vllm)
+            options = cls.engine_options(plan, on_cpu=vllm_name("current_platform").is_cpu())
             try:
-                engine = _start_engine(vllm, options)
+                engine = _start_engine(options)
             except (ValueError, RuntimeError, AssertionError) as cause:
                 raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_told(cause)}") from cause
         return cls(engine, plan)
@@ -111,22 +113,20 @@ class VllmRuntime(ABC):
 
     async def _outputs(self, ids: Ids, params: Any, priority: int, salt: str | None) -> AsyncGenerator[Any, None]:
         """The engine's outputs for one prompt, its failures turned into EngineDead or Refused."""
-        from vllm.exceptions import VLLMClientError
-        from vllm.inputs import tokens_input
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
         request_id = f"whyrank-{next(self._request_ids)}"
-        prompt = tokens_input(list(ids), cache_salt=salt)
+        prompt = vllm_name("tokens_input")(list(ids), cache_salt=salt)
         try:
             async with aclosing(
                 self._submit(prompt, params, request_id, priority if self._priorities else 0)
             ) as outputs:
                 async for output in outputs:
                     yield output
-        except EngineDeadError as cause:
+        except vllm_name("EngineDeadError") as cause:
             await self.engine.abort(request_id)  # only from the client's books: there is nobody left to tell
             raise EngineDead("the engine process has died; start a new Reranker") from cause
-        except (VLLMClientError, EngineGenerateError, ValueError) as cause:
+        except (vllm_name("VLLMError"), ValueError) as cause:
+            if getattr(cause, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise EnginePaused(f"the engine takes no requests now ({first_line(cause)}); try again") from cause
             raise Refused(first_line(cause.__cause__ or cause)) from cause
 
     def facts(self) -> dict[str, str | int]:
@@ -158,16 +158,16 @@ def _require_main_guard() -> None:
         )
 
 
-def _start_engine(vllm: Any, options: dict[str, Any]) -> Any:
+def _start_engine(options: dict[str, Any]) -> Any:
     """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that in the environment; so it is
     said again."""
     method, errors = os.environ.get(START_METHOD), EngineErrors()
-    arguments = vllm.engine.arg_utils.AsyncEngineArgs(**options)
-    config = arguments.create_engine_config(vllm.usage.usage_lib.UsageContext.ENGINE_CONTEXT)
+    arguments = vllm_name("AsyncEngineArgs")(**options)
+    config = arguments.create_engine_config(vllm_name("UsageContext").ENGINE_CONTEXT)
     if method is not None:
         os.environ[START_METHOD] = method
     with errors:
-        return vllm.v1.engine.async_llm.AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        return vllm_name("AsyncLLM").from_vllm_config(config, disable_log_stats=True)
 
 
 def _told(cause: BaseException) -> str:
@@ -176,14 +176,11 @@ def _told(cause: BaseException) -> str:
     return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])
 
 
-def _import_vllm() -> Any:
+def _import_vllm() -> None:
+    """All that a start needs; it takes seconds."""
     warn_of_versions()
-    try:
-        for name in ("vllm.platforms", "vllm.engine.arg_utils", "vllm.v1.engine.async_llm"):
-            importlib.import_module(name)
-    except ImportError as cause:
-        raise EngineNotInstalled(f"vLLM does not import ({cause}): {INSTALL_ENGINE}") from cause
-    return importlib.import_module("vllm")
+    for name in ("current_platform", "AsyncEngineArgs", "AsyncLLM", "tokens_input"):
+        vllm_name(name)
 
 
 def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:

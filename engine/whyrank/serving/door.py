@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from whyrank.errors import (
     EngineDead,
+    EnginePaused,
     InvalidRequest,
     Overloaded,
     RequestTimeout,
@@ -86,6 +87,7 @@ _STATUS: dict[type[WhyrankError], int] = {
     RequestTimeout: 408,
     Overloaded: 429,
     EngineDead: 503,
+    EnginePaused: 503,
     Stopping: 503,
 }
 # nginx's number for a caller who has gone; nobody reads it, but metrics count it.
@@ -215,7 +217,7 @@ def _failure(request: Request, error: Exception, style: ErrorStyle) -> Response:
     headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, EngineDead | Stopping):
+    if isinstance(error, EngineDead | EnginePaused | Stopping):
         headers["Retry-After"] = "10"
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = 'Basic realm="whyrank: any name, the API key as password", charset="UTF-8"'

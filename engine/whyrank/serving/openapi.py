@@ -234,7 +234,7 @@ _TOLD = {
     413: "Too many documents, or texts or a body too long: the message names the limit.",
     429: "The server has enough to do: come back after as many seconds as Retry-After says.",
     500: "Something went wrong in the server; its log has it under the request's id.",
-    503: "The engine is gone. Retry-After says when a new one may be there.",
+    503: "The engine is gone or paused. Retry-After says when a new one may be there.",
 }
 
 

@@ -15,9 +15,9 @@ from starlette.routing import BaseRoute
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
-from whyrank.process import warn_of_versions
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import MATCH_UNIT, GenerateRuntime
+from whyrank.runtimes.vllm_compat import warn_of_versions
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of

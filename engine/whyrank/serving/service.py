@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin
 from whyrank.checkpoints import Plan
-from whyrank.errors import EngineDead, Stopping, Unauthorized, WhyrankError
+from whyrank.errors import EngineDead, EnginePaused, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
 from whyrank.fan_out import as_answered
 from whyrank.prompting.rendering import prompt_identity
@@ -211,7 +211,7 @@ class Service:
         try:
             async with asyncio.timeout(self.canary_seconds):
                 (row,) = await self._uncalibrated.score(CANARY_QUERY, [CANARY_TEXT])
-        except TimeoutError:
+        except (TimeoutError, EnginePaused):
             return Health("busy", None, self._expected)
         except EngineDead:
             return Health("dead", None, self._expected)

@@ -1,0 +1,114 @@
+"""What whyrank uses of vLLM is there, and what vLLM raises becomes errors of ours."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import check_vllm
+from whyrank.checkpoints import make_plan
+from whyrank.config import EngineConfig
+from whyrank.errors import EnginePaused
+from whyrank.runtimes import vllm_compat
+from whyrank.runtimes.classify import ClassifyRuntime
+from whyrank.runtimes.generate import GenerateRuntime
+from whyrank.types import DocumentError
+
+PACKAGE = Path(__file__).parents[1] / "engine" / "whyrank"
+
+
+def test_the_installed_version_has_everything() -> None:
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None and spec.origin is not None
+    assert check_vllm.missing(Path(spec.origin).parents[1]) == []
+
+
+def test_what_a_version_lacks_is_named(tmp_path: Path) -> None:
+    sources = {
+        "vllm/sampling_params.py": "class Base:\n    max_tokens: int\nclass SamplingParams(Base):\n    temperature: float\n",
+        "vllm/inputs/engine.py": "def tokens_input(prompt_token_ids): ...\n",
+        "vllm/v1/engine/async_llm.py": "class AsyncLLM:\n    def generate(self, prompt, request_id): ...\n",
+        "vllm/envs.py": 'import os\nNAMES = ["VLLM_PLUGINS"]\n',
+    }
+    for name, source in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+    lacking = check_vllm.missing(tmp_path)
+    assert "EngineDeadError: in none of vllm.v1.engine.exceptions" in lacking
+    assert "tokens_input: no argument cache_salt" in lacking
+    assert "AsyncLLM.generate: no argument priority" in lacking
+    assert "SamplingParams: no argument watermarking" in lacking
+    assert 'environment: "VLLM_API_KEY"' in lacking
+    assert "error text: max seq len" in lacking
+    there = ("argument max_tokens", "argument temperature", "argument prompt_token_ids", '"VLLM_PLUGINS"')
+    assert not [line for line in lacking if line.endswith(there)]
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "route"),
+    [("qwen3", "prism", "generate"), ("qwen3_5", "prism", "generate"), ("qwen3-seq-cls", "qanchor", "classify")],
+)
+@pytest.mark.parametrize("on_cpu", [True, False])
+def test_engine_options_are_among_those_that_are_looked_up(
+    checkpoint: Callable[[str], Path], name: str, prompt: str, route: str, on_cpu: bool
+) -> None:
+    plan = make_plan(EngineConfig(str(checkpoint(name)), prompt=prompt, route=route, kv_cache_gib=1))  # type: ignore[arg-type]
+    kind = ClassifyRuntime if route == "classify" else GenerateRuntime
+    assert kind.engine_options(plan, on_cpu).keys() <= {*vllm_compat.ARGUMENTS["AsyncEngineArgs"]}
+
+
+def test_environment_variables_are_among_those_that_are_looked_up() -> None:
+    used = {
+        name for path in PACKAGE.rglob("*.py") for name in re.findall(r'"(VLLM_[A-Z0-9_]+)"', path.read_text("utf-8"))
+    }
+    assert used - {"VLLM_ROUTES"} == {*vllm_compat.ENVIRONMENT}  # that is a constant of ours
+
+
+def test_import_paths_of_vllm_stand_in_one_file() -> None:
+    users = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r'(from|import) vllm\b|"vllm\.(?!\w+_plugins)\w+\.', path.read_text("utf-8"))
+    }
+    assert users == {"runtimes/vllm_compat.py"}
+
+
+class FailingEngine:
+    """An engine whose every prompt fails in the same way."""
+
+    def __init__(self, failure: Exception) -> None:
+        self.failure = failure
+        self.vllm_config = SimpleNamespace(
+            scheduler_config=SimpleNamespace(policy="priority", max_num_seqs=4),
+            parallel_config=SimpleNamespace(data_parallel_size=1, _api_process_count=1),
+        )
+
+    async def generate(self, *arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
+        raise self.failure
+        yield  # makes it a generator
+
+
+async def first_answer(checkpoint: Callable[[str], Path], failure: Exception) -> Any:
+    plan = make_plan(EngineConfig(str(checkpoint("qwen3")), prompt="prism"))
+    runtime = GenerateRuntime(FailingEngine(failure), plan)
+    _, answer = await anext(runtime.read([(1, 2, 3)], 0, None))
+    return answer
+
+
+async def test_an_error_of_the_engine_costs_its_own_document(checkpoint: Callable[[str], Path]) -> None:
+    # vLLM 0.33 has classes for this which 0.32 has not: of the same base.
+    failure = type("GenerationError", (vllm_compat.vllm_name("VLLMError"),), {"status_code": 500})("block lost")
+    answer = await first_answer(checkpoint, failure)
+    assert answer == DocumentError("engine", "the engine refused this document: block lost")
+
+
+async def test_a_paused_engine_may_be_asked_again(checkpoint: Callable[[str], Path]) -> None:
+    failure = type("RetryableRequestError", (vllm_compat.vllm_name("VLLMError"),), {"status_code": 503})("paused")
+    with pytest.raises(EnginePaused, match="takes no requests now"):
+        await first_answer(checkpoint, failure)
