@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from whyrank import Document
+from whyrank.base import BaseReranker
 from whyrank.cli.render import progress
+from whyrank.connect import open_reranker
 from whyrank.errors import Overloaded, Unreachable
 from whyrank.evaluation.presets import HOUSE
-from whyrank.opening import open_either
 from whyrank.packing import Packed
 from whyrank.ranking import Ranking
-from whyrank.verbs import Verbs
 
 # A word; Chinese and Japanese, which have no spaces, sign by sign.
 WORD = r"(?u)[^\W\u3040-\u9fff]+|[\u3040-\u9fff]"
@@ -80,7 +80,7 @@ class Step:
 
 
 async def agent(
-    reranker: Verbs, shelf: Shelf, questions: Sequence[str], asked: argparse.Namespace, told: Callable[[], None]
+    reranker: BaseReranker, shelf: Shelf, questions: Sequence[str], asked: argparse.Namespace, told: Callable[[], None]
 ) -> list[Step]:
     steps = []
     for question in questions:
@@ -90,7 +90,7 @@ async def agent(
     return steps
 
 
-async def step(reranker: Verbs, shelf: Shelf, question: str, asked: argparse.Namespace) -> Step:
+async def step(reranker: BaseReranker, shelf: Shelf, question: str, asked: argparse.Namespace) -> Step:
     """One question. That it gets no answer in time costs no other question its own."""
     began = time.perf_counter()
     packed, degraded, error = Packed("", (), 0, 0), True, None
@@ -104,7 +104,7 @@ async def step(reranker: Verbs, shelf: Shelf, question: str, asked: argparse.Nam
 
 
 async def rerank(
-    reranker: Verbs, shelf: Shelf, question: str, asked: argparse.Namespace, min_score: float, deadline_ms: float
+    reranker: BaseReranker, shelf: Shelf, question: str, asked: argparse.Namespace, min_score: float, deadline_ms: float
 ) -> Ranking:
     return await reranker.rerank(
         question,
@@ -116,7 +116,7 @@ async def rerank(
     )
 
 
-async def fitting_deadline(reranker: Verbs, shelf: Shelf, question: str, asked: argparse.Namespace) -> float:
+async def fitting_deadline(reranker: BaseReranker, shelf: Shelf, question: str, asked: argparse.Namespace) -> float:
     """In ms: enough for the last of all agents, should the machine answer them one after another with all they may ask."""
     began = time.perf_counter()
     await rerank(reranker, shelf, question, asked, 0, TIMED_DEADLINE_MS)
@@ -131,7 +131,7 @@ async def run(asked: argparse.Namespace) -> list[list[Step]]:
     # The agents take turns with the questions, and begin anew when there are no more.
     count = asked.agents * asked.questions
     questions = [queries[place % len(queries)]["text"] for place in range(count)]
-    async with open_either(asked.model, asked.url, asked.api_key, ()) as reranker:
+    async with open_reranker(asked.model, asked.url, asked.api_key, ()) as reranker:
         asked.deadline_ms = asked.deadline_ms or await fitting_deadline(reranker, shelf, questions[-1], asked)
         with progress("questions", count) as told:
             shares = (questions[first :: asked.agents] for first in range(asked.agents))

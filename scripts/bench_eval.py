@@ -30,9 +30,9 @@ from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import Asked, evaluate, write_run
 from whyrank.evaluation.scorecard import make_scorecard
-from whyrank.prompting.scoring import LabelRead, ScoreRule, ranked, score_of
-from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions
+from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
+from whyrank.ranking import Ranking, sort_rows
+from whyrank.request import RerankOptions
 from whyrank.types import Document, RankedDocument, Usage
 
 _WORDS = ("river", "stone", "bridge", "tower", "garden", "winter", "market", "letter", "copper", "lantern", "harbour")
@@ -48,7 +48,7 @@ class HashScorer:
         await asyncio.sleep(self._pause_s)
         seed = hashlib.blake2b(query.encode())
         rows = [self._row(seed, query, index, document) for index, document in enumerate(documents)]
-        return Ranking(tuple(ranked(rows)), Usage(64 * len(rows), 32 * len(rows), len(rows)), "hash", "hash@1")
+        return Ranking(tuple(sort_rows(rows)), Usage(64 * len(rows), 32 * len(rows), len(rows)), "hash", "hash@1")
 
     @staticmethod
     def _row(seed: hashlib.blake2b, query: str, index: int, document: Document) -> RankedDocument:

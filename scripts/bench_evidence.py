@@ -77,7 +77,7 @@ class CardLoop:
 
         self.plan = plan
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = "float32" if device == "cpu" and not plan.checkpoint.hybrid else "bfloat16"
+        dtype = "float32" if device == "cpu" and not plan.checkpoint.has_linear_attention else "bfloat16"
         model = transformers.AutoModelForCausalLM.from_pretrained(plan.config.model, dtype=dtype)
         self.model: Any = model.to(device).eval()
         continuation = plan.format.continuation

@@ -185,7 +185,7 @@ class Bench:
         plan = make_plan(EngineConfig(str(write_model(shape, Path(scratch))), kv_cache_gib=memory))
         runtime = self._runner.run(SharingRuntime.start(plan))
         opened.callback(lambda: self._runner.run(runtime.aclose()))
-        self._reranker = Reranker.over(runtime, plan.encoder, plan.config)
+        self._reranker = Reranker.from_runtime(runtime, plan.encoder, plan.config)
         self._dtype = str(runtime.facts()["dtype"])
         self._writer = Writer(plan, asked.pair_tokens)
         self.missing: dict[str, str] = {}

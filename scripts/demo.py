@@ -15,7 +15,7 @@ from whyrank import Reranker
 from whyrank.cli import render
 from whyrank.cli.terminal import Terminal
 from whyrank.events import EvidenceDone
-from whyrank.process import own_process
+from whyrank.process import prepare_process
 from whyrank.types import Document
 
 CORPUS = Path(__file__).with_name("demo_corpus.jsonl")
@@ -77,5 +77,5 @@ async def show(console: Terminal, reranker: Reranker, query: str, documents: lis
 
 
 if __name__ == "__main__":
-    own_process()
+    prepare_process()
     asyncio.run(main())

@@ -31,9 +31,9 @@ from whyrank import Reranker
 from whyrank.config import DEMO, EngineConfig
 from whyrank.evaluation.charts import Axis, Chart, Series
 from whyrank.grounding import ground
-from whyrank.process import own_process
+from whyrank.process import prepare_process
 from whyrank.ranking import Ranking
-from whyrank.requests import Mode, RerankRequest
+from whyrank.request import Mode, RerankRequest
 from whyrank.types import Evidence, RankedDocument
 
 NATURAL = Path(__file__).parents[1] / "tests" / "data" / "demo" / "natural.toml"
@@ -314,7 +314,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.write_card and (asked.no_evidence or asked.checkpoint != DEMO):
         parser.error("--write-card is for the shipped model, with evidence")
-    own_process()
+    prepare_process()
     began = time.monotonic()
     figures = _rounded(asyncio.run(measure(asked.checkpoint, asked.questions, not asked.no_evidence, asked.show)))
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)

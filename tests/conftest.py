@@ -119,7 +119,7 @@ async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
         if key not in engines:
             engines[key] = await start_runtime(plan)
         runtime = engines[key] if plan.route == "encoder" else type(engines[key])(engines[key].engine, plan)  # type: ignore[attr-defined,call-arg]
-        return Served(Reranker.over(runtime, plan.encoder, config), plan, runtime)
+        return Served(Reranker.from_runtime(runtime, plan.encoder, config), plan, runtime)
 
     served: dict[tuple[Any, ...], Served] = {}
 

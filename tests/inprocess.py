@@ -14,7 +14,7 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, PromptEncoder
-from whyrank.runtimes.base import Answer, TextDelta, WritingOrder, Written
+from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta
 from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
@@ -42,7 +42,7 @@ class FakeRuntime:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
@@ -63,14 +63,14 @@ class FakeRuntime:
             yield i, LabelRead(*self.says_labels(ids), len(ids))
 
     async def write(
-        self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
+        self, prompts: Sequence[Ids], order: GenerationParams
+    ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
         if self.writing_failure is not None:
             raise self.writing_failure
         for i in range(len(prompts)):
             if order.live:
                 yield i, TextDelta("Says where.</contr", self.says[:3])
-            yield i, Written(self.says, "stop", Usage(output_tokens=len(self.says)))
+            yield i, Generation(self.says, "stop", Usage(output_tokens=len(self.says)))
 
     def facts(self) -> dict[str, str | int]:
         return {}

@@ -19,8 +19,8 @@ import pytest
 from inprocess import InProcess, prism_plan
 from server_process import Server
 from whyrank import AsyncClient, Client, Document, InvalidRequest, Ranking
-from whyrank.adapters.asking import Asking
-from whyrank.adapters.notes import KEYS, evidence_of, noted
+from whyrank.adapters.base import BaseAdapter
+from whyrank.adapters.metadata import KEYS, evidence_of, noted
 from whyrank.errors import FrameworkMissing, WhyrankError
 from whyrank.types import DocumentError, Evidence, Grounding, RankedDocument, Unsupported
 
@@ -352,11 +352,11 @@ def test_mteb_evaluates(client: Client) -> None:
 )
 def test_what_an_adapter_cannot_be_told(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        Asking(**options)
+        BaseAdapter(**options)
 
 
 async def test_one_adapter_serves_many_threads_and_loops(server: Server) -> None:
-    asking = Asking(base_url=server.url, top_n=1)
+    asking = BaseAdapter(base_url=server.url, top_n=1)
 
     def in_a_loop_of_its_own() -> Ranking:
         return asyncio.run(asking.ask_async(QUERY, TEXTS))
@@ -374,7 +374,7 @@ async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callab
     app.runtime.open.clear()
     with Client("http://test", transport=httpx.ASGITransport(app.app)) as client:
         # With a deadline of its own it waits for no company.
-        call = asyncio.create_task(Asking(client=client, deadline_ms=60_000.0).ask_async(QUERY, TEXTS))
+        call = asyncio.create_task(BaseAdapter(client=client, deadline_ms=60_000.0).ask_async(QUERY, TEXTS))
         await until(app.runtime.reached.is_set)
         call.cancel()
         await until(lambda: app.runtime.left > 0)
@@ -389,7 +389,7 @@ async def until(true: Callable[[], bool]) -> None:
 
 def test_a_pair_without_score_is_raised() -> None:
     with Client("http://127.0.0.1:9") as nobody, pytest.raises(WhyrankError):
-        Asking(client=nobody).numbers_of_pairs([(QUERY, TEXTS[0])])
+        BaseAdapter(client=nobody).numbers_of_pairs([(QUERY, TEXTS[0])])
 
 
 def row(evidence: Evidence | None = None, **fields: Any) -> RankedDocument:
@@ -442,5 +442,5 @@ def test_a_missing_framework_is_told_with_its_extra(module: str, package: str, e
 
 
 def test_written_options_are_plain_json(server: Server) -> None:
-    asking = Asking(base_url=[server.url], api_key="SECRET", **EVIDENCE)
+    asking = BaseAdapter(base_url=[server.url], api_key="SECRET", **EVIDENCE)
     assert json.loads(asking.model_dump_json())["base_url"] == [server.url]

@@ -18,7 +18,7 @@ from inprocess import InProcess, prism_plan
 from whyrank.errors import Overloaded
 from whyrank.prompting.tokens import EncodedDocument
 from whyrank.serving.admission import Admission, Limits
-from whyrank.serving.plain import PlainServer
+from whyrank.serving.standalone import StandaloneServer
 from whyrank.types import Document
 
 MIB = 1 << 20
@@ -194,7 +194,7 @@ async def serving(server: InProcess) -> AsyncIterator[int]:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    running = PlainServer(server.service, "127.0.0.1", port, shutdown_seconds=0.2)
+    running = StandaloneServer(server.service, "127.0.0.1", port, shutdown_seconds=0.2)
     task = asyncio.create_task(running.serve())
     for _ in range(1000):
         if running.started:

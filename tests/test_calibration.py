@@ -23,11 +23,11 @@ from whyrank import AsyncClient
 from whyrank.calibration import Calibration, read_calibration, write_calibration
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
+from whyrank.connect import open_server
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.run import Asked, evaluate, target_of
 from whyrank.events import EvidenceDone, Finished, Ranked, Scored
-from whyrank.opening import open_server
 from whyrank.prompting.rendering import instruction_text
 from whyrank.reranker import Reranker
 from whyrank.types import RankedDocument
@@ -173,7 +173,7 @@ async def test_no_score_is_calibrated_for_another_instruction(
 ) -> None:
     plan = fitting(instructed, strict)
     runtime = FakeRuntime(plan.encoder)
-    reranker = Reranker.over(runtime, plan.encoder, plan.config)
+    reranker = Reranker.from_runtime(runtime, plan.encoder, plan.config)
     for row in await reranker.score(QUERY, TEXTS, instruction=STRICT):
         assert row.margin is not None
         assert row.calibrated_score == pytest.approx(read_calibration(Path(strict)).probability(row.margin))

@@ -43,7 +43,7 @@ from whyrank import (
     TooLarge,
     Unreachable,
 )
-from whyrank.verbs import Verbs
+from whyrank.base import BaseReranker
 
 TEXTS = list(DOCUMENTS.values())
 EVIDENCE: dict[str, Any] = {
@@ -62,8 +62,8 @@ NAMED = [
 
 
 @pytest.fixture
-async def reranker(serve: Serve) -> Verbs:
-    found: Verbs = (await serve("prism")).reranker
+async def reranker(serve: Serve) -> BaseReranker:
+    found: BaseReranker = (await serve("prism")).reranker
     return found
 
 
@@ -74,7 +74,7 @@ async def client(server: Server) -> AsyncIterator[AsyncClient]:
 
 
 @pytest.fixture(params=["in process", "over HTTP"])
-def face(request: pytest.FixtureRequest, reranker: Verbs, client: AsyncClient) -> Verbs:
+def face(request: pytest.FixtureRequest, reranker: BaseReranker, client: AsyncClient) -> BaseReranker:
     return reranker if request.param == "in process" else client
 
 
@@ -90,7 +90,7 @@ def same(ours: Sequence[RankedDocument], theirs: Sequence[RankedDocument]) -> No
 # Both the same way.
 
 
-async def test_rerank_orders_and_gives_back_what_was_brought(face: Verbs) -> None:
+async def test_rerank_orders_and_gives_back_what_was_brought(face: BaseReranker) -> None:
     ranking = await face.rerank(QUERY, NAMED)
     assert [row.rank for row in ranking.results] == [1, 2, 3, 4]
     margins = [row.margin or 0.0 for row in ranking.results]
@@ -103,18 +103,18 @@ async def test_rerank_orders_and_gives_back_what_was_brought(face: Verbs) -> Non
     assert ranking.prompt.startswith("prism@") and ranking.usage.prompt_tokens > 0 and not ranking.degraded
 
 
-async def test_score_keeps_the_order_of_the_documents(face: Verbs) -> None:
+async def test_score_keeps_the_order_of_the_documents(face: BaseReranker) -> None:
     rows = await face.score(QUERY, TEXTS)
     assert [row.index for row in rows] == list(range(len(TEXTS)))
     same(sorted((await face.rerank(QUERY, TEXTS)).results, key=lambda row: row.index), rows)
 
 
-async def test_titles_and_texts_are_read_as_one(face: Verbs) -> None:
+async def test_titles_and_texts_are_read_as_one(face: BaseReranker) -> None:
     rows = await face.score(QUERY, [{"text": "at 100 °C", "title": "Water boils"}, "Water boils at 100 °C"])
     assert rows[0].score == pytest.approx(rows[1].score, abs=1e-6)
 
 
-async def test_equal_documents_have_equal_rows(face: Verbs) -> None:
+async def test_equal_documents_have_equal_rows(face: BaseReranker) -> None:
     twins = ["a", {"text": "b", "id": "1"}, "a", {"text": "b", "id": "2"}, "a"]
     rows = await face.score(QUERY, twins)
     assert len({row.margin for row in rows}) == 2
@@ -122,7 +122,7 @@ async def test_equal_documents_have_equal_rows(face: Verbs) -> None:
     assert len((await face.rerank(QUERY, twins, top_n=3)).results) == 3
 
 
-async def test_texts_that_no_file_could_hold(face: Verbs) -> None:
+async def test_texts_that_no_file_could_hold(face: BaseReranker) -> None:
     texts = ["\ud800", "\udfff", "tail \udfff\ud800 end", "\x00", "<|im_end|>\n<|im_start|>", "plain"]
     rows = await face.score("half \ud83d a pair", texts)
     assert all(row.error is None and row.score is not None for row in rows)
@@ -130,7 +130,7 @@ async def test_texts_that_no_file_could_hold(face: Verbs) -> None:
     assert [row.neutralised for row in rows] == [False] * 4 + [True, False]
 
 
-async def test_top_n_and_min_score_shorten_the_answer(face: Verbs) -> None:
+async def test_top_n_and_min_score_shorten_the_answer(face: BaseReranker) -> None:
     whole = (await face.rerank(QUERY, TEXTS)).results
     assert whole[4].score is not None
     same((await face.rerank(QUERY, TEXTS, top_n=3)).results, whole[:3])
@@ -139,7 +139,7 @@ async def test_top_n_and_min_score_shorten_the_answer(face: Verbs) -> None:
     assert (await face.rerank(QUERY, TEXTS, min_score=1)).results == ()
 
 
-async def test_rows_say_what_was_cut(face: Verbs) -> None:
+async def test_rows_say_what_was_cut(face: BaseReranker) -> None:
     long = " ".join([DOCUMENTS["long"]] * 3)
     cut = {policy: (await face.score(QUERY, [long], truncation=policy))[0] for policy in ("tail", "head", "middle")}
     for policy, row in cut.items():
@@ -147,7 +147,7 @@ async def test_rows_say_what_was_cut(face: Verbs) -> None:
     assert len({row.margin for row in cut.values()}) == 3
 
 
-async def test_a_callers_bound_cuts_documents_and_says_so(face: Verbs) -> None:
+async def test_a_callers_bound_cuts_documents_and_says_so(face: BaseReranker) -> None:
     whole, wide = await asyncio.gather(face.score(QUERY, TEXTS), face.score(QUERY, TEXTS, max_tokens_per_doc=100_000))
     same(wide, whole)
     bound = await face.score(QUERY, TEXTS, max_tokens_per_doc=9)
@@ -160,7 +160,7 @@ async def test_a_callers_bound_cuts_documents_and_says_so(face: Verbs) -> None:
             same([row], [replace(before, rank=row.rank)])
 
 
-async def test_a_grid_is_one_score_per_query(face: Verbs) -> None:
+async def test_a_grid_is_one_score_per_query(face: BaseReranker) -> None:
     queries = [QUERY, "How high is Everest?", "水", QUERY]
     grid = await face.score_grid(queries, NAMED)
     for query, rows in zip(queries, grid, strict=True):
@@ -169,7 +169,7 @@ async def test_a_grid_is_one_score_per_query(face: Verbs) -> None:
         await face.score_grid("one", TEXTS)
 
 
-async def test_one_bad_request_costs_the_others_nothing(face: Verbs) -> None:
+async def test_one_bad_request_costs_the_others_nothing(face: BaseReranker) -> None:
     answers = await face.rerank_many(
         [
             {"query": QUERY, "documents": TEXTS[:3]},
@@ -189,7 +189,7 @@ async def test_one_bad_request_costs_the_others_nothing(face: Verbs) -> None:
     assert await face.rerank_many([]) == []
 
 
-async def test_evidence_is_written_for_the_best(face: Verbs) -> None:
+async def test_evidence_is_written_for_the_best(face: BaseReranker) -> None:
     ranking = await face.rerank(QUERY, TEXTS[:5], **EVIDENCE)
     written = [row.evidence for row in ranking.results]
     assert [evidence is not None for evidence in written] == [True, True, False, False, False]
@@ -197,14 +197,14 @@ async def test_evidence_is_written_for_the_best(face: Verbs) -> None:
     assert ranking.evidence_usage.output_tokens == sum(e.output_tokens for e in written if e) > 0
 
 
-async def test_a_deadline_marks_what_it_cost(face: Verbs) -> None:
+async def test_a_deadline_marks_what_it_cost(face: BaseReranker) -> None:
     ranking = await face.rerank(QUERY, [f"{n} {DOCUMENTS['long']}" for n in range(100)], deadline_ms=30)
     assert ranking.degraded and len(ranking.results) == 100
     late = [row.error.code for row in ranking.results if row.error]
     assert late and set(late) == {"deadline"}
 
 
-async def test_the_stream_tells_scores_ranking_evidence_and_the_end(face: Verbs) -> None:
+async def test_the_stream_tells_scores_ranking_evidence_and_the_end(face: BaseReranker) -> None:
     events = [event async for event in face.stream(QUERY, [*NAMED, NAMED[3]], **EVIDENCE)]
     kinds = [type(event) for event in events]
     assert kinds[:6] == [Scored] * 5 + [Ranked] and kinds[-1] is Finished
@@ -225,7 +225,7 @@ async def test_the_stream_tells_scores_ranking_evidence_and_the_end(face: Verbs)
             assert told["evidence"].strip() == done.row.evidence.evidence
 
 
-async def test_a_stream_left_early_costs_nothing(face: Verbs) -> None:
+async def test_a_stream_left_early_costs_nothing(face: BaseReranker) -> None:
     async with aclosing(face.stream(QUERY, TEXTS)) as events:
         first = await anext(events)
     assert isinstance(first, Scored)
@@ -250,7 +250,7 @@ BAD: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-async def test_bad_input_is_the_same_error(face: Verbs, what: str) -> None:
+async def test_bad_input_is_the_same_error(face: BaseReranker, what: str) -> None:
     query, documents, options, said = BAD[what]
     with pytest.raises(InvalidRequest, match=said):
         await face.rerank(query, documents, **options)
@@ -259,7 +259,7 @@ async def test_bad_input_is_the_same_error(face: Verbs, what: str) -> None:
             pass
 
 
-async def test_an_option_that_nobody_knows(face: Verbs) -> None:
+async def test_an_option_that_nobody_knows(face: BaseReranker) -> None:
     with pytest.raises(TypeError, match="topn"):
         await face.rerank("q", ["a"], topn=3)  # type: ignore[call-arg]
 
@@ -281,7 +281,7 @@ async def test_an_option_that_nobody_knows(face: Verbs) -> None:
     ],
     ids=lambda options: " ".join(options) or "plain",
 )
-async def test_both_say_the_same(reranker: Verbs, client: AsyncClient, options: dict[str, Any]) -> None:
+async def test_both_say_the_same(reranker: BaseReranker, client: AsyncClient, options: dict[str, Any]) -> None:
     documents = [*NAMED, *TEXTS, NAMED[0], "\ud800", "<|im_end|>"]
     ours, theirs = await asyncio.gather(
         reranker.rerank(QUERY, documents, **options), client.rerank(QUERY, documents, **options)
@@ -518,7 +518,7 @@ async def test_what_no_client_can_be_made_of(url: Any, options: dict[str, Any]) 
 # Without await.
 
 
-async def test_client_within_a_running_event_loop(server: Server, reranker: Verbs) -> None:
+async def test_client_within_a_running_event_loop(server: Server, reranker: BaseReranker) -> None:
     """As in a notebook. It blocks this loop; its own goes on."""
     with Client(server.url) as client:
         ranking = client.rerank(QUERY, NAMED)

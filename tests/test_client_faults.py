@@ -36,7 +36,7 @@ from whyrank import (
     Unreachable,
     WhyrankError,
 )
-from whyrank.client.policy import RetryPolicy
+from whyrank.client.retry import RetryPolicy
 from whyrank.events import Event
 
 QUICK = RetryPolicy(attempts=6, first_pause=0.01, longest_pause=0.05)
@@ -454,7 +454,7 @@ async def test_a_password_in_a_url_is_sent_and_stands_in_no_message(caplog: pyte
         with pytest.raises(WhyrankError) as error:
             [event async for event in client.stream("q", ["a"])]
         assert "hunter2" not in "".join(traceback.format_exception(error.value))
-        assert "hunter2" not in repr(client._exchange._replicas)
+        assert "hunter2" not in repr(client._transport._replicas)
     assert shown == ["Basic " + base64.b64encode(b"user:hunter2").decode()] * 4
     assert "hunter2" not in caplog.text
 

@@ -13,10 +13,10 @@ import pytest
 
 from inprocess import InProcess, prism_plan
 from whyrank import AsyncClient, InvalidRequest, RerankRequest, TooLarge, Unreachable
-from whyrank.client.large import parts_of, rejoined, with_evidence
+from whyrank.client.split import parts_of, rejoined, with_evidence
 from whyrank.errors import EngineDead, WhyrankError
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions
+from whyrank.request import RerankOptions
 from whyrank.types import Document, Evidence, RankedDocument, Usage
 
 QUERY = "late deliveries"

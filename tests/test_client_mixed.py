@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from whyrank import AsyncClient, Ranking
-from whyrank.client.large import odd_ones
-from whyrank.client.policy import RetryPolicy
+from whyrank.client.retry import RetryPolicy
+from whyrank.client.split import odd_ones
 from whyrank.errors import MixedModels
 
 URLS = ["http://a", "http://b"]

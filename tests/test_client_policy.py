@@ -25,11 +25,11 @@ from whyrank import (
     Unauthorized,
     Unreachable,
 )
-from whyrank.client.answers import error_of
-from whyrank.client.batching import Ask, Batcher
-from whyrank.client.pairs import Known, PairBook, pair_key
-from whyrank.client.policy import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
-from whyrank.client.questions import batch_of, documents_of, pair_head, whole
+from whyrank.client.batching import Batcher, PendingBatch
+from whyrank.client.cache import CachedRow, ScoreCache, pair_key
+from whyrank.client.decode import error_of
+from whyrank.client.encode import batch_of, encode_documents, encode_request, pair_head
+from whyrank.client.retry import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
 from whyrank.wire import BatchAsk, RerankAsk
 
 
@@ -200,7 +200,7 @@ def request(query: str = "q", document: Any = "text", **options: Any) -> RerankR
 
 
 def key_of(asked: RerankRequest) -> bytes:
-    return pair_key(pair_head(asked), documents_of(asked)[0])
+    return pair_key(pair_head(asked), encode_documents(asked)[0])
 
 
 DIFFERENT = {
@@ -239,7 +239,7 @@ def test_everything_that_a_score_depends_on_changes_the_key() -> None:
 
 @pytest.mark.parametrize("asked", [*DIFFERENT.values(), *SAME.values()], ids=[*DIFFERENT, *SAME])
 def test_the_server_reads_what_was_asked(asked: RerankRequest) -> None:
-    content = whole(asked, documents_of(asked))
+    content = encode_request(asked, encode_documents(asked))
     (read,) = RerankAsk.model_validate(json.loads(content)).requests()
     unnamed = RerankRequest(
         asked.query,
@@ -271,7 +271,7 @@ def test_every_option_travels() -> None:
         deadline_ms=5,
         cache_salt="s",
     )
-    assert RerankAsk.model_validate(json.loads(whole(asked, documents_of(asked)))).requests() == [asked]
+    assert RerankAsk.model_validate(json.loads(encode_request(asked, encode_documents(asked)))).requests() == [asked]
 
 
 def test_metadata_that_json_does_not_know_travels_as_text() -> None:
@@ -280,19 +280,19 @@ def test_metadata_that_json_does_not_know_travels_as_text() -> None:
             return "odd"
 
     asked = request(document=Document("x", metadata={"when": Odd(), 1: 2, (3, 4): 5, "n": None}))
-    assert json.loads(documents_of(asked)[0]) == {"text": "x", "metadata": {"when": "odd", "1": 2, "n": None}}
+    assert json.loads(encode_documents(asked)[0]) == {"text": "x", "metadata": {"when": "odd", "1": 2, "n": None}}
     circular: dict[str, Any] = {}
     circular["self"] = circular
     with pytest.raises(InvalidRequest, match=r"documents\[0\]: 'metadata' cannot be written as JSON"):
-        documents_of(request(document=Document("x", metadata=circular)))
+        encode_documents(request(document=Document("x", metadata=circular)))
 
 
-def row(score: float = 0.5, **parts: Any) -> Known:
-    return Known(RankedDocument(0, Document(""), None, score, 0.0, **parts), ("model", "prompt"))
+def row(score: float = 0.5, **parts: Any) -> CachedRow:
+    return CachedRow(RankedDocument(0, Document(""), None, score, 0.0, **parts), ("model", "prompt"))
 
 
 def test_the_book_forgets_what_was_not_asked_for_longest() -> None:
-    book = PairBook(3)
+    book = ScoreCache(3)
     for n in range(3):
         book.put("id", b"%d" % n, row(n))
     assert book.get("id", b"0") == row(0)
@@ -303,11 +303,11 @@ def test_the_book_forgets_what_was_not_asked_for_longest() -> None:
 
 
 def test_the_book_keeps_no_errors_and_nothing_of_strangers() -> None:
-    book = PairBook(10)
+    book = ScoreCache(10)
     book.put("id", b"0", row(error=DocumentError("deadline", "late")))
     book.put(None, b"1", row())
     assert len(book) == 0 and book.get(None, b"1") is None
-    PairBook(0).put("id", b"0", row())
+    ScoreCache(0).put("id", b"0", row())
     book.put("id", b"0", row())
     assert book.get("another", b"0") is None and book.get(None, b"0") is None
 
@@ -319,22 +319,22 @@ def test_the_book_keeps_no_errors_and_nothing_of_strangers() -> None:
 class Post:
     """A fake `send`: notes each batch, and answers when told to."""
 
-    batches: list[list[Ask]] = field(default_factory=list)
+    batches: list[list[PendingBatch]] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, asks: Sequence[Ask]) -> None:
+    async def __call__(self, asks: Sequence[PendingBatch]) -> None:
         self.batches.append(list(asks))
         await self.answered.wait()
         for ask in asks:
             ask.done.set_result(None)
 
 
-def ask(query: str = "q", documents: int = 1, server: str = "", size: int = 10, wanted: int = 1) -> Ask:
-    return Ask(query, [bytes([n]) for n in range(documents)], b"x" * size, 0.0, server, wanted)
+def ask(query: str = "q", documents: int = 1, server: str = "", size: int = 10, wanted: int = 1) -> PendingBatch:
+    return PendingBatch(query, [bytes([n]) for n in range(documents)], b"x" * size, 0.0, server, wanted)
 
 
-def batcher(post: Post, window: float = 0.05, at_once: int = 8) -> Batcher:
-    return Batcher(post, window, most_documents=10, most_bytes=1000, at_once=at_once)
+def batcher(post: Post, window: float = 0.05, max_concurrency: int = 8) -> Batcher:
+    return Batcher(post, window, max_documents=10, max_bytes=1000, max_concurrency=max_concurrency)
 
 
 async def turns(count: int = 3) -> None:
@@ -416,7 +416,7 @@ async def test_asks_for_different_servers_travel_apart() -> None:
 
 
 async def test_who_comes_when_all_places_are_taken_gets_into_a_fuller_batch() -> None:
-    batching = batcher(post := Post(), window=0, at_once=2)
+    batching = batcher(post := Post(), window=0, max_concurrency=2)
     asks = [ask(str(n)) for n in range(12)]
     for one in asks:
         batching.add(one)
@@ -458,7 +458,7 @@ async def test_a_request_ends_when_nobody_wants_any_of_it() -> None:
 
 
 async def test_finish_sends_what_waits_and_waits_for_what_is_sent() -> None:
-    batching = batcher(post := Post(), window=60, at_once=1)
+    batching = batcher(post := Post(), window=60, max_concurrency=1)
     asks = [ask(str(n), documents=10) for n in range(4)]
     for one in asks:
         batching.add(one)

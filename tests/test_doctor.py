@@ -20,7 +20,7 @@ from whyrank.errors import DataError
 from whyrank.prompting.formats import builtin_formats
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.runtimes import Runtime
 from whyrank.runtimes.base import Answer
 from whyrank.runtimes.reference import Reference
@@ -34,7 +34,7 @@ class Changed:
 
     def __init__(self, inner: Runtime, change: Change) -> None:
         self.inner, self.change = inner, change
-        self.prime, self.facts = inner.prime, inner.facts
+        self.warm_prefix, self.facts = inner.warm_prefix, inner.facts
 
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         async for place, read in self.inner.read(prompts, priority, salt):

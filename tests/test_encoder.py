@@ -24,8 +24,8 @@ from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.encoder import EncoderRuntime, load_classifier
 from whyrank.runtimes.reference import Reference
 from whyrank.serving.admission import Limits
-from whyrank.serving.plain import PlainServer
 from whyrank.serving.service import Service
+from whyrank.serving.standalone import StandaloneServer
 from whyrank.types import DocumentError
 
 
@@ -123,7 +123,7 @@ class Running:
             port = probe.getsockname()[1]
         self.runtime = FakeRuntime(plan.encoder)
         service = Service(self.runtime, plan, Limits(), keys, "tiny")
-        self.server = PlainServer(service, "127.0.0.1", port, shutdown_seconds=0.2)
+        self.server = StandaloneServer(service, "127.0.0.1", port, shutdown_seconds=0.2)
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}")
 
     async def __aenter__(self) -> Running:

@@ -112,10 +112,10 @@ def test_the_size_of_the_cache_means_the_same_on_both_devices(options: Options) 
 
 
 def test_on_a_cpu_the_cache_suits_the_model(plan: Callable[..., Plan]) -> None:
-    def default(kind: str, cached_numbers: int | None = None, **config: Any) -> int:
+    def default(kind: str, kv_elements_per_token: int | None = None, **config: Any) -> int:
         made = plan("prism", kind, **config)
-        if cached_numbers:
-            made = replace(made, checkpoint=replace(made.checkpoint, cached_numbers=cached_numbers))
+        if kv_elements_per_token:
+            made = replace(made, checkpoint=replace(made.checkpoint, kv_elements_per_token=kv_elements_per_token))
         given: int = GenerateRuntime.engine_options(made, on_cpu=True)["kv_cache_memory_bytes"]
         return given
 
@@ -124,7 +124,7 @@ def test_on_a_cpu_the_cache_suits_the_model(plan: Callable[..., Plan]) -> None:
     numbers = 2 * table["num_hidden_layers"] * table["num_key_value_heads"] * table["head_dim"]
     assert default("qwen3") == 65536 * numbers * 4 == 2 * default("qwen3", dtype="bfloat16")
     assert default("qwen3_5") == min(4 << 30, memory // 4)  # how a hybrid's layers share is vLLM's to say
-    assert default("qwen3", cached_numbers=50_000) == min(4 << 30, memory // 4)
+    assert default("qwen3", kv_elements_per_token=50_000) == min(4 << 30, memory // 4)
     # One prompt of full length has room, or vLLM would not start.
     assert default("qwen3", 10_000_000, max_length=1000) > 1000 * 10_000_000 * 4
 

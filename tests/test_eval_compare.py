@@ -107,9 +107,9 @@ def slow_tau(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def test_kendall_counts_pairs_and_allows_for_ties() -> None:
-    dice = random.Random(4)
+    rng = random.Random(4)
     for _ in range(50):
-        a, b = ([float(dice.randrange(5)) for _ in range(12)] for _ in range(2))
+        a, b = ([float(rng.randrange(5)) for _ in range(12)] for _ in range(2))
         assert kendall(a, b) == pytest.approx(slow_tau(a, b))
 
 
@@ -132,11 +132,11 @@ def test_a_threshold_reaches_its_aim_and_tells_how_sure_it_is(tmp_path: Path) ->
 
 def test_intervals_hold_what_they_promise() -> None:
     """Pairs of a query resemble each other; drawing pairs, not queries, would give intervals that are too short."""
-    dice, held = np.random.default_rng(2), 0
+    rng, held = np.random.default_rng(2), 0
     query = np.repeat(np.arange(50), 8)
     for _ in range(30):
-        relevant = (dice.uniform(size=400) < 0.5).astype(float)
-        margin = 3 * relevant + np.repeat(dice.normal(0, 1, 50), 8) + dice.normal(0, 1, 400)
+        relevant = (rng.uniform(size=400) < 0.5).astype(float)
+        margin = 3 * relevant + np.repeat(rng.normal(0, 1, 50), 8) + rng.normal(0, 1, 400)
         order = np.argsort(-margin)
         low, high = calibrate(
             Pairs(margin[order], margin[order], relevant[order], query[order]), "recall", 0.5

@@ -25,26 +25,26 @@ NAMES = ("nDCG@10", "nDCG", "AP", "AP@20", "RR", "P@10", "R@5", "RR(rel=2)", "P(
 TREC = ("ndcg_cut_10", "ndcg", "map", "map_cut_20", "recip_rank", "P_10", "recall_5", "recip_rank", "P_3", "map")
 
 
-def random_case(dice: random.Random) -> tuple[dict[str, Judged], dict[str, Scores]]:
+def random_case(rng: random.Random) -> tuple[dict[str, Judged], dict[str, Scores]]:
     """Queries with ties, near-ties, unjudged documents, negative and graded judgements; some queries are missing."""
     qrels: dict[str, Judged] = {}
     run: dict[str, Scores] = {}
-    for query in range(dice.randint(1, 6)):
-        documents = [f"d{n}" for n in range(dice.randint(1, 40))]
-        judged = dice.sample(documents, k=dice.randint(1, len(documents)))
-        qrels[f"q{query}"] = {document: dice.choice([-2, -1, 0, 0, 1, 1, 2, 3]) for document in judged}
-        if dice.random() < 0.85:
-            retrieved = dice.sample(documents, k=dice.randint(1, len(documents)))
-            levels = dice.randint(1, 8)
-            run[f"q{query}"] = {d: dice.randrange(levels) * 7.3 - 20 + dice.choice([0, 1e-9]) for d in retrieved}
+    for query in range(rng.randint(1, 6)):
+        documents = [f"d{n}" for n in range(rng.randint(1, 40))]
+        judged = rng.sample(documents, k=rng.randint(1, len(documents)))
+        qrels[f"q{query}"] = {document: rng.choice([-2, -1, 0, 0, 1, 1, 2, 3]) for document in judged}
+        if rng.random() < 0.85:
+            retrieved = rng.sample(documents, k=rng.randint(1, len(documents)))
+            levels = rng.randint(1, 8)
+            run[f"q{query}"] = {d: rng.randrange(levels) * 7.3 - 20 + rng.choice([0, 1e-9]) for d in retrieved}
     return qrels, run
 
 
 def test_500_random_runs_equal_pytrec_eval() -> None:
     """It is shown 0 for grades below: it may crash of them. What they mean is held against the definitions below."""
-    dice, measurer = random.Random(11), Measurer(NAMES)
+    rng, measurer = random.Random(11), Measurer(NAMES)
     for _ in range(500):
-        qrels, run = random_case(dice)
+        qrels, run = random_case(rng)
         shown = {
             query: {document: max(0, grade) for document, grade in judged.items()} for query, judged in qrels.items()
         }
@@ -84,9 +84,9 @@ def by_hand(judged: Mapping[str, int], scores: Mapping[str, float]) -> list[floa
 
 
 def test_500_random_runs_equal_the_definitions() -> None:
-    dice, measurer = random.Random(12), Measurer(["nDCG@10", "AP", "RR@10", "P@10", "nDCG_returned@10"])
+    rng, measurer = random.Random(12), Measurer(["nDCG@10", "AP", "RR@10", "P@10", "nDCG_returned@10"])
     for _ in range(500):
-        qrels, run = random_case(dice)
+        qrels, run = random_case(rng)
         for query, scores in run.items():
             assert measurer.measure(qrels[query], scores) == pytest.approx(by_hand(qrels[query], scores), abs=1e-6)
 
@@ -140,11 +140,11 @@ def test_unjudged_share() -> None:
 
 
 def test_a_difference_that_is_there_and_one_that_is_not() -> None:
-    dice = np.random.default_rng(1)
-    a = dice.uniform(size=60)
-    better = paired_difference(a, a + dice.normal(0.1, 0.1, 60))
+    rng = np.random.default_rng(1)
+    a = rng.uniform(size=60)
+    better = paired_difference(a, a + rng.normal(0.1, 0.1, 60))
     assert 0 < better.low < 0.1 < better.high and better.p < 0.001
-    nothing = paired_difference(a, a + dice.normal(0.0, 0.1, 60))
+    nothing = paired_difference(a, a + rng.normal(0.0, 0.1, 60))
     assert nothing.low < 0 < nothing.high and nothing.p > 0.05
     same = paired_difference(a, a)
     assert (same.mean, same.low, same.high, same.p, same.same) == (0, 0, 0, 1, 60)
@@ -176,17 +176,15 @@ def test_map_alone_gives_it_away_where_relevant_documents_are_few() -> None:
 
 @pytest.mark.parametrize("graded", [False, True])
 def test_no_true_table_is_called_impossible(graded: bool) -> None:
-    dice, measurer = random.Random(3), Measurer(["nDCG@10", "AP", "RR@10", "P@10"])
+    rng, measurer = random.Random(3), Measurer(["nDCG@10", "AP", "RR@10", "P@10"])
     for _ in range(150):
         rows = []
-        for _ in range(dice.randint(1, 4)):
-            documents = [f"d{n}" for n in range(dice.choice([3, 12, 60]))]
+        for _ in range(rng.randint(1, 4)):
+            documents = [f"d{n}" for n in range(rng.choice([3, 12, 60]))]
             grades = [0, 1, 1, 5] if graded else [0, 0, 1]
-            judged = {document: dice.choice(grades) for document in documents}
-            judged |= {f"missed{n}": 1 for n in range(dice.choice([0, 0, 2, 40]))}
-            rows.append(
-                measurer.measure(judged, {d: dice.random() + dice.choice([0, 2]) * judged[d] for d in documents})
-            )
+            judged = {document: rng.choice(grades) for document in documents}
+            judged |= {f"missed{n}": 1 for n in range(rng.choice([0, 0, 2, 40]))}
+            rows.append(measurer.measure(judged, {d: rng.random() + rng.choice([0, 2]) * judged[d] for d in documents}))
         means = dict(zip(measurer.names, np.mean(rows, axis=0).tolist(), strict=True))
         assert not impossible_pairs({name: round(mean, 4) for name, mean in means.items()}, graded=graded)
 

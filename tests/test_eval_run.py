@@ -23,9 +23,9 @@ from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import COSTS, RESULTS, Result, Row, read_results
 from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, make_scorecard
-from whyrank.evaluation.targets import open_target, target_options
+from whyrank.evaluation.systems import open_target, target_options
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions
+from whyrank.request import RerankOptions
 from whyrank.types import Document, DocumentError, Evidence, Grounding, RankedDocument, Unsupported, Usage
 
 ASKED = Asked("hash", top_k=20)
@@ -63,21 +63,21 @@ async def test_interrupted_at_twenty_moments_it_is_the_same_file(
     collection: Collection, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Failures, cancellations and files cut in the middle of a line, in turn."""
-    dice = random.Random(8)
+    rng = random.Random(8)
     for moment in range(20):
         if moment % 3 == 0:
             with pytest.raises(ConnectionError):
-                await evaluate(collection, Failing(dice.randint(0, 4)), ASKED, tmp_path)
+                await evaluate(collection, Failing(rng.randint(0, 4)), ASKED, tmp_path)
         else:
             task = asyncio.create_task(evaluate(collection, HashScorer(0.002), ASKED, tmp_path))
-            await asyncio.sleep(dice.uniform(0, 0.004))
+            await asyncio.sleep(rng.uniform(0, 0.004))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
         if moment % 3 == 2:
             for name in (RESULTS, COSTS):
                 content = (tmp_path / name).read_bytes()
-                (tmp_path / name).write_bytes(content[: dice.randint(0, len(content))])
+                (tmp_path / name).write_bytes(content[: rng.randint(0, len(content))])
     before = len((tmp_path / RESULTS).read_bytes())
     await evaluate(collection, HashScorer(), ASKED, tmp_path)
     assert before < len((undisturbed / RESULTS).read_bytes())

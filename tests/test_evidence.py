@@ -1,4 +1,4 @@
-"""Evidence mode: what may be written, how it is read back, and what the road does when time or the engine runs out."""
+"""Evidence mode: what may be written, how it is read back, and what a call returns when time or the engine runs out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from samples import DOCUMENTS, QUERY, hostile_texts, tokenise_with
 from whyrank import Document, EvidenceDelta, EvidenceDone, Finished, InvalidRequest, Ranked, Reranker, Scored
 from whyrank.prompting.evidence import (
     SectionReader,
+    finish_reason,
     grammar_budgets,
-    how_it_ended,
     opening_text,
     parse,
     render,
@@ -32,7 +32,7 @@ from whyrank.prompting.evidence import (
 from whyrank.prompting.formats import builtin_formats
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Answer, TextDelta, WritingOrder, Written
+from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta
 from whyrank.types import Usage
 
 PRISM = builtin_formats()["prism"].continuation
@@ -148,7 +148,7 @@ def test_the_grammar_is_the_same_string_every_time() -> None:
 )
 def test_budgets_and_loops_are_told(contribution: str, evidence: str, finish: str) -> None:
     written = f"{contribution}</contribution>\n<evidence>{evidence}</evidence>"
-    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in written], as_characters) == finish  # type: ignore[arg-type]
+    assert finish_reason(PRISM, BUDGETS, [ord(c) for c in written], as_characters) == finish  # type: ignore[arg-type]
 
 
 def written_as(contribution: str, evidence: str) -> str:
@@ -158,7 +158,7 @@ def written_as(contribution: str, evidence: str) -> str:
 def finish_of(contribution: str, evidence: str, contribution_budget: int, evidence_budget: int) -> str:
     written = [ord(character) for character in written_as(contribution, evidence)]
     budgets = {"contribution": contribution_budget, "evidence": evidence_budget}
-    return how_it_ended(PRISM, budgets, written, as_characters)  # type: ignore[arg-type]
+    return finish_reason(PRISM, budgets, written, as_characters)  # type: ignore[arg-type]
 
 
 def test_few_grammars_serve_all_budgets() -> None:
@@ -252,21 +252,21 @@ def test_tokens_that_hold_text_and_tag_belong_to_the_text() -> None:
     budgets = {"contribution": 9, "evidence": 12}
     sections = split_sections(PRISM, budgets, written, decode)  # type: ignore[arg-type]
     assert [section.text for section in sections] == ["said.", "so it is" * 3 + "so it."]
-    assert how_it_ended(PRISM, budgets, written, decode) == "repetition"  # type: ignore[arg-type]
-    assert how_it_ended(PRISM, budgets | {"evidence": 13}, written, decode) == "complete"  # type: ignore[arg-type]
-    assert how_it_ended(PRISM, {"contribution": 2, "evidence": 13}, written, decode) == "budget"  # type: ignore[arg-type]
+    assert finish_reason(PRISM, budgets, written, decode) == "repetition"  # type: ignore[arg-type]
+    assert finish_reason(PRISM, budgets | {"evidence": 13}, written, decode) == "complete"  # type: ignore[arg-type]
+    assert finish_reason(PRISM, {"contribution": 2, "evidence": 13}, written, decode) == "budget"  # type: ignore[arg-type]
 
 
 def test_a_loop_cut_by_the_engine_is_one() -> None:
     written = "short</contribution>\n<evidence>" + SENTENCE * 4 + "</evi"
     assert (
-        how_it_ended(PRISM, {"contribution": 40, "evidence": 384}, [ord(c) for c in written], as_characters)
+        finish_reason(PRISM, {"contribution": 40, "evidence": 384}, [ord(c) for c in written], as_characters)
         == "repetition"
     )  # type: ignore[arg-type]
 
 
 def test_an_answer_cut_by_the_engine_is_a_budget() -> None:
-    assert how_it_ended(PRISM, BUDGETS, [ord(c) for c in "short</contri"], as_characters) == "budget"  # type: ignore[arg-type]
+    assert finish_reason(PRISM, BUDGETS, [ord(c) for c in "short</contri"], as_characters) == "budget"  # type: ignore[arg-type]
 
 
 # On real engines.
@@ -326,11 +326,11 @@ async def test_every_tag_closes(served: Served) -> None:
     encoder, runtime = served.plan.encoder, served.runtime
     prompt = (await asyncio.to_thread(encoder.encode, QUERY, [Document("x")], None, "tail"))[0].prompts[0].ids  # type: ignore[union-attr]
     opening = encoder.encode_frame(opening_text(PRISM))
-    order = WritingOrder(writing_grammar(PRISM, BUDGETS, encoder.control_texts()), 200, 1.5, live=False, salt=None)  # type: ignore[arg-type]
+    order = GenerationParams(writing_grammar(PRISM, BUDGETS, encoder.control_texts()), 200, 1.5, live=False, salt=None)  # type: ignore[arg-type]
     runs = [(*prompt, *opening)] * 40
     async with aclosing(runtime.write(runs, order)) as pieces:  # type: ignore[attr-defined]
         async for _, written in pieces:
-            assert isinstance(written, Written)
+            assert isinstance(written, Generation)
             assert written.reason == "stop"
             text = encoder.decode(written.ids)
             assert parse(PRISM, opening_text(PRISM) + text).complete, text
@@ -363,7 +363,7 @@ async def test_continuations_reuse_the_scored_prompt(served: Served) -> None:
 
 async def test_only_the_chosen_are_continued(prism: Served) -> None:
     fake = FakeWriter(prism, lambda ids: (len(ids) % 7) - 3.0)
-    reranker = Reranker.over(fake, prism.plan.encoder, prism.plan.config)
+    reranker = Reranker.from_runtime(fake, prism.plan.encoder, prism.plan.config)
     texts = ["water " * n for n in range(1, 15)]
     ranking = await reranker.rerank(QUERY, texts, mode="evidence", evidence_top_n=3, evidence_min_score=0.6)
     written = [row for row in ranking.results if row.evidence]
@@ -375,7 +375,7 @@ async def test_only_the_chosen_are_continued(prism: Served) -> None:
 
 async def test_duplicates_share_one_continuation(prism: Served) -> None:
     fake = FakeWriter(prism, lambda ids: 1.0)
-    reranker = Reranker.over(fake, prism.plan.encoder, prism.plan.config)
+    reranker = Reranker.from_runtime(fake, prism.plan.encoder, prism.plan.config)
     ranking = await reranker.rerank(QUERY, ["same", "same", "other"], mode="evidence")
     assert len(fake.continued) == 2
     assert [row.evidence and row.evidence.contribution for row in ranking.results] == ["c"] * 3
@@ -388,7 +388,7 @@ class FakeWriter:
         self.encoder, self.score, self.ending = served.plan.encoder, score, ending
         self.continued: list[Ids] = []
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
@@ -396,12 +396,12 @@ class FakeWriter:
             yield i, LabelRead(self.score(prompt))
 
     async def write(
-        self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
+        self, prompts: Sequence[Ids], order: GenerationParams
+    ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
         for i, prompt in enumerate(prompts):
             self.continued.append(prompt)
             text = "c</contribution>\n<evidence>e</evidence>"
-            yield i, Written(self.encoder.encode_frame(text), self.ending)  # type: ignore[arg-type]
+            yield i, Generation(self.encoder.encode_frame(text), self.ending)  # type: ignore[arg-type]
 
     def facts(self) -> dict[str, str | int]:
         return {}
@@ -411,7 +411,7 @@ class FakeWriter:
 
 @pytest.mark.parametrize(("ending", "finish"), [("stop", "complete"), ("abort", "aborted"), ("error", "error")])
 async def test_how_the_engine_ended_is_told(prism: Served, ending: str, finish: str) -> None:
-    reranker = Reranker.over(FakeWriter(prism, lambda ids: 1.0, ending), prism.plan.encoder, prism.plan.config)
+    reranker = Reranker.from_runtime(FakeWriter(prism, lambda ids: 1.0, ending), prism.plan.encoder, prism.plan.config)
     (row,) = await reranker.score(QUERY, ["a"], mode="evidence")
     assert row.score is not None and row.evidence is not None
     assert row.evidence.finish == finish

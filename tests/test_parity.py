@@ -66,7 +66,7 @@ async def test_truncated_text(served: Served, policy: TruncationPolicy) -> None:
     """Cut prompts score as transformers scores the same ids, and the frame stands around them to the end."""
     frame = len(served.plan.encoder.shared_prefix(None))
     plan = make_plan(replace(served.plan.config, max_length=frame + 160))
-    reranker = Reranker.over(served.runtime, plan.encoder, plan.config)
+    reranker = Reranker.from_runtime(served.runtime, plan.encoder, plan.config)
     text = DOCUMENTS["long"][:4000]
     (row,) = await reranker.score(QUERY, [text], truncation=policy)
     (encoded,) = plan.encoder.encode(QUERY, [Document(text)], None, policy)

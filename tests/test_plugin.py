@@ -15,7 +15,7 @@ from conftest import KIND_OF
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
-from whyrank.serving.plugin import advice, be_heard, require
+from whyrank.serving.plugin import check_config, config_warnings, enable_warnings
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ GENERATE, HYBRID, CLASSIFY = {}, {"kind": "qwen3_5"}, {"route": "classify"}
 
 @pytest.mark.parametrize("asked", [GENERATE, HYBRID, CLASSIFY])
 def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], asked: dict[str, str]) -> None:
-    assert advice(engine(), plan(**asked)) == []
-    require(engine(), plan(**asked))
+    assert config_warnings(engine(), plan(**asked)) == []
+    check_config(engine(), plan(**asked))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], as
 def test_what_is_missing_is_told_with_its_flag(
     plan: Callable[..., Plan], said: dict[str, Any], asked: dict[str, str], flag: str
 ) -> None:
-    (line,) = advice(engine(**said), plan(**asked))
+    (line,) = config_warnings(engine(**said), plan(**asked))
     assert line.endswith(f": give {flag}")
 
 
@@ -77,27 +77,27 @@ def test_what_is_missing_is_told_with_its_flag(
 def test_what_costs_nothing_there_is_not_told(
     plan: Callable[..., Plan], said: dict[str, Any], asked: dict[str, str]
 ) -> None:
-    assert advice(engine(**said), plan(**asked)) == []
+    assert config_warnings(engine(**said), plan(**asked)) == []
 
 
 def test_a_plain_vllm_serve_is_told_all_of_it(plan: Callable[..., Plan]) -> None:
     plain = engine(head=torch.bfloat16, unit=None, policy="fcfs")
-    assert len(advice(plain, plan(**HYBRID))) == 3
-    assert len(advice(engine(caching=False, policy="fcfs"), plan())) == 2
+    assert len(config_warnings(plain, plan(**HYBRID))) == 3
+    assert len(config_warnings(engine(caching=False, policy="fcfs"), plan())) == 2
 
 
 def test_raw_logits_are_required_where_the_prompt_reads_them(plan: Callable[..., Plan]) -> None:
     with pytest.raises(CheckpointError, match="'bge-v2-gemma' reads raw logits: start with --logprobs-mode raw_logits"):
-        require(engine(), plan("bge-v2-gemma"))
-    require(engine(logprobs_mode="raw_logits"), plan("bge-v2-gemma"))
-    require(engine(), plan("bge-v2-gemma", route="classify"))
+        check_config(engine(), plan("bge-v2-gemma"))
+    check_config(engine(logprobs_mode="raw_logits"), plan("bge-v2-gemma"))
+    check_config(engine(), plan("bge-v2-gemma", route="classify"))
 
 
 def test_drafts_are_refused_where_labels_are_read(plan: Callable[..., Plan]) -> None:
     drafting = engine(speculative=SimpleNamespace(method="ngram"))
     with pytest.raises(CheckpointError, match="start without --speculative-config"):
-        require(drafting, plan())
-    require(drafting, plan(route="classify"))
+        check_config(drafting, plan())
+    check_config(drafting, plan(route="classify"))
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def test_advice_is_heard_unless_the_user_wants_none() -> None:
     ours, service = logging.getLogger("whyrank"), logging.getLogger("whyrank.serving.service")
     ours.setLevel(logging.NOTSET)
     assert not service.isEnabledFor(logging.WARNING)
-    be_heard()
+    enable_warnings()
     assert service.isEnabledFor(logging.WARNING) and not service.isEnabledFor(logging.INFO)
     ours.setLevel(logging.CRITICAL)
-    be_heard()
+    enable_warnings()
     assert not service.isEnabledFor(logging.WARNING)

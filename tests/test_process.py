@@ -10,7 +10,7 @@ import time
 
 import psutil
 
-from whyrank.process import environment_restored, set_environment
+from whyrank.process import environment_restored, set_engine_environment
 
 # Pages that ten blocks cost, one after the other, as large as the activations of a step.
 PAGES = """
@@ -36,25 +36,28 @@ def test_without_us_memory_comes_and_goes() -> None:
 
 
 def test_a_process_whose_copy_will_compute_keeps_memory() -> None:
-    assert pages(f"from whyrank.process import own_process; own_process()\n{PAGES}") < 1_000
+    assert pages(f"from whyrank.process import prepare_process; prepare_process()\n{PAGES}") < 1_000
 
 
 def test_a_spawned_process_keeps_memory() -> None:
     spawn = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {PAGES!r}], check=True)"
-    assert pages(f"from whyrank.process import set_environment; set_environment(on_cpu=True)\n{spawn}") < 1_000
+    assert (
+        pages(f"from whyrank.process import set_engine_environment; set_engine_environment(on_cpu=True)\n{spawn}")
+        < 1_000
+    )
 
 
 def test_what_the_user_said_of_memory_stands() -> None:
     told = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    assert pages(f"from whyrank.process import own_process; own_process()\n{PAGES}", **told) > 10_000
+    assert pages(f"from whyrank.process import prepare_process; prepare_process()\n{PAGES}", **told) > 10_000
 
 
 def test_a_copy_ends_when_its_parent_is_killed() -> None:
     code = """
 from multiprocessing import get_context
 from time import sleep
-from whyrank.process import own_process
-own_process()
+from whyrank.process import prepare_process
+prepare_process()
 copy = get_context("fork").Process(target=sleep, args=(60,))
 copy.start()
 print(copy.pid, flush=True)
@@ -74,7 +77,7 @@ def test_the_environment_is_as_it_was_before() -> None:
     before = dict(os.environ)
     name = next(iter(before))
     with environment_restored():
-        set_environment(on_cpu=True)
+        set_engine_environment(on_cpu=True)
         os.environ[name] = "changed"
         assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
     assert dict(os.environ) == before

@@ -1,4 +1,4 @@
-"""The road: order, choice, duplicates, windows, bad documents, cancelling, and an engine that dies."""
+"""The pipeline: order, choice, duplicates, windows, bad documents, cancelling, and an engine that dies."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FakeRuntime:
         self.answer = answer
         self.asked: list[Ids] = []
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
@@ -63,7 +63,7 @@ class FakeRuntime:
 
 def over_fake(prism: Served, answer: Callable[[Ids], float]) -> tuple[Reranker, FakeRuntime]:
     fake = FakeRuntime(answer)
-    return Reranker.over(fake, prism.plan.encoder, prism.plan.config), fake
+    return Reranker.from_runtime(fake, prism.plan.encoder, prism.plan.config), fake
 
 
 async def test_results_are_ordered_and_carry_everything(prism: Served) -> None:
@@ -262,7 +262,7 @@ class WatchedEncoder:
 async def test_large_texts_become_ids_one_at_a_time(prism: Served) -> None:
     """Each holds up the event loop a little; together they would hold it up for longer than anybody waits."""
     encoder = WatchedEncoder(prism.plan.encoder)
-    reranker = Reranker.over(FakeRuntime(lambda _: 0.0), encoder, prism.plan.config)  # type: ignore[arg-type]
+    reranker = Reranker.from_runtime(FakeRuntime(lambda _: 0.0), encoder, prism.plan.config)  # type: ignore[arg-type]
     text = "Water boils at 100 degrees. " * 12_000
     await asyncio.gather(*(reranker.rerank(f"query {number}", [text]) for number in range(4)))
     assert encoder.max_running == 1
@@ -349,11 +349,11 @@ class SilentRuntime(FakeRuntime):
 
 
 async def test_winding_up_answers_with_what_there_is(prism: Served) -> None:
-    reranker = Reranker.over(SilentRuntime(len), prism.plan.encoder, prism.plan.config)
+    reranker = Reranker.from_runtime(SilentRuntime(len), prism.plan.encoder, prism.plan.config)
     calls = [asyncio.create_task(reranker.rerank(f"{QUERY} {n}", TEXTS)) for n in range(3)]
     done, _ = await asyncio.wait(calls, timeout=0.5)
     assert not done
-    reranker.wind_up()
+    reranker.finish_early()
     for ranking in await asyncio.wait_for(asyncio.gather(*calls), 5):
         assert [row.error.code if row.error else "scored" for row in ranking.results] == ["scored"] + ["deadline"] * 7
 

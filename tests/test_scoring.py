@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from whyrank.prompting.scoring import LabelRead, ScoreRule, ranked, score_of
+from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
+from whyrank.ranking import sort_rows
 from whyrank.types import Document, DocumentError, RankedDocument
 
 
@@ -44,4 +45,4 @@ def test_order_is_by_margin_then_input_and_errors_come_last() -> None:
         RankedDocument(3, Document("d"), margin=41.0, score=1.0),
         RankedDocument(4, Document("e"), margin=1.0, score=0.73),
     ]
-    assert [(row.index, row.rank) for row in ranked(rows)] == [(3, 1), (2, 2), (0, 3), (4, 4), (1, None)]
+    assert [(row.index, row.rank) for row in sort_rows(rows)] == [(3, 1), (2, 2), (0, 3), (4, 4), (1, None)]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from whyrank.errors import InvalidRequest
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.types import Document, Usage
 
 

@@ -26,7 +26,7 @@ from whyrank.errors import (
 )
 from whyrank.events import EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.types import (
     Document,

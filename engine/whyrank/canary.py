@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from whyrank.base import BaseReranker
 from whyrank.errors import CheckpointError
-from whyrank.prompting.scoring import LEAST_LABEL_MASS
-from whyrank.verbs import Verbs
+from whyrank.prompting.scoring import MIN_LABEL_MASS
 
 __all__ = ["CANARY_QUERY", "CANARY_TEXT", "canary_margin"]
 
@@ -17,7 +17,7 @@ CANARY_TEXT = "Paris is the capital and largest city of France."
 _OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
 
 
-async def canary_margin(reranker: Verbs, model: str) -> float | None:
+async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
     """The margin of the canary's pair. Raises where the model gives no numbers, or the same one for different texts; which
     text it prefers is its own affair. `reranker` has no calibration: its results must be the model's."""
     row, other = await reranker.score(CANARY_QUERY, [CANARY_TEXT, _OFF_TOPIC])
@@ -29,7 +29,7 @@ async def canary_margin(reranker: Verbs, model: str) -> float | None:
             f"{model} gives different texts the same score, {row.score:.4f} (margin {row.margin:.4f}): "
             "its weights, its head or its prompt do not fit; try `whyrank doctor`"
         )
-    if row.label_mass is not None and row.label_mass < LEAST_LABEL_MASS:
+    if row.label_mass is not None and row.label_mass < MIN_LABEL_MASS:
         logger.warning(
             "%s puts %.4f of the probability on its labels, and the rest on other words: its prompt or its weights "
             "hardly fit; try `whyrank doctor`",

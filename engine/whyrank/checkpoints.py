@@ -10,7 +10,7 @@ from whyrank.calibration import read_calibration
 from whyrank.checkpoint_files import check_folder
 from whyrank.config import EngineConfig, Route
 from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled
-from whyrank.prompting.evidence import budgets, most_tokens
+from whyrank.prompting.evidence import budgets, max_new_tokens
 from whyrank.prompting.formats import PromptFormat, fitting_format
 from whyrank.prompting.tokens import PromptEncoder
 
@@ -27,26 +27,26 @@ _FAST_TOKENIZER = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The parts of config.json that decide how it is served. `hybrid`: has linear-attention layers (Qwen3.5).
-    `cached_numbers`: what the prefix cache holds of a token, where all layers are of one kind and say so."""
+    """The parts of config.json that decide how it is served. `has_linear_attention`: has linear-attention layers (Qwen3.5).
+    `kv_elements_per_token`: what the prefix cache holds of a token, where all layers are of one kind and say so."""
 
     architectures: tuple[str, ...]
-    hybrid: bool
+    has_linear_attention: bool
     max_positions: int | None
     remote_code: bool
-    cached_numbers: int | None
+    kv_elements_per_token: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything decided before an engine starts. `answer_room`: tokens kept free behind the prompt."""
+    """Everything decided before an engine starts. `reserved_tokens`: tokens kept free behind the prompt."""
 
     config: EngineConfig
     checkpoint: Checkpoint
     format: PromptFormat
     route: Route
     encoder: PromptEncoder
-    answer_room: int
+    reserved_tokens: int
 
 
 def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
@@ -68,25 +68,25 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
         )
     if config.calibration is not None:
         read_calibration(Path(config.calibration)).check_fits(config.model, fmt.fingerprint)
-    answer_room = 1
+    reserved_tokens = 1
     if route == "generate" and fmt.continuation:
-        answer_room = most_tokens(budgets(fmt, {}))
-    max_length = _max_length(config, checkpoint, fmt, answer_room)
-    encoder = PromptEncoder(fmt, _tokenizer(config), max_length, answer_room)
-    return Plan(config, checkpoint, fmt, route, encoder, answer_room)
+        reserved_tokens = max_new_tokens(budgets(fmt, {}))
+    max_length = _max_length(config, checkpoint, fmt, reserved_tokens)
+    encoder = PromptEncoder(fmt, _tokenizer(config), max_length, reserved_tokens)
+    return Plan(config, checkpoint, fmt, route, encoder, reserved_tokens)
 
 
-def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, answer_room: int) -> int:
-    most = checkpoint.max_positions - answer_room if checkpoint.max_positions else None
+def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, reserved_tokens: int) -> int:
+    most = checkpoint.max_positions - reserved_tokens if checkpoint.max_positions else None
     if most is not None and most < 1:
         raise CheckpointError(
-            f"{config.model} has {checkpoint.max_positions} positions (or a --max-model-len of so many): {answer_room} are "
+            f"{config.model} has {checkpoint.max_positions} positions (or a --max-model-len of so many): {reserved_tokens} are "
             "kept for the answer, and none is left for the prompt; give more"
         )
     if config.max_length and most and config.max_length > most:
         raise CheckpointError(
             f"max_length {config.max_length}: {config.model} has {checkpoint.max_positions} positions, of which "
-            f"{answer_room} are kept for the answer; at most {most}"
+            f"{reserved_tokens} are kept for the answer; at most {most}"
         )
     wanted = config.max_length or fmt.max_length
     return min(wanted, most) if most else wanted
@@ -107,11 +107,11 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
         hybrid,
         max_positions=_positions(config.model, text),
         remote_code="auto_map" in table,
-        cached_numbers=None if hybrid else _cached_numbers(text),
+        kv_elements_per_token=None if hybrid else _kv_elements_per_token(text),
     )
 
 
-def _cached_numbers(table: dict[str, Any]) -> int | None:
+def _kv_elements_per_token(table: dict[str, Any]) -> int | None:
     """Keys and values of every layer."""
     layers, heads = table.get("num_hidden_layers"), table.get("num_attention_heads")
     if not layers or not heads:

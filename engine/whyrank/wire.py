@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
 from whyrank.ranking import Ranking
-from whyrank.requests import Mode, RerankOptions, RerankRequest
+from whyrank.request import Mode, RerankOptions, RerankRequest
 from whyrank.types import Document, RankedDocument, TruncationPolicy
 
 __all__ = [
@@ -175,7 +175,7 @@ def event_document(event: Event) -> dict[str, Any]:
     return {"event": _EVENT_NAMES[type(event)], "data": data}
 
 
-# What is asked. Types are checked here; what a value may be is said once, in requests.py and types.py.
+# What is asked. Types are checked here; what a value may be is said once, in request.py and types.py.
 
 # The first fault is told, and no more are looked for: a long list of wrong values would take minutes.
 Strings = Annotated[list[str], Field(fail_fast=True)]

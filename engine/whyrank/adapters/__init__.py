@@ -1,7 +1,7 @@
 """whyrank inside the frameworks that people have, each a few lines over the client.
 
-asking.py                 whom an adapter asks, and with which options (shared)
-notes.py                  what a row says, as metadata (shared)
+base.py                   which reranker an adapter calls, and with which options (shared)
+metadata.py               a result row as metadata (shared)
 langchain.py              WhyrankCompressor: a document compressor
 llama_index.py            WhyrankPostprocessor: a node postprocessor
 haystack.py               WhyrankRanker: a ranker component

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
-from whyrank.adapters.asking import Asking, framework
-from whyrank.adapters.notes import evidence_of, noted, unnoted
+from whyrank.adapters.base import BaseAdapter, framework
+from whyrank.adapters.metadata import evidence_of, noted, unnoted
+from whyrank.base import BaseReranker
 from whyrank.client import Client
+from whyrank.connect import API_KEY_VARIABLE
 from whyrank.errors import InvalidRequest
-from whyrank.opening import API_KEY_VARIABLE
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions
+from whyrank.request import RerankOptions
 from whyrank.types import Document
-from whyrank.verbs import Verbs
 
 with framework(extra="haystack"):
     from haystack import Document as HaystackDocument
@@ -29,7 +29,7 @@ _KEY = Secret.from_env_var(API_KEY_VARIABLE, strict=False)
 
 @component
 class WhyrankRanker:
-    """Documents ordered, best first, with score, contribution and evidence in their meta (see notes.py).
+    """Documents ordered, best first, with score, contribution and evidence in their meta (see metadata.py).
 
         WhyrankRanker("http://localhost:8000", top_k=5, mode="evidence", replace_content=True)
 
@@ -44,7 +44,7 @@ class WhyrankRanker:
         top_k: int | None = 10,
         replace_content: bool = False,
         timeout: float = 60.0,
-        client: Verbs | Client | None = None,
+        client: BaseReranker | Client | None = None,
         **options: Unpack[RerankOptions],
     ) -> None:
         if "top_n" in options:
@@ -52,7 +52,7 @@ class WhyrankRanker:
         said: dict[str, Any] = {"base_url": base_url, "replace_content": replace_content, "timeout": timeout, **options}
         key = api_key.resolve_value() if api_key else None
         self._written = said | {"api_key": api_key, "top_k": top_k}
-        self._asking = Asking(**said, api_key=key, top_n=top_k, client=client)
+        self._asking = BaseAdapter(**said, api_key=key, top_n=top_k, client=client)
 
     def to_dict(self) -> dict[str, Any]:
         if self._asking.client is not None:

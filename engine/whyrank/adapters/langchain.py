@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from whyrank.adapters.asking import Asking, framework
-from whyrank.adapters.notes import evidence_of, noted, unnoted
+from whyrank.adapters.base import BaseAdapter, framework
+from whyrank.adapters.metadata import evidence_of, noted, unnoted
 from whyrank.ranking import Ranking
 from whyrank.types import Document
 
@@ -17,8 +17,8 @@ with framework(extra="langchain"):
 __all__ = ["WhyrankCompressor"]
 
 
-class WhyrankCompressor(Asking, BaseDocumentCompressor):
-    """Documents ordered, best first, with score, contribution and evidence in their metadata (see notes.py).
+class WhyrankCompressor(BaseAdapter, BaseDocumentCompressor):
+    """Documents ordered, best first, with score, contribution and evidence in their metadata (see metadata.py).
 
     WhyrankCompressor(base_url="http://localhost:8000", mode="evidence", top_n=5, replace_content=True)
     """

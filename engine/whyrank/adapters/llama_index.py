@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from whyrank.adapters.asking import Asking, framework
-from whyrank.adapters.notes import KEYS, evidence_of, noted, unnoted
+from whyrank.adapters.base import BaseAdapter, framework
+from whyrank.adapters.metadata import KEYS, evidence_of, noted, unnoted
 from whyrank.errors import InvalidRequest
 from whyrank.ranking import Ranking
 from whyrank.types import Document, RankedDocument
@@ -18,8 +18,8 @@ with framework(extra="llama-index"):
 __all__ = ["WhyrankPostprocessor"]
 
 
-class WhyrankPostprocessor(Asking, BaseNodePostprocessor):
-    """Nodes ordered, best first, with score, contribution and evidence in their metadata (see notes.py).
+class WhyrankPostprocessor(BaseAdapter, BaseNodePostprocessor):
+    """Nodes ordered, best first, with score, contribution and evidence in their metadata (see metadata.py).
 
         WhyrankPostprocessor(base_url="http://localhost:8000", mode="evidence", top_n=5, replace_content=True)
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any, Unpack
 from pydantic import BaseModel, Field
 
 from whyrank import __version__
-from whyrank.adapters.asking import framework
+from whyrank.adapters.base import framework
+from whyrank.base import BaseReranker
 from whyrank.errors import WhyrankError
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions
+from whyrank.request import RerankOptions
 from whyrank.types import RankedDocument
-from whyrank.verbs import Verbs
 
 with framework(extra="mcp"):
     from mcp.server import MCPServer
@@ -93,7 +93,7 @@ class _StrictServer(MCPServer[Any]):
         return await super().call_tool(name, arguments, context)
 
 
-def tools_over(reranker: Verbs) -> MCPServer[Any]:
+def tools_over(reranker: BaseReranker) -> MCPServer[Any]:
     """`reranker` must be running for as long as the tools are served."""
     server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
@@ -138,7 +138,7 @@ def tools_over(reranker: Verbs) -> MCPServer[Any]:
 
 
 async def _ask(
-    reranker: Verbs, query: str, documents: Sequence[str | Candidate], **options: Unpack[RerankOptions]
+    reranker: BaseReranker, query: str, documents: Sequence[str | Candidate], **options: Unpack[RerankOptions]
 ) -> Ranking:
     given = [one if isinstance(one, str) else one.model_dump() for one in documents]
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whyrank.adapters.asking import Asking, framework
+from whyrank.adapters.base import BaseAdapter, framework
 from whyrank.errors import InvalidRequest
 
 with framework(extra="mteb"):
@@ -26,11 +26,11 @@ class WhyrankCrossEncoder:
     """mteb.evaluate(WhyrankCrossEncoder("organisation/model", base_url="http://localhost:8000"), tasks)
 
     Name and revision are what MTEB files results under: say which model the server has. `device` is the server's own affair.
-    Further options are those of Asking. Predictions are margins: scores in 0..1 lose the order of the very best.
+    Further options are those of BaseAdapter. Predictions are margins: scores in 0..1 lose the order of the very best.
     """
 
     def __init__(self, model_name: str, revision: str | None = None, device: str | None = None, **options: Any) -> None:
-        self._asking = Asking(**{"timeout": _PATIENCE_SECONDS} | options)
+        self._asking = BaseAdapter(**{"timeout": _PATIENCE_SECONDS} | options)
         about = {"name": model_name, "revision": revision, "model_type": ["cross-encoder"], "loader": type(self)}
         self.mteb_model_meta = ModelMeta.create_empty(about)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from whyrank.adapters.asking import Asking, framework
-from whyrank.adapters.notes import evidence_of, noted, unnoted
+from whyrank.adapters.base import BaseAdapter, framework
+from whyrank.adapters.metadata import evidence_of, noted, unnoted
 from whyrank.ranking import Ranking
 from whyrank.types import Document
 
@@ -21,8 +21,8 @@ Docs: TypeAlias = str | list[str] | RerankersDocument | list[RerankersDocument]
 Ids: TypeAlias = list[str] | list[int] | None
 
 
-class WhyrankRanker(Asking, BaseRanker):  # type: ignore[misc]  # which has no types
-    """Results in order, best first, with score, contribution and evidence in their documents' metadata (see notes.py).
+class WhyrankRanker(BaseAdapter, BaseRanker):  # type: ignore[misc]  # which has no types
+    """Results in order, best first, with score, contribution and evidence in their documents' metadata (see metadata.py).
 
     WhyrankRanker(base_url="http://localhost:8000", mode="evidence").rank(query, docs)
     """

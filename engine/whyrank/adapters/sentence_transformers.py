@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from whyrank.adapters.asking import Asking, framework, numbers_of
-from whyrank.adapters.notes import KEYS, evidence_of, noted
+from whyrank.adapters.base import BaseAdapter, framework, numbers_of
+from whyrank.adapters.metadata import KEYS, evidence_of, noted
 from whyrank.errors import InvalidRequest
 
 with framework(extra="sentence-transformers"):
@@ -23,7 +23,7 @@ class _NoCard:
     def set_evaluation_metrics(self, *measured: Any) -> None: ...
 
 
-class WhyrankCrossEncoder(Asking):
+class WhyrankCrossEncoder(BaseAdapter):
     """WhyrankCrossEncoder(base_url="http://localhost:8000").rank(query, documents, top_k=5)
 
     Scores are in 0..1, as those of a CrossEncoder with one label. `activation_fn` gets the log-odds instead, as a tensor, and
@@ -72,7 +72,7 @@ class WhyrankCrossEncoder(Asking):
         pool: Any = None,
         chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
-        """`corpus_id`, `score` and perhaps `text`, best first; in mode "evidence" also what was written (see notes.py)."""
+        """`corpus_id`, `score` and perhaps `text`, best first; in mode "evidence" also what was written (see metadata.py)."""
         _refuse_names(prompt_name)
         if not len(documents):
             return []

@@ -1,4 +1,4 @@
-"""The command batch: options in, bulk.py's work, a line about it out."""
+"""The command batch: options in, batch.py's work, a line about it out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
+from whyrank.batch import Tally, count_rows, rejects_beside, rerank_file
 from whyrank.cli import render
 from whyrank.cli.common import (
     DEFAULTS,
@@ -30,11 +30,11 @@ from whyrank.cli.common import (
     reported,
 )
 from whyrank.cli.terminal import Terminal, json_text
-from whyrank.client.policy import RetryPolicy
+from whyrank.client.retry import RetryPolicy
+from whyrank.connect import RerankerContext, open_reranker
 from whyrank.errors import InvalidRequest, RetryableError
-from whyrank.opening import Opening, open_either
-from whyrank.process import own_process
-from whyrank.requests import Mode, RerankOptions, RerankRequest
+from whyrank.process import prepare_process
+from whyrank.request import Mode, RerankOptions, RerankRequest
 
 __all__: list[str] = []
 
@@ -52,7 +52,7 @@ def batch(
     rejects: Annotated[
         Path | None, typer.Option(help="For rows that cannot be answered: OUTPUT.rejects.jsonl by default.")
     ] = None,
-    at_once: Annotated[int, typer.Option(min=1, help="Rows under way, and in memory, at once.")] = 32,
+    max_concurrency: Annotated[int, typer.Option(min=1, help="Rows under way, and in memory, at once.")] = 32,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away an earlier output, instead of going on.")] = False,
     instruction: Annotated[str | None, typer.Option(help="For rows that say no other; so with the next ones.")] = None,
     top_n: Annotated[int | None, typer.Option(help="Only the best N.")] = None,
@@ -85,7 +85,7 @@ def batch(
     with reported() as stdout:
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         patience = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolicy(_ATTEMPTS)}
-        opening = open_either(model, url or (), api_key, engine, **patience)
+        connection = open_reranker(model, url or (), api_key, engine, **patience)
         options: RerankOptions = {
             "instruction": instruction,
             "top_n": top_n,
@@ -101,21 +101,21 @@ def batch(
         if fresh:
             for path in files[1:]:
                 path.unlink(missing_ok=True)
-        own_process()
-        tally = asyncio.run(_answer(opening, model or "the client", files, options, at_once))
+        prepare_process()
+        tally = asyncio.run(_answer(connection, model or "the client", files, options, max_concurrency))
         _show(Terminal(file=stdout), tally, files, as_json)
     if tally.rejected:
         raise typer.Exit(1)
 
 
 async def _answer(
-    opening: Opening, name: str, files: tuple[Path, Path, Path], options: RerankOptions, at_once: int
+    connection: RerankerContext, name: str, files: tuple[Path, Path, Path], options: RerankOptions, max_concurrency: int
 ) -> Tally:
     count = count_rows(files[0])
-    async with opened(opening, name) as reranker:
-        with render.progress("rows", count) as told:
+    async with opened(connection, name) as reranker:
+        with render.progress("rows", count) as on_progress:
             try:
-                return await rerank_file(*files, reranker, options, at_once, told)
+                return await rerank_file(*files, reranker, options, max_concurrency, on_progress)
             except RetryableError as error:
                 error.args = (f"{error}; what was answered is kept: the same command goes on from there",)
                 raise

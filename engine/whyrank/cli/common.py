@@ -15,8 +15,8 @@ from rich.markup import escape
 from whyrank.cli import render
 from whyrank.cli.terminal import Terminal
 from whyrank.config import DEMO, Dtype, EngineConfig, Route
+from whyrank.connect import API_KEY_VARIABLE
 from whyrank.errors import WhyrankError
-from whyrank.opening import API_KEY_VARIABLE
 
 __all__ = [
     "DEFAULTS",
@@ -89,11 +89,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document 
 
 
 @asynccontextmanager
-async def opened(opening: AbstractAsyncContextManager[T], name: str) -> AsyncIterator[T]:
+async def opened(connection: AbstractAsyncContextManager[T], name: str) -> AsyncIterator[T]:
     """What reranks, with a word to those who wait for its start."""
     async with AsyncExitStack() as stack:
         with render.waiting(f"starting {name}"):
-            running = await stack.enter_async_context(opening)
+            running = await stack.enter_async_context(connection)
         yield running
 
 

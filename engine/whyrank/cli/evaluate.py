@@ -34,6 +34,7 @@ from whyrank.cli.common import (
     reported,
 )
 from whyrank.cli.terminal import Terminal, json_text
+from whyrank.connect import masked
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.calibrate import Verdict, calibrate, fit, judged_pairs
 from whyrank.evaluation.compare import Comparison, Gate, compare
@@ -46,10 +47,9 @@ from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
-from whyrank.evaluation.targets import open_target
-from whyrank.opening import masked
-from whyrank.process import own_process
-from whyrank.requests import Mode, RerankOptions, RerankRequest
+from whyrank.evaluation.systems import open_target
+from whyrank.process import prepare_process
+from whyrank.request import Mode, RerankOptions, RerankRequest
 
 __all__: list[str] = []
 
@@ -120,7 +120,7 @@ def evaluate_command(
         measurer.check_judged(collection.highest_grade, collection.judgements)
         folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{masked(asked.model)}")
         engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
-        own_process()
+        prepare_process()
         _rerank(collection, asked, folder, fresh, engine)
         card = make_scorecard(folder, names)
         _write_reports(folder, card, chosen)
@@ -163,8 +163,8 @@ def _rerank(
 
 async def _rerank_now(collection: Collection, asked: Asked, folder: Path, engine: Mapping[str, Any]) -> None:
     async with opened(open_target(asked.model, **engine), masked(asked.model)) as target:
-        with render.progress("queries", len(collection.topic_ids[: asked.limit])) as told:
-            await evaluate(collection, target, asked, folder, told)
+        with render.progress("queries", len(collection.topic_ids[: asked.limit])) as on_progress:
+            await evaluate(collection, target, asked, folder, on_progress)
 
 
 def _write_reports(folder: Path, card: Scorecard, preset: Preset | None) -> None:

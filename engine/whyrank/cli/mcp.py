@@ -22,8 +22,8 @@ from whyrank.cli.common import (
     app,
     reported,
 )
-from whyrank.opening import Opening, open_either
-from whyrank.process import own_process
+from whyrank.connect import RerankerContext, open_reranker
+from whyrank.process import prepare_process
 
 __all__: list[str] = []
 
@@ -56,12 +56,12 @@ def mcp(
         from whyrank.adapters.mcp import tools_over
 
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
-        own_process()
-        asyncio.run(_serve(tools_over, open_either(model, url or (), api_key, engine), stdout))
+        prepare_process()
+        asyncio.run(_serve(tools_over, open_reranker(model, url or (), api_key, engine), stdout))
 
 
-async def _serve(tools_over: Any, opening: Opening, stdout: IO[str]) -> None:
-    async with opening as reranker:
+async def _serve(tools_over: Any, connection: RerankerContext, stdout: IO[str]) -> None:
+    async with connection as reranker:
         # What a starting engine prints went to stderr. From here on the transport sees to that, and wants the real stdout.
         os.dup2(stdout.fileno(), 1)
         await tools_over(reranker).run_stdio_async()

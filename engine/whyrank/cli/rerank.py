@@ -34,11 +34,11 @@ from whyrank.cli.common import (
     reported,
 )
 from whyrank.cli.terminal import Terminal, json_text
+from whyrank.connect import RerankerContext, open_reranker
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Scored
-from whyrank.opening import Opening, open_either
-from whyrank.process import own_process
-from whyrank.requests import Mode, RerankOptions, RerankRequest
+from whyrank.process import prepare_process
+from whyrank.request import Mode, RerankOptions, RerankRequest
 from whyrank.types import Document, DocumentLike, TruncationPolicy
 from whyrank.wire import RankingBody, event_document
 
@@ -104,7 +104,7 @@ def rerank(
         if model is None and not url:
             model = demo_model("--model Qwen/Qwen3-Reranker-0.6B")
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
-        opening = open_either(model, url or (), api_key, engine)
+        connection = open_reranker(model, url or (), api_key, engine)
         candidates = _documents(texts or [], documents)
         options: RerankOptions = {
             "instruction": instruction,
@@ -121,21 +121,26 @@ def rerank(
             "deadline_ms": deadline_ms,
         }
         RerankRequest.of(query, candidates, **options)  # what is wrong is said before an engine starts
-        own_process()
+        prepare_process()
         show = (
             _show_json(stdout, as_jsonl) if as_json or as_jsonl else render.show_ranking(Terminal(file=stdout), query)
         )
-        failed = asyncio.run(_rerank(opening, model or "the client", query, candidates, options, show))
+        failed = asyncio.run(_rerank(connection, model or "the client", query, candidates, options, show))
     if failed:
         raise typer.Exit(1)
 
 
 async def _rerank(
-    opening: Opening, name: str, query: str, documents: list[DocumentLike], options: RerankOptions, show: render.Show
+    connection: RerankerContext,
+    name: str,
+    query: str,
+    documents: list[DocumentLike],
+    options: RerankOptions,
+    show: render.Show,
 ) -> bool:
     """Whether a document has no score."""
     failed = False
-    async with opened(opening, name) as reranker, aclosing(reranker.stream(query, documents, **options)) as events:
+    async with opened(connection, name) as reranker, aclosing(reranker.stream(query, documents, **options)) as events:
         with render.progress("scoring", len(documents)) as scored, show as tell:
             async for event in events:
                 if isinstance(event, Scored):

@@ -27,7 +27,7 @@ from whyrank.cli.common import (
 )
 from whyrank.cli.terminal import Terminal
 from whyrank.config import EngineConfig
-from whyrank.process import own_process
+from whyrank.process import prepare_process
 from whyrank.prompting.formats import PROMPTS, builtin_formats
 
 __all__: list[str] = []
@@ -81,7 +81,7 @@ def doctor(
         requests = read_pairs(pairs) if pairs else []
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         config = EngineConfig(model, *engine)  # type: ignore[arg-type]
-        own_process()
+        prepare_process()
         with render.waiting(f"examining {model}"):
             report = asyncio.run(examine(config, requests))
         Terminal(file=stdout).print(render.report_table(report, model))

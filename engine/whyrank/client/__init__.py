@@ -1,18 +1,19 @@
-"""whyrank over HTTP for agents: the same verbs and types as the in-process Reranker.
+"""The HTTP client, with the methods and types of the in-process Reranker.
 
-policy.py    when to retry, where to send, when to leave a server alone (no I/O)
-pairs.py     (query, document) pairs that are known (no I/O)
-questions.py types → JSON for the server
-answers.py   JSON of the server → types
-exchange.py  one HTTP exchange, with the policy applied
-batching.py  many calls, few requests
-client.py    AsyncClient: the verbs
-sync.py      Client: the same without await
+retry.py         when to retry, which replica to use, when to leave one alone (no I/O)
+cache.py         scores of (query, document) pairs that are known (no I/O)
+encode.py        types to JSON for the server
+decode.py        JSON of the server to types
+transport.py     one HTTP exchange, with the retry policy applied
+batching.py      many calls in few requests
+split.py         one call in several requests, where it is too large for one
+async_client.py  AsyncClient
+sync_client.py   Client: the same without await
 """
 
 from __future__ import annotations
 
-from whyrank.client.client import AsyncClient
-from whyrank.client.sync import Client
+from whyrank.client.async_client import AsyncClient
+from whyrank.client.sync_client import Client
 
 __all__ = ["AsyncClient", "Client"]

@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from whyrank.client.pairs import PairKey
+from whyrank.client.cache import PairKey
 from whyrank.errors import WhyrankError
 from whyrank.types import RankedDocument, Usage
 
-__all__ = ["Ask", "Batcher"]
+__all__ = ["Batcher", "PendingBatch"]
 
 
 @dataclass(eq=False, slots=True)
-class Ask:
+class PendingBatch:
     """The pairs that one call brought and nobody knew. `wanted`: how many calls wait for one of them."""
 
     query: str
@@ -37,32 +37,32 @@ class Ask:
 
 
 class Batcher:
-    """While nothing is under way, what is asked goes at once, with whatever else was asked in the same turn of the event loop;
-    otherwise it waits `window` seconds for company, and for one of `at_once` places. `send` tells its asks what came of them,
-    and raises nothing."""
+    """Sends pending batches together. While no request is under way they go at once, with whatever else was added in the same
+    turn of the event loop; otherwise they wait `window` seconds for more, and for one of `max_concurrency` places. `send` sets
+    the result of each, and raises nothing."""
 
     def __init__(
         self,
-        send: Callable[[Sequence[Ask]], Awaitable[None]],
+        send: Callable[[Sequence[PendingBatch]], Awaitable[None]],
         window: float,
-        most_documents: int,
-        most_bytes: int,
-        at_once: int,
+        max_documents: int,
+        max_bytes: int,
+        max_concurrency: int,
     ) -> None:
         self._send, self._window = send, window
-        self._most_documents, self._most_bytes, self._at_once = most_documents, most_bytes, at_once
-        self._waiting: list[Ask] = []
+        self._max_documents, self._max_bytes, self._max_concurrency = max_documents, max_bytes, max_concurrency
+        self._waiting: list[PendingBatch] = []
         self._timer: asyncio.Handle | None = None
-        self._sending: dict[asyncio.Task[None], Sequence[Ask]] = {}
+        self._sending: dict[asyncio.Task[None], Sequence[PendingBatch]] = {}
 
-    def add(self, ask: Ask) -> None:
+    def add(self, ask: PendingBatch) -> None:
         self._waiting.append(ask)
-        if self._timer is None and len(self._sending) < self._at_once:
+        if self._timer is None and len(self._sending) < self._max_concurrency:
             loop = asyncio.get_running_loop()
             later = bool(self._sending) and self._window > 0
             self._timer = loop.call_later(self._window, self._flush) if later else loop.call_soon(self._flush)
 
-    def leave(self, ask: Ask) -> None:
+    def leave(self, ask: PendingBatch) -> None:
         """Nobody wants it any more. A request that nobody wants at all ends."""
         for task, batch in self._sending.items():
             if ask in batch:
@@ -82,7 +82,7 @@ class Batcher:
             self._timer.cancel()
         self._timer = None
         batches = [*self._batches(ask for ask in self._waiting if ask.wanted)]
-        places = max(0, self._at_once - len(self._sending))
+        places = max(0, self._max_concurrency - len(self._sending))
         # Those who wait for a place may be joined until they have it.
         self._waiting = [ask for batch in batches[places:] for ask in batch]
         for batch in batches[:places]:
@@ -95,18 +95,18 @@ class Batcher:
         if self._waiting and self._timer is None:
             self._flush()
 
-    def _batches(self, asks: Iterable[Ask]) -> Iterator[list[Ask]]:
+    def _batches(self, asks: Iterable[PendingBatch]) -> Iterator[list[PendingBatch]]:
         # Asks of the same query share a prefix in the server's cache: side by side, in the order in which queries came.
-        groups: dict[str, dict[str, list[Ask]]] = {}
+        groups: dict[str, dict[str, list[PendingBatch]]] = {}
         for ask in asks:
             groups.setdefault(ask.server, {}).setdefault(ask.query, []).append(ask)
         for queries in groups.values():
-            batch: list[Ask] = []
+            batch: list[PendingBatch] = []
             documents = size = 0
             for ask in (ask for group in queries.values() for ask in group):
                 documents += len(ask.keys)
                 size += len(ask.content)
-                if batch and (documents > self._most_documents or size > self._most_bytes):
+                if batch and (documents > self._max_documents or size > self._max_bytes):
                     yield batch
                     batch, documents, size = [], len(ask.keys), len(ask.content)
                 batch.append(ask)

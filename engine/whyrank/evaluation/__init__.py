@@ -1,8 +1,8 @@
 """Judged data in, numbers that can be trusted out. A laptop without an engine is enough for all but the reranking itself.
 
 data, corpus, trec, files    reading judged data        fetch                   bringing them from elsewhere
-run, results, targets        reranking them into a      measures, significance  what a ranking is worth
+run, results, systems        reranking them into a      measures, significance  what a ranking is worth
                              result file                consistency             whether a table can be true at all
 scorecard, report            one result file, told      compare, compare_report two result files, told
-page, charts                 what both reports share    calibrate               thresholds, and what scores mean
+html, charts                 what both reports share    calibrate               thresholds, and what scores mean
 """

@@ -103,7 +103,7 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
 
     if not 0 < target <= 1:
         raise InvalidRequest(f"the target {aim} is {target}: give a share above 0, at most 1")
-    weights = _Draws(pairs)
+    weights = _BootstrapSamples(pairs)
     ones = np.ones(len(pairs.margin))
     aucs = [_auc(pairs, weight) for weight in weights]
     low, high = _interval(aucs)
@@ -118,7 +118,7 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
     return Verdict(aim, target, *counts, _auc(pairs, ones), (low, high), threshold, why)
 
 
-class _Draws:
+class _BootstrapSamples:
     """How often each pair is there when queries are drawn with replacement. The same draws each time, one in memory."""
 
     def __init__(self, pairs: Pairs) -> None:
@@ -129,10 +129,10 @@ class _Draws:
     def __iter__(self) -> Iterator[Floats]:
         import numpy as np
 
-        dice = np.random.default_rng(_SEED)
+        rng = np.random.default_rng(_SEED)
         count = int(self._query.max()) + 1
         for _ in range(_SAMPLES):
-            times = np.bincount(dice.integers(0, count, count), minlength=count)
+            times = np.bincount(rng.integers(0, count, count), minlength=count)
             yield times[self._query].astype(np.float64)
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
-from whyrank.evaluation.extremes import Extreme, Extremes
 from whyrank.evaluation.measures import Measurer
 from whyrank.evaluation.results import RESULTS, Header, Result, read_header, read_results
 from whyrank.evaluation.significance import Difference, paired_difference
+from whyrank.evaluation.top_movers import Mover, TopMovers
 from whyrank.evaluation.trec import trec_order
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Comparison:
     deltas: Values
     """b - a of each query, in the first measure."""
     drifts: Values
-    gained: tuple[Extreme, ...]
-    lost: tuple[Extreme, ...]
+    gained: tuple[Mover, ...]
+    lost: tuple[Mover, ...]
     impossible: tuple[Impossible, ...]
 
     def figures(self) -> dict[str, float]:
@@ -132,7 +132,7 @@ class _Tally:
         self.measurer = measurer
         self.values = array.array("d"), array.array("d")
         self.taus, self.overlaps, self.drifts, self.margin_drifts = (array.array("d") for _ in range(4))
-        self.extremes = Extremes()
+        self.extremes = TopMovers()
         self.graded = False
 
     def add(self, left: Result, right: Result) -> None:

@@ -7,7 +7,7 @@ from html import escape
 
 from whyrank.evaluation.charts import Axis, Chart, Series
 from whyrank.evaluation.compare import Comparison, Gate
-from whyrank.evaluation.page import careful, changes, figure, page, table, verdict
+from whyrank.evaluation.html import careful, changes, figure, page, table, verdict
 
 __all__ = ["comparison_report"]
 

@@ -7,7 +7,7 @@ from html import escape
 
 from whyrank.evaluation.charts import Axis, Chart, Series
 from whyrank.evaluation.evidence_measures import EVIDENCE_MEASURES
-from whyrank.evaluation.page import careful, changes, figure, page, table, verdict
+from whyrank.evaluation.html import careful, changes, figure, page, table, verdict
 from whyrank.evaluation.presets import Claim, Preset
 from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, Bins, Scorecard
 

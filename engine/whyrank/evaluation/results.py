@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.files import Line, json_line, json_object, numbered_lines
-from whyrank.line_file import LineFile, cut_half_line
+from whyrank.jsonl import LineFile, cut_half_line
 
 __all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "read_header", "read_results"]
 

@@ -10,24 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from whyrank.connect import masked
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
 from whyrank.evaluation.evidence_measures import evidence_measures
 from whyrank.evaluation.files import json_line
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open_results, read_results
-from whyrank.evaluation.targets import Target
+from whyrank.evaluation.systems import Target
 from whyrank.evaluation.trec import run_line, trec_order
-from whyrank.fan_out import in_order
-from whyrank.line_file import LineFile
-from whyrank.opening import masked
+from whyrank.fan_out import map_ordered
+from whyrank.jsonl import LineFile
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions
+from whyrank.request import RerankOptions
 from whyrank.types import RankedDocument, Usage
 
 __all__ = ["Asked", "evaluate", "forget", "is_finished", "target_of", "write_run"]
 
 # Queries under way at once: enough to keep an engine full, and all that is ever in memory.
-_AT_ONCE = 8
+_MAX_CONCURRENCY = 8
 _TARGET = "target.json"
 
 
@@ -63,25 +63,25 @@ class Asked:
 
 
 async def evaluate(
-    collection: Collection, target: Target, asked: Asked, folder: Path, told: Callable[[], None] = lambda: None
+    collection: Collection, target: Target, asked: Asked, folder: Path, on_progress: Callable[[], None] = lambda: None
 ) -> None:
-    """Writes results.jsonl and costs.jsonl into the folder; calls `told` once for each query, done before or now."""
+    """Writes results.jsonl and costs.jsonl into the folder; calls `on_progress` once for each query, done before or now."""
     results, done = open_results(folder, asked.header(collection))
     costs = LineFile(folder / COSTS)
     session, began = round(time.time(), 3), time.perf_counter()
     with closing(results), closing(costs):
         for _ in done:
-            told()
+            on_progress()
         waiting = (ident for ident in collection.topic_ids[: asked.limit] if ident not in done)
         same = _SameTarget(folder)
         work = (_rerank(collection.topic(ident, asked.top_k), target, asked.options) for ident in waiting)
-        async with aclosing(in_order(work, _AT_ONCE)) as answers:
+        async with aclosing(map_ordered(work, _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
                 if answer.ranking is not None:
                     same.check(answer.ranking)
                 results.append(answer.result.line())
                 costs.append(_cost(answer, session, time.perf_counter() - began))
-                told()
+                on_progress()
 
 
 def is_finished(collection: Collection, asked: Asked, folder: Path) -> bool:

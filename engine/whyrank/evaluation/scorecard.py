@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from whyrank.errors import DataError
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
 from whyrank.evaluation.evidence_measures import EVIDENCE_MEASURES
-from whyrank.evaluation.extremes import Extreme, Extremes
 from whyrank.evaluation.files import json_object, numbered_lines
 from whyrank.evaluation.measures import Measurer, unjudged_share
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, read_header, read_results
 from whyrank.evaluation.significance import Difference, paired_difference
+from whyrank.evaluation.top_movers import Mover, TopMovers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,8 +77,8 @@ class Scorecard:
     table: Mapping[str, Mapping[str, float]]
     difference: Difference | None
     """Reranked minus first stage, in the first measure; None without a first stage."""
-    gained: tuple[Extreme, ...]
-    lost: tuple[Extreme, ...]
+    gained: tuple[Mover, ...]
+    lost: tuple[Mover, ...]
     unjudged: float
     missing: int
     failed: int
@@ -129,7 +129,7 @@ class _Tally:
         systems = (*([FIRST] if header.first_stage else []), RERANKED, ORACLE)
         self.values = {system: array.array("d") for system in systems}
         self.queries: list[str] = []
-        self.extremes = Extremes()
+        self.extremes = TopMovers()
         self.bins, self.calibrated = Bins(), Bins()
         self.missing = self.failed = 0
         self.graded = False

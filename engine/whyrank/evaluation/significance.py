@@ -40,13 +40,13 @@ def paired_difference(a: Values, b: Values) -> Difference:
         return Difference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)
     better, worse = int((deltas > 1e-12).sum()), int((deltas < -1e-12).sum())
     means, extreme = [], 0
-    dice = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(_SEED)
     mean = float(deltas.mean())
     step = max(1, min(_SAMPLES, _CELLS_AT_ONCE // len(deltas)))
     for start in range(0, _SAMPLES, step):
         shape = (min(step, _SAMPLES - start), len(deltas))
-        means.append(deltas[dice.integers(0, len(deltas), shape)].mean(axis=1))
-        signs = 2 * dice.integers(0, 2, shape, dtype=np.int8) - 1
+        means.append(deltas[rng.integers(0, len(deltas), shape)].mean(axis=1))
+        signs = 2 * rng.integers(0, 2, shape, dtype=np.int8) - 1
         extreme += int((np.abs(signs @ deltas / len(deltas)) >= abs(mean) - 1e-12).sum())
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     # One more of each: the order that was found is one of those that chance may give.

@@ -22,9 +22,9 @@ __all__ = [
     "WrittenSection",
     "budgets",
     "finish_of",
+    "finish_reason",
     "grammar_budgets",
-    "how_it_ended",
-    "most_tokens",
+    "max_new_tokens",
     "opening_text",
     "parse",
     "render",
@@ -94,7 +94,7 @@ def _without_partial(text: str, tag: str) -> str:
     return text[: len(text) - cut]
 
 
-def most_tokens(tokens: Mapping[SectionName, int]) -> int:
+def max_new_tokens(tokens: Mapping[SectionName, int]) -> int:
     """The longest that an answer within these budgets can get: tags and the end token take a little, too."""
     return sum(tokens.values()) + 64
 
@@ -188,7 +188,7 @@ class SectionReader:
         return cut.text
 
 
-def how_it_ended(
+def finish_reason(
     continuation: Continuation,
     tokens: Mapping[SectionName, int],
     written: Sequence[int],

@@ -1,16 +1,13 @@
-"""From what the engine read at the answer position to margin, score and order. Pure arithmetic."""
+"""From what the engine read at the answer position to margin and score. Pure arithmetic."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from whyrank.types import RankedDocument
+__all__ = ["MIN_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "score_of"]
 
-__all__ = ["LEAST_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "ranked", "score_of", "shown", "worth_writing"]
-
-LEAST_LABEL_MASS = 0.5
+MIN_LABEL_MASS = 0.5
 """Below this the model mostly wants to say something that is neither label: wrong prompt or wrong checkpoint."""
 
 
@@ -58,24 +55,3 @@ def score_of(read: LabelRead, rule: ScoreRule) -> Score:
 def _sigmoid(x: float) -> float:
     # exp of a large positive number overflows, of a large negative one does not.
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
-
-
-def shown(rows: Iterable[RankedDocument], min_score: float | None, top_n: int | None) -> tuple[RankedDocument, ...]:
-    """What a caller asked to see of ranked rows. Documents in error are always seen."""
-    rows = list(rows)
-    good = [row for row in rows if row.score is not None and row.score >= (min_score or 0.0)]
-    return (*good[:top_n], *(row for row in rows if row.error))
-
-
-def worth_writing(results: Iterable[RankedDocument], least: float, most: int) -> list[RankedDocument]:
-    """Those of an answer's rows that evidence is written for, best first."""
-    return [row for row in results if row.score is not None and row.score >= least][:most]
-
-
-def ranked(rows: Iterable[RankedDocument]) -> list[RankedDocument]:
-    """Largest margin first, ties in input order, documents without one last. Ranks start at 1."""
-    ordered = sorted(rows, key=lambda row: (row.margin is None, -(row.margin or 0.0), row.index))
-    return [
-        row if row.margin is None or row.rank == place else replace(row, rank=place)
-        for place, row in enumerate(ordered, 1)
-    ]

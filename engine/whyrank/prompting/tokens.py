@@ -5,7 +5,7 @@ Three promises, each with its mechanism here:
 - *The card's own ids.* A run is joined to one string and goes through the checkpoint's own tokenizer (`_encode_run`).
 - *User text is never control.* The control tokens of a run must be the frame's own, each at its own place. If text of a
   query, document or instruction forms one, alone or together with the frame beside it, the run is encoded again in pieces,
-  by a tokenizer that does not know control tokens (`_encode_apart`).
+  by a tokenizer that does not know control tokens (`_encode_escaped`).
 - *The frame is never cut.* The ids of query and document are known by position; only they give way (`_fit`).
 """
 
@@ -86,7 +86,7 @@ class PromptEncoder:
         self.format = fmt
         self.max_length = max_length
         self._reserved_tokens = reserved_tokens
-        self._card, self._plain, self._control = _two_tokenizers(tokenizer, fmt)
+        self._tokenizer, self._tokenizer_without_control, self._control = _two_tokenizers(tokenizer, fmt)
         self._controls_of_text = lru_cache(1024)(self._find_controls)
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
         self.labels = self._label_ids()
@@ -131,11 +131,11 @@ class PromptEncoder:
 
     def encode_frame(self, text: str) -> Ids:
         """Ids of a text of the prompt file."""
-        return tuple(self._card.encode(text, add_special_tokens=False).ids)
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """What a model wrote, as text, without special tokens."""
-        return str(self._card.decode(list(ids), skip_special_tokens=True))
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def control_texts(self) -> list[str]:
         """Every control token as it is written out."""
@@ -143,14 +143,14 @@ class PromptEncoder:
 
     def token_text(self, token: int) -> str:
         """A token as the vocabulary spells it."""
-        return str(self._card.id_to_token(token))
+        return str(self._tokenizer.id_to_token(token))
 
     # Encoding.
 
     def _encode_all(self, rendered: list[list[Run]]) -> Iterator[_Encoded]:
         """One row per document. A run that several documents share is encoded once."""
         distinct = list({run: None for runs in rendered for run in runs})
-        encodings = self._card.encode_batch(
+        encodings = self._tokenizer.encode_batch(
             ["".join(span.text for span in run) for run in distinct], add_special_tokens=False
         )
         encoded = {run: self._encode_run(run, e) for run, e in zip(distinct, encodings, strict=True)}
@@ -160,7 +160,7 @@ class PromptEncoder:
         frame, found = self._frame_controls(run), self._controls(encoding)
         if found == frame:
             return _located(run, encoding.ids, encoding.offsets)
-        return self._encode_apart(run, frame, neutralised=_any_inside_user_text(found, run))
+        return self._encode_escaped(run, frame, neutralised=_any_inside_user_text(found, run))
 
     def _frame_controls(self, run: Run) -> list[Control]:
         """The control tokens that the run should have: those of its trusted text."""
@@ -172,7 +172,7 @@ class PromptEncoder:
         ]
 
     def _find_controls(self, text: str) -> list[Control]:
-        return self._controls(self._card.encode(text, add_special_tokens=False))
+        return self._controls(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _controls(self, encoding: Any) -> list[Control]:
         return [
@@ -181,7 +181,7 @@ class PromptEncoder:
             if token in self._control
         ]
 
-    def _encode_apart(self, run: Run, frame: Sequence[Control], neutralised: bool) -> _Encoded:
+    def _encode_escaped(self, run: Run, frame: Sequence[Control], neutralised: bool) -> _Encoded:
         """The frame's control tokens stay what they are; all text between them goes through the plain tokenizer."""
         text = "".join(span.text for span in run)
         ids: list[int] = []
@@ -197,7 +197,7 @@ class PromptEncoder:
 
     def _encode_plain(self, text: str, start: int, end: int, ids: list[int], offsets: list[tuple[int, int]]) -> None:
         """Append text[start:end]. Some vocabularies spell a control token in one piece even so: such a piece is broken up."""
-        encoding = self._plain.encode(text[start:end], add_special_tokens=False)
+        encoding = self._tokenizer_without_control.encode(text[start:end], add_special_tokens=False)
         for token, (low, high) in zip(encoding.ids, encoding.offsets, strict=True):
             if token not in self._control:
                 ids.append(token)
@@ -275,12 +275,12 @@ class PromptEncoder:
 
     def _label_id(self, which: str, label: str | int) -> int:
         if isinstance(label, int):
-            if not 0 <= label < self._card.get_vocab_size():
+            if not 0 <= label < self._tokenizer.get_vocab_size():
                 raise CheckpointError(f"labels.{which} = {label}: this tokenizer has no such id; check the prompt file")
             return label
-        ids = self._card.encode(label, add_special_tokens=False).ids
+        ids = self._tokenizer.encode(label, add_special_tokens=False).ids
         if len(ids) != 1:
-            pieces = [self._card.id_to_token(i) for i in ids]
+            pieces = [self._tokenizer.id_to_token(i) for i in ids]
             raise CheckpointError(
                 f"labels.{which} = {label!r} is not a single token of this tokenizer but {pieces}: "
                 f"prompt '{self.format.name}' does not fit this checkpoint"

@@ -10,7 +10,7 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["Answer", "Runtime", "TextDelta", "WritingOrder", "WritingRuntime", "Written"]
+__all__ = ["Answer", "Generation", "GenerationParams", "GenerativeRuntime", "Runtime", "TextDelta"]
 
 Answer = tuple[int, LabelRead | DocumentError]
 """A prompt's position in the call, and what came of it."""
@@ -19,7 +19,7 @@ Answer = tuple[int, LabelRead | DocumentError]
 class Runtime(Protocol):
     """One running engine. Calls may overlap; each raises EngineDead at once when the engine is gone."""
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Put the prompts' shared prefixes into the cache where that needs a request of its own; what that cost.
 
         `frame` is the prefix that prompts of every query share. Prefixes are shared within the same `salt` only."""
@@ -38,7 +38,7 @@ class Runtime(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class WritingOrder:
+class GenerationParams:
     """How to continue prompts: within a grammar (a structural tag as JSON), in at most so many tokens.
 
     live: give out text as it is written; otherwise only the end is told.
@@ -60,7 +60,7 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Generation:
     """The end of one continuation: its tokens, and why it ended ("stop" is the grammar's own end)."""
 
     ids: Sequence[int]
@@ -69,11 +69,11 @@ class Written:
 
 
 @runtime_checkable
-class WritingRuntime(Runtime, Protocol):
+class GenerativeRuntime(Runtime, Protocol):
     """A runtime that can also continue prompts."""
 
     def write(
-        self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
-        """(position, TextDelta) while it is written if the order is live, then (position, Written)."""
+        self, prompts: Sequence[Ids], order: GenerationParams
+    ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
+        """(position, TextDelta) while it is written if the order is live, then (position, Generation)."""
         ...

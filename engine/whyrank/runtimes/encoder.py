@@ -32,7 +32,7 @@ class EncoderRuntime:
     async def start(cls, plan: Plan) -> Self:
         return cls(await asyncio.to_thread(load_classifier, plan), plan)
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:

@@ -10,8 +10,8 @@ from whyrank.checkpoints import Plan
 from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
-from whyrank.runtimes.base import TextDelta, WritingOrder, Written
-from whyrank.runtimes.places import FairPlaces
+from whyrank.runtimes.base import Generation, GenerationParams, TextDelta
+from whyrank.runtimes.fair_semaphore import FairSemaphore
 from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
@@ -21,8 +21,8 @@ __all__ = ["MATCH_UNIT", "GenerateRuntime"]
 # Hybrids store their state once a request; hits are possible every so many tokens. Divides every real block size.
 MATCH_UNIT = 16
 # Fewer prompts than this are not worth the extra step that a primer takes.
-_PRIME_FROM = 8
-_FRAMES_KEPT = 1024
+_MIN_PROMPTS_TO_WARM = 8
+_MAX_WARMED_PREFIXES = 1024
 
 
 class GenerateRuntime(VllmRuntime):
@@ -31,13 +31,13 @@ class GenerateRuntime(VllmRuntime):
         assert plan.encoder.labels is not None  # formats.py demands labels for this route
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
-        self._primed_frames: set[tuple[str | None, Ids]] = set()
-        self._places = FairPlaces(places_for_writing(engine.vllm_config))
+        self._warmed_prefixes: set[tuple[str | None, Ids]] = set()
+        self._places = FairSemaphore(max_concurrent_generations(engine.vllm_config))
 
     @classmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         options: dict[str, Any] = {}
-        if plan.checkpoint.hybrid:
+        if plan.checkpoint.has_linear_attention:
             options["prefix_match_unit"] = MATCH_UNIT
         if not on_cpu:
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
@@ -66,33 +66,33 @@ class GenerateRuntime(VllmRuntime):
             output.num_cached_tokens or 0,
         )
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Hybrids: a hit is possible only where an earlier request ended. So one request ends with the frame, the next with
         the query, and the documents then start from there. Each is one token longer than what it shares, because the last
         token is always computed anew."""
-        if not self.plan.checkpoint.hybrid or len(prompts) < _PRIME_FROM:
+        if not self.plan.checkpoint.has_linear_attention or len(prompts) < _MIN_PROMPTS_TO_WARM:
             return Usage()
         usage = Usage()
-        if (salt, frame) not in self._primed_frames:
-            usage += await self._prime_one(prompts[0][: len(frame) + 1], salt)
-            self._primed_frames.add((salt, frame))
-        query = await self._prime_one(prompts[0][: len(common_prefix(prompts)) + 1], salt)
-        if query.cached_tokens == 0 or len(self._primed_frames) > _FRAMES_KEPT:
-            self._primed_frames.discard(
+        if (salt, frame) not in self._warmed_prefixes:
+            usage += await self._warm_one(prompts[0][: len(frame) + 1], salt)
+            self._warmed_prefixes.add((salt, frame))
+        query = await self._warm_one(prompts[0][: len(common_prefix(prompts)) + 1], salt)
+        if query.cached_tokens == 0 or len(self._warmed_prefixes) > _MAX_WARMED_PREFIXES:
+            self._warmed_prefixes.discard(
                 (salt, frame)
-            )  # evicted meanwhile, or too many to keep: prime it again next time
+            )  # evicted meanwhile, or too many to keep: warm it again next time
         return usage + query
 
-    async def _prime_one(self, ids: Ids, salt: str | None) -> Usage:
+    async def _warm_one(self, ids: Ids, salt: str | None) -> Usage:
         read = await self._read_one(ids, priority=0, salt=salt)
         return Usage(read.prompt_tokens, read.cached_tokens) if isinstance(read, LabelRead) else Usage()
 
     async def write(
-        self, prompts: Sequence[Ids], order: WritingOrder
-    ) -> AsyncGenerator[tuple[int, TextDelta | Written], None]:
-        params, call = _writing_params(order), object()
+        self, prompts: Sequence[Ids], order: GenerationParams
+    ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
+        params, call = _generation_params(order), object()
 
-        async def ask(index: int, tell: Callable[[TextDelta | Written], None]) -> None:
+        async def ask(index: int, tell: Callable[[TextDelta | Generation], None]) -> None:
             ids: list[int] = []
             try:
                 async with self._places.place(call):
@@ -103,17 +103,17 @@ class GenerateRuntime(VllmRuntime):
                         if order.live:
                             tell(TextDelta(completion.text, completion.token_ids))
             except Refused:
-                tell(Written(ids, "error"))
+                tell(Generation(ids, "error"))
                 return
             usage = Usage(len(prompts[index]), output.num_cached_tokens or 0, len(ids))
-            tell(Written(ids, completion.finish_reason or "error", usage))
+            tell(Generation(ids, completion.finish_reason or "error", usage))
 
         async with aclosing(fan_out(ask, len(prompts), self._places.count)) as pieces:
             async for piece in pieces:
                 yield piece
 
 
-def places_for_writing(config: Any) -> int:
+def max_concurrent_generations(config: Any) -> int:
     """How many documents this process has written at once. Each keeps its place for hundreds of steps and makes all of them
     longer, and a score has to find both a place and a short step: so no more than half of the engine's. Processes that share
     an engine share its places."""
@@ -122,7 +122,7 @@ def places_for_writing(config: Any) -> int:
     return max(1, places)
 
 
-def _writing_params(order: WritingOrder) -> Any:
+def _generation_params(order: GenerationParams) -> Any:
     output_kind = vllm_name("RequestOutputKind")
     return vllm_name("SamplingParams")(
         max_tokens=order.max_tokens,

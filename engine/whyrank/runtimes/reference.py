@@ -63,4 +63,6 @@ def _compute_head_in_float32(model: Any) -> None:
 def _load_causal(plan: Plan) -> Any:
     import transformers
 
-    return load_whole(transformers.AutoModelForCausalLM, plan, "bfloat16" if plan.checkpoint.hybrid else "float32")
+    return load_whole(
+        transformers.AutoModelForCausalLM, plan, "bfloat16" if plan.checkpoint.has_linear_attention else "float32"
+    )

@@ -17,8 +17,8 @@ from typing import Any, Self
 from whyrank.checkpoints import Plan
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, EnginePaused, InvalidRequest
-from whyrank.fan_out import as_answered
-from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_environment
+from whyrank.fan_out import as_completed
+from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_engine_environment
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
@@ -28,7 +28,7 @@ from whyrank.types import DocumentError, Usage
 __all__ = ["Refused", "VllmRuntime"]
 
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
-_AT_ONCE = 1024
+_MAX_CONCURRENCY = 1024
 _GIB = 1 << 30
 # On a CPU: a block of the prefix cache, and how many tokens it holds at most unless the user says otherwise.
 _BLOCK, _CACHED_TOKENS = 32, 1 << 16
@@ -64,7 +64,7 @@ class VllmRuntime(ABC):
             # Our process's output belongs to our user.
             os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-            set_environment(is_cpu_build())
+            set_engine_environment(is_cpu_build())
             await asyncio.to_thread(_import_vllm)
             options = cls.engine_options(plan, on_cpu=vllm_name("current_platform").is_cpu())
             try:
@@ -91,7 +91,7 @@ class VllmRuntime(ABC):
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
         """What the engine's output says about the labels."""
 
-    async def prime(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
+    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Full attention shares blocks even within one batch: nothing to do."""
         return Usage()
 
@@ -99,7 +99,7 @@ class VllmRuntime(ABC):
         async def ask(index: int) -> LabelRead | DocumentError:
             return await self._read_one(prompts[index], priority, salt)
 
-        async with aclosing(as_answered(ask, len(prompts), _AT_ONCE)) as answers:
+        async with aclosing(as_completed(ask, len(prompts), _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -184,7 +184,7 @@ def _import_vllm() -> None:
 
 
 def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
-    config, hybrid = plan.config, plan.checkpoint.hybrid
+    config, hybrid = plan.config, plan.checkpoint.has_linear_attention
     if on_cpu and hybrid and config.dtype in ("float32", "float16"):
         raise CheckpointError(
             f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels know only bfloat16; "
@@ -195,7 +195,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
         "dtype": config.dtype,
-        "max_model_len": plan.encoder.max_length + plan.answer_room,
+        "max_model_len": plan.encoder.max_length + plan.reserved_tokens,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
         "disable_log_stats": True,
@@ -226,7 +226,7 @@ def _cpu_dtype(plan: Plan) -> str:
     """What a CPU does best, where the user leaves it to us."""
     if plan.config.dtype != "auto":
         return plan.config.dtype
-    return "bfloat16" if plan.checkpoint.hybrid else "float32"
+    return "bfloat16" if plan.checkpoint.has_linear_attention else "float32"
 
 
 def _cache_bytes(plan: Plan) -> int:
@@ -234,8 +234,8 @@ def _cache_bytes(plan: Plan) -> int:
     more than a small model makes use of: vLLM fills all of it with zeros. No less than one prompt of full length needs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     most = min(4 * _GIB, memory // 4)
-    if plan.checkpoint.cached_numbers is None:
+    if plan.checkpoint.kv_elements_per_token is None:
         return most
-    a_token = plan.checkpoint.cached_numbers * (4 if _cpu_dtype(plan) == "float32" else 2)
-    length = plan.encoder.max_length + plan.answer_room
+    a_token = plan.checkpoint.kv_elements_per_token * (4 if _cpu_dtype(plan) == "float32" else 2)
+    length = plan.encoder.max_length + plan.reserved_tokens
     return max(min(most, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 from whyrank.errors import InvalidRequest, Overloaded, TooLarge
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentError
 
 __all__ = ["Admission", "Limits"]

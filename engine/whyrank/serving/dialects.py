@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from whyrank.errors import InvalidRequest, Overloaded, TooLarge
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import RankedDocument, Truncation
 from whyrank.wire import (
     Documents,

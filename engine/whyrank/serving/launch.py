@@ -48,7 +48,7 @@ def serve(
     protect_metrics: bool = False,
 ) -> None:
     """Returns when the server has been stopped."""
-    asked = _what_matters_to_us(flags)
+    asked = _prompt_flags(flags)
     if not dry_run:
         check_machine(asked.host, asked.port)
     config = EngineConfig(
@@ -64,10 +64,10 @@ def serve(
     if plan.route == "encoder":
         _serve_encoder(plan, flags, dry_run, protect_metrics)
         return
-    from whyrank.process import is_cpu_build, set_environment
+    from whyrank.process import is_cpu_build, set_engine_environment
 
     on_cpu = is_cpu_build()
-    set_environment(on_cpu)
+    set_engine_environment(on_cpu)
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
     os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
     if protect_metrics:
@@ -139,7 +139,7 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
         raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {reason}{remedy}") from cause
 
 
-def _what_matters_to_us(flags: Sequence[str]) -> Namespace:
+def _prompt_flags(flags: Sequence[str]) -> Namespace:
     """The few of vLLM's flags that also decide how prompts are made."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--revision")
@@ -234,7 +234,7 @@ def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metr
     asked = parser.parse_args(flags)
     print(f"{plan.config.model} needs no vLLM: served by transformers on {asked.host}:{asked.port}", file=sys.stderr)
     if not dry_run:
-        from whyrank.serving.plain import serve_plainly
+        from whyrank.serving.standalone import serve_standalone
 
         where = asked.host, asked.port
-        asyncio.run(serve_plainly(plan, asked.api_key, *where, asked.shutdown_timeout, protect_metrics))
+        asyncio.run(serve_standalone(plan, asked.api_key, *where, asked.shutdown_timeout, protect_metrics))

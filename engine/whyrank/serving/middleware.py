@@ -14,7 +14,7 @@ from whyrank.errors import InvalidRequest, Unauthorized, WhyrankError
 from whyrank.serving import metrics
 from whyrank.serving.bodies import parse_json, read_body
 from whyrank.serving.dialects import vllm_error
-from whyrank.serving.door import Json, api_key_of, request_id, service_of, what_happened
+from whyrank.serving.guarded_route import JsonResponse, api_key_of, request_id, service_of, to_http_error
 from whyrank.serving.service import Service
 
 __all__ = ["ApiKeyMiddleware", "endpoints_of"]
@@ -99,10 +99,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _refusal(connection: HTTPConnection, error: WhyrankError) -> Json:
-    status, kind, message = what_happened(connection, error)  # type: ignore[arg-type]
+def _refusal(connection: HTTPConnection, error: WhyrankError) -> JsonResponse:
+    status, kind, message = to_http_error(connection, error)  # type: ignore[arg-type]
     headers = {"X-Request-Id": request_id(connection)}  # type: ignore[arg-type]
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = _CHALLENGES[_takes_basic(connection)]
     metrics.refused(kind)
-    return Json(vllm_error(status, kind, message, headers["X-Request-Id"]), status, headers)
+    return JsonResponse(vllm_error(status, kind, message, headers["X-Request-Id"]), status, headers)

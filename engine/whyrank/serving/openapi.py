@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 api_key = HTTPBearer(auto_error=False, description="The server's --api-key, if it has one.")
-"""Only for the page that shows OpenAPI: what guards routes is in door.py."""
+"""Only for the page that shows OpenAPI: what guards routes is in guarded_route.py."""
 
 
 # Answers.

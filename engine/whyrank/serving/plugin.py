@@ -24,7 +24,15 @@ from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 
-__all__ = ["PROTECT_METRICS", "VLLM_ROUTES", "WhyrankPlugin", "advice", "be_heard", "close_routes", "require"]
+__all__ = [
+    "PROTECT_METRICS",
+    "VLLM_ROUTES",
+    "WhyrankPlugin",
+    "check_config",
+    "close_routes",
+    "config_warnings",
+    "enable_warnings",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +64,11 @@ class WhyrankPlugin:
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         if engine_client is None:
             return  # vLLM's rendering server has no engine; our routes say that nothing has started
-        be_heard()
+        enable_warnings()
         warn_of_versions()
         plan = await asyncio.to_thread(_plan, engine_client.vllm_config.model_config, args)
-        require(engine_client.vllm_config, plan)
-        for line in advice(engine_client.vllm_config, plan):
+        check_config(engine_client.vllm_config, plan)
+        for line in config_warnings(engine_client.vllm_config, plan):
             logger.warning("%s; `whyrank serve` does", line)
         kind = ClassifyRuntime if plan.route == "classify" else GenerateRuntime
         keys = args.api_key or [os.environ.get("VLLM_API_KEY", "")]
@@ -69,7 +77,7 @@ class WhyrankPlugin:
         await service.warm_up()
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
         state.whyrank = service
-        state.engine_client = _StoppedInOrder(engine_client, service)
+        state.engine_client = _DrainOnShutdown(engine_client, service)
 
 
 def close_routes(app: FastAPI, route: str, keep_vllm: bool) -> None:
@@ -85,14 +93,14 @@ def _stays(one: BaseRoute, route: str, keep_vllm: bool) -> bool:
     return keep_vllm and not (route == "classify" and path in _WRONG_SCORES_PATHS)
 
 
-def be_heard() -> None:
+def enable_warnings() -> None:
     """A library that vLLM's server imports lets no logger but vLLM's own tell of less than errors."""
     ours = logging.getLogger("whyrank")
     if ours.level == logging.NOTSET:  # else the user has decided
         ours.setLevel(logging.WARNING)
 
 
-class _StoppedInOrder:
+class _DrainOnShutdown:
     """The engine client as vLLM's server keeps it, to be shut down at SIGTERM. An engine that drains takes no new prompts
     and gives no answers in the end; so calls of whyrank, which hand over prompts as they go, are brought home before."""
 
@@ -125,7 +133,7 @@ def _plan(model: Any, args: Namespace) -> Plan:
     )
 
 
-def require(config: Any, plan: Plan) -> None:
+def check_config(config: Any, plan: Plan) -> None:
     """What `whyrank serve` sees to and a plain `vllm serve` may not, where scores would be wrong or missing."""
     if plan.route != "generate":
         return
@@ -140,13 +148,13 @@ def require(config: Any, plan: Plan) -> None:
         )
 
 
-def advice(config: Any, plan: Plan) -> list[str]:
+def config_warnings(config: Any, plan: Plan) -> list[str]:
     """What `whyrank serve` sets and a plain `vllm serve` may lack, where it costs speed or precision."""
     model, cache = config.model_config, config.cache_config
     told = []
     if not cache.enable_prefix_caching:
         told.append("every document pays for the prompt and the query anew: give --enable-prefix-caching")
-    elif plan.route == "generate" and plan.checkpoint.hybrid and not cache.prefix_match_unit:
+    elif plan.route == "generate" and plan.checkpoint.has_linear_attention and not cache.prefix_match_unit:
         told.append(
             "this hybrid reuses whole blocks only, which are longer than what documents share: "
             f"give --prefix-match-unit {MATCH_UNIT}"

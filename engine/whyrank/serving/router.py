@@ -18,11 +18,11 @@ from whyrank.events import Event
 from whyrank.fan_out import fan_out
 from whyrank.prompting.formats import builtin_formats
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
-from whyrank.serving import dialects, others
+from whyrank.request import RerankRequest
+from whyrank.serving import compat, dialects
 from whyrank.serving import openapi as shown
-from whyrank.serving.answering import check_count, headed, new_router, ranked, ranked_many, salted
-from whyrank.serving.door import ErrorStyle, Json, request_id, service_of, what_happened
+from whyrank.serving.guarded_route import ErrorStyle, JsonResponse, request_id, service_of, to_http_error
+from whyrank.serving.handlers import check_count, headed, new_router, ranked, ranked_many, with_tenant_salt
 from whyrank.types import RankedDocument, Usage
 from whyrank.wire import (
     BatchAsk,
@@ -40,16 +40,16 @@ __all__ = ["NATIVE", "routers"]
 NATIVE = ErrorStyle(dialects.vllm_error)
 
 # Voyage's client falls over an error that is an object, and always says its top_k.
-native = new_router("whyrank", NATIVE, shown.errors("native", "detail"), top_k=others.DETAIL)
+native = new_router("whyrank", NATIVE, shown.errors("native", "detail"), top_k=compat.DETAIL)
 bare = new_router(
     "Text Embeddings Inference and vLLM",
     NATIVE,
     shown.errors("native", "detail", "tei"),
-    texts=others.TEI,
-    top_k=others.DETAIL,
+    texts=compat.TEI,
+    top_k=compat.DETAIL,
 )
 health = APIRouter(tags=["whyrank"])
-routers = (native, bare, others.cohere, others.jina, others.voyage, others.tei, health)
+routers = (native, bare, compat.cohere, compat.jina, compat.voyage, compat.tei, health)
 
 _PLAYGROUND = Path(__file__).parent / "playground"
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -77,10 +77,10 @@ async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request)
         if ask.top_k is not None or isinstance(ask.truncation, bool):
             documents = ask.return_documents if "return_documents" in ask.model_fields_set else False
             return headed(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
-        return Json(_answer(ranking, ask, raw))
+        return JsonResponse(_answer(ranking, ask, raw))
     rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
     answers = await _answers([(ranking, ask) for ranking in rankings], raw)
-    return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
+    return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
 
 
 def _check_echo(ask: RerankAsk, raw: Request) -> None:
@@ -128,7 +128,7 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Requ
     answered = iter(await ranked_many(good, raw))
     rankings = [next(answered) if isinstance(request, RerankRequest) else request for request in asked]
     answers = await _answers(list(zip(rankings, ask.requests, strict=True)), raw)
-    return Json({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": answers})
+    return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": answers})
 
 
 @native.post("/v1/score", summary="Score pairs", responses=shown.answered(shown.ScoreAnswer))
@@ -164,7 +164,7 @@ async def score(ask: Annotated[ScoreAsk, shown.asked("score")], raw: Request) ->
     if ask.grid:
         width = len(documents)
         answer["scores"] = [[row["score"] for row in data[at : at + width]] for at in range(0, len(data), width)]
-    return Json(answer | _warnings(ask.unknown()))
+    return JsonResponse(answer | _warnings(ask.unknown()))
 
 
 def _score_row(index: int, row: RankedDocument) -> dict[str, Any]:
@@ -179,7 +179,7 @@ async def formats(raw: Request) -> Response:
     """The prompt that is served, and all that come with whyrank."""
     served = service_of(raw).plan.format
     known = builtin_formats() | {served.name: served}
-    return Json(
+    return JsonResponse(
         {
             "served": served.fingerprint,
             "writes_evidence": service_of(raw).writes,
@@ -197,7 +197,7 @@ async def playground(raw: Request) -> Response:
 async def playground_about(raw: Request) -> Response:
     """What the page shows in its head. `embedded`: the small model that comes with whyrank, which costs nothing to ask."""
     service = service_of(raw)
-    return Json(
+    return JsonResponse(
         {
             "model": service.model,
             "prompt": service.plan.format.fingerprint,
@@ -236,7 +236,7 @@ async def _streamed(ask: RerankAsk, raw: Request) -> Response:
         raise InvalidRequest("truncation is false: a stream has told its scores before it knows; leave one of them out")
     (request,) = ask.requests()
     events = _ahead_of_its_reader(
-        service_of(raw).events(salted(request, raw), live=True, tenant=raw.state.whyrank_salt)
+        service_of(raw).events(with_tenant_salt(request, raw), live=True, tenant=raw.state.whyrank_salt)
     )
     # What refuses the request does so before its first event, while there is a status to say it with.
     first = await anext(events)
@@ -300,7 +300,7 @@ def _answer_or_error(ranking: Ranking | WhyrankError, ask: RerankAsk, raw: Reque
 
 
 def _fault(error: Exception, raw: Request) -> dict[str, Any]:
-    fault: dict[str, Any] = dialects.vllm_error(*what_happened(raw, error), request_id(raw))["error"]
+    fault: dict[str, Any] = dialects.vllm_error(*to_http_error(raw, error), request_id(raw))["error"]
     return fault
 
 
@@ -323,7 +323,7 @@ def _warnings(warnings: list[str]) -> dict[str, Any]:
 )
 async def bare_rerank(ask: Annotated[dialects.BareAsk, shown.asked("bare")], raw: Request) -> Response:
     """A body with `texts` is TEI's and answered as TEI does; any other is the same as at /v1/rerank."""
-    return await (others.tei_rerank(ask, raw) if isinstance(ask, dialects.TeiAsk) else rerank(ask, raw))
+    return await (compat.tei_rerank(ask, raw) if isinstance(ask, dialects.TeiAsk) else rerank(ask, raw))
 
 
 # Health, open to every load balancer. It says nothing of anybody's texts.
@@ -340,4 +340,4 @@ async def get_health(raw: Request) -> Response:
     """200 while a known pair still gets the score that it got at the start; else 503."""
     found = await service_of(raw).health()
     body = {"status": found.status, "canary": {"margin": found.canary_margin, "expected": found.canary_expected}}
-    return Json(body, 200 if found.well else 503)
+    return JsonResponse(body, 200 if found.well else 503)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin
 from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, EnginePaused, Stopping, Unauthorized, WhyrankError
-from whyrank.events import Event, EvidenceDone, Finished, Scored, ranking_at_the_end
-from whyrank.fan_out import as_answered
+from whyrank.events import Event, EvidenceDone, Finished, Scored, collect_ranking
+from whyrank.fan_out import as_completed
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
-from whyrank.runtimes.base import Runtime, WritingRuntime
+from whyrank.runtimes.base import GenerativeRuntime, Runtime
 from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
 
@@ -34,7 +34,7 @@ _CANARY_KEPT_SECONDS = 5.0
 # Enough to compile the grammar; what is written meanwhile nobody reads.
 _WARM_UP_MS = 2000.0
 # Requests of one batch under way at once; the engine batches documents, not requests.
-_REQUESTS_AT_ONCE = 16
+_MAX_CONCURRENT_REQUESTS = 16
 # For writing out the answers of calls that were cut short.
 _LAST_ANSWERS_SECONDS = 3.0
 
@@ -61,8 +61,10 @@ class Service:
     def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
         config = replace(plan.config, model=model)
-        self.reranker = Reranker.over(runtime, plan.encoder, config, limits.refusal)
-        self._uncalibrated = Reranker.over(runtime, plan.encoder, replace(config, calibration=None), limits.refusal)
+        self.reranker = Reranker.from_runtime(runtime, plan.encoder, config, limits.refusal)
+        self._uncalibrated = Reranker.from_runtime(
+            runtime, plan.encoder, replace(config, calibration=None), limits.refusal
+        )
         self.runtime = runtime
         self.plan = plan
         self.limits = limits
@@ -78,7 +80,7 @@ class Service:
 
     @property
     def writes(self) -> bool:
-        return self.plan.format.continuation is not None and isinstance(self.runtime, WritingRuntime)
+        return self.plan.format.continuation is not None and isinstance(self.runtime, GenerativeRuntime)
 
     @property
     def wants_key(self) -> bool:
@@ -109,7 +111,7 @@ class Service:
         self._stopping = True
         self._wait_until_empty(seconds)
         for reranker in (self.reranker, self._uncalibrated):
-            loop.call_soon_threadsafe(reranker.wind_up)
+            loop.call_soon_threadsafe(reranker.finish_early)
         self._wait_until_empty(_LAST_ANSWERS_SECONDS)
 
     def _wait_until_empty(self, seconds: float) -> None:
@@ -118,7 +120,7 @@ class Service:
             time.sleep(0.02)
 
     async def rerank(self, request: RerankRequest, tenant: str | None = None) -> Ranking:
-        return await ranking_at_the_end(self.events(request, tenant=tenant))
+        return await collect_ranking(self.events(request, tenant=tenant))
 
     async def events(
         self, request: RerankRequest, live: bool = False, tenant: str | None = None
@@ -139,7 +141,7 @@ class Service:
         async def answer(index: int) -> Ranking | WhyrankError:
             try:
                 self.limits.check(requests[index])
-                return await ranking_at_the_end(self._observed(requests[index], live=False, priority=priority))
+                return await collect_ranking(self._observed(requests[index], live=False, priority=priority))
             except EngineDead:
                 raise  # nobody gets an answer any more
             except WhyrankError as error:
@@ -147,7 +149,7 @@ class Service:
 
         answers: dict[int, Ranking | WhyrankError] = {}
         with self._inside(count, tenant, len(requests)) as priority:
-            async with aclosing(as_answered(answer, len(requests), _REQUESTS_AT_ONCE)) as answered:
+            async with aclosing(as_completed(answer, len(requests), _MAX_CONCURRENT_REQUESTS)) as answered:
                 async for index, ranking in answered:
                     answers[index] = ranking
         return [answers[index] for index in range(len(requests))]
@@ -165,7 +167,7 @@ class Service:
                 metrics.in_flight(-documents)
 
     async def _observed(self, request: RerankRequest, live: bool, priority: int) -> AsyncGenerator[Event, None]:
-        """The road itself, with its times and counts noted."""
+        """The events of the Reranker, measured."""
         began, scored, written = time.monotonic(), set[int](), 0.0
         try:
             async with aclosing(self._reranker_for(request).events(request, live, priority)) as events:

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from whyrank.base import BaseReranker
 from whyrank.errors import DataError, InvalidRequest, PermanentError, TooLarge, Unreachable
 from whyrank.evaluation.files import json_object, numbered_lines
-from whyrank.fan_out import in_order
-from whyrank.line_file import LineFile, cut_half_line
+from whyrank.fan_out import map_ordered
+from whyrank.jsonl import LineFile, cut_half_line
 from whyrank.prompting.identity import file_part
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions, RerankRequest
-from whyrank.verbs import Verbs
+from whyrank.request import RerankOptions, RerankRequest
 from whyrank.wire import RankingBody
 
 __all__ = ["Tally", "count_rows", "rejects_beside", "rerank_file"]
@@ -69,12 +69,12 @@ async def rerank_file(
     source: Path,
     output: Path,
     rejects: Path,
-    reranker: Verbs,
+    reranker: BaseReranker,
     options: RerankOptions,
-    at_once: int = 32,
-    told: Callable[[], None] = lambda: None,
+    max_concurrency: int = 32,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Tally:
-    """`options` hold where a row says nothing else. `told` is called once a row, done before or now.
+    """`options` hold where a row says nothing else. `on_progress` is called once a row, done before or now.
 
     A row that can never be answered is rejected. Whatever may go better later is raised: call again to go on.
     """
@@ -82,9 +82,9 @@ async def rerank_file(
     with ExitStack() as stack:
         answers, refusals = (stack.enter_context(closing(_Journal(path))) for path in (output, rejects))
         same = _SameModel(output, answers.model())
-        waiting = _left(_rows(source, options), answers, refusals, tally, told)
+        waiting = _left(_rows(source, options), answers, refusals, tally, on_progress)
         work = (_reply(row, reranker, options) for row in waiting)
-        async with aclosing(in_order(work, at_once)) as replies:
+        async with aclosing(map_ordered(work, max_concurrency)) as replies:
             async for reply in replies:
                 if isinstance(reply.outcome, Ranking):
                     same.check(reply.outcome)
@@ -93,7 +93,7 @@ async def rerank_file(
                 else:
                     refusals.append(_reject_line(reply, reply.outcome), after=answers)
                     tally.rejected += 1
-                told()
+                on_progress()
         answers.sync()
         refusals.sync()
         refusals.leave_if_empty()
@@ -118,7 +118,7 @@ def _rows(source: Path, options: RerankOptions) -> Iterator[_Row]:
 
 
 def _left(
-    rows: Iterable[_Row], answers: _Journal, refusals: _Journal, tally: Tally, told: Callable[[], None]
+    rows: Iterable[_Row], answers: _Journal, refusals: _Journal, tally: Tally, on_progress: Callable[[], None]
 ) -> Iterator[_Row]:
     """The rows that no earlier run has dealt with: all after the first such."""
     rows = iter(rows)
@@ -132,13 +132,13 @@ def _left(
             refusals.check_at_end()
             yield row
             break
-        told()
+        on_progress()
     yield from rows
     answers.check_at_end()
     refusals.check_at_end()
 
 
-async def _reply(row: _Row, reranker: Verbs, options: RerankOptions) -> _Reply:
+async def _reply(row: _Row, reranker: BaseReranker, options: RerankOptions) -> _Reply:
     ident = None
     try:
         ident, request = _request(row.raw, options)

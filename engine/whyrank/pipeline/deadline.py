@@ -23,7 +23,7 @@ class Deadline:
     def __init__(self, milliseconds: float | None) -> None:
         self._at = None
         self._waits = set[asyncio.Timeout]()
-        self.cut_short = False
+        self.aborted = False
         if milliseconds is not None:
             seconds = milliseconds / 1000
             self._at = asyncio.get_running_loop().time() + seconds - _kept_for_the_answer(seconds)
@@ -31,7 +31,7 @@ class Deadline:
     def end(self) -> None:
         """Now is the deadline: the call answers with what it has."""
         self._at = asyncio.get_running_loop().time()
-        self.cut_short = True
+        self.aborted = True
         for wait in self._waits:
             wait.reschedule(self._at)
 

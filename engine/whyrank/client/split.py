@@ -8,9 +8,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from whyrank.errors import MixedModels, PermanentError, WhyrankError
-from whyrank.prompting.scoring import ranked, shown
-from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
+from whyrank.ranking import Ranking, apply_cutoffs, sort_rows
+from whyrank.request import RerankRequest
 from whyrank.types import DocumentError, Evidence, Finish, RankedDocument, Usage
 
 __all__ = [
@@ -35,12 +34,12 @@ SAME_MODEL_ATTEMPTS = 3
 """Servers may be replaced one by one while a call is under way: then all of its rows are asked of the new model."""
 
 
-def parts_of(sizes: Sequence[int], most: int, most_bytes: int) -> Iterator[range]:
+def parts_of(sizes: Sequence[int], most: int, max_bytes: int) -> Iterator[range]:
     """Places of documents of these sizes. Every part has at least one."""
     start = size = 0
     for place, own in enumerate(sizes):
         size += own
-        if place > start and (place - start == most or size > most_bytes):
+        if place > start and (place - start == most or size > max_bytes):
             yield range(start, place)
             start, size = place, own
     if sizes:
@@ -69,7 +68,7 @@ def rejoined(request: RerankRequest, answers: Mapping[range, Ranking | WhyrankEr
     rankings = [answer for answer in answers.values() if isinstance(answer, Ranking)]
     model, prompt = _served(rankings)
     usage = sum((ranking.usage for ranking in rankings), Usage())
-    return Ranking(shown(ranked(rows), request.min_score, request.top_n), usage, model, prompt)
+    return Ranking(apply_cutoffs(sort_rows(rows), request.min_score, request.top_n), usage, model, prompt)
 
 
 def evidence_request(request: RerankRequest, chosen: Sequence[RankedDocument]) -> RerankRequest:

@@ -1,4 +1,4 @@
-"""What can be asked, the same of the in-process Reranker and of the client: each says only how one request is answered."""
+"""The methods that the in-process Reranker and the client have in common. Each subclass only answers a single request."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, TypeVar, Unpack
 
 from whyrank.errors import InvalidRequest, PermanentError
 from whyrank.events import Event
-from whyrank.fan_out import as_answered
+from whyrank.fan_out import as_completed
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import DocumentLike, RankedDocument
 
-__all__ = ["Verbs"]
+__all__ = ["BaseReranker"]
 
 T = TypeVar("T")
 
 
-class Verbs(ABC):
-    _at_once: int
+class BaseReranker(ABC):
+    _max_concurrency: int
     """Requests of one rerank_many or score_grid under way at once."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class Verbs(ABC):
         if isinstance(queries, str) or not queries:
             raise InvalidRequest(f"queries is {queries!r:.60}: give a non-empty list of strings")
         documents = list(documents)
-        return await self._in_order(lambda i: self.score(queries[i], documents, **options), len(queries))
+        return await self._map(lambda i: self.score(queries[i], documents, **options), len(queries))
 
     async def rerank_many(
         self, requests: Iterable[RerankRequest | Mapping[str, Any]]
@@ -72,11 +72,11 @@ class Verbs(ABC):
             except PermanentError as error:
                 return error
 
-        return await self._in_order(answer, len(asked))
+        return await self._map(answer, len(asked))
 
-    async def _in_order(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+    async def _map(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
         answers: dict[int, T] = {}
-        async with aclosing(as_answered(ask, count, self._at_once)) as answered:
+        async with aclosing(as_completed(ask, count, self._max_concurrency)) as answered:
             async for index, answer in answered:
                 answers[index] = answer
         return [answers[index] for index in range(count)]

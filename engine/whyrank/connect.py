@@ -1,4 +1,4 @@
-"""Where the name of a thing that reranks becomes that thing: a server's URL its client, anything else a model to load."""
+"""Opens a reranker by name: a server's URL gives its client, anything else is a model to load."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
 from typing import Any
 
+from whyrank.base import BaseReranker
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
-from whyrank.verbs import Verbs
 
-__all__ = ["API_KEY_VARIABLE", "Opening", "is_url", "key_of", "masked", "open_either", "open_model", "open_server"]
+__all__ = [
+    "API_KEY_VARIABLE",
+    "RerankerContext",
+    "is_url",
+    "key_of",
+    "masked",
+    "open_model",
+    "open_reranker",
+    "open_server",
+]
 
 API_KEY_VARIABLE = "WHYRANK_API_KEY"
 """The environment's variable that holds the key where none is given."""
 
-Opening = AbstractAsyncContextManager[Verbs]
+RerankerContext = AbstractAsyncContextManager[BaseReranker]
 
 
 def is_url(name: str) -> bool:
@@ -34,13 +43,15 @@ def key_of(api_key: str | None) -> str | None:
     return api_key or os.environ.get(API_KEY_VARIABLE) or None
 
 
-def open_model(config: EngineConfig) -> Opening:
+def open_model(config: EngineConfig) -> RerankerContext:
     from whyrank.reranker import Reranker
 
     return Reranker(config)
 
 
-def open_server(urls: str | Sequence[str], api_key: str | None, config: EngineConfig, **options: Any) -> Opening:
+def open_server(
+    urls: str | Sequence[str], api_key: str | None, config: EngineConfig, **options: Any
+) -> RerankerContext:
     """`options`: of AsyncClient. A server was started with its own engine: `config` may not ask for another."""
     for field in fields(config):
         if field.name not in ("model", "calibration") and (value := getattr(config, field.name)) != field.default:
@@ -50,9 +61,9 @@ def open_server(urls: str | Sequence[str], api_key: str | None, config: EngineCo
     return AsyncClient(urls, key_of(api_key), calibration=config.calibration, **options)
 
 
-def open_either(
+def open_reranker(
     model: str | None, urls: Sequence[str], api_key: str | None, engine: Sequence[Any], **options: Any
-) -> Opening:
+) -> RerankerContext:
     """What a command was given: `engine` holds the fields of EngineConfig that follow `model`; `options`: of AsyncClient."""
     if (model is None) == (not urls):
         raise InvalidRequest("give either --model, to load one, or --url, to ask a server")

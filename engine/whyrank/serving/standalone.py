@@ -17,14 +17,14 @@ from whyrank.checkpoints import Plan
 from whyrank.runtimes.encoder import EncoderRuntime
 from whyrank.serving import openapi as shown
 from whyrank.serving.admission import Limits
-from whyrank.serving.answering import new_router
 from whyrank.serving.connections import SHUTDOWN_SECONDS, LimitedProtocol
-from whyrank.serving.door import Json, service_of
+from whyrank.serving.guarded_route import JsonResponse, service_of
+from whyrank.serving.handlers import new_router
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.router import NATIVE, routers
 from whyrank.serving.service import Service
 
-__all__ = ["PlainServer", "serve_plainly"]
+__all__ = ["StandaloneServer", "serve_standalone"]
 
 models = new_router("OpenAI", NATIVE, shown.errors("native"))
 
@@ -35,10 +35,10 @@ async def get_models(raw: Request) -> Response:
     service = service_of(raw)
     model = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "whyrank"}
     own = {"root": service.plan.config.source, "max_model_len": service.plan.encoder.max_length}
-    return Json({"object": "list", "data": [model | own]})
+    return JsonResponse({"object": "list", "data": [model | own]})
 
 
-async def serve_plainly(
+async def serve_standalone(
     plan: Plan, keys: Sequence[str], host: str, port: int, shutdown_seconds: float, protect_metrics: bool
 ) -> None:
     """Until the process is told to stop."""
@@ -46,7 +46,7 @@ async def serve_plainly(
     try:
         service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
         await service.warm_up()
-        await PlainServer(service, host, port, shutdown_seconds, protect_metrics).serve()
+        await StandaloneServer(service, host, port, shutdown_seconds, protect_metrics).serve()
     finally:
         await runtime.aclose()
 
@@ -58,7 +58,7 @@ def _metrics_route() -> Mount:
     return route
 
 
-class PlainServer(uvicorn.Server):
+class StandaloneServer(uvicorn.Server):
     """Told to stop, it brings calls under way home, as vLLM's server does with the plugin; uvicorn alone would let new ones
     in until then, and in the end cut off whoever still waits."""
 

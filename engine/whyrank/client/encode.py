@@ -9,10 +9,10 @@ from dataclasses import fields
 from typing import Any
 
 from whyrank.errors import InvalidRequest
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.types import Document
 
-__all__ = ["batch_of", "documents_of", "joined", "pair_head", "whole"]
+__all__ = ["batch_of", "encode_documents", "encode_request", "joined", "pair_head"]
 
 # Metadata may hold what JSON does not know, dates and paths for one: it travels as text.
 _write = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":")).encode
@@ -22,7 +22,7 @@ _DEFAULTS = {field.name: field.default for field in fields(RerankRequest) if fie
 _PAIR_OPTIONS = ("instruction", "truncation", "max_tokens_per_doc", "cache_salt")
 
 
-def documents_of(request: RerankRequest) -> list[bytes]:
+def encode_documents(request: RerankRequest) -> list[bytes]:
     """Each document as JSON. Ids stay here: rows come back by index."""
     return [_document(document, index) for index, document in enumerate(request.documents)]
 
@@ -51,7 +51,7 @@ def _head(request: RerankRequest, options: Iterable[str]) -> bytes:
     return _write({"query": request.query, "return_documents": False, **said}).encode("ascii")
 
 
-def whole(request: RerankRequest, documents: Iterable[bytes]) -> bytes:
+def encode_request(request: RerankRequest, documents: Iterable[bytes]) -> bytes:
     return joined(_head(request, _DEFAULTS), documents)
 
 

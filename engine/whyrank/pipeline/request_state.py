@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from whyrank.calibration import Calibration
-from whyrank.prompting.scoring import LabelRead, ScoreRule, ranked, score_of, shown, worth_writing
+from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
 from whyrank.prompting.tokens import EncodedDocument, Ids
-from whyrank.requests import RerankRequest
+from whyrank.ranking import apply_cutoffs, select_for_evidence, sort_rows
+from whyrank.request import RerankRequest
 from whyrank.types import DocumentError, Evidence, RankedDocument, Usage
 
-__all__ = ["Scoresheet"]
+__all__ = ["RequestState"]
 
 _LATE = DocumentError("deadline", "not scored before the deadline: give more time or fewer documents")
 
 
-class Scoresheet:
+class RequestState:
     """Documents that read the same share a prompt, and a document has several prompts where it is read in windows."""
 
     def __init__(self, request: RerankRequest, rule: ScoreRule, calibration: Calibration | None = None) -> None:
@@ -82,23 +83,23 @@ class Scoresheet:
     def add_evidence(self, index: int, evidence: Evidence) -> RankedDocument:
         """Note a document's evidence; its row with rank. By now all scores are there that will ever be."""
         if not self._ranks:
-            self._ranks = {row.index: row.rank for row in ranked(self._rows.values())}
+            self._ranks = {row.index: row.rank for row in sort_rows(self._rows.values())}
         return self._keep(replace(self._rows[index], rank=self._ranks[index], evidence=evidence))
 
     def results(self) -> tuple[RankedDocument, ...]:
         """What the caller asked to see, best first."""
-        return shown(ranked(self._rows.values()), self._request.min_score, self._request.top_n)
+        return apply_cutoffs(sort_rows(self._rows.values()), self._request.min_score, self._request.top_n)
 
     def first_cut(self) -> RankedDocument | None:
         """The first document of which only a part was read, whether the caller asked to see it or not."""
         cut = (row for row in self._rows.values() if row.truncation is not None and row.truncation.truncated)
         return next(cut, None)
 
-    def worth_writing(self) -> dict[Ids, list[int]]:
+    def select_for_evidence(self) -> dict[Ids, list[int]]:
         """Prompts to continue, best document first, with the documents that each stands for."""
         asked = self._request
         prompts: dict[Ids, list[int]] = {}
-        for row in worth_writing(self.results(), asked.evidence_min_score, asked.evidence_top_n):
+        for row in select_for_evidence(self.results(), asked.evidence_min_score, asked.evidence_top_n):
             prompts.setdefault(self._best[row.index], []).append(row.index)
         return prompts
 

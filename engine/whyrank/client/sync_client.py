@@ -9,11 +9,11 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
-from whyrank.client.client import AsyncClient
+from whyrank.client.async_client import AsyncClient
 from whyrank.errors import InvalidRequest, PermanentError
 from whyrank.events import Event
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import DocumentLike, RankedDocument
 
 __all__ = ["Client"]

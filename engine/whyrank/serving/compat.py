@@ -10,8 +10,8 @@ from fastapi import Request, Response
 from whyrank.ranking import Ranking
 from whyrank.serving import dialects
 from whyrank.serving import openapi as shown
-from whyrank.serving.answering import headed, new_router, ranked
-from whyrank.serving.door import ErrorStyle, request_id, service_of
+from whyrank.serving.guarded_route import ErrorStyle, request_id, service_of
+from whyrank.serving.handlers import headed, new_router, ranked
 
 __all__ = ["DETAIL", "TEI", "cohere", "jina", "tei", "tei_rerank", "voyage"]
 

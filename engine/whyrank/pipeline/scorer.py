@@ -1,7 +1,6 @@
-"""The first half of the road: text to ids, and ids to label reads.
+"""Scores the documents of a request: text to token ids, token ids to label reads.
 
-A call goes in slices of documents: the engine reads one while the next becomes ids, and calls that overlap take turns by
-slice.
+Documents go in slices: the engine scores one while the next is encoded, and overlapping calls take turns slice by slice.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from concurrent.futures import Executor
 from contextlib import aclosing
 
 from whyrank.fan_out import fan_out
+from whyrank.pipeline.deadline import Deadline
+from whyrank.pipeline.request_state import RequestState
 from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
-from whyrank.requests import RerankRequest
-from whyrank.road.deadline import Deadline
-from whyrank.road.scoresheet import Scoresheet
+from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Runtime
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
-__all__ = ["Reader", "Refusal", "refuse_none"]
+__all__ = ["Refusal", "Scorer", "refuse_none"]
 
 Refusal = Callable[[Document], DocumentError | None]
 """Why a document is not even looked at, if it is not."""
@@ -28,7 +27,7 @@ _SLICE = 32
 # A slice of more characters than this is large.
 _LARGE = 1 << 18
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
-_AT_ONCE = 32
+_MAX_CONCURRENCY = 32
 # Each is a prompt of its own, and has the query and the frame in it.
 _MAX_WINDOWS_OF_A_DOCUMENT = 256
 # Of one call: eight for each of a thousand documents.
@@ -44,7 +43,7 @@ def refuse_none(document: Document) -> None:
     pass
 
 
-class Reader:
+class Scorer:
     def __init__(
         self,
         request: RerankRequest,
@@ -61,27 +60,27 @@ class Reader:
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
         self._windows = 0
-        self.priming = Usage()
+        self.warm_usage = Usage()
 
-    async def read(self, sheet: Scoresheet, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
+    async def read(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
         """Rows as they become known. Closing the generator frees the work that is left."""
 
         async def read_slice(number: int, tell: Callable[[RankedDocument], None]) -> None:
             async with self._turn:  # in their order: an early one is worth more than two half done
-                prompts = await self._prepare(number, sheet, tell)
+                prompts = await self._prepare(number, state, tell)
             async with aclosing(
                 self._runtime.read(prompts, self._priority + number, self._request.cache_salt)
             ) as answers:
                 async for index, read in answers:
-                    for row in sheet.record(prompts[index], read):
+                    for row in state.record(prompts[index], read):
                         tell(row)
 
-        rows = deadline.during(fan_out(read_slice, len(self._slices), _AT_ONCE))
+        rows = deadline.during(fan_out(read_slice, len(self._slices), _MAX_CONCURRENCY))
         async with aclosing(rows):
             async for _, row in rows:
                 yield row
 
-    async def _prepare(self, number: int, sheet: Scoresheet, tell: Callable[[RankedDocument], None]) -> list[Ids]:
+    async def _prepare(self, number: int, state: RequestState, tell: Callable[[RankedDocument], None]) -> list[Ids]:
         """The prompts of a slice, and what they share in the cache."""
         asked, part = self._request, self._slices[number]
         documents = asked.documents[part]
@@ -90,12 +89,12 @@ class Reader:
         encoded = self._within_bound(
             await asyncio.get_running_loop().run_in_executor(executor, self._encode, documents)
         )
-        prompts, known = sheet.add(part.start, encoded)
+        prompts, known = state.add(part.start, encoded)
         for row in known:
             tell(row)
         if number == 0:
             frame = self._encoder.shared_prefix(asked.instruction)
-            self.priming = await self._runtime.prime(prompts, frame, asked.cache_salt)
+            self.warm_usage = await self._runtime.warm_prefix(prompts, frame, asked.cache_salt)
         return prompts
 
     def _within_bound(self, rows: list[EncodedDocument | DocumentError]) -> list[EncodedDocument | DocumentError]:

@@ -8,10 +8,10 @@ from dataclasses import fields
 from typing import Any, Protocol, Unpack, get_args, get_type_hints
 
 from whyrank.config import EngineConfig
+from whyrank.connect import is_url, masked, open_model, open_server
 from whyrank.errors import InvalidRequest
-from whyrank.opening import is_url, masked, open_model, open_server
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions
+from whyrank.request import RerankOptions
 from whyrank.types import Document
 
 __all__ = ["Target", "open_target", "target_options"]

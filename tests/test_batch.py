@@ -18,14 +18,14 @@ import pytest
 
 from server_process import Server
 from whyrank import Ranking, RerankRequest, TooLarge, Unauthorized, Unreachable
-from whyrank.bulk import Tally, count_rows, rejects_beside, rerank_file
+from whyrank.batch import Tally, count_rows, rejects_beside, rerank_file
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.prompting.identity import with_instruction
 from whyrank.types import DocumentError, RankedDocument, Usage
 
 
 class Counting:
-    """Verbs, as far as bulk needs them: a document's score is its length. Knows how many calls were under way at most."""
+    """A reranker, as far as batch needs one: a document's score is its length. Counts the calls under way."""
 
     def __init__(self, model: str = "tiny", slow: float = 0.0, fails: Mapping[str, Exception] | None = None) -> None:
         self.model, self.slow, self.fails = model, slow, fails or {}
@@ -65,7 +65,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def run(source: Path, target: Any, **options: Any) -> Tally:
     output = source.with_name("out.jsonl")
-    return asyncio.run(rerank_file(source, output, rejects_beside(output), target, options, at_once=4))
+    return asyncio.run(rerank_file(source, output, rejects_beside(output), target, options, max_concurrency=4))
 
 
 def test_one_line_a_row_in_order_with_number_hash_and_id(tmp_path: Path) -> None:
@@ -218,10 +218,10 @@ def test_two_runs_never_write_to_one_file(tmp_path: Path) -> None:
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from test_bulk import Counting
-from whyrank.bulk import rejects_beside, rerank_file
+from test_batch import Counting
+from whyrank.batch import rejects_beside, rerank_file
 source, output = map(Path, sys.argv[1:])
-print(asyncio.run(rerank_file(source, output, rejects_beside(output), Counting(slow=0.004), {}, at_once=8)))
+print(asyncio.run(rerank_file(source, output, rejects_beside(output), Counting(slow=0.004), {}, max_concurrency=8)))
 """
 
 

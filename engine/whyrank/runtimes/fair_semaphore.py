@@ -7,10 +7,10 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-__all__ = ["FairPlaces"]
+__all__ = ["FairSemaphore"]
 
 
-class FairPlaces:
+class FairSemaphore:
     """A semaphore of so many places, of which the next one goes to the waiting call that holds the fewest. A large call
     fills what nobody else wants, and a small one that comes beside it waits for one place to become free, not for its turn
     behind all that is waiting."""

@@ -10,23 +10,23 @@ from typing import Self, Unpack, cast
 
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
+from whyrank.base import BaseReranker
 from whyrank.client import Client
+from whyrank.connect import key_of
 from whyrank.errors import FrameworkMissing, InvalidRequest, WhyrankError
-from whyrank.opening import key_of
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankOptions, RerankRequest
+from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import DocumentLike, RankedDocument, TruncationPolicy
-from whyrank.verbs import Verbs
 from whyrank.wire import OptionsAsk
 
-__all__ = ["Asking", "framework", "numbers_of"]
+__all__ = ["BaseAdapter", "framework", "numbers_of"]
 
 # Pairs of one round: enough to keep a server busy, and every one is answered in time.
 _PAIRS_AT_ONCE = 4096
 _making = Lock()
 
 
-class Asking(OptionsAsk):
+class BaseAdapter(OptionsAsk):
     """Give `base_url` (several: with one model) or a `client`, and any option of `rerank`.
 
     A whyrank.Client, or a base_url, answers sync and async calls alike, from every thread and event loop; an AsyncClient or a
@@ -39,7 +39,7 @@ class Asking(OptionsAsk):
     base_url: str | list[str] | None = Field(None, repr=False)  # it may hold a password
     api_key: SecretStr | None = Field(None, exclude=True, repr=False, strict=False)
     timeout: float = Field(60.0, description="Seconds for one call to the server at base_url, retries included.")
-    client: Verbs | Client | None = Field(None, exclude=True, repr=False)
+    client: BaseReranker | Client | None = Field(None, exclude=True, repr=False)
     replace_content: bool = False
     truncation: TruncationPolicy | None = None
     _own: Client | None = PrivateAttr(None)
@@ -60,7 +60,7 @@ class Asking(OptionsAsk):
     async def ask_async(
         self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
     ) -> Ranking:
-        if isinstance(self.client, Verbs):
+        if isinstance(self.client, BaseReranker):
             return await self.client.rerank(query, documents, **self._all(options))
         return await asyncio.wrap_future(self._waiting().begin(query, documents, **self._all(options)))
 
@@ -104,7 +104,7 @@ class Asking(OptionsAsk):
 
     def _waiting(self) -> Client:
         """Made when it is first needed: until then an adapter can be copied, pickled and written down."""
-        if isinstance(self.client, Verbs):
+        if isinstance(self.client, BaseReranker):
             kind = type(self.client).__name__
             raise InvalidRequest(f"client is a {kind}, which can only be awaited: give a whyrank.Client or base_url")
         if self.client is not None:

@@ -7,8 +7,8 @@ from html import escape
 from importlib import resources
 
 from whyrank.evaluation.charts import Axis, Chart, Series
-from whyrank.evaluation.extremes import Extreme
 from whyrank.evaluation.significance import Difference
+from whyrank.evaluation.top_movers import Mover
 
 __all__ = ["careful", "changes", "figure", "page", "table", "verdict"]
 
@@ -45,7 +45,7 @@ def careful(warnings: Iterable[str]) -> str:
     return f"<section class='careful'><h2>Be careful</h2><ul>{items}</ul></section>" if items else ""
 
 
-def changes(lead: str, why: str, deltas: Sequence[float], gained: Sequence[Extreme], lost: Sequence[Extreme]) -> str:
+def changes(lead: str, why: str, deltas: Sequence[float], gained: Sequence[Mover], lost: Sequence[Mover]) -> str:
     """Query by query: the change of the leading measure, and the queries with most of it."""
     deltas = sorted(deltas, reverse=True)
     step = max(1, -(-len(deltas) // _MOST_BARS))
@@ -68,7 +68,7 @@ def changes(lead: str, why: str, deltas: Sequence[float], gained: Sequence[Extre
     return f"<section><h2>Query by query</h2>{figure(chart)}<div class='pair'>{''.join(tables)}</div></section>"
 
 
-def _cells(extreme: Extreme) -> list[str]:
+def _cells(extreme: Mover) -> list[str]:
     text = extreme.text if len(extreme.text) <= 90 else extreme.text[:89] + "…"
     return [extreme.query, text, f"{extreme.delta:+.3f}"]
 

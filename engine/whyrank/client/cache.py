@@ -8,42 +8,42 @@ from dataclasses import dataclass
 
 from whyrank.types import RankedDocument
 
-__all__ = ["Known", "PairBook", "PairKey", "pair_key"]
+__all__ = ["CachedRow", "PairKey", "ScoreCache", "pair_key"]
 
 PairKey = bytes
 
 
 def pair_key(head: bytes, document: bytes) -> PairKey:
-    """Of what is asked, as JSON (see questions.py): what travels alike is answered alike."""
+    """Of what is asked, as JSON (see encode.py): what travels alike is answered alike."""
     return hashlib.blake2b(b"%d:%b%b" % (len(head), head, document), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedRow:
     """A row without its document, and the model and prompt that gave it."""
 
     row: RankedDocument
     served: tuple[str, str]
 
 
-class PairBook:
+class ScoreCache:
     """The rows of the last `most` pairs, by the identity of the server that scored them: a changed model, prompt or start
     knows nothing of what was."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._known: OrderedDict[tuple[str | None, PairKey], Known] = OrderedDict()
+        self._known: OrderedDict[tuple[str | None, PairKey], CachedRow] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def get(self, identity: str | None, key: PairKey) -> Known | None:
+    def get(self, identity: str | None, key: PairKey) -> CachedRow | None:
         known = self._known.get((identity, key))
         if known is not None:
             self._known.move_to_end((identity, key))
         return known
 
-    def put(self, identity: str | None, key: PairKey, known: Known) -> None:
+    def put(self, identity: str | None, key: PairKey, known: CachedRow) -> None:
         """A row in error is not kept: the next who asks may be luckier. Neither is one of a server that says no identity."""
         if known.row.error is not None or identity is None or not self._most:
             return

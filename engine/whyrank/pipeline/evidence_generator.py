@@ -1,4 +1,4 @@
-"""The second half of the road: the documents that are worth it are continued, and what was written is held against them."""
+"""Generates evidence: continues the chosen documents' prompts, and checks the result against each document's text."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import TYPE_CHECKING
 from whyrank.errors import EngineDead, EnginePaused, InvalidRequest
 from whyrank.events import EvidenceDelta, EvidenceDone
 from whyrank.grounding import ground
+from whyrank.pipeline.deadline import Deadline
+from whyrank.pipeline.request_state import RequestState
 from whyrank.prompting.evidence import (
     SectionReader,
     WrittenSection,
     budgets,
     finish_of,
     grammar_budgets,
-    most_tokens,
+    max_new_tokens,
     opening_text,
     split_sections,
     writing_grammar,
 )
 from whyrank.prompting.tokens import PromptEncoder
-from whyrank.requests import RerankRequest
-from whyrank.road.deadline import Deadline
-from whyrank.road.scoresheet import Scoresheet
-from whyrank.runtimes.base import Runtime, TextDelta, WritingOrder, WritingRuntime, Written
+from whyrank.request import RerankRequest
+from whyrank.runtimes.base import Generation, GenerationParams, GenerativeRuntime, Runtime, TextDelta
 from whyrank.types import Evidence, Finish, Usage
 
 if TYPE_CHECKING:
     from whyrank.prompting.formats import Continuation, SectionName
 
-__all__ = ["Writer"]
+__all__ = ["EvidenceGenerator"]
 
 
-class Writer:
+class EvidenceGenerator:
     """Made before anything is scored, so that a request that cannot be written fails at once."""
 
     def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, live: bool) -> None:
-        if not isinstance(runtime, WritingRuntime):
+        if not isinstance(runtime, GenerativeRuntime):
             raise InvalidRequest("mode 'evidence': this route only scores; use mode 'score' or the generate route")
         asked: dict[SectionName, int | None] = {
             "contribution": request.max_contribution_tokens,
@@ -51,9 +51,11 @@ class Writer:
         self._opening = encoder.encode_frame(opening_text(self._continuation))
         self.usage = Usage()
 
-    async def write(self, sheet: Scoresheet, deadline: Deadline) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
+    async def write(
+        self, state: RequestState, deadline: Deadline
+    ) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
         """Deltas where they are asked for, and one EvidenceDone for every document chosen, finished or not."""
-        chosen = sheet.worth_writing()
+        chosen = state.select_for_evidence()
         waiting = dict(enumerate(chosen.values()))
         readers = [SectionReader(self._continuation, self._budgets, self._encoder.decode) for _ in chosen]
         pieces = deadline.during(self._runtime.write([ids + self._opening for ids in chosen], self._order()))
@@ -68,23 +70,23 @@ class Writer:
                     self.usage += piece.usage
                     for index in waiting.pop(place):
                         evidence = await self._evidence(piece, self._request.documents[index].content, deadline)
-                        yield EvidenceDone(sheet.add_evidence(index, evidence))
-            why_not: Finish = "aborted" if deadline.cut_short else "deadline"
+                        yield EvidenceDone(state.add_evidence(index, evidence))
+            why_not: Finish = "aborted" if deadline.aborted else "deadline"
         except (EngineDead, EnginePaused):
             why_not = "error"
         for index in (index for indexes in waiting.values() for index in indexes):
-            yield EvidenceDone(sheet.add_evidence(index, Evidence("", "", why_not)))
+            yield EvidenceDone(state.add_evidence(index, Evidence("", "", why_not)))
 
-    def _order(self) -> WritingOrder:
-        return WritingOrder(
+    def _order(self) -> GenerationParams:
+        return GenerationParams(
             writing_grammar(self._continuation, self._budgets, self._encoder.control_texts()),
-            most_tokens(grammar_budgets(self._continuation, self._budgets)),
+            max_new_tokens(grammar_budgets(self._continuation, self._budgets)),
             self._request.temperature,
             self._live,
             self._request.cache_salt,
         )
 
-    async def _evidence(self, written: Written, document: str, deadline: Deadline) -> Evidence:
+    async def _evidence(self, written: Generation, document: str, deadline: Deadline) -> Evidence:
         sections = split_sections(self._continuation, self._budgets, written.ids, self._encoder.decode)
         texts = {section.name: section.text for section in sections}
         evidence = texts.get("evidence", "").strip()
@@ -98,7 +100,7 @@ class Writer:
         )
 
 
-def _finish(written: Written, sections: Sequence[WrittenSection]) -> Finish:
+def _finish(written: Generation, sections: Sequence[WrittenSection]) -> Finish:
     match written.reason:
         case "abort":
             return "aborted"

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Depends, Request
 
 from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.serving import dialects
 from whyrank.serving import openapi as shown
-from whyrank.serving.door import ErrorStyle, Json, route_class, service_of
+from whyrank.serving.guarded_route import ErrorStyle, JsonResponse, route_class, service_of
 from whyrank.wire import ReadingAsk
 
-__all__ = ["check_count", "headed", "new_router", "ranked", "ranked_many", "salted"]
+__all__ = ["check_count", "headed", "new_router", "ranked", "ranked_many", "with_tenant_salt"]
 
 
 def new_router(tag: str, style: ErrorStyle, errors: dict[int | str, dict[str, Any]], **by_key: ErrorStyle) -> APIRouter:
@@ -35,13 +35,13 @@ def check_count(ask: _Counted, raw: Request) -> None:
 
 
 async def ranked(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranking:
-    ranking = await service_of(raw).rerank(salted(request, raw), raw.state.whyrank_salt)
+    ranking = await service_of(raw).rerank(with_tenant_salt(request, raw), raw.state.whyrank_salt)
     _check_cut(ranking, ask)
     return ranking
 
 
 async def ranked_many(asked: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
-    requests = [salted(request, raw) for request, _ in asked]
+    requests = [with_tenant_salt(request, raw) for request, _ in asked]
     answers = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
     for i, (answer, (_, ask)) in enumerate(zip(answers, asked, strict=True)):
         try:
@@ -63,12 +63,12 @@ def _check_cut(ranking: Ranking, ask: ReadingAsk) -> None:
     )
 
 
-def headed(body: Any, ranking: Ranking) -> Json:
+def headed(body: Any, ranking: Ranking) -> JsonResponse:
     """An answer of another's shape; headers tell what it cannot."""
-    return Json(body, headers=dialects.row_headers(ranking))
+    return JsonResponse(body, headers=dialects.row_headers(ranking))
 
 
-def salted(request: RerankRequest, raw: Request) -> RerankRequest:
+def with_tenant_salt(request: RerankRequest, raw: Request) -> RerankRequest:
     """Tenants never share a cache, whatever salt they ask for."""
     salts = [salt for salt in (raw.state.whyrank_salt, request.cache_salt) if salt]
     return replace(request, cache_salt=":".join(salts) or None)

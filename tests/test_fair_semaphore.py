@@ -8,14 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from whyrank.runtimes.generate import places_for_writing
-from whyrank.runtimes.places import FairPlaces
+from whyrank.runtimes.fair_semaphore import FairSemaphore
+from whyrank.runtimes.generate import max_concurrent_generations
 
 
 class Call:
     """Takes so many places, each until `finish`; notes in `order` when it gets one."""
 
-    def __init__(self, places: FairPlaces, name: str, count: int, order: list[str]) -> None:
+    def __init__(self, places: FairSemaphore, name: str, count: int, order: list[str]) -> None:
         self.places, self.name, self.order = places, name, order
         self.held = 0
         self._finish = asyncio.Semaphore(0)
@@ -48,7 +48,7 @@ async def settled() -> None:
 
 
 async def test_no_more_are_taken_than_there_are() -> None:
-    large = Call(FairPlaces(4), "large", 100, [])
+    large = Call(FairSemaphore(4), "large", 100, [])
     await settled()
     for _ in range(96):
         assert large.held == 4
@@ -59,7 +59,7 @@ async def test_no_more_are_taken_than_there_are() -> None:
 
 
 async def test_a_small_call_gets_the_next_places_that_become_free() -> None:
-    places, order = FairPlaces(4), list[str]()
+    places, order = FairSemaphore(4), list[str]()
     large = Call(places, "large", 1000, order)
     await settled()
     small = Call(places, "small", 5, order)
@@ -74,7 +74,7 @@ async def test_a_small_call_gets_the_next_places_that_become_free() -> None:
 
 
 async def test_calls_share_evenly() -> None:
-    places = FairPlaces(9)
+    places = FairSemaphore(9)
     calls = [Call(places, str(n), 100, []) for n in range(3)]
     await settled()
     for call in calls * 10:
@@ -85,7 +85,7 @@ async def test_calls_share_evenly() -> None:
 
 
 async def test_who_leaves_gives_back_what_it_holds_and_what_it_waits_for() -> None:
-    places, order = FairPlaces(2), list[str]()
+    places, order = FairSemaphore(2), list[str]()
     first, second = Call(places, "first", 10, order), Call(places, "second", 10, order)
     await settled()
     await first.leave()
@@ -99,7 +99,7 @@ async def test_who_leaves_gives_back_what_it_holds_and_what_it_waits_for() -> No
 
 
 async def test_a_place_granted_to_a_call_that_is_cancelled_at_the_same_moment_is_not_lost() -> None:
-    places, order = FairPlaces(1), list[str]()
+    places, order = FairSemaphore(1), list[str]()
     holder = Call(places, "holder", 1, order)
     await settled()
     waiting = Call(places, "waiting", 1, order)
@@ -123,6 +123,6 @@ def test_writing_leaves_room_for_scoring(seats: int, engines: int, processes: in
         scheduler_config=SimpleNamespace(max_num_seqs=seats),
         parallel_config=SimpleNamespace(data_parallel_size=engines, _api_process_count=processes),
     )
-    places = places_for_writing(config)
+    places = max_concurrent_generations(config)
     assert places >= 1
     assert places * processes <= max(processes, seats * engines // 2)

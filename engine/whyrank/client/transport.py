@@ -14,23 +14,23 @@ from typing import Any
 
 import httpx
 
-from whyrank.client.answers import error_of
-from whyrank.client.policy import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
+from whyrank.client.decode import error_of
+from whyrank.client.retry import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
+from whyrank.connect import masked
 from whyrank.errors import InvalidRequest, Overloaded, RetryableError, Unreachable, WhyrankError
-from whyrank.opening import masked
 
-__all__ = ["Errand", "Exchange"]
+__all__ = ["PendingRequest", "Transport"]
 
 # Requests and bytes on their way at once; who comes later waits for a place.
-_REQUESTS_AT_ONCE = 64
-_BYTES_AT_ONCE = 64 << 20
+_MAX_CONCURRENT_REQUESTS = 64
+_MAX_BYTES_PER_BATCH = 64 << 20
 _CONNECT_SECONDS = 5.0
 # Idle connections are closed before the server does it: vLLM's waits 5 seconds.
 _IDLE_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class PendingRequest:
     """What is sent, and until when (time.monotonic) an answer is of use. `content` is told how many seconds are left."""
 
     path: str
@@ -41,7 +41,7 @@ class Errand:
     streamed: bool = False
 
 
-class Exchange:
+class Transport:
     def __init__(
         self,
         urls: Sequence[str],
@@ -57,14 +57,14 @@ class Exchange:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidRequest("api_key has characters that no HTTP header can carry: is there a line break in it?")
         self._replicas = [*map(_replica, dict.fromkeys(urls))]
-        self._retry, self._gate = retry, _Gate(_REQUESTS_AT_ONCE, _BYTES_AT_ONCE)
+        self._retry, self._gate = retry, _Gate(_MAX_CONCURRENT_REQUESTS, _MAX_BYTES_PER_BATCH)
         self._hearing: dict[str, asyncio.Task[str | None]] = {}
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             transport=transport,
             timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
             # Streams hold their connections for as long as their callers listen.
-            limits=httpx.Limits(max_keepalive_connections=_REQUESTS_AT_ONCE, keepalive_expiry=_IDLE_SECONDS),
+            limits=httpx.Limits(max_keepalive_connections=_MAX_CONCURRENT_REQUESTS, keepalive_expiry=_IDLE_SECONDS),
         )
 
     async def aclose(self) -> None:
@@ -83,8 +83,8 @@ class Exchange:
             return replica.identity
         task = self._hearing.get(replica.url)
         if task is None:
-            errand = Errand("/v1/formats", lambda seconds: b"", affinity, end, "GET")
-            task = self._hearing[replica.url] = asyncio.ensure_future(self._hear(errand))
+            pending = PendingRequest("/v1/formats", lambda seconds: b"", affinity, end, "GET")
+            task = self._hearing[replica.url] = asyncio.ensure_future(self._hear(pending))
             task.add_done_callback(lambda task: self._heard(replica, task))
         await asyncio.wait((task,), timeout=end - time.monotonic())
         if not task.done():
@@ -93,8 +93,8 @@ class Exchange:
             raise copy(error)  # each caller's own
         return task.result()
 
-    async def _hear(self, errand: Errand) -> str | None:
-        _, _, replica = await self._answer(errand)
+    async def _hear(self, pending: PendingRequest) -> str | None:
+        _, _, replica = await self._answer(pending)
         return replica.identity
 
     def _heard(self, replica: Replica, task: asyncio.Task[str | None]) -> None:
@@ -102,14 +102,14 @@ class Exchange:
         if not task.cancelled():
             task.exception()  # whoever asked may have gone; that is no news for the log
 
-    async def post(self, errand: Errand) -> tuple[Any, str | None]:
+    async def post(self, pending: PendingRequest) -> tuple[Any, str | None]:
         """The answer's JSON, and the identity of the server that gave it."""
-        answer, body, _ = await self._answer(errand)
+        answer, body, _ = await self._answer(pending)
         return body, answer.headers.get("x-whyrank-identity")
 
-    async def events(self, errand: Errand) -> AsyncGenerator[tuple[str, Any], None]:
+    async def events(self, pending: PendingRequest) -> AsyncGenerator[tuple[str, Any], None]:
         """Server-sent events. Tried again only until the first byte: what was told cannot be untold."""
-        answer, _, _ = await self._answer(replace(errand, streamed=True))
+        answer, _, _ = await self._answer(replace(pending, streamed=True))
         name = ""
         try:
             async for line in _lines(answer):
@@ -131,43 +131,46 @@ class Exchange:
         finally:
             await answer.aclose()
 
-    async def _answer(self, errand: Errand) -> tuple[httpx.Response, Any, Replica]:
+    async def _answer(self, pending: PendingRequest) -> tuple[httpx.Response, Any, Replica]:
         """A good answer with its JSON, from one server or another, in the time there is. A stream has only begun by then."""
         tried = Counter[str]()
         while True:
-            replica = next_replica(self._replicas, errand.affinity, tried)
+            replica = next_replica(self._replicas, pending.affinity, tried)
             tried[replica.url] += 1
             try:
-                answer, body = await self._once(replica, errand)
+                answer, body = await self._once(replica, pending)
                 return answer, body, replica
             except RetryableError as error:
                 pause = self._retry.pause(tried.total(), error)
-                following = next_replica(self._replicas, errand.affinity, tried)
+                following = next_replica(self._replicas, pending.affinity, tried)
                 if pause is not None and following.breaker.closed and not tried[following.url]:
                     pause = 0.0  # another server that is well need not wait for this one
-                if pause is None or time.monotonic() + pause >= errand.end:
+                if pause is None or time.monotonic() + pause >= pending.end:
                     raise
             await asyncio.sleep(pause)
 
-    async def _once(self, replica: Replica, errand: Errand) -> tuple[httpx.Response, Any]:
+    async def _once(self, replica: Replica, pending: PendingRequest) -> tuple[httpx.Response, Any]:
         """One attempt. Raises what the server or the network said."""
         try:
-            async with asyncio.timeout(errand.end - time.monotonic()):
-                content = errand.content(errand.end - time.monotonic())
+            async with asyncio.timeout(pending.end - time.monotonic()):
+                content = pending.content(pending.end - time.monotonic())
                 async with self._gate.passed(len(content)):
-                    return await self._exchanged(replica, errand, content)
+                    return await self._exchanged(replica, pending, content)
         except TimeoutError as cause:
             raise Unreachable(f"no answer from {replica.url} in the time there was") from cause
 
-    async def _exchanged(self, replica: Replica, errand: Errand, content: bytes) -> tuple[httpx.Response, Any]:
+    async def _exchanged(self, replica: Replica, pending: PendingRequest, content: bytes) -> tuple[httpx.Response, Any]:
         replica.breaker.began()
         try:
             request = self._http.build_request(
-                errand.method, replica.url + errand.path, content=content, headers={"Content-Type": "application/json"}
+                pending.method,
+                replica.url + pending.path,
+                content=content,
+                headers={"Content-Type": "application/json"},
             )
             answer = await self._http.send(request, stream=True, auth=replica.auth)
             try:
-                body = await _read(answer, errand.streamed)
+                body = await _read(answer, pending.streamed)
             except BaseException:
                 await answer.aclose()
                 raise
@@ -176,7 +179,7 @@ class Exchange:
             raise Unreachable(f"{replica.url}: {_told(cause)}") from cause
         except asyncio.CancelledError:
             # Our own time is up, or the caller's patience: the server may have had long enough to be called ill.
-            if time.monotonic() >= errand.end - 0.01:
+            if time.monotonic() >= pending.end - 0.01:
                 replica.breaker.failed()
             raise
         except RetryableError as error:
@@ -222,7 +225,7 @@ class _Gate:
     """Lets so many requests of so many bytes through at once, in the order in which they came. One is always let through."""
 
     def __init__(self, requests: int, size: int) -> None:
-        self._most_requests, self._most_bytes = requests, size
+        self._most_requests, self._max_bytes = requests, size
         self._requests = self._bytes = 0
         self._waiting = deque[tuple[asyncio.Future[None], int]]()
 
@@ -244,7 +247,7 @@ class _Gate:
         while self._waiting:
             turn, size = self._waiting[0]
             if not turn.cancelled():
-                full = self._requests >= self._most_requests or self._bytes + size > self._most_bytes
+                full = self._requests >= self._most_requests or self._bytes + size > self._max_bytes
                 if self._requests and full:
                     return
                 self._requests += 1

@@ -35,7 +35,7 @@ from whyrank.serving.bodies import parse_json, read_body
 from whyrank.serving.service import Service
 from whyrank.wire import to_json
 
-__all__ = ["ErrorStyle", "Json", "api_key_of", "request_id", "route_class", "service_of", "what_happened"]
+__all__ = ["ErrorStyle", "JsonResponse", "api_key_of", "request_id", "route_class", "service_of", "to_http_error"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class ErrorStyle:
     invalid: int = 400
 
 
-class Json(Response):
+class JsonResponse(Response):
     """Takes whatever text its caller sent, half characters too. Becomes bytes when it is sent: a large one row by row in a
     thread, beside the event loop."""
 
@@ -174,7 +174,7 @@ def _announced_size(request: Request) -> int:
     return int(length[:20]) if length.isdecimal() else 0
 
 
-class _Asked(Request):
+class _StrictJsonRequest(Request):
     async def json(self) -> Any:
         body = await parse_json(await self.body())
         self.state.whyrank_keys = body.keys() if isinstance(body, dict) else ()
@@ -192,7 +192,7 @@ async def _while_connected(request: Request, body: bytes, answer: Callable[[Requ
             return {"type": "http.request", "body": body, "more_body": False}
         return await request.receive()
 
-    work = asyncio.ensure_future(answer(_Asked(request.scope, replay)))
+    work = asyncio.ensure_future(answer(_StrictJsonRequest(request.scope, replay)))
     gone = asyncio.ensure_future(_until_gone(request))
     try:
         await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +211,7 @@ async def _until_gone(request: Request) -> None:
 
 
 def _failure(request: Request, error: Exception, style: ErrorStyle) -> Response:
-    status, kind, message = what_happened(request, error)
+    status, kind, message = to_http_error(request, error)
     if status == 400:  # a dialect may say more exactly what is wrong with a request
         status = getattr(error, "status", None) or style.invalid
     headers: dict[str, str] = {}
@@ -225,16 +225,16 @@ def _failure(request: Request, error: Exception, style: ErrorStyle) -> Response:
         headers["Connection"] = "close"  # what is left of the body is not waited for
     if status in (401, 408, 413, 429, 503):
         metrics.refused(kind)
-    return Json(style.body(status, kind, message, request_id(request)), status, headers)
+    return JsonResponse(style.body(status, kind, message, request_id(request)), status, headers)
 
 
-def what_happened(request: Request, error: Exception) -> tuple[int, str, str]:
+def to_http_error(request: Request, error: Exception) -> tuple[int, str, str]:
     """Status, kind and message. What we did not foresee is logged and told without its details."""
     match error:
         case RequestValidationError():
-            return 400, "InvalidRequest", _what_is_wrong(error)
+            return 400, "InvalidRequest", _validation_message(error)
         case HTTPException(__cause__=WhyrankError() as cause):
-            return what_happened(request, cause)
+            return to_http_error(request, cause)
         case HTTPException():  # how FastAPI says that the body could not be read
             return error.status_code, "InvalidRequest", _why_unreadable(error)
         case RecursionError():
@@ -257,7 +257,7 @@ def _why_unreadable(error: HTTPException) -> str:
     return str(error.detail)
 
 
-def _what_is_wrong(error: RequestValidationError) -> str:
+def _validation_message(error: RequestValidationError) -> str:
     """The first fault, with where it is. Never the value: it may be somebody's text."""
     faults = error.errors()
     first = faults[0]

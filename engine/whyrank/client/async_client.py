@@ -1,4 +1,4 @@
-"""AsyncClient: the verbs of the in-process Reranker, answered by a server."""
+"""AsyncClient: the methods of the in-process Reranker, answered by a server."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from whyrank.base import BaseReranker
 from whyrank.calibration import read_calibration
-from whyrank.client.answers import error_of, event_of, ranking_of
-from whyrank.client.batching import Ask, Batcher
+from whyrank.client.batching import Batcher, PendingBatch
+from whyrank.client.cache import CachedRow, PairKey, ScoreCache, pair_key
 from whyrank.client.calibrated import CalibratedEvents, calibrated
-from whyrank.client.exchange import Errand, Exchange
-from whyrank.client.large import (
+from whyrank.client.decode import error_of, event_of, ranking_of
+from whyrank.client.encode import batch_of, encode_documents, encode_request, joined, pair_head
+from whyrank.client.retry import RetryPolicy
+from whyrank.client.split import (
     SAME_MODEL_ATTEMPTS,
     Served,
     evidence_request,
@@ -31,9 +34,7 @@ from whyrank.client.large import (
     served_by,
     with_evidence,
 )
-from whyrank.client.pairs import Known, PairBook, PairKey, pair_key
-from whyrank.client.policy import RetryPolicy
-from whyrank.client.questions import batch_of, documents_of, joined, pair_head, whole
+from whyrank.client.transport import PendingRequest, Transport
 from whyrank.errors import (
     InvalidRequest,
     MixedModels,
@@ -44,22 +45,20 @@ from whyrank.errors import (
     WhyrankError,
 )
 from whyrank.events import Event
-from whyrank.fan_out import as_answered
-from whyrank.prompting.scoring import ranked, shown, worth_writing
-from whyrank.ranking import Ranking
-from whyrank.requests import RerankRequest
+from whyrank.fan_out import as_completed
+from whyrank.ranking import Ranking, apply_cutoffs, select_for_evidence, sort_rows
+from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
-from whyrank.verbs import Verbs
 
 __all__ = ["AsyncClient"]
 
 T = TypeVar("T")
 
 # Documents and bytes of one batch. Answers come when all of them are scored, so not too many.
-_DOCUMENTS_AT_ONCE = 256
-_BYTES_AT_ONCE = 8 << 20
+_MAX_DOCUMENTS_PER_BATCH = 256
+_MAX_BYTES_PER_BATCH = 8 << 20
 # Batches under way at once: a few keep a server busy, and whoever comes later gets into fuller ones.
-_BATCHES_AT_ONCE = 8
+_MAX_CONCURRENT_BATCHES = 8
 # A server that was heard so many seconds ago still has the model that it had.
 _TRUSTED_SECONDS = 1.0
 # The server answers at its deadline; the way back takes a little longer.
@@ -70,8 +69,8 @@ _GRACE_SECONDS = 0.1
 _NO_DOCUMENT = Document("")
 
 
-class AsyncClient(Verbs):
-    """The verbs and types of Reranker, over HTTP.
+class AsyncClient(BaseReranker):
+    """The methods and types of Reranker, over HTTP.
 
         async with AsyncClient("http://localhost:8000", api_key="...") as client:
             ranking = await client.rerank("boiling point of water", ["Water boils at 100 °C.", "Everest is high."])
@@ -85,7 +84,7 @@ class AsyncClient(Verbs):
     """
 
     # Not a limit of ours: calls wait in the batcher and for a place on the wire.
-    _at_once = 1024
+    _max_concurrency = 1024
 
     def __init__(
         self,
@@ -100,10 +99,12 @@ class AsyncClient(Verbs):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
-        self._exchange = Exchange(urls, api_key, timeout, retry or RetryPolicy(), transport)
-        self._batcher = Batcher(self._send, window_ms / 1000, _DOCUMENTS_AT_ONCE, _BYTES_AT_ONCE, _BATCHES_AT_ONCE)
-        self._pairs = PairBook(remembered_pairs)
-        self._under_way: dict[PairKey, Ask] = {}
+        self._transport = Transport(urls, api_key, timeout, retry or RetryPolicy(), transport)
+        self._batcher = Batcher(
+            self._send, window_ms / 1000, _MAX_DOCUMENTS_PER_BATCH, _MAX_BYTES_PER_BATCH, _MAX_CONCURRENT_BATCHES
+        )
+        self._pairs = ScoreCache(remembered_pairs)
+        self._under_way: dict[PairKey, PendingBatch] = {}
         self._timeout = timeout
         self._calibration = read_calibration(Path(calibration)) if calibration else None
         self._calls = 0
@@ -126,7 +127,7 @@ class AsyncClient(Verbs):
             await self._idle.wait()
             await self._batcher.finish()
         finally:
-            await self._exchange.aclose()
+            await self._transport.aclose()
 
     @contextmanager
     def _call(self) -> Iterator[None]:
@@ -147,10 +148,10 @@ class AsyncClient(Verbs):
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self._require_open()
-        documents, calibrating = documents_of(request), CalibratedEvents(self._calibration)
-        errand = _errand("/v1/rerank/stream", request, documents, self._end(request))
+        documents, calibrating = encode_documents(request), CalibratedEvents(self._calibration)
+        pending = _pending_request("/v1/rerank/stream", request, documents, self._end(request))
         try:
-            async with aclosing(self._exchange.events(errand)) as events:
+            async with aclosing(self._transport.events(pending)) as events:
                 async for name, data in events:
                     told = _understood(event_of, name, data, request.documents)
                     for event in calibrating.after(told):
@@ -175,7 +176,7 @@ class AsyncClient(Verbs):
         if request.mode == "score" and request.deadline_ms is None:
             return await self._scored(request, end)
         # Evidence takes its time and a deadline has none to lose: neither waits for company.
-        documents = documents_of(request)
+        documents = encode_documents(request)
         try:
             return await self._whole(request, documents, end)
         except TooLarge:
@@ -193,7 +194,7 @@ class AsyncClient(Verbs):
         return ranking if request.mode == "score" else await self._written(ranking, request, end)
 
     async def _whole(self, request: RerankRequest, documents: Sequence[bytes], end: float) -> Ranking:
-        body, _ = await self._exchange.post(_errand("/v1/rerank", request, documents, end))
+        body, _ = await self._transport.post(_pending_request("/v1/rerank", request, documents, end))
         return _understood(ranking_of, body, request.documents)
 
     async def _scored_in_parts(
@@ -221,31 +222,31 @@ class AsyncClient(Verbs):
                 return error
 
         answers: dict[range, Ranking | WhyrankError] = {}
-        async with aclosing(as_answered(ask, len(parts), _BATCHES_AT_ONCE)) as answered:
+        async with aclosing(as_completed(ask, len(parts), _MAX_CONCURRENT_BATCHES)) as answered:
             async for number, answer in answered:
                 answers[parts[number]] = answer
         return answers
 
     async def _written(self, ranking: Ranking, request: RerankRequest, end: float) -> Ranking:
-        chosen = worth_writing(ranking.results, request.evidence_min_score, request.evidence_top_n)
+        chosen = select_for_evidence(ranking.results, request.evidence_min_score, request.evidence_top_n)
         if not chosen:
             return ranking
         asked = evidence_request(request, chosen)
         answer: Ranking | None = None
         with suppress(RetryableError):  # the scores are there: what is missing is told in its row
-            answer = await self._whole(asked, documents_of(asked), end)
+            answer = await self._whole(asked, encode_documents(asked), end)
             if served_by(answer) != served_by(ranking):
-                answer = await self._whole(asked, documents_of(asked), end)
+                answer = await self._whole(asked, encode_documents(asked), end)
         return with_evidence(ranking, chosen, answer, "error" if request.deadline_ms is None else "deadline")
 
     # Scores: from memory, from what others are asking for, or asked for together with what others ask.
 
     async def _scored(self, request: RerankRequest, end: float) -> Ranking:
         question = _Question.of(request, end)
-        identity = self._exchange.preferred(request.query).identity
+        identity = self._transport.preferred(request.query).identity
         known = self._known(identity, question)
         if len(known) == len(question.documents):  # from memory alone: is the server still the one that said so?
-            identity = await self._exchange.identity(request.query, _TRUSTED_SECONDS, question.end)
+            identity = await self._transport.identity(request.query, _TRUSTED_SECONDS, question.end)
             known = self._known(identity, question)
         asks, own = self._asks(question, known, join=True)
         await self._wait(asks.values(), question.end)
@@ -257,7 +258,9 @@ class AsyncClient(Verbs):
         await self._ask_odd_ones_again(question, asks, own)
         return _ranking(request, question, known, asks, own)
 
-    async def _ask_odd_ones_again(self, question: _Question, asks: dict[PairKey, Ask], own: list[Ask]) -> None:
+    async def _ask_odd_ones_again(
+        self, question: _Question, asks: dict[PairKey, PendingBatch], own: list[PendingBatch]
+    ) -> None:
         """Until one model has answered all that is answered, at most a few times. `asks` and `own` get the new ones."""
         kept: Served | None = None
         for _ in range(SAME_MODEL_ATTEMPTS):
@@ -271,24 +274,24 @@ class AsyncClient(Verbs):
         if len(models := {*_served(asks).values()}) > 1:
             raise mixed_models(models)
 
-    def _known(self, identity: str | None, question: _Question) -> dict[PairKey, Known]:
+    def _known(self, identity: str | None, question: _Question) -> dict[PairKey, CachedRow]:
         found = ((key, self._pairs.get(identity, key)) for key in question.documents)
         return {key: known for key, known in found if known is not None}
 
     def _asks(
         self, question: _Question, known: Collection[PairKey], join: bool
-    ) -> tuple[dict[PairKey, Ask], list[Ask]]:
+    ) -> tuple[dict[PairKey, PendingBatch], list[PendingBatch]]:
         """Who asks for the pairs that are not known: another call, if we may `join` it, or new asks of our own."""
         unknown = [key for key in question.documents if key not in known]
         asks = {key: ask for key in unknown if join and (ask := self._under_way.get(key)) is not None}
         own = []
         for keys in question.parts([key for key in unknown if key not in asks]):
-            ask = Ask(
+            ask = PendingBatch(
                 question.request.query,
                 keys,
                 joined(question.head, [question.documents[key] for key in keys]),
                 question.end,
-                self._exchange.preferred(question.request.query).url,
+                self._transport.preferred(question.request.query).url,
             )
             for key in keys:
                 asks[key] = ask
@@ -297,7 +300,7 @@ class AsyncClient(Verbs):
             self._batcher.add(ask)
         return asks, own
 
-    async def _wait(self, asks: Collection[Ask], end: float) -> None:
+    async def _wait(self, asks: Collection[PendingBatch], end: float) -> None:
         """Until all are there. Whoever leaves earlier takes nothing from others who wait for the same rows."""
         asks = set(asks)
         for ask in asks:
@@ -312,12 +315,14 @@ class AsyncClient(Verbs):
                     self._finish(ask, Unreachable("nobody waited any longer"))
                     self._batcher.leave(ask)
 
-    async def _send(self, asks: Sequence[Ask]) -> None:
+    async def _send(self, asks: Sequence[PendingBatch]) -> None:
         """One request for several asks. Whatever happens, each learns what came of it."""
         try:
             content = batch_of([ask.content for ask in asks])
-            errand = Errand("/v1/rerank/batch", lambda left: content, asks[0].query, max(ask.end for ask in asks))
-            body, identity = await self._exchange.post(errand)
+            pending = PendingRequest(
+                "/v1/rerank/batch", lambda left: content, asks[0].query, max(ask.end for ask in asks)
+            )
+            body, identity = await self._transport.post(pending)
             answers = _understood(lambda: [*zip(asks, body["answers"], strict=True)])
         except TooLarge as error:
             if len(asks) == 1:
@@ -338,7 +343,7 @@ class AsyncClient(Verbs):
             for ask, told in answers:
                 self._settle(ask, told, identity)
 
-    def _settle(self, ask: Ask, told: Any, identity: str | None) -> None:
+    def _settle(self, ask: PendingBatch, told: Any, identity: str | None) -> None:
         try:
             if _understood(lambda: "error" in told):
                 raise error_of(400, told, None, None)
@@ -350,10 +355,10 @@ class AsyncClient(Verbs):
         for row in ranking.results:
             key = ask.keys[row.index]
             ask.rows[key] = row
-            self._pairs.put(identity, key, Known(row, ask.served))
+            self._pairs.put(identity, key, CachedRow(row, ask.served))
         self._finish(ask, Unreachable("the server's answer lacks this document"))
 
-    def _finish(self, ask: Ask, error: WhyrankError) -> None:
+    def _finish(self, ask: PendingBatch, error: WhyrankError) -> None:
         """`error`: why rows are missing, if any are."""
         if ask.done.done():
             return
@@ -376,7 +381,7 @@ class _Question:
 
     @classmethod
     def of(cls, request: RerankRequest, end: float) -> _Question:
-        head, documents = pair_head(request), documents_of(request)
+        head, documents = pair_head(request), encode_documents(request)
         keys = [pair_key(head, document) for document in documents]
         return cls(request, head, keys, dict(zip(keys, documents, strict=True)), end)
 
@@ -386,32 +391,32 @@ class _Question:
 
 
 def _parts(documents: Sequence[bytes]) -> list[range]:
-    return [*parts_of([*map(len, documents)], _DOCUMENTS_AT_ONCE, _BYTES_AT_ONCE)]
+    return [*parts_of([*map(len, documents)], _MAX_DOCUMENTS_PER_BATCH, _MAX_BYTES_PER_BATCH)]
 
 
-def _errand(path: str, request: RerankRequest, documents: Sequence[bytes], end: float) -> Errand:
+def _pending_request(path: str, request: RerankRequest, documents: Sequence[bytes], end: float) -> PendingRequest:
     """One request, alone. Of a deadline the server is told what is left when it is asked."""
     asked_ms = request.deadline_ms
 
     def content(left: float) -> bytes:
         if asked_ms is None:
-            return whole(request, documents)
+            return encode_request(request, documents)
         left_ms = max(1.0, 1000 * (left - _WAY_BACK_SECONDS))
-        return whole(replace(request, deadline_ms=min(asked_ms, left_ms)), documents)
+        return encode_request(replace(request, deadline_ms=min(asked_ms, left_ms)), documents)
 
-    return Errand(path, content, request.query, end)
+    return PendingRequest(path, content, request.query, end)
 
 
-def _served(asks: Mapping[PairKey, Ask]) -> dict[PairKey, Served]:
+def _served(asks: Mapping[PairKey, PendingBatch]) -> dict[PairKey, Served]:
     return {key: ask.served for key, ask in asks.items() if key in ask.rows}
 
 
-def _is_mixed(identity: str | None, known: Collection[PairKey], asks: Collection[Ask]) -> bool:
+def _is_mixed(identity: str | None, known: Collection[PairKey], asks: Collection[PendingBatch]) -> bool:
     """Memory of one server and answers of another make no ranking."""
     return bool(known) and any(ask.rows and ask.identity != identity for ask in asks)
 
 
-def _is_anothers_fault(asks: Collection[Ask], own: Collection[Ask]) -> bool:
+def _is_anothers_fault(asks: Collection[PendingBatch], own: Collection[PendingBatch]) -> bool:
     """We joined a call that was refused for what else it brought, or whose time was up before ours."""
     joined = (ask for ask in asks if ask.done.done() and not ask.rows and ask not in own)
     return any(isinstance(ask.error, PermanentError) or time.monotonic() >= ask.end for ask in joined)
@@ -420,9 +425,9 @@ def _is_anothers_fault(asks: Collection[Ask], own: Collection[Ask]) -> bool:
 def _ranking(
     request: RerankRequest,
     question: _Question,
-    known: Mapping[PairKey, Known],
-    asks: Mapping[PairKey, Ask],
-    own: Sequence[Ask],
+    known: Mapping[PairKey, CachedRow],
+    asks: Mapping[PairKey, PendingBatch],
+    own: Sequence[PendingBatch],
 ) -> Ranking:
     """Of what is known and what was told. Raises where that is nothing, or where the request is at fault."""
     errors = {key: _error(ask) for key, ask in asks.items() if key not in ask.rows}
@@ -438,10 +443,10 @@ def _ranking(
             rows.append(replace(row, index=index, document=document))
     served = [ask.served for ask in asks.values() if ask.rows] or [one.served for one in known.values()]
     usage = sum((ask.usage for ask in own), Usage())
-    return Ranking(shown(ranked(rows), request.min_score, request.top_n), usage, *served[0])
+    return Ranking(apply_cutoffs(sort_rows(rows), request.min_score, request.top_n), usage, *served[0])
 
 
-def _error(ask: Ask) -> WhyrankError:
+def _error(ask: PendingBatch) -> WhyrankError:
     """Why a row is missing, as an exception of the caller's own."""
     return Unreachable("no answer in the time there was") if ask.error is None else copy(ask.error)
 

@@ -1,0 +1,7 @@
+"""The steps of a request, in the order of `Reranker.events`.
+
+scorer.py               encodes the documents and scores them, slice by slice
+request_state.py        what is known of each document so far; shared by the other two
+evidence_generator.py   continues the best documents, and checks what was generated against their text
+deadline.py             when all of it must end
+"""
