@@ -13,10 +13,10 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
-from test_guarded_route import ASKED, ROUTES
 
 from conftest import Server
 from inprocess import InProcess, prism_plan
+from test_guarded_route import ASKED, ROUTES
 
 load_all_checks()
 CHECKED = [

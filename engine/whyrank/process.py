@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import distributions
 
@@ -17,8 +17,14 @@ __all__ = [
     "START_METHOD",
     "environment_restored",
     "is_cpu_build",
+<<<<<<< HEAD
     "prepare_process",
     "set_engine_environment",
+=======
+    "prepare_process",
+    "return_memory",
+    "set_engine_environment",
+>>>>>>> main
 ]
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
@@ -27,6 +33,9 @@ START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 # glibc's names and numbers for two of its settings, and our values: no large block has pages of its own, and the heap does
 # not shrink. Otherwise every step of a model returns its activations to the system and pages them in anew.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
+# For a server's own process the opposite: request bodies of megabytes come and go, each in pages of its own. By default glibc
+# moves that limit up to 32 MiB, and gives each thread a heap in which such bodies leave holes.
+_RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 20), "MALLOC_ARENA_MAX": (-8, 2)}
 
 
 def is_cpu_build() -> bool:
@@ -73,13 +82,18 @@ def prepare_process() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-    _keep_memory()
+    _set_allocator(_KEEP_MEMORY)
     os.register_at_fork(after_in_child=end_with_parent)
 
 
-def _keep_memory() -> None:
-    """A copy takes over how this process handles memory: too late for the environment, which a process reads when it begins."""
+def return_memory() -> None:
+    """For a server's own process, before it starts threads."""
+    _set_allocator(_RETURN_MEMORY)
+
+
+def _set_allocator(options: Mapping[str, tuple[int, int]]) -> None:
+    """For this process and its copies: glibc reads its environment variables only when a process begins."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for name, (option, value) in _KEEP_MEMORY.items():
+    for name, (option, value) in options.items():
         if set_option and name not in os.environ:
             set_option(option, value)

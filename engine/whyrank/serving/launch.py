@@ -64,8 +64,13 @@ def serve(
     if plan.route == "encoder":
         _serve_encoder(plan, flags, dry_run, protect_metrics)
         return
+<<<<<<< HEAD
     from whyrank.process import is_cpu_build, set_engine_environment
+=======
+    from whyrank.process import is_cpu_build, return_memory, set_engine_environment
+>>>>>>> main
 
+    return_memory()
     on_cpu = is_cpu_build()
     set_engine_environment(on_cpu)
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
