@@ -17,14 +17,9 @@ __all__ = [
     "START_METHOD",
     "environment_restored",
     "is_cpu_build",
-<<<<<<< HEAD
-    "prepare_process",
-    "set_engine_environment",
-=======
     "prepare_process",
     "return_memory",
     "set_engine_environment",
->>>>>>> main
 ]
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"

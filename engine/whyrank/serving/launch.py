@@ -64,11 +64,7 @@ def serve(
     if plan.route == "encoder":
         _serve_encoder(plan, flags, dry_run, protect_metrics)
         return
-<<<<<<< HEAD
-    from whyrank.process import is_cpu_build, set_engine_environment
-=======
     from whyrank.process import is_cpu_build, return_memory, set_engine_environment
->>>>>>> main
 
     return_memory()
     on_cpu = is_cpu_build()
