@@ -28,7 +28,7 @@ from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.measures import DEFAULT_MEASURES
 from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import RESULTS
-from whyrank.evaluation.run import Asked, evaluate, write_run
+from whyrank.evaluation.run import EvalRequest, evaluate, write_run
 from whyrank.evaluation.scorecard import make_scorecard
 from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
 from whyrank.ranking import Ranking, sort_rows
@@ -88,7 +88,7 @@ def write_data(folder: Path, queries: int, depth: int, seed: int = 3) -> None:
 
 
 def evaluate_all(data: Path, out: Path, depth: int, pause_s: float = 0.0) -> None:
-    asyncio.run(evaluate(open_collection(data), HashScorer(pause_s), Asked("hash", depth), out))
+    asyncio.run(evaluate(open_collection(data), HashScorer(pause_s), EvalRequest("hash", depth), out))
 
 
 def kill_and_go_on(data: Path, out: Path, depth: int, kills: int, seed: int = 5) -> int:

@@ -26,7 +26,7 @@ from whyrank.config import EngineConfig
 from whyrank.connect import open_server
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.data import open_collection
-from whyrank.evaluation.run import Asked, evaluate, target_of
+from whyrank.evaluation.run import EvalRequest, evaluate, target_of
 from whyrank.events import EvidenceDone, Finished, Ranked, Scored
 from whyrank.prompting.rendering import instruction_text
 from whyrank.reranker import Reranker
@@ -152,7 +152,7 @@ async def strict(instructed: Plan, tmp_path: Path) -> str:
     data, results, file = tmp_path / "data.jsonl", tmp_path / "results", tmp_path / "strict.json"
     data.write_text(json.dumps({"query": QUERY, "positive": TEXTS[:1], "negative": TEXTS[1:]}) + "\n")
     reranker = InProcess(instructed).service.reranker
-    await evaluate(open_collection(data), reranker, Asked("tiny", options={"instruction": STRICT}), results)
+    await evaluate(open_collection(data), reranker, EvalRequest("tiny", options={"instruction": STRICT}), results)
     model, prompt = target_of(results)
     write_calibration(Calibration("temperature", model, prompt, scale=0.5, offset=-1.0), file)
     return str(file)

@@ -15,7 +15,7 @@ from test_eval_compare import write_results
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import RESULTS, read_results
-from whyrank.evaluation.run import Asked, evaluate
+from whyrank.evaluation.run import EvalRequest, evaluate
 from whyrank.evaluation.scorecard import make_scorecard
 
 
@@ -27,7 +27,9 @@ def whyrank(*arguments: object) -> subprocess.CompletedProcess[str]:
 async def test_a_real_engine_writes_scores_and_evidence_to_evaluate(serve: Callable[..., Any], tmp_path: Path) -> None:
     served = await serve("prism")
     options: Any = {"mode": "evidence", "evidence_top_n": 1, "evidence_min_score": 0.0, "max_evidence_tokens": 12}
-    await evaluate(open_collection(HOUSE), served.reranker, Asked("tiny", top_k=6, limit=2, options=options), tmp_path)
+    await evaluate(
+        open_collection(HOUSE), served.reranker, EvalRequest("tiny", top_k=6, limit=2, options=options), tmp_path
+    )
     card = make_scorecard(tmp_path, load_preset("house").measures)
     assert card.written == 2 and set(card.evidence) >= {"format", "grounded", "compression"}
     assert card.costs.pairs == 12 and card.costs.prompt_tokens > 1000 and card.costs.cached_tokens > 0

@@ -26,7 +26,7 @@ from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.presets import load_preset, preset_names
 from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row
-from whyrank.evaluation.run import Asked, evaluate
+from whyrank.evaluation.run import EvalRequest, evaluate
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
 
@@ -226,7 +226,7 @@ class Tags(html.parser.HTMLParser):
 def card(tmp_path_factory: pytest.TempPathFactory) -> Scorecard:
     folder = tmp_path_factory.mktemp("report") / "out"
     write_data(folder / "data", queries=30, depth=20)
-    asyncio.run(evaluate(open_collection(folder / "data"), HashScorer(), Asked("<model> & co", 20), folder))
+    asyncio.run(evaluate(open_collection(folder / "data"), HashScorer(), EvalRequest("<model> & co", 20), folder))
     return make_scorecard(folder, MEASURES)
 
 

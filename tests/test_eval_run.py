@@ -21,14 +21,14 @@ from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.measures import DEFAULT_MEASURES
 from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import COSTS, RESULTS, Result, Row, read_results
-from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
+from whyrank.evaluation.run import EvalRequest, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, make_scorecard
 from whyrank.evaluation.systems import open_target, target_options
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import Document, DocumentError, Evidence, Grounding, RankedDocument, Unsupported, Usage
 
-ASKED = Asked("hash", top_k=20)
+ASKED = EvalRequest("hash", top_k=20)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,11 @@ async def test_what_is_done_needs_no_target(collection: Collection, undisturbed:
     assert len(told) == 60
 
 
-@pytest.mark.parametrize("other", [Asked("hash", top_k=10), Asked("other", top_k=20), Asked("hash", 20, limit=5)])
+@pytest.mark.parametrize(
+    "other", [EvalRequest("hash", top_k=10), EvalRequest("other", top_k=20), EvalRequest("hash", 20, limit=5)]
+)
 async def test_another_evaluation_does_not_go_into_the_same_file(
-    other: Asked, collection: Collection, undisturbed: Path
+    other: EvalRequest, collection: Collection, undisturbed: Path
 ) -> None:
     before = (undisturbed / RESULTS).read_bytes()
     with pytest.raises(InvalidRequest, match=r"holds another evaluation .* say --fresh"):
@@ -126,7 +128,7 @@ async def test_where_no_query_of_those_asked_has_a_relevant_document_there_is_no
     path = tmp_path / "topics.jsonl"
     topics = [{"query": "q", "candidates": [{"text": "a", "grade": grade}]} for grade in (0, 1)]
     path.write_text("".join(json.dumps(topic) + "\n" for topic in topics))
-    await evaluate(open_collection(path), HashScorer(), Asked("hash", limit=1), tmp_path / "out")
+    await evaluate(open_collection(path), HashScorer(), EvalRequest("hash", limit=1), tmp_path / "out")
     with pytest.raises(
         DataError, match=r"results\.jsonl: no document is judged relevant, and nDCG@10 needs grades of 1"
     ):
@@ -176,7 +178,7 @@ async def test_evidence_is_counted_and_failures_are_told(tmp_path: Path) -> None
     data = tmp_path / "data.jsonl"
     document = {"query": "q", "candidates": [{"id": "a", "text": "x" * 80, "grade": 1}, {"id": "b", "text": "y"}]}
     data.write_text(json.dumps({**document, "answers": ["Été 1921", "Rome"]}) + "\n")
-    await evaluate(open_collection(data), Writes(), Asked("m", options={"mode": "evidence"}), tmp_path)
+    await evaluate(open_collection(data), Writes(), EvalRequest("m", options={"mode": "evidence"}), tmp_path)
     card = make_scorecard(tmp_path, ["P@1"])
     assert card.evidence == {
         "format": 1.0,
@@ -241,7 +243,7 @@ async def test_every_protocol_runs_on_data_of_its_kind(
     preset: str, write: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     chosen, data = load_preset(preset), write(tmp_path / "data")
-    asked = Asked("hash", chosen.top_k, limit=6, preset=preset)
+    asked = EvalRequest("hash", chosen.top_k, limit=6, preset=preset)
     await evaluate(open_collection(data), HashScorer(), asked, tmp_path / "out")
     card = make_scorecard(tmp_path / "out", chosen.measures)
     assert tuple(card.table[RERANKED]) == chosen.measures and len(card.queries) == 6
@@ -312,4 +314,4 @@ async def test_a_target_that_cannot_be(tmp_path: Path) -> None:
         async with open_target("m,dtype=fp32"):
             pass
     with pytest.raises(InvalidRequest, match="top_k is 0"):
-        Asked("m", top_k=0)
+        EvalRequest("m", top_k=0)

@@ -64,15 +64,15 @@ class BaseReranker(ABC):
         self, requests: Iterable[RerankRequest | Mapping[str, Any]]
     ) -> list[Ranking | PermanentError]:
         """Several requests at once, answered in order. A request that cannot be answered gets its error in its place."""
-        asked = list(requests)
+        given = list(requests)
 
         async def answer(index: int) -> Ranking | PermanentError:
             try:
-                return await self._answer(_request(asked[index], f"requests[{index}]"))
+                return await self._answer(_request(given[index], f"requests[{index}]"))
             except PermanentError as error:
                 return error
 
-        return await self._map(answer, len(asked))
+        return await self._map(answer, len(given))
 
     async def _map(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
         answers: dict[int, T] = {}
@@ -82,10 +82,10 @@ class BaseReranker(ABC):
         return [answers[index] for index in range(count)]
 
 
-def _request(asked: RerankRequest | Mapping[str, Any], where: str) -> RerankRequest:
-    if isinstance(asked, RerankRequest):
-        return asked
+def _request(given: RerankRequest | Mapping[str, Any], where: str) -> RerankRequest:
+    if isinstance(given, RerankRequest):
+        return given
     try:
-        return RerankRequest.of(**asked)
+        return RerankRequest.of(**given)
     except (TypeError, InvalidRequest) as cause:
         raise InvalidRequest(f"{where}: {cause}") from cause

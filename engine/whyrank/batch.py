@@ -168,14 +168,14 @@ def _request(raw: bytes, options: RerankOptions) -> tuple[Any, RerankRequest]:
 
 
 def _answer_line(reply: _Reply, ranking: Ranking) -> str:
-    said = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, **RankingBody.of(ranking).document()}
-    return json.dumps(said, ensure_ascii=False) + "\n"
+    record = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, **RankingBody.of(ranking).document()}
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def _reject_line(reply: _Reply, reason: str) -> str:
     line = reply.row.raw.decode("utf-8", "replace")
-    said = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, "reason": reason, "line": line}
-    return json.dumps(said, ensure_ascii=False) + "\n"
+    record = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, "reason": reason, "line": line}
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 class _Journal:
@@ -229,8 +229,8 @@ class _Journal:
         first = next(numbered_lines(self._path), None)
         if first is None:
             return None
-        said = json_object(first)
-        return said.get("model"), file_part(str(said.get("prompt")))
+        record = json_object(first)
+        return record.get("model"), file_part(str(record.get("prompt")))
 
     def _done(self) -> Iterator[tuple[int, str]]:
         for line in numbered_lines(self._path):

@@ -218,8 +218,8 @@ class ReadingAsk(_Ask):
 
     def options(self) -> RerankOptions:
         """What was said. A null says nothing."""
-        said = {name: getattr(self, name) for name in RerankOptions.__annotations__ if name in type(self).model_fields}
-        return cast(RerankOptions, {k: v for k, v in said.items() if v is not None and not isinstance(v, bool)})
+        given = {name: getattr(self, name) for name in RerankOptions.__annotations__ if name in type(self).model_fields}
+        return cast(RerankOptions, {k: v for k, v in given.items() if v is not None and not isinstance(v, bool)})
 
     @property
     def refuses_truncation(self) -> bool:
@@ -300,13 +300,13 @@ class BatchAsk(_Ask):
         return sum(one.count for one in self.requests)
 
 
-def documents_of(asked: Documents, fields: list[str] | None = None) -> list[Document]:
+def documents_of(values: Documents, fields: list[str] | None = None) -> list[Document]:
     """With `fields`, objects are read as Cohere's v1 does: these fields alone, as "name: value" lines."""
     if fields is None or fields == ["text"]:
-        return [Document.of(value, f"documents[{i}]") for i, value in enumerate(asked)]
+        return [Document.of(value, f"documents[{i}]") for i, value in enumerate(values)]
     return [
         Document(value) if isinstance(value, str) else _fielded(value, fields, f"documents[{i}]")
-        for i, value in enumerate(asked)
+        for i, value in enumerate(values)
     ]
 
 

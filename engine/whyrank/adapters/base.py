@@ -82,13 +82,15 @@ class BaseAdapter(OptionsAsk):
             places.setdefault(query, []).append(place)
         # Every pair's score is wanted, and nothing but scores.
         whole = self._all(options) | RerankOptions(mode="score", top_n=None, min_score=None)
-        requests = [RerankRequest.of(query, [pairs[at][1] for at in asked], **whole) for query, asked in places.items()]
+        requests = [
+            RerankRequest.of(query, [pairs[at][1] for at in positions], **whole) for query, positions in places.items()
+        ]
         found: dict[int, tuple[float, float]] = {}
-        for asked, answer in zip(places.values(), self._waiting().rerank_many(requests), strict=True):
+        for positions, answer in zip(places.values(), self._waiting().rerank_many(requests), strict=True):
             if not isinstance(answer, Ranking):
                 raise answer
             for row in answer.results:
-                found[asked[row.index]] = numbers_of(row, f"pair {start + asked[row.index]}")
+                found[positions[row.index]] = numbers_of(row, f"pair {start + positions[row.index]}")
         return (found[place] for place in range(len(pairs)))
 
     def close(self) -> None:
@@ -99,8 +101,8 @@ class BaseAdapter(OptionsAsk):
             own.close()
 
     def _all(self, options: RerankOptions) -> RerankOptions:
-        said = {name: value for name, value in options.items() if value is not None}
-        return cast(RerankOptions, {**self.options(), **said})
+        given = {name: value for name, value in options.items() if value is not None}
+        return cast(RerankOptions, {**self.options(), **given})
 
     def _waiting(self) -> Client:
         """Made when it is first needed: until then an adapter can be copied, pickled and written down."""

@@ -49,10 +49,15 @@ class WhyrankRanker:
     ) -> None:
         if "top_n" in options:
             raise InvalidRequest("top_n is called top_k here, as in all of Haystack")
-        said: dict[str, Any] = {"base_url": base_url, "replace_content": replace_content, "timeout": timeout, **options}
+        settings: dict[str, Any] = {
+            "base_url": base_url,
+            "replace_content": replace_content,
+            "timeout": timeout,
+            **options,
+        }
         key = api_key.resolve_value() if api_key else None
-        self._written = said | {"api_key": api_key, "top_k": top_k}
-        self._asking = BaseAdapter(**said, api_key=key, top_n=top_k, client=client)
+        self._written = settings | {"api_key": api_key, "top_k": top_k}
+        self._asking = BaseAdapter(**settings, api_key=key, top_n=top_k, client=client)
 
     def to_dict(self) -> dict[str, Any]:
         if self._asking.client is not None:

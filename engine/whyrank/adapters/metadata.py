@@ -34,20 +34,20 @@ def unnoted(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(row: RankedDocument) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         "relevance_score": row.score,
         "margin": row.margin,
         "calibrated_score": row.calibrated_score,
     }
     if row.evidence:
-        said |= {name: getattr(row.evidence, name) for name in ("contribution", "evidence")}
-        said["evidence_finish"] = row.evidence.finish
+        values |= {name: getattr(row.evidence, name) for name in ("contribution", "evidence")}
+        values["evidence_finish"] = row.evidence.finish
         if grounding := row.evidence.grounding:
-            said["evidence_supported"] = grounding.supported
-            said["evidence_unsupported"] = [item.text for item in grounding.unsupported]
+            values["evidence_supported"] = grounding.supported
+            values["evidence_unsupported"] = [item.text for item in grounding.unsupported]
     if row.error:
-        said["rerank_error"] = row.error.message
-    return {key: value for key, value in said.items() if value is not None}
+        values["rerank_error"] = row.error.message
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def evidence_of(row: RankedDocument) -> str | None:

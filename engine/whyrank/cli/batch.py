@@ -124,8 +124,8 @@ async def _answer(
 def _show(console: Terminal, tally: Tally, files: tuple[Path, Path, Path], as_json: bool) -> None:
     _, output, rejects = files
     if as_json:
-        told = {"answered": tally.answered, "rejected": tally.rejected, "output": str(output)}
-        console.file.write(json_text({**told, "rejects": str(rejects) if tally.rejected else None}) + "\n")
+        summary = {"answered": tally.answered, "rejected": tally.rejected, "output": str(output)}
+        console.file.write(json_text({**summary, "rejects": str(rejects) if tally.rejected else None}) + "\n")
         return
     console.print(f"{tally.answered} rows answered: {output}", highlight=False, markup=False, soft_wrap=True)
     if tally.rejected:

@@ -45,7 +45,7 @@ from whyrank.evaluation.measures import DEFAULT_MEASURES, Measurer
 from whyrank.evaluation.presets import HOUSE, Preset, load_preset, preset_names
 from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import RESULTS
-from whyrank.evaluation.run import Asked, evaluate, forget, is_finished, target_of, write_run
+from whyrank.evaluation.run import EvalRequest, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.evaluation.systems import open_target
 from whyrank.process import prepare_process
@@ -115,13 +115,13 @@ def evaluate_command(
         if mode != "score":
             options |= {"mode": mode, "evidence_top_n": evidence_top_n, "evidence_min_score": evidence_min_score}  # type: ignore[typeddict-item]
         RerankRequest.of("query", ["document"], **options)
-        asked = Asked(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
+        request = EvalRequest(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
         collection = _collection(data, run, split, chosen)
         measurer.check_judged(collection.highest_grade, collection.judgements)
-        folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{masked(asked.model)}")
+        folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{masked(request.model)}")
         engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
         prepare_process()
-        _rerank(collection, asked, folder, fresh, engine)
+        _rerank(collection, request, folder, fresh, engine)
         card = make_scorecard(folder, names)
         _write_reports(folder, card, chosen)
         if as_json:
@@ -153,18 +153,18 @@ def _slug(text: str) -> str:
 
 
 def _rerank(
-    collection: Collection, asked: Asked, folder: Path, fresh: bool, engine: Mapping[str, Any] | None = None
+    collection: Collection, request: EvalRequest, folder: Path, fresh: bool, engine: Mapping[str, Any] | None = None
 ) -> None:
     if fresh:
         forget(folder)
-    if not is_finished(collection, asked, folder):
-        asyncio.run(_rerank_now(collection, asked, folder, engine or {}))
+    if not is_finished(collection, request, folder):
+        asyncio.run(_rerank_now(collection, request, folder, engine or {}))
 
 
-async def _rerank_now(collection: Collection, asked: Asked, folder: Path, engine: Mapping[str, Any]) -> None:
-    async with opened(open_target(asked.model, **engine), masked(asked.model)) as target:
-        with render.progress("queries", len(collection.topic_ids[: asked.limit])) as on_progress:
-            await evaluate(collection, target, asked, folder, on_progress)
+async def _rerank_now(collection: Collection, request: EvalRequest, folder: Path, engine: Mapping[str, Any]) -> None:
+    async with opened(open_target(request.model, **engine), masked(request.model)) as target:
+        with render.progress("queries", len(collection.topic_ids[: request.limit])) as on_progress:
+            await evaluate(collection, target, request, folder, on_progress)
 
 
 def _write_reports(folder: Path, card: Scorecard, preset: Preset | None) -> None:
@@ -338,7 +338,7 @@ def compare_command(
                 return Path(side)
             collection = _collection(data, run, split, chosen)
             folder = out / _slug(f"{collection.name}-{masked(side)}")
-            _rerank(collection, Asked(side, _depth(top_k, chosen), limit, preset), folder, fresh)
+            _rerank(collection, EvalRequest(side, _depth(top_k, chosen), limit, preset), folder, fresh)
             return folder
 
         comparison = compare(results_of(a), results_of(b), names)
@@ -365,6 +365,6 @@ def _show_comparison(console: Terminal, comparison: Comparison, failed: Sequence
     agreement = {name: value for name, value in comparison.figures().items() if "(" not in name}
     console.print("  ".join(f"{name} {value:.4f}" for name, value in agreement.items()), highlight=False)
     for gate in failed:
-        console.print(gate.told(comparison), style="red", highlight=False, markup=False, soft_wrap=True)
+        console.print(gate.describe(comparison), style="red", highlight=False, markup=False, soft_wrap=True)
     for pair in comparison.impossible:
         console.print(f"impossible: {pair.message}", style="red", highlight=False, markup=False, soft_wrap=True)

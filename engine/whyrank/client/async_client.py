@@ -153,8 +153,8 @@ class AsyncClient(BaseReranker):
         try:
             async with aclosing(self._transport.events(pending)) as events:
                 async for name, data in events:
-                    told = _understood(event_of, name, data, request.documents)
-                    for event in calibrating.after(told):
+                    received = _understood(event_of, name, data, request.documents)
+                    for event in calibrating.after(received):
                         yield event
         except TooLarge as error:
             if len(_parts(documents)) > 1:
@@ -168,8 +168,8 @@ class AsyncClient(BaseReranker):
             return calibrated(await self._ranked(request, self._end(request)), self._calibration)
 
     def _end(self, request: RerankRequest) -> float:
-        asked_ms = request.deadline_ms
-        seconds = self._timeout if asked_ms is None else min(self._timeout, asked_ms / 1000 + _WAY_BACK_SECONDS)
+        deadline_ms = request.deadline_ms
+        seconds = self._timeout if deadline_ms is None else min(self._timeout, deadline_ms / 1000 + _WAY_BACK_SECONDS)
         return time.monotonic() + seconds
 
     async def _ranked(self, request: RerankRequest, end: float) -> Ranking:
@@ -231,12 +231,12 @@ class AsyncClient(BaseReranker):
         chosen = select_for_evidence(ranking.results, request.evidence_min_score, request.evidence_top_n)
         if not chosen:
             return ranking
-        asked = evidence_request(request, chosen)
+        evidence_only = evidence_request(request, chosen)
         answer: Ranking | None = None
         with suppress(RetryableError):  # the scores are there: what is missing is told in its row
-            answer = await self._whole(asked, encode_documents(asked), end)
+            answer = await self._whole(evidence_only, encode_documents(evidence_only), end)
             if served_by(answer) != served_by(ranking):
-                answer = await self._whole(asked, encode_documents(asked), end)
+                answer = await self._whole(evidence_only, encode_documents(evidence_only), end)
         return with_evidence(ranking, chosen, answer, "error" if request.deadline_ms is None else "deadline")
 
     # Scores: from memory, from what others are asking for, or asked for together with what others ask.
@@ -340,14 +340,14 @@ class AsyncClient(BaseReranker):
                 self._finish(ask, Unreachable("the request was cancelled"))
             raise
         else:
-            for ask, told in answers:
-                self._settle(ask, told, identity)
+            for ask, received in answers:
+                self._settle(ask, received, identity)
 
-    def _settle(self, ask: PendingBatch, told: Any, identity: str | None) -> None:
+    def _settle(self, ask: PendingBatch, received: Any, identity: str | None) -> None:
         try:
-            if _understood(lambda: "error" in told):
-                raise error_of(400, told, None, None)
-            ranking = _understood(ranking_of, told, [_NO_DOCUMENT] * len(ask.keys))
+            if _understood(lambda: "error" in received):
+                raise error_of(400, received, None, None)
+            ranking = _understood(ranking_of, received, [_NO_DOCUMENT] * len(ask.keys))
         except WhyrankError as error:
             self._finish(ask, error)
             return
@@ -396,13 +396,13 @@ def _parts(documents: Sequence[bytes]) -> list[range]:
 
 def _pending_request(path: str, request: RerankRequest, documents: Sequence[bytes], end: float) -> PendingRequest:
     """One request, alone. Of a deadline the server is told what is left when it is asked."""
-    asked_ms = request.deadline_ms
+    deadline_ms = request.deadline_ms
 
     def content(left: float) -> bytes:
-        if asked_ms is None:
+        if deadline_ms is None:
             return encode_request(request, documents)
         left_ms = max(1.0, 1000 * (left - _WAY_BACK_SECONDS))
-        return encode_request(replace(request, deadline_ms=min(asked_ms, left_ms)), documents)
+        return encode_request(replace(request, deadline_ms=min(deadline_ms, left_ms)), documents)
 
     return PendingRequest(path, content, request.query, end)
 
@@ -451,8 +451,8 @@ def _error(ask: PendingBatch) -> WhyrankError:
     return Unreachable("no answer in the time there was") if ask.error is None else copy(ask.error)
 
 
-def _understood(read: Callable[..., T], *told: Any) -> T:
+def _understood(read: Callable[..., T], *received: Any) -> T:
     try:
-        return read(*told)
+        return read(*received)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as cause:
         raise Unreachable(f"the server's answer is not what whyrank sends: {type(cause).__name__}: {cause}") from cause

@@ -119,11 +119,11 @@ def _names(kind: Any) -> tuple[str, ...]:
 
 def error_of(status: int, body: Any, retry_after: str | None, request_id: str | None) -> WhyrankError:
     """The exception that the server meant, by its name where it gave one, else by the status."""
-    told = body.get("error") if isinstance(body, Mapping) else None
-    told = told if isinstance(told, Mapping) else {}
-    message = str(told.get("message") or _by_status(status))
+    fault = body.get("error") if isinstance(body, Mapping) else None
+    fault = fault if isinstance(fault, Mapping) else {}
+    message = str(fault.get("message") or _by_status(status))
     seconds = int(retry_after) if retry_after is not None and retry_after.isdecimal() else None
-    kind = getattr(errors, str(told.get("type")), None)
+    kind = getattr(errors, str(fault.get("type")), None)
     error: WhyrankError
     if status == 429 or kind is Overloaded:
         error = Overloaded(message, 1 if seconds is None else seconds)
@@ -135,7 +135,7 @@ def error_of(status: int, body: Any, retry_after: str | None, request_id: str | 
         error = _KINDS.get(status, InvalidRequest)(message)
     if isinstance(error, RetryableError):
         error.retry_after = error.retry_after if seconds is None else seconds
-    error.status, error.request_id = status, request_id or told.get("request_id")
+    error.status, error.request_id = status, request_id or fault.get("request_id")
     return error
 
 

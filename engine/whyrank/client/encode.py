@@ -47,8 +47,8 @@ def pair_head(request: RerankRequest) -> bytes:
 
 
 def _head(request: RerankRequest, options: Iterable[str]) -> bytes:
-    said = {name: value for name in options if (value := getattr(request, name)) != _DEFAULTS[name]}
-    return _write({"query": request.query, "return_documents": False, **said}).encode("ascii")
+    given = {name: value for name in options if (value := getattr(request, name)) != _DEFAULTS[name]}
+    return _write({"query": request.query, "return_documents": False, **given}).encode("ascii")
 
 
 def encode_request(request: RerankRequest, documents: Iterable[bytes]) -> bytes:

@@ -99,12 +99,12 @@ class Client:
             return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        asked = self._begun(work)
+        future = self._begun(work)
         try:
-            result: T = asked.result()
+            result: T = future.result()
             return result
         except BaseException:
-            asked.cancel()  # Ctrl-C: the call ends on the other side, too
+            future.cancel()  # Ctrl-C: the call ends on the other side, too
             raise
 
     def _stop(self) -> None:

@@ -127,7 +127,7 @@ class Transport:
         except WhyrankError:
             raise
         except (httpx.HTTPError, httpx.StreamError, ValueError, OSError) as cause:
-            raise Unreachable(f"the stream from {answer.url} broke off: {_told(cause)}") from cause
+            raise Unreachable(f"the stream from {answer.url} broke off: {_described(cause)}") from cause
         finally:
             await answer.aclose()
 
@@ -176,7 +176,7 @@ class Transport:
                 raise
         except (httpx.HTTPError, OSError) as cause:
             replica.breaker.failed()
-            raise Unreachable(f"{replica.url}: {_told(cause)}") from cause
+            raise Unreachable(f"{replica.url}: {_described(cause)}") from cause
         except asyncio.CancelledError:
             # Our own time is up, or the caller's patience: the server may have had long enough to be called ill.
             if time.monotonic() >= pending.end - 0.01:
@@ -271,5 +271,5 @@ def _replica(url: str) -> Replica:
     return Replica(plain.rstrip("/"), Breaker(time.monotonic), auth=auth)
 
 
-def _told(cause: Exception) -> str:
+def _described(cause: Exception) -> str:
     return str(cause) or type(cause).__name__

@@ -109,7 +109,7 @@ class Gate:
         value = figures[self.name]
         return math.isnan(value) or (value < self.limit if self.below else value > self.limit)
 
-    def told(self, comparison: Comparison) -> str:
+    def describe(self, comparison: Comparison) -> str:
         """For people, when it fires."""
         return f"failed: {self} (it is {comparison.figures()[self.name]:.6g})"
 

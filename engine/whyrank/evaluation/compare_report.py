@@ -28,7 +28,7 @@ def comparison_report(comparison: Comparison, failed: Sequence[Gate] = ()) -> st
     names = f"{comparison.a.model} and {comparison.b.model}"
     sections = [
         _heading(comparison, lead),
-        careful([*(gate.told(comparison) for gate in failed), *(pair.message for pair in comparison.impossible)]),
+        careful([*(gate.describe(comparison) for gate in failed), *(pair.message for pair in comparison.impossible)]),
         _measures(comparison),
         changes(lead, "from a to b", comparison.deltas.tolist(), comparison.gained, comparison.lost),
         _agreement(comparison),

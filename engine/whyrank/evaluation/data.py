@@ -207,14 +207,14 @@ def _json_candidate(item: Any, grade: int | None, where: str) -> tuple[Document,
     known = {name: record.get(name) for name in ("text", "title", "metadata")}
     ident = check_id(ident, where) if ident else _text_id(record["text"])
     document = Document.of({**known, "id": ident}, where)
-    told = record.get("grade", record.get("label", grade))
-    if isinstance(told, str):
-        if told not in LABELS:
-            raise DataError(f"{where}: label {told!r} is none of {', '.join(LABELS)}; give a whole number as 'grade'")
-        told = LABELS[told]
-    if told is not None and not isinstance(told, int):
-        raise DataError(f"{where}: grade {told!r} is not a whole number")
-    return document, told
+    judged = record.get("grade", record.get("label", grade))
+    if isinstance(judged, str):
+        if judged not in LABELS:
+            raise DataError(f"{where}: label {judged!r} is none of {', '.join(LABELS)}; give a whole number as 'grade'")
+        judged = LABELS[judged]
+    if judged is not None and not isinstance(judged, int):
+        raise DataError(f"{where}: grade {judged!r} is not a whole number")
+    return document, judged
 
 
 def _text_id(text: str) -> str:

@@ -30,11 +30,11 @@ def verdict(who: str, lead: str, difference: Difference) -> str:
     """The one sentence that somebody in a hurry reads."""
     if difference.low > 0 or difference.high < 0:
         word = "better" if difference.mean > 0 else "worse"
-        said = f"{who} {lead} {word} by {abs(difference.mean):.4f}"
+        sentence = f"{who} {lead} {word} by {abs(difference.mean):.4f}"
     else:
-        said = f"{who} no difference in {lead} that these queries could show ({difference.mean:+.4f})"
+        sentence = f"{who} no difference in {lead} that these queries could show ({difference.mean:+.4f})"
     return (
-        f"<p class='verdict'>{escape(said)}: 95 % interval {difference.low:+.4f} to {difference.high:+.4f} "
+        f"<p class='verdict'>{escape(sentence)}: 95 % interval {difference.low:+.4f} to {difference.high:+.4f} "
         f"(paired bootstrap), p = {difference.p:.4f} (permutation test); {difference.better} queries better, "
         f"{difference.worse} worse, {difference.same} the same.</p>"
     )

@@ -65,10 +65,10 @@ def _warnings(card: Scorecard) -> str:
 def _measures(card: Scorecard, preset: Preset | None) -> str:
     rows = [[system, *(f"{row[name]:.4f}" for name in card.measures)] for system, row in card.table.items()]
     defined = (preset.definitions if preset else {}).items()
-    told = [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in defined if name in card.measures]
+    entries = [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in defined if name in card.measures]
     notes = f"The {ORACLE} is the best order of the same candidates. Unjudged among the ten best: {card.unjudged:.1%}."
     checked = "" if any(card.impossible.values()) else " The measures of each row can go together (consistency check)."
-    definitions = f"<dl>{''.join(told)}</dl>" if told else ""
+    definitions = f"<dl>{''.join(entries)}</dl>" if entries else ""
     shown = table(["", *card.measures], rows)
     return f"<section><h2>Measures</h2>{shown}<p>{escape(notes + checked)}</p>{definitions}</section>"
 
@@ -97,7 +97,9 @@ def _scores(card: Scorecard) -> str:
             f"Expected calibration error: {errors}.",
         ),
     ]
-    return f"<section><h2>Scores</h2><div class='pair'>{''.join(figure(*told) for told in figures)}</div></section>"
+    return (
+        f"<section><h2>Scores</h2><div class='pair'>{''.join(figure(*entries) for entries in figures)}</div></section>"
+    )
 
 
 def _histogram(bins: Bins) -> Chart:

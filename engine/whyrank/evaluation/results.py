@@ -102,8 +102,12 @@ def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
         found = read_header(path)
         differ = [name for name in Header.__slots__ if getattr(found, name) != getattr(header, name)]
         if differ:
-            told = ", ".join(f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ)
-            raise InvalidRequest(f"{path} holds another evaluation ({told}): choose another --out, or say --fresh")
+            differences = ", ".join(
+                f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ
+            )
+            raise InvalidRequest(
+                f"{path} holds another evaluation ({differences}): choose another --out, or say --fresh"
+            )
         done = {result.query for result in read_results(path)}
         return LineFile(path), done
     file = LineFile(path)

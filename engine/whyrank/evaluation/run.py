@@ -24,7 +24,7 @@ from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import RankedDocument, Usage
 
-__all__ = ["Asked", "evaluate", "forget", "is_finished", "target_of", "write_run"]
+__all__ = ["EvalRequest", "evaluate", "forget", "is_finished", "target_of", "write_run"]
 
 # Queries under way at once: enough to keep an engine full, and all that is ever in memory.
 _MAX_CONCURRENCY = 8
@@ -32,7 +32,7 @@ _TARGET = "target.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvalRequest:
     """`model` names the target. `options` are those of a rerank request that differ from its defaults."""
 
     model: str
@@ -63,18 +63,22 @@ class Asked:
 
 
 async def evaluate(
-    collection: Collection, target: Target, asked: Asked, folder: Path, on_progress: Callable[[], None] = lambda: None
+    collection: Collection,
+    target: Target,
+    request: EvalRequest,
+    folder: Path,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes results.jsonl and costs.jsonl into the folder; calls `on_progress` once for each query, done before or now."""
-    results, done = open_results(folder, asked.header(collection))
+    results, done = open_results(folder, request.header(collection))
     costs = LineFile(folder / COSTS)
     session, began = round(time.time(), 3), time.perf_counter()
     with closing(results), closing(costs):
         for _ in done:
             on_progress()
-        waiting = (ident for ident in collection.topic_ids[: asked.limit] if ident not in done)
+        waiting = (ident for ident in collection.topic_ids[: request.limit] if ident not in done)
         same = _SameTarget(folder)
-        work = (_rerank(collection.topic(ident, asked.top_k), target, asked.options) for ident in waiting)
+        work = (_rerank(collection.topic(ident, request.top_k), target, request.options) for ident in waiting)
         async with aclosing(map_ordered(work, _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
                 if answer.ranking is not None:
@@ -84,9 +88,9 @@ async def evaluate(
                 on_progress()
 
 
-def is_finished(collection: Collection, asked: Asked, folder: Path) -> bool:
+def is_finished(collection: Collection, request: EvalRequest, folder: Path) -> bool:
     """Nothing is left to rerank: no engine is needed."""
-    header = asked.header(collection)
+    header = request.header(collection)
     file, done = open_results(folder, header)
     file.close()
     return len(done) == header.topics

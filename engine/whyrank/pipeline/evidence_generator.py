@@ -40,11 +40,11 @@ class EvidenceGenerator:
     def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, live: bool) -> None:
         if not isinstance(runtime, GenerativeRuntime):
             raise InvalidRequest("mode 'evidence': this route only scores; use mode 'score' or the generate route")
-        asked: dict[SectionName, int | None] = {
+        requested: dict[SectionName, int | None] = {
             "contribution": request.max_contribution_tokens,
             "evidence": request.max_evidence_tokens,
         }
-        self._budgets = budgets(encoder.format, asked)
+        self._budgets = budgets(encoder.format, requested)
         assert encoder.format.continuation is not None  # budgets() has checked it
         self._continuation: Continuation = encoder.format.continuation
         self._request, self._runtime, self._encoder, self._live = request, runtime, encoder, live
@@ -86,22 +86,22 @@ class EvidenceGenerator:
             self._request.cache_salt,
         )
 
-    async def _evidence(self, written: Generation, document: str, deadline: Deadline) -> Evidence:
-        sections = split_sections(self._continuation, self._budgets, written.ids, self._encoder.decode)
+    async def _evidence(self, generation: Generation, document: str, deadline: Deadline) -> Evidence:
+        sections = split_sections(self._continuation, self._budgets, generation.ids, self._encoder.decode)
         texts = {section.name: section.text for section in sections}
         evidence = texts.get("evidence", "").strip()
         return Evidence(
             texts.get("contribution", "").strip(),
             evidence,
-            _finish(written, sections),
-            len(written.ids),
+            _finish(generation, sections),
+            len(generation.ids),
             # In a thread, because a document may be long; what is not checked in time has no grounding.
             await deadline.wait(asyncio.to_thread(ground, evidence, document, self._request.query)),
         )
 
 
-def _finish(written: Generation, sections: Sequence[WrittenSection]) -> Finish:
-    match written.reason:
+def _finish(generation: Generation, sections: Sequence[WrittenSection]) -> Finish:
+    match generation.reason:
         case "abort":
             return "aborted"
         case "error":

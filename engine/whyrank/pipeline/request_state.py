@@ -97,9 +97,9 @@ class RequestState:
 
     def select_for_evidence(self) -> dict[Ids, list[int]]:
         """Prompts to continue, best document first, with the documents that each stands for."""
-        asked = self._request
+        request = self._request
         prompts: dict[Ids, list[int]] = {}
-        for row in select_for_evidence(self.results(), asked.evidence_min_score, asked.evidence_top_n):
+        for row in select_for_evidence(self.results(), request.evidence_min_score, request.evidence_top_n):
             prompts.setdefault(self._best[row.index], []).append(row.index)
         return prompts
 

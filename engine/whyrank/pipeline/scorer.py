@@ -65,25 +65,25 @@ class Scorer:
     async def read(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
         """Rows as they become known. Closing the generator frees the work that is left."""
 
-        async def read_slice(number: int, tell: Callable[[RankedDocument], None]) -> None:
+        async def read_slice(number: int, emit: Callable[[RankedDocument], None]) -> None:
             async with self._turn:  # in their order: an early one is worth more than two half done
-                prompts = await self._prepare(number, state, tell)
+                prompts = await self._prepare(number, state, emit)
             async with aclosing(
                 self._runtime.read(prompts, self._priority + number, self._request.cache_salt)
             ) as answers:
                 async for index, read in answers:
                     for row in state.record(prompts[index], read):
-                        tell(row)
+                        emit(row)
 
         rows = deadline.during(fan_out(read_slice, len(self._slices), _MAX_CONCURRENCY))
         async with aclosing(rows):
             async for _, row in rows:
                 yield row
 
-    async def _prepare(self, number: int, state: RequestState, tell: Callable[[RankedDocument], None]) -> list[Ids]:
+    async def _prepare(self, number: int, state: RequestState, emit: Callable[[RankedDocument], None]) -> list[Ids]:
         """The prompts of a slice, and what they share in the cache."""
-        asked, part = self._request, self._slices[number]
-        documents = asked.documents[part]
+        request, part = self._request, self._slices[number]
+        documents = request.documents[part]
         size = sum(len(document.content) for document in documents)
         executor = self._large_texts if size > _LARGE else None
         encoded = self._within_bound(
@@ -91,10 +91,10 @@ class Scorer:
         )
         prompts, known = state.add(part.start, encoded)
         for row in known:
-            tell(row)
+            emit(row)
         if number == 0:
-            frame = self._encoder.shared_prefix(asked.instruction)
-            self.warm_usage = await self._runtime.warm_prefix(prompts, frame, asked.cache_salt)
+            frame = self._encoder.shared_prefix(request.instruction)
+            self.warm_usage = await self._runtime.warm_prefix(prompts, frame, request.cache_salt)
         return prompts
 
     def _within_bound(self, rows: list[EncodedDocument | DocumentError]) -> list[EncodedDocument | DocumentError]:
@@ -109,15 +109,15 @@ class Scorer:
         return bounded
 
     def _encode(self, documents: Sequence[Document]) -> list[EncodedDocument | DocumentError]:
-        asked, refusals = self._request, [self._refusal(document) for document in documents]
+        request, refusals = self._request, [self._refusal(document) for document in documents]
         taken = [document for document, refusal in zip(documents, refusals, strict=True) if refusal is None]
         encoded = iter(
             self._encoder.encode(
-                asked.query,
+                request.query,
                 taken,
-                asked.instruction,
-                asked.truncation,
-                asked.max_tokens_per_doc,
+                request.instruction,
+                request.truncation,
+                request.max_tokens_per_doc,
                 _MAX_WINDOWS_OF_A_DOCUMENT,
             )
         )

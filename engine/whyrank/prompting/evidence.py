@@ -99,13 +99,13 @@ def max_new_tokens(tokens: Mapping[SectionName, int]) -> int:
     return sum(tokens.values()) + 64
 
 
-def budgets(fmt: PromptFormat, asked: Mapping[SectionName, int | None]) -> dict[SectionName, int]:
+def budgets(fmt: PromptFormat, requested: Mapping[SectionName, int | None]) -> dict[SectionName, int]:
     """Tokens per section: what was asked, else the file's, which is also the most."""
     if fmt.continuation is None:
         raise InvalidRequest(f"mode 'evidence': prompt '{fmt.name}' describes no continuation; use mode 'score'")
     tokens = {}
     for section in fmt.continuation.sections:
-        tokens[section.name] = asked.get(section.name) or section.max_tokens
+        tokens[section.name] = requested.get(section.name) or section.max_tokens
         if tokens[section.name] > section.max_tokens:
             raise InvalidRequest(
                 f"max_{section.name}_tokens is {tokens[section.name]}: "

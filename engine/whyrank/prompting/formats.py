@@ -201,14 +201,14 @@ def builtin_formats() -> dict[str, PromptFormat]:
     return {path.stem: load_format(path) for path in sorted(PROMPTS.glob("*.toml"))}
 
 
-def fitting_format(model: str, architectures: Iterable[str], asked: str | None = None) -> PromptFormat:
+def fitting_format(model: str, architectures: Iterable[str], name: str | None = None) -> PromptFormat:
     """The format for a checkpoint: the one asked for (a name or a file), else the only one that fits name and architecture.
 
     We never guess from the architecture alone: a Qwen3 under the wrong reranker's prompt gives scores that look fine.
     """
     have = sorted(architectures)
-    if asked is not None:
-        fmt = _asked_format(asked)
+    if name is not None:
+        fmt = _named_format(name)
         if not fmt.fits_architecture(have):
             raise CheckpointError(
                 f"{model}: its architecture is {', '.join(have) or 'unknown'}, "
@@ -231,9 +231,9 @@ def fitting_format(model: str, architectures: Iterable[str], asked: str | None =
     )
 
 
-def _asked_format(asked: str) -> PromptFormat:
-    if asked in builtin_formats():
-        return builtin_formats()[asked]
-    if asked.endswith(".toml") or Path(asked).exists():
-        return load_format(Path(asked))
-    raise PromptFileError(f"--prompt {asked}: neither a .toml file nor one of {', '.join(builtin_formats())}")
+def _named_format(name: str) -> PromptFormat:
+    if name in builtin_formats():
+        return builtin_formats()[name]
+    if name.endswith(".toml") or Path(name).exists():
+        return load_format(Path(name))
+    raise PromptFileError(f"--prompt {name}: neither a .toml file nor one of {', '.join(builtin_formats())}")

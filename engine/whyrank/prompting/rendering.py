@@ -27,24 +27,24 @@ Run = tuple[Span, ...]
 """What is tokenised in one go."""
 
 
-def instruction_text(fmt: PromptFormat, asked: str | None) -> str:
+def instruction_text(fmt: PromptFormat, instruction: str | None) -> str:
     """The instruction that a call gets: the file's own, or the caller's where the prompt allows one."""
     known = fmt.instruction
     if known is None:
-        if asked:
+        if instruction:
             raise InvalidRequest(f"instruction: prompt '{fmt.name}' has no place for one; leave it out")
         return ""
-    if asked is None or asked == known.default:
+    if instruction is None or instruction == known.default:
         return known.default
     if known.fixed:
         raise InvalidRequest(f"instruction: fixed for prompt '{fmt.name}': {known.fixed}; leave it out")
-    return _well_formed(asked)
+    return _well_formed(instruction)
 
 
-def prompt_identity(fmt: PromptFormat, asked: str | None) -> str:
+def prompt_identity(fmt: PromptFormat, instruction: str | None) -> str:
     """What a Ranking calls its prompt, for a call with this instruction."""
-    told, own = instruction_text(fmt, asked), instruction_text(fmt, None)
-    return fmt.fingerprint if told == own else with_instruction(fmt.fingerprint, told)
+    text, default = instruction_text(fmt, instruction), instruction_text(fmt, None)
+    return fmt.fingerprint if text == default else with_instruction(fmt.fingerprint, text)
 
 
 def render(fmt: PromptFormat, query: str, document: Document, instruction: str) -> list[Run] | DocumentError:

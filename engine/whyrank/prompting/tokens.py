@@ -98,18 +98,18 @@ class PromptEncoder:
         documents: Sequence[Document],
         instruction: str | None,
         policy: TruncationPolicy,
-        most: int | None = None,
+        max_tokens: int | None = None,
         max_windows: int | None = None,
     ) -> list[EncodedDocument | DocumentError]:
         """One answer per document, in order; at most `most` of its tokens stand in a prompt. Raises InvalidRequest where the
         fault is the query's or the instruction's."""
-        told = instruction_text(self.format, instruction)
+        instruction_used = instruction_text(self.format, instruction)
         if instruction is not None:
-            self._require_room(told, "instruction is too long", InvalidRequest)
-        rendered = [render(self.format, query, document, told) for document in documents]
+            self._require_room(instruction_used, "instruction is too long", InvalidRequest)
+        rendered = [render(self.format, query, document, instruction_used) for document in documents]
         encoded = self._encode_all([runs for runs in rendered if not isinstance(runs, DocumentError)])
         return [
-            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, most, max_windows)
+            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, max_tokens, max_windows)
             for runs in rendered
         ]
 
@@ -210,11 +210,11 @@ class PromptEncoder:
     # Fitting: what gives way when the prompt is too long.
 
     def _fit(
-        self, row: _Encoded, policy: TruncationPolicy, most: int | None, max_windows: int | None
+        self, row: _Encoded, policy: TruncationPolicy, max_tokens: int | None, max_windows: int | None
     ) -> EncodedDocument | DocumentError:
         query, document = len(row.query), len(row.document)
         frame = len(row.ids) - query - document
-        wanted = document if most is None else min(document, max(1, most - row.shared))
+        wanted = document if max_tokens is None else min(document, max(1, max_tokens - row.shared))
         query_room, document_room = self._share(self.max_length - frame, query, wanted)
         prompts = []
         windows = _kept(document, document_room, policy)

@@ -92,7 +92,7 @@ class GenerateRuntime(VllmRuntime):
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
         params, call = _generation_params(order), object()
 
-        async def ask(index: int, tell: Callable[[TextDelta | Generation], None]) -> None:
+        async def ask(index: int, emit: Callable[[TextDelta | Generation], None]) -> None:
             ids: list[int] = []
             try:
                 async with self._places.place(call):
@@ -101,12 +101,12 @@ class GenerateRuntime(VllmRuntime):
                         (completion,) = output.outputs
                         ids += completion.token_ids
                         if order.live:
-                            tell(TextDelta(completion.text, completion.token_ids))
+                            emit(TextDelta(completion.text, completion.token_ids))
             except Refused:
-                tell(Generation(ids, "error"))
+                emit(Generation(ids, "error"))
                 return
             usage = Usage(len(prompts[index]), output.num_cached_tokens or 0, len(ids))
-            tell(Generation(ids, completion.finish_reason or "error", usage))
+            emit(Generation(ids, completion.finish_reason or "error", usage))
 
         async with aclosing(fan_out(ask, len(prompts), self._places.count)) as pieces:
             async for piece in pieces:

@@ -70,7 +70,9 @@ class VllmRuntime(ABC):
             try:
                 engine = _start_engine(options)
             except (ValueError, RuntimeError, AssertionError) as cause:
-                raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {_told(cause)}") from cause
+                raise CheckpointError(
+                    f"model {plan.config.model!r}: vLLM cannot serve it: {_error_text(cause)}"
+                ) from cause
         return cls(engine, plan)
 
     @classmethod
@@ -170,7 +172,7 @@ def _start_engine(options: dict[str, Any]) -> Any:
         return vllm_name("AsyncLLM").from_vllm_config(config, disable_log_stats=True)
 
 
-def _told(cause: BaseException) -> str:
+def _error_text(cause: BaseException) -> str:
     """In vLLM's words and, where it names its own settings, in ours."""
     line = first_line(cause).rstrip(".")
     return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])

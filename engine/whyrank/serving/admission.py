@@ -42,14 +42,14 @@ class Limits:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        asked = {}
+        values = {}
         for field in fields(cls):
             name = f"WHYRANK_MAX_{field.name.upper()}"
             if (value := environment.get(name)) is not None:
                 if not value.isdecimal() or int(value) < 1:
                     raise InvalidRequest(f"{name} is {value!r}: give a whole number of at least 1")
-                asked[field.name] = int(value)
-        return cls(**asked)
+                values[field.name] = int(value)
+        return cls(**values)
 
     def check(self, request: RerankRequest) -> None:
         self.check_count(len(request.documents), "documents")

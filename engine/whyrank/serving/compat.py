@@ -36,35 +36,37 @@ async def _counted_and_ranked(ask: _Ask, documents: Sized, raw: Request) -> Rank
 
 @cohere.post("/v2/rerank", summary="Cohere's v2", responses=shown.headed(shown.CohereAnswer))
 @cohere.post("/cohere/v2/rerank", include_in_schema=False)
-async def cohere_rerank(ask: Annotated[dialects.CohereAsk, shown.asked("cohere")], raw: Request) -> Response:
+async def cohere_rerank(ask: Annotated[dialects.CohereAsk, shown.request_example("cohere")], raw: Request) -> Response:
     """For Cohere's clients at their version 2; options of whyrank are taken and its evidence is given as extra keys."""
     ranking = await _counted_and_ranked(ask, ask.documents, raw)
     return headed(dialects.cohere_answer(ask, ranking, request_id(raw)), ranking)
 
 
 @cohere.post("/cohere/v1/rerank", summary="Cohere's v1", responses=shown.headed(shown.CohereV1Answer))
-async def cohere_v1_rerank(ask: Annotated[dialects.CohereV1Ask, shown.asked("cohere_v1")], raw: Request) -> Response:
+async def cohere_v1_rerank(
+    ask: Annotated[dialects.CohereV1Ask, shown.request_example("cohere_v1")], raw: Request
+) -> Response:
     """For Cohere's clients at their version 1: documents may be objects, of which `rank_fields` are read."""
     ranking = await _counted_and_ranked(ask, ask.documents, raw)
     return headed(dialects.cohere_v1_answer(ask, ranking, request_id(raw)), ranking)
 
 
 @jina.post("/jina/v1/rerank", summary="Jina's", responses=shown.headed(shown.JinaAnswer))
-async def jina_rerank(ask: Annotated[dialects.JinaAsk, shown.asked("jina")], raw: Request) -> Response:
+async def jina_rerank(ask: Annotated[dialects.JinaAsk, shown.request_example("jina")], raw: Request) -> Response:
     """Jina's shape and nothing more; /v1/rerank has all its keys as well."""
     ranking = await _counted_and_ranked(ask, ask.documents, raw)
     return headed(dialects.jina_answer(ask, ranking, service_of(raw).model), ranking)
 
 
 @voyage.post("/voyage/v1/rerank", summary="Voyage's", responses=shown.headed(shown.VoyageAnswer))
-async def voyage_rerank(ask: Annotated[dialects.VoyageAsk, shown.asked("voyage")], raw: Request) -> Response:
+async def voyage_rerank(ask: Annotated[dialects.VoyageAsk, shown.request_example("voyage")], raw: Request) -> Response:
     """For Voyage's clients."""
     ranking = await _counted_and_ranked(ask, ask.documents, raw)
     return headed(dialects.voyage_answer(ask.return_documents, ranking, service_of(raw).model), ranking)
 
 
 @tei.post("/tei/rerank", summary="TEI's", responses=shown.headed(list[shown.TeiResult]))
-async def tei_rerank(ask: Annotated[dialects.TeiAsk, shown.asked("tei")], raw: Request) -> Response:
+async def tei_rerank(ask: Annotated[dialects.TeiAsk, shown.request_example("tei")], raw: Request) -> Response:
     """For clients of Text Embeddings Inference: `texts` in, a bare array out."""
     ranking = await _counted_and_ranked(ask, ask.texts, raw)
     return headed(dialects.tei_answer(ask, ranking), ranking)

@@ -155,8 +155,10 @@ def cohere_answer(ask: CohereAsk, ranking: Ranking, request_id: str) -> dict[str
 
 def cohere_v1_answer(ask: CohereV1Ask, ranking: Ranking, request_id: str) -> dict[str, Any]:
     def document(row: RankedDocument) -> dict[str, Any]:
-        asked = ask.documents[row.index]
-        return {"document": {"text": asked} if isinstance(asked, str) else asked} if ask.return_documents else {}
+        original = ask.documents[row.index]
+        return (
+            {"document": {"text": original} if isinstance(original, str) else original} if ask.return_documents else {}
+        )
 
     return {
         "id": request_id,
@@ -317,12 +319,12 @@ def _failures(ranking: Ranking) -> list[str]:
 def _cuts(ranking: Ranking) -> list[str]:
     cut = _cut(ranking)
     parts = [
-        f"documents[{index}] ({told.used_tokens} of {told.original_tokens} tokens)"
-        for index, told in cut.items()
-        if told.used_tokens < told.original_tokens
+        f"documents[{index}] ({truncation.used_tokens} of {truncation.original_tokens} tokens)"
+        for index, truncation in cut.items()
+        if truncation.used_tokens < truncation.original_tokens
     ]
     warnings = [f"scored by a part of the text: {', '.join(parts)}"] if parts else []
-    if of_query := max((told.query_tokens_cut for told in cut.values()), default=0):
+    if of_query := max((truncation.query_tokens_cut for truncation in cut.values()), default=0):
         warnings.append(f"query: its last {of_query} tokens were not read")
     return warnings
 

@@ -126,8 +126,8 @@ def route_class(style: ErrorStyle, by_key: Mapping[str, ErrorStyle] | None = Non
                     response = Response(status_code=_GONE)
                 except Exception as error:
                     keys = getattr(request.state, "whyrank_keys", ())
-                    said = next((other for key, other in (by_key or {}).items() if key in keys), style)
-                    response = _failure(request, error, said)
+                    error_style = next((other for key, other in (by_key or {}).items() if key in keys), style)
+                    response = _failure(request, error, error_style)
                 metrics.count_request(self.path, response.status_code)
                 response.headers["X-Request-Id"] = request_id(request)
                 if (service := getattr(request.app.state, "whyrank", None)) is not None:
@@ -269,8 +269,8 @@ def _validation_message(error: RequestValidationError) -> str:
         return "the body is not JSON: send it with the header 'Content-Type: application/json'"
     where = _place(first, error.body)
     # A value that may be one of several things has a fault for each.
-    told = dict.fromkeys(fault["msg"] for fault in faults if _place(fault, error.body) == where)
-    return f"{where or 'the body'}: {', or '.join(told)}"
+    messages = dict.fromkeys(fault["msg"] for fault in faults if _place(fault, error.body) == where)
+    return f"{where or 'the body'}: {', or '.join(messages)}"
 
 
 def _place(fault: Any, body: Any) -> str:

@@ -40,10 +40,10 @@ async def ranked(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranki
     return ranking
 
 
-async def ranked_many(asked: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
-    requests = [with_tenant_salt(request, raw) for request, _ in asked]
+async def ranked_many(pairs: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
+    requests = [with_tenant_salt(request, raw) for request, _ in pairs]
     answers = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
-    for i, (answer, (_, ask)) in enumerate(zip(answers, asked, strict=True)):
+    for i, (answer, (_, ask)) in enumerate(zip(answers, pairs, strict=True)):
         try:
             if isinstance(answer, Ranking):
                 _check_cut(answer, ask)

@@ -48,19 +48,19 @@ def serve(
     protect_metrics: bool = False,
 ) -> None:
     """Returns when the server has been stopped."""
-    asked = _prompt_flags(flags)
+    parsed = _prompt_flags(flags)
     if not dry_run:
-        check_machine(asked.host, asked.port)
+        check_machine(parsed.host, parsed.port)
     config = EngineConfig(
         model,
         prompt=prompt,
-        route=route or ("classify" if asked.runner == "pooling" else None),
-        revision=asked.revision,
-        dtype=asked.dtype,
-        trust_remote_code=asked.trust_remote_code,
+        route=route or ("classify" if parsed.runner == "pooling" else None),
+        revision=parsed.revision,
+        dtype=parsed.dtype,
+        trust_remote_code=parsed.trust_remote_code,
         calibration=calibration,
     )
-    plan = make_plan(config, positions=asked.max_model_len)
+    plan = make_plan(config, positions=parsed.max_model_len)
     if plan.route == "encoder":
         _serve_encoder(plan, flags, dry_run, protect_metrics)
         return
@@ -181,14 +181,14 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
     for name in ("model", "disable_log_stats", "use_tqdm_on_load", "revision", "trust_remote_code"):
         options.pop(name, None)
     overrides, flags = _overrides(options.pop("hf_overrides", {}), flags)
-    said = {
+    given = {
         flag.split("=")[0].removeprefix("--no-").lstrip("-").replace("_", "-")
         for flag in flags
         if flag.startswith("--")
     }
     command = ["serve", plan.config.source]
     for name, value in options.items():
-        if name.replace("_", "-") not in said:
+        if name.replace("_", "-") not in given:
             command += _flag(name, value)
     return [*command, *overrides, *flags]
 
@@ -198,10 +198,10 @@ def _overrides(ours: Mapping[str, Any], flags: Sequence[str]) -> tuple[list[str]
     --hf-overrides vLLM takes one and forgets the others, but puts all --hf-overrides.KEY together."""
     parser = ArgumentParser("whyrank serve", add_help=False, allow_abbrev=False)
     parser.add_argument("--hf-overrides", "--hf_overrides", type=_json_object, default={})
-    asked, rest = _parsed(parser, flags)
+    parsed, rest = _parsed(parser, flags)
     dotted = {re.split("[.=+]", flag)[1] for flag in rest if re.match(r"--hf[-_]overrides\.", flag)}
-    told = {**ours, **asked.hf_overrides}
-    return [f"--hf-overrides.{key}={json.dumps(value)}" for key, value in told.items() if key not in dotted], rest
+    merged = {**ours, **parsed.hf_overrides}
+    return [f"--hf-overrides.{key}={json.dumps(value)}" for key, value in merged.items() if key not in dotted], rest
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -232,10 +232,10 @@ def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metr
     for known in ("--revision", "--dtype"):
         parser.add_argument(known)
     parser.add_argument("--trust-remote-code", action="store_true")
-    asked = parser.parse_args(flags)
-    print(f"{plan.config.model} needs no vLLM: served by transformers on {asked.host}:{asked.port}", file=sys.stderr)
+    parsed = parser.parse_args(flags)
+    print(f"{plan.config.model} needs no vLLM: served by transformers on {parsed.host}:{parsed.port}", file=sys.stderr)
     if not dry_run:
         from whyrank.serving.standalone import serve_standalone
 
-        where = asked.host, asked.port
-        asyncio.run(serve_standalone(plan, asked.api_key, *where, asked.shutdown_timeout, protect_metrics))
+        where = parsed.host, parsed.port
+        asyncio.run(serve_standalone(plan, parsed.api_key, *where, parsed.shutdown_timeout, protect_metrics))

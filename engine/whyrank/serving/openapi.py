@@ -31,9 +31,9 @@ __all__ = [
     "VoyageAnswer",
     "answered",
     "api_key",
-    "asked",
     "errors",
     "headed",
+    "request_example",
 ]
 
 api_key = HTTPBearer(auto_error=False, description="The server's --api-key, if it has one.")
@@ -246,8 +246,8 @@ def errors(*styles: str) -> dict[int | str, dict[str, Any]]:
     """The errors of a router, in its own style and in those of the other dialects that it answers."""
     body = _any_of(_ERRORS[style] for style in styles)
     # FastAPI documents a 422 of its own for whoever does not.
-    told = {400: "The request makes no sense: the message names the fault.", 422: "The same, where TEI is spoken."}
-    return {status: {"model": body, "description": text} for status, text in (told | _TOLD).items()}
+    described = {400: "The request makes no sense: the message names the fault.", 422: "The same, where TEI is spoken."}
+    return {status: {"model": body, "description": text} for status, text in (described | _TOLD).items()}
 
 
 _EVENT = {
@@ -318,6 +318,6 @@ _EXAMPLES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def asked(name: str) -> Any:
+def request_example(name: str) -> Any:
     """The body of a route, with its examples."""
     return Body(openapi_examples={title: Example(value=value) for title, value in _EXAMPLES[name].items()})

@@ -151,19 +151,19 @@ def check_config(config: Any, plan: Plan) -> None:
 def config_warnings(config: Any, plan: Plan) -> list[str]:
     """What `whyrank serve` sets and a plain `vllm serve` may lack, where it costs speed or precision."""
     model, cache = config.model_config, config.cache_config
-    told = []
+    warnings = []
     if not cache.enable_prefix_caching:
-        told.append("every document pays for the prompt and the query anew: give --enable-prefix-caching")
+        warnings.append("every document pays for the prompt and the query anew: give --enable-prefix-caching")
     elif plan.route == "generate" and plan.checkpoint.has_linear_attention and not cache.prefix_match_unit:
-        told.append(
+        warnings.append(
             "this hybrid reuses whole blocks only, which are longer than what documents share: "
             f"give --prefix-match-unit {MATCH_UNIT}"
         )
     if plan.route == "generate" and config.device_config.device_type != "cpu" and model.head_dtype.itemsize < 4:
-        told.append(
+        warnings.append(
             f"logits of {model.head_dtype} come in coarse steps, which makes ties: "
             """give --hf-overrides '{"head_dtype": "float32"}'"""
         )
     if config.scheduler_config.policy == "fcfs":
-        told.append("a call with many documents holds up all that come after it: give --scheduling-policy priority")
-    return told
+        warnings.append("a call with many documents holds up all that come after it: give --scheduling-policy priority")
+    return warnings

@@ -62,7 +62,7 @@ _RERANK_ANSWERS = (shown.RerankAnswer, shown.ManyAnswer, shown.VoyageAnswer)
 
 
 @native.post("/v1/rerank", summary="Rerank", responses=shown.headed(*_RERANK_ANSWERS, streams=True))
-async def rerank(ask: Annotated[RerankAsk, shown.asked("rerank")], raw: Request) -> Response:
+async def rerank(ask: Annotated[RerankAsk, shown.request_example("rerank")], raw: Request) -> Response:
     """Score documents against a query and order them, best first; in mode "evidence" also say why for the best.
 
     Takes what Jina's, Cohere's v1 and vLLM's clients send, and answers with the keys of all three. A client of Voyage is
@@ -104,14 +104,14 @@ def _echo_size(document: str | dict[str, Any], *keys: str) -> int:
 
 
 @native.post("/v1/rerank/stream", summary="Rerank, as it happens", responses=shown.answered(streams=True))
-async def rerank_stream(ask: Annotated[RerankAsk, shown.asked("stream")], raw: Request) -> Response:
+async def rerank_stream(ask: Annotated[RerankAsk, shown.request_example("stream")], raw: Request) -> Response:
     """The same as server-sent events: `score` for each document, `ranking`, `delta` and `evidence`, and `done` with all."""
     check_count(ask, raw)
     return await _streamed(ask, raw)
 
 
 @native.post("/v1/rerank/batch", summary="Rerank several", responses=shown.answered(shown.BatchAnswer))
-async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Request) -> Response:
+async def rerank_batch(ask: Annotated[BatchAsk, shown.request_example("batch")], raw: Request) -> Response:
     """Several requests in one body, each with its own answer or error, in order."""
     check_count(ask, raw)
     asked: list[RerankRequest | InvalidRequest] = []
@@ -133,7 +133,7 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.asked("batch")], raw: Requ
 
 @native.post("/v1/score", summary="Score pairs", responses=shown.answered(shown.ScoreAnswer))
 @native.post("/score", include_in_schema=False)
-async def score(ask: Annotated[ScoreAsk, shown.asked("score")], raw: Request) -> Response:
+async def score(ask: Annotated[ScoreAsk, shown.request_example("score")], raw: Request) -> Response:
     """Scores of pairs, in the order of the pairs; the shape of vLLM's /score, with margin and label mass."""
     check_count(ask, raw)
     queries, documents, pairs = ask.pairs()
@@ -321,7 +321,7 @@ def _warnings(warnings: list[str]) -> dict[str, Any]:
     summary="TEI's and vLLM's",
     responses=shown.headed(list[shown.TeiResult], *_RERANK_ANSWERS, streams=True),
 )
-async def bare_rerank(ask: Annotated[dialects.BareAsk, shown.asked("bare")], raw: Request) -> Response:
+async def bare_rerank(ask: Annotated[dialects.BareAsk, shown.request_example("bare")], raw: Request) -> Response:
     """A body with `texts` is TEI's and answered as TEI does; any other is the same as at /v1/rerank."""
     return await (compat.tei_rerank(ask, raw) if isinstance(ask, dialects.TeiAsk) else rerank(ask, raw))
 
