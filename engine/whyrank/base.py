@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 class BaseReranker(ABC):
     _max_concurrency: int
-    """Requests of one rerank_many or score_grid under way at once."""
+    """Concurrent requests of one rerank_many or score_grid."""
 
     @abstractmethod
     async def _answer(self, request: RerankRequest) -> Ranking: ...
@@ -32,7 +32,7 @@ class BaseReranker(ABC):
     async def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
         """Score every document and order them, best first; in mode "evidence" also continue the best.
 
-        Raises the errors of errors.py; what goes wrong with one document is told in its row.
+        Raises the errors of errors.py. A document that cannot be scored raises nothing: its row has an `error`.
         """
         return await self._answer(RerankRequest.of(query, documents, **options))
 
@@ -54,7 +54,7 @@ class BaseReranker(ABC):
     async def score_grid(
         self, queries: Sequence[str], documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
     ) -> list[tuple[RankedDocument, ...]]:
-        """Every query with every document: one `score` per query, in order. No value depends on its neighbours."""
+        """Score every query with every document: one list of rows per query, in order."""
         if isinstance(queries, str) or not queries:
             raise InvalidRequest(f"queries is {queries!r:.60}: give a non-empty list of strings")
         documents = list(documents)
@@ -63,7 +63,7 @@ class BaseReranker(ABC):
     async def rerank_many(
         self, requests: Iterable[RerankRequest | Mapping[str, Any]]
     ) -> list[Ranking | PermanentError]:
-        """Several requests at once, answered in order. A request that cannot be answered gets its error in its place."""
+        """Run several requests concurrently; results in order. A request that fails for good has its error in its place."""
         given = list(requests)
 
         async def answer(index: int) -> Ranking | PermanentError:

@@ -1,4 +1,4 @@
-"""Two texts that every working model tells apart. One that does not is refused before anybody gets its scores."""
+"""Scores a relevant and an unrelated text at start: a model that gives both the same score is broken, and is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
 
 
 async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
-    """The margin of the canary's pair. Raises where the model gives no numbers, or the same one for different texts; which
-    text it prefers is its own affair. `reranker` has no calibration: its results must be the model's."""
+    """The margin of the relevant pair. Raises CheckpointError where a score is not a number, or where both texts get the same
+    one; which of the two is higher is not checked. `reranker` must have no calibration."""
     row, other = await reranker.score(CANARY_QUERY, [CANARY_TEXT, _OFF_TOPIC])
     for one in (row, other):
         if one.error is not None:

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, read before any engine starts, and the plan for serving it."""
+"""Reads a checkpoint's configuration and plans how to serve it, before any engine starts."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _kv_elements_per_token(table: dict[str, Any]) -> int | None:
 
 
 def _positions(model: str, table: dict[str, Any]) -> int | None:
-    """How many tokens the model can tell apart by place."""
+    """The longest sequence that the model can take, or None where its config does not bound it."""
     # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
     positions: int | None = table.get("max_position_embeddings")
     if positions is not None and type(positions) is not int:

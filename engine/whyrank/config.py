@@ -1,4 +1,4 @@
-"""What a user may decide about an engine. Python, command line and server take their options and defaults from here."""
+"""The options of an engine. Python, command line and server take options and defaults from here."""
 
 from __future__ import annotations
 

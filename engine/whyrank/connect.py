@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 API_KEY_VARIABLE = "WHYRANK_API_KEY"
-"""The environment's variable that holds the key where none is given."""
+"""Environment variable with the API key, where none is given."""
 
 RerankerContext = AbstractAsyncContextManager[BaseReranker]
 
@@ -64,7 +64,7 @@ def open_server(
 def open_reranker(
     model: str | None, urls: Sequence[str], api_key: str | None, engine: Sequence[Any], **options: Any
 ) -> RerankerContext:
-    """What a command was given: `engine` holds the fields of EngineConfig that follow `model`; `options`: of AsyncClient."""
+    """A model to load or servers to call. `engine`: fields of EngineConfig after `model`; `options`: of AsyncClient."""
     if (model is None) == (not urls):
         raise InvalidRequest("give either --model, to load one, or --url, to ask a server")
     config = EngineConfig(model or urls[0], *engine)

@@ -1,4 +1,4 @@
-"""Inside the processes that vLLM starts: they end with their parent, and tell it why they did not start.
+"""For the processes that vLLM starts: they end with their parent, and report to it why they failed to start.
 
 `prepare_engine_process` is whyrank's entry point among vLLM's general plugins, which vLLM calls in each of its processes. A
 process that begins as a copy of ours has both from us already.

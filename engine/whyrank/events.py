@@ -15,7 +15,7 @@ __all__ = ["Event", "EvidenceDelta", "EvidenceDone", "Finished", "Ranked", "Scor
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One document's score, as soon as it is known. Its rank is not known yet."""
+    """One document's score, as soon as it is known; its rank is not known yet."""
 
     row: RankedDocument
 
@@ -29,7 +29,7 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceDelta:
-    """The next piece of what is written about the document with this index."""
+    """The next piece of text generated for the document with this index."""
 
     index: int
     part: Literal["contribution", "evidence"]
@@ -38,7 +38,7 @@ class EvidenceDelta:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceDone:
-    """A document whose evidence is finished, well or not: see `row.evidence.finish`."""
+    """The evidence of a document is finished; `row.evidence.finish` says how."""
 
     row: RankedDocument
 

@@ -41,10 +41,10 @@ class Reranker(BaseReranker):
             ranking = await reranker.rerank("boiling point of water", ["Water boils at 100 °C.", "Everest is high."])
 
     Give a model's name and the fields of EngineConfig, or an EngineConfig. The options of a call are those of RerankRequest.
-    Calls may overlap and share the engine; cancelling one frees its work.
+    Concurrent calls share the engine; cancelling one frees its work.
     """
 
-    # The engine batches prompts, not requests: a few keep it full.
+    # The engine batches prompts, not requests: a few requests keep it full.
     _max_concurrency = 16
 
     def __init__(self, model: str | EngineConfig, **options: Any) -> None:
@@ -60,7 +60,7 @@ class Reranker(BaseReranker):
     def from_runtime(
         cls, runtime: Runtime, encoder: PromptEncoder, config: EngineConfig, refusal: Refusal = refuse_none
     ) -> Reranker:
-        """On an engine that runs already and belongs to somebody else, who also stops it and may refuse documents."""
+        """Use a running engine, which its owner stops. `refusal` may reject documents before they are scored."""
         reranker = cls(config)
         reranker._runtime, reranker._encoder, reranker._refusal = runtime, encoder, refusal
         return reranker
@@ -72,7 +72,7 @@ class Reranker(BaseReranker):
         plan = await asyncio.to_thread(make_plan, self.config)
         runtime = await start_runtime(plan)
         try:
-            # What a server refuses to serve, nobody gets scores of in process either.
+            # The same check as at the start of a server: a broken checkpoint must not give scores here either.
             bare = Reranker.from_runtime(runtime, plan.encoder, replace(self.config, calibration=None))
             await canary_margin(bare, self.config.model)
         except BaseException:
@@ -94,9 +94,9 @@ class Reranker(BaseReranker):
     async def events(
         self, request: RerankRequest, live: bool = False, priority: int = 0
     ) -> AsyncGenerator[Event, None]:
-        """Text to ids, ids to label reads, reads to an order; then the best are continued and held against their text.
+        """Encode and score every document, order them, then generate evidence for the best and check it against its document.
 
-        priority: what has a lower number goes first where the engine has a choice."""
+        priority: the engine prefers lower numbers."""
         runtime, encoder = self._started()
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
@@ -121,7 +121,7 @@ class Reranker(BaseReranker):
         yield Finished(ranking)
 
     def finish_early(self) -> None:
-        """Every call under way answers now, with what it has: for an engine that is about to be stopped."""
+        """Make every running call return now with what it has, because the engine is about to stop."""
         for deadline in tuple(self._under_way):
             deadline.end()
 

@@ -1,4 +1,4 @@
-"""One moment for a whole call, and waiting that ends there."""
+"""A deadline for a whole call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def _kept_for_the_answer(seconds: float) -> float:
-    """Stopping the engine's work and putting the answer together take a little, too."""
+    """Time to stop the engine's work and to assemble the response."""
     return max(0.08 * seconds, min(0.03, seconds / 2))
 
 
 class Deadline:
-    """`milliseconds` from now, or never. Made when the call begins. It may be brought forward: see `end`."""
+    """`milliseconds` from the start of the call, or never. `end` brings it forward."""
 
     def __init__(self, milliseconds: float | None) -> None:
         self._at = None
@@ -29,7 +29,7 @@ class Deadline:
             self._at = asyncio.get_running_loop().time() + seconds - _kept_for_the_answer(seconds)
 
     def end(self) -> None:
-        """Now is the deadline: the call answers with what it has."""
+        """Make it now: the call returns what it has."""
         self._at = asyncio.get_running_loop().time()
         self.aborted = True
         for wait in self._waits:
@@ -45,7 +45,7 @@ class Deadline:
                 self._waits.discard(limit)
 
     async def wait(self, awaited: Awaitable[T]) -> T | None:
-        """What it gives, or None where the deadline comes first; it is cancelled then."""
+        """The result of `awaited`, or None where the deadline comes first; `awaited` is cancelled then."""
         limit: asyncio.Timeout | None = None
         try:
             async with self._limit() as limit:
@@ -56,7 +56,7 @@ class Deadline:
             return None
 
     async def during(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """The items that come before the deadline. Then, or when left early, the generator is closed."""
+        """The items that arrive before the deadline. The generator is closed then, or when the caller stops early."""
         async with aclosing(items):
             while True:
                 limit: asyncio.Timeout | None = None

@@ -54,7 +54,7 @@ class EvidenceGenerator:
     async def write(
         self, state: RequestState, deadline: Deadline
     ) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
-        """Deltas where they are asked for, and one EvidenceDone for every document chosen, finished or not."""
+        """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not."""
         chosen = state.select_for_evidence()
         waiting = dict(enumerate(chosen.values()))
         readers = [SectionReader(self._continuation, self._budgets, self._encoder.decode) for _ in chosen]

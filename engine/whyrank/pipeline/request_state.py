@@ -1,4 +1,4 @@
-"""The state of one call: which prompts its documents need, what is known of each document, and what the caller sees."""
+"""The state of one request: the prompts that its documents need, and what is known of each document so far."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RequestState:
         self._encoded: dict[int, EncodedDocument] = {}
         self._reads: dict[Ids, LabelRead | DocumentError] = {}
         self._readers: dict[Ids, list[int]] = {}
-        # Whatever is never told of a document was not ready in time.
+        # A document that gets no result before the deadline keeps this error.
         self._rows = {i: RankedDocument(i, document, error=_LATE) for i, document in enumerate(request.documents)}
         self._best: dict[int, Ids] = {}
         self._ranks: dict[int, int | None] = {}
@@ -81,17 +81,17 @@ class RequestState:
         return row
 
     def add_evidence(self, index: int, evidence: Evidence) -> RankedDocument:
-        """Note a document's evidence; its row with rank. By now all scores are there that will ever be."""
+        """Add a document's evidence and return its row, with its rank: scoring is over by now."""
         if not self._ranks:
             self._ranks = {row.index: row.rank for row in sort_rows(self._rows.values())}
         return self._keep(replace(self._rows[index], rank=self._ranks[index], evidence=evidence))
 
     def results(self) -> tuple[RankedDocument, ...]:
-        """What the caller asked to see, best first."""
+        """The rows within the request's cut-offs, best first."""
         return apply_cutoffs(sort_rows(self._rows.values()), self._request.min_score, self._request.top_n)
 
     def first_cut(self) -> RankedDocument | None:
-        """The first document of which only a part was read, whether the caller asked to see it or not."""
+        """The first document of which only a part was read, within the cut-offs or not."""
         cut = (row for row in self._rows.values() if row.truncation is not None and row.truncation.truncated)
         return next(cut, None)
 

@@ -1,5 +1,5 @@
-"""What a Ranking calls its prompt: the prompt file's fingerprint and, where a call brought an instruction of its own, `+` and a
-digest of that. Margins of different prompts mean different things."""
+"""Names a prompt: the format's fingerprint and, where a call has its own instruction, `+` and a digest of that. Margins of different
+prompts cannot be compared."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def with_instruction(fingerprint: str, instruction: str) -> str:
 
 
 def file_part(prompt: str) -> str:
-    """The same for every instruction."""
+    """The format's fingerprint alone."""
     return prompt.partition(_MARK)[0]

@@ -1,4 +1,4 @@
-"""PromptFormat + query + document → the prompt as text, each stretch knowing whose it is and whether it may hold control."""
+"""Renders a format, a query and a document to text, in spans of known origin; only trusted ones may hold control tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Run", "Span", "instruction_text", "prompt_identity", "render"]
 
 
 class Span(NamedTuple):
-    """A stretch of a run's text. Trusted text is ours and may hold control tokens; the rest never does."""
+    """A part of a run's text. Trusted text comes from the format and may hold control tokens; other text never does."""
 
     text: str
     owner: Literal["frame", "query", "document"]
@@ -24,11 +24,11 @@ class Span(NamedTuple):
 
 
 Run = tuple[Span, ...]
-"""What is tokenised in one go."""
+"""The spans that are tokenised together."""
 
 
 def instruction_text(fmt: PromptFormat, instruction: str | None) -> str:
-    """The instruction that a call gets: the file's own, or the caller's where the prompt allows one."""
+    """The instruction of a call: the caller's where the format allows one, else the format's."""
     known = fmt.instruction
     if known is None:
         if instruction:
@@ -42,7 +42,7 @@ def instruction_text(fmt: PromptFormat, instruction: str | None) -> str:
 
 
 def prompt_identity(fmt: PromptFormat, instruction: str | None) -> str:
-    """What a Ranking calls its prompt, for a call with this instruction."""
+    """The fingerprint of format and instruction, as `Ranking.prompt` has it."""
     text, default = instruction_text(fmt, instruction), instruction_text(fmt, None)
     return fmt.fingerprint if text == default else with_instruction(fmt.fingerprint, text)
 
@@ -68,7 +68,7 @@ def _span(fmt: PromptFormat, piece: Piece, values: Mapping[str, str]) -> Span:
         case "query" | "document" as owner:
             return Span(values[owner], owner, trusted=False)
         case "instruction":
-            # The file's own instruction is ours; a caller's is not.
+            # The format's own instruction is trusted, a caller's is not.
             own = fmt.instruction is not None and values["instruction"] == fmt.instruction.default
             return Span(values["instruction"], "frame", trusted=own)
         case feature:
@@ -76,7 +76,7 @@ def _span(fmt: PromptFormat, piece: Piece, values: Mapping[str, str]) -> Span:
 
 
 def _merged(spans: Iterable[Span]) -> Run:
-    """Neighbouring trusted stretches as one: a control token of ours may lie across them."""
+    """Joins neighbouring trusted spans: a control token of the format may lie across them."""
     run: list[Span] = []
     for span in spans:
         if run and run[-1].trusted and span.trusted:

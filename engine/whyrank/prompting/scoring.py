@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["MIN_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "score_of"]
 
 MIN_LABEL_MASS = 0.5
-"""Below this the model mostly wants to say something that is neither label: wrong prompt or wrong checkpoint."""
+"""Below this most of the probability is on tokens that are no label: the prompt or the checkpoint is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ScoreRule:
 
 @dataclass(frozen=True, slots=True)
 class LabelRead:
-    """The labels' values at the answer position, and what reading them cost.
+    """The labels' values at the answer position, and the tokens that reading them took.
 
     Either both labels' log-probabilities (`negative` is set) or one raw logit (`negative` is None).
     """
@@ -42,7 +42,7 @@ class Score:
 
 
 def score_of(read: LabelRead, rule: ScoreRule) -> Score:
-    """Not finite in, not finite out: the caller decides what a NaN means for its row."""
+    """A value that is not finite gives a score that is not; the caller turns it into the row's error."""
     if read.negative is None:
         margin, mass = read.positive, None
     else:

@@ -1,4 +1,4 @@
-"""The Protocol that reranker.py speaks."""
+"""The protocol between the pipeline and an engine."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from whyrank.types import DocumentError, Usage
 __all__ = ["Answer", "Generation", "GenerationParams", "GenerativeRuntime", "Runtime", "TextDelta"]
 
 Answer = tuple[int, LabelRead | DocumentError]
-"""A prompt's position in the call, and what came of it."""
+"""A prompt's position in the call, and its result."""
 
 
 class Runtime(Protocol):
-    """One running engine. Calls may overlap; each raises EngineDead at once when the engine is gone."""
+    """One running engine. Calls may run concurrently; each raises EngineDead at once when the engine is gone."""
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
-        """Put the prompts' shared prefixes into the cache where that needs a request of its own; what that cost.
+        """Put the prompts' shared prefixes into the cache where that needs a request of its own; returns the tokens it took.
 
         `frame` is the prefix that prompts of every query share. Prefixes are shared within the same `salt` only."""
         ...
 
     def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
-        """Answers in the order in which they come; what has a lower priority number goes first where it can. Closing the
-        generator frees the work that is left."""
+        """Results in the order in which they arrive. Lower priority numbers go first. Closing the generator frees the work that
+        is left."""
         ...
 
     def facts(self) -> dict[str, str | int]:
-        """What `whyrank doctor` shows: engine, dtype, block size and the like."""
+        """For `whyrank doctor`: engine, dtype, block size and the like."""
         ...
 
     async def aclose(self) -> None: ...
@@ -39,9 +39,9 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """How to continue prompts: within a grammar (a structural tag as JSON), in at most so many tokens.
+    """How to continue prompts: within a grammar (a structural tag as JSON), in at most max_tokens tokens.
 
-    live: give out text as it is written; otherwise only the end is told.
+    live: yield text while it is generated, not only the end.
     """
 
     grammar: str
@@ -53,7 +53,7 @@ class GenerationParams:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """What one continuation has gained since the last: its tokens, and what can be read by now, perhaps nothing."""
+    """The new tokens of one continuation, and the text that they complete, which may be empty."""
 
     text: str
     ids: Sequence[int]
@@ -75,5 +75,5 @@ class GenerativeRuntime(Runtime, Protocol):
     def write(
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
-        """(position, TextDelta) while it is written if the order is live, then (position, Generation)."""
+        """(position, TextDelta) while text is generated if the parameters are live, then (position, Generation)."""
         ...

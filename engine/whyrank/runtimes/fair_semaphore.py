@@ -1,4 +1,4 @@
-"""Places in the engine for continuations, fewer than it has, shared fairly among the calls of this process."""
+"""A semaphore that shares its places fairly among calls: it bounds how many documents generate evidence at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ __all__ = ["FairSemaphore"]
 
 
 class FairSemaphore:
-    """A semaphore of so many places, of which the next one goes to the waiting call that holds the fewest. A large call
-    fills what nobody else wants, and a small one that comes beside it waits for one place to become free, not for its turn
-    behind all that is waiting."""
+    """The next free place goes to the waiting call that holds the fewest. A large call may take all places while it is alone;
+    a small one that comes later waits for one place to become free, not for the whole queue of the large one."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -23,7 +22,7 @@ class FairSemaphore:
 
     @asynccontextmanager
     async def place(self, call: object) -> AsyncIterator[None]:
-        """`call`: the same object for all places of one call."""
+        """Hold one place. `call`: any object that is the same for all places of one call."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(call, deque()).append(turn)
         self._grant()
@@ -34,7 +33,7 @@ class FairSemaphore:
             self._leave(call, turn)
 
     def _leave(self, call: object, turn: asyncio.Future[None]) -> None:
-        if turn.cancelled():  # while it waited: it has no place to give back
+        if turn.cancelled():  # while it waited: there is no place to give back
             return
         self._free += 1
         self._held[call] -= 1

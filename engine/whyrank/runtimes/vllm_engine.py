@@ -1,4 +1,4 @@
-"""What the two vLLM routes share: starting the engine, asking it, and turning its failures into ours."""
+"""What the two vLLM routes share: starting the engine, submitting prompts, and mapping its errors to ours."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Refused(Exception):
 
 
 class VllmRuntime(ABC):
-    """A vLLM engine client and how to ask it. Works the same on an engine of our own and inside `vllm serve`."""
+    """A vLLM engine client: an engine process of our own, or that of the `vllm serve` we run in."""
 
     label_params: Any
     """The engine's parameters for reading the labels, the same object for every prompt."""
@@ -53,7 +53,7 @@ class VllmRuntime(ABC):
         self.engine = engine
         self.plan = plan
         self._request_ids = itertools.count()
-        # An engine that somebody else started may serve first come, first served; it refuses priorities then.
+        # An engine that we did not start may run first come, first served, and refuses priorities then.
         self._priorities = engine.vllm_config.scheduler_config.policy == "priority"
 
     @classmethod
@@ -124,7 +124,7 @@ class VllmRuntime(ABC):
                 async for output in outputs:
                     yield output
         except vllm_name("EngineDeadError") as cause:
-            await self.engine.abort(request_id)  # only from the client's books: there is nobody left to tell
+            await self.engine.abort(request_id)  # forgets the request in this process; the engine is gone
             raise EngineDead("the engine process has died; start a new Reranker") from cause
         except (vllm_name("VLLMError"), ValueError) as cause:
             if getattr(cause, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -161,8 +161,7 @@ def _require_main_guard() -> None:
 
 
 def _start_engine(options: dict[str, Any]) -> Any:
-    """How the engine's process begins is the caller's to say. vLLM's CPU platform overrules that in the environment; so it is
-    said again."""
+    """vLLM's CPU platform overwrites the start method of processes in the environment, so the caller's choice is restored."""
     method, errors = os.environ.get(START_METHOD), EngineErrors()
     arguments = vllm_name("AsyncEngineArgs")(**options)
     config = arguments.create_engine_config(vllm_name("UsageContext").ENGINE_CONTEXT)
@@ -173,7 +172,7 @@ def _start_engine(options: dict[str, Any]) -> Any:
 
 
 def _error_text(cause: BaseException) -> str:
-    """In vLLM's words and, where it names its own settings, in ours."""
+    """vLLM's message, with the name of our option where it names its own."""
     line = first_line(cause).rstrip(".")
     return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])
 
