@@ -99,7 +99,8 @@ async def disguised_paths(target: Target, result: Result) -> None:
     for path in _DISGUISES:
         for method in ("GET", "POST"):
             status = await _raw_status(target, f"{method} {path} HTTP/1.1\r\nHost: x\r\n")
-            if 200 <= status < 300 and path not in ("/health/", "/metrics/"):
+            # /metrics is open, and answers whatever stands behind it.
+            if 200 <= status < 300 and path != "/health/" and not path.startswith("/metrics/"):
                 answered.append(f"{method} {path}")
     key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     upgrade = f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{key}"

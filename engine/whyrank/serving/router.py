@@ -51,6 +51,8 @@ bare = new_router(
 health = APIRouter(tags=["whyrank"])
 routers = (native, bare, compat.cohere, compat.jina, compat.voyage, compat.tei, health)
 
+# Rows of answers: this many take a few milliseconds, about what a thread takes to begin.
+_MAX_ROWS_IN_LOOP = 100
 _PLAYGROUND = Path(__file__).parent / "playground"
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 
@@ -77,7 +79,8 @@ async def rerank(ask: Annotated[RerankAsk, shown.request_example("rerank")], raw
         if ask.top_k is not None or isinstance(ask.truncation, bool):
             documents = ask.return_documents if "return_documents" in ask.model_fields_set else False
             return headed(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
-        return JsonResponse(_answer(ranking, ask, raw))
+        (answer,) = await _answers([(ranking, ask)], raw)
+        return JsonResponse(answer)
     rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
     answers = await _answers([(ranking, ask) for ranking in rankings], raw)
     return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
@@ -289,8 +292,13 @@ def _answer(ranking: Ranking, ask: RerankAsk, raw: Request) -> dict[str, Any]:
 
 
 async def _answers(rankings: Sequence[tuple[Ranking | WhyrankError, RerankAsk]], raw: Request) -> list[dict[str, Any]]:
-    """In a thread: a thousand of them would hold up the event loop."""
-    return await asyncio.to_thread(lambda: [_answer_or_error(ranking, ask, raw) for ranking, ask in rankings])
+    """Many rows are made in a thread: a thousand of them would hold up the event loop."""
+
+    def make() -> list[dict[str, Any]]:
+        return [_answer_or_error(ranking, ask, raw) for ranking, ask in rankings]
+
+    rows = sum(len(ranking.results) for ranking, _ in rankings if isinstance(ranking, Ranking))
+    return make() if rows <= _MAX_ROWS_IN_LOOP else await asyncio.to_thread(make)
 
 
 def _answer_or_error(ranking: Ranking | WhyrankError, ask: RerankAsk, raw: Request) -> dict[str, Any]:
