@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from whyrank.base import BaseReranker
 from whyrank.config import EngineConfig
 from whyrank.errors import (
     CheckpointError,
     EngineDead,
     EngineNotInstalled,
+    EnginePaused,
     InvalidRequest,
+    MixedModels,
     Overloaded,
     PermanentError,
     PromptFileError,
@@ -48,6 +51,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncClient",
+    "BaseReranker",
     "CheckpointError",
     "Client",
     "Document",
@@ -55,12 +59,14 @@ __all__ = [
     "EngineConfig",
     "EngineDead",
     "EngineNotInstalled",
+    "EnginePaused",
     "Evidence",
     "EvidenceDelta",
     "EvidenceDone",
     "Finished",
     "Grounding",
     "InvalidRequest",
+    "MixedModels",
     "Overloaded",
     "PermanentError",
     "PromptFileError",

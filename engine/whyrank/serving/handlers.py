@@ -11,16 +11,15 @@ from fastapi import APIRouter, Depends, Request
 from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.serving import dialects
-from whyrank.serving import openapi as shown
+from whyrank.serving import dialects, openapi
 from whyrank.serving.guarded_route import ErrorStyle, JsonResponse, route_class, service_of
 from whyrank.wire import ReadingAsk
 
-__all__ = ["check_count", "headed", "new_router", "ranked", "ranked_many", "with_tenant_salt"]
+__all__ = ["check_count", "new_router", "rank", "rank_many", "with_row_headers", "with_tenant_salt"]
 
 
 def new_router(tag: str, style: ErrorStyle, errors: dict[int | str, dict[str, Any]], **by_key: ErrorStyle) -> APIRouter:
-    key = [Depends(shown.api_key)]
+    key = [Depends(openapi.api_key)]
     return APIRouter(route_class=route_class(style, by_key), tags=[tag], responses=errors, dependencies=key)
 
 
@@ -34,13 +33,13 @@ def check_count(ask: _Counted, raw: Request) -> None:
     service_of(raw).limits.check_count(ask.count, "documents")
 
 
-async def ranked(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranking:
+async def rank(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranking:
     ranking = await service_of(raw).rerank(with_tenant_salt(request, raw), raw.state.whyrank_salt)
     _check_cut(ranking, ask)
     return ranking
 
 
-async def ranked_many(pairs: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
+async def rank_many(pairs: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
     requests = [with_tenant_salt(request, raw) for request, _ in pairs]
     answers = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
     for i, (answer, (_, ask)) in enumerate(zip(answers, pairs, strict=True)):
@@ -63,7 +62,7 @@ def _check_cut(ranking: Ranking, ask: ReadingAsk) -> None:
     )
 
 
-def headed(body: Any, ranking: Ranking) -> JsonResponse:
+def with_row_headers(body: Any, ranking: Ranking) -> JsonResponse:
     """An answer of another's shape; headers tell what it cannot."""
     return JsonResponse(body, headers=dialects.row_headers(ranking))
 

@@ -32,8 +32,8 @@ __all__ = [
     "answered",
     "api_key",
     "errors",
-    "headed",
     "request_example",
+    "with_headers",
 ]
 
 api_key = HTTPBearer(auto_error=False, description="The server's --api-key, if it has one.")
@@ -274,7 +274,7 @@ def answered(*models: Any, streams: bool = False) -> dict[int | str, dict[str, A
     return {200: body | {"description": "Best first.", "content": _STREAM if streams else {}}}
 
 
-def headed(*models: Any, streams: bool = False) -> dict[int | str, dict[str, Any]]:
+def with_headers(*models: Any, streams: bool = False) -> dict[int | str, dict[str, Any]]:
     """The same where rows have a shape that is not ours, and headers tell what they cannot."""
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _ROW_HEADERS.items()}
     return {200: answered(*models, streams=streams)[200] | {"headers": headers}}

@@ -19,10 +19,9 @@ from whyrank.fan_out import fan_out
 from whyrank.prompting.formats import builtin_formats
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.serving import compat, dialects
-from whyrank.serving import openapi as shown
+from whyrank.serving import compat, dialects, openapi
 from whyrank.serving.guarded_route import ErrorStyle, JsonResponse, request_id, service_of, to_http_error
-from whyrank.serving.handlers import check_count, headed, new_router, ranked, ranked_many, with_tenant_salt
+from whyrank.serving.handlers import check_count, new_router, rank, rank_many, with_row_headers, with_tenant_salt
 from whyrank.types import RankedDocument, Usage
 from whyrank.wire import (
     BatchAsk,
@@ -40,11 +39,11 @@ __all__ = ["NATIVE", "routers"]
 NATIVE = ErrorStyle(dialects.vllm_error)
 
 # Voyage's client falls over an error that is an object, and always says its top_k.
-native = new_router("whyrank", NATIVE, shown.errors("native", "detail"), top_k=compat.DETAIL)
+native = new_router("whyrank", NATIVE, openapi.errors("native", "detail"), top_k=compat.DETAIL)
 bare = new_router(
     "Text Embeddings Inference and vLLM",
     NATIVE,
-    shown.errors("native", "detail", "tei"),
+    openapi.errors("native", "detail", "tei"),
     texts=compat.TEI,
     top_k=compat.DETAIL,
 )
@@ -60,11 +59,11 @@ _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascrip
 # Native.
 
 
-_RERANK_ANSWERS = (shown.RerankAnswer, shown.ManyAnswer, shown.VoyageAnswer)
+_RERANK_ANSWERS = (openapi.RerankAnswer, openapi.ManyAnswer, openapi.VoyageAnswer)
 
 
-@native.post("/v1/rerank", summary="Rerank", responses=shown.headed(*_RERANK_ANSWERS, streams=True))
-async def rerank(ask: Annotated[RerankAsk, shown.request_example("rerank")], raw: Request) -> Response:
+@native.post("/v1/rerank", summary="Rerank", responses=openapi.with_headers(*_RERANK_ANSWERS, streams=True))
+async def rerank(ask: Annotated[RerankAsk, openapi.request_example("rerank")], raw: Request) -> Response:
     """Score documents against a query and order them, best first; in mode "evidence" also say why for the best.
 
     Takes what Jina's, Cohere's v1 and vLLM's clients send, and answers with the keys of all three. A client of Voyage is
@@ -75,13 +74,13 @@ async def rerank(ask: Annotated[RerankAsk, shown.request_example("rerank")], raw
         return await _streamed(ask, raw)
     _check_echo(ask, raw)
     if ask.queries is None:
-        ranking = await ranked(ask.requests()[0], ask, raw)
+        ranking = await rank(ask.requests()[0], ask, raw)
         if ask.top_k is not None or isinstance(ask.truncation, bool):
             documents = ask.return_documents if "return_documents" in ask.model_fields_set else False
-            return headed(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
+            return with_row_headers(dialects.voyage_answer(documents, ranking, service_of(raw).model), ranking)
         (answer,) = await _answers([(ranking, ask)], raw)
         return JsonResponse(answer)
-    rankings = await ranked_many([(request, ask) for request in ask.requests()], raw)
+    rankings = await rank_many([(request, ask) for request in ask.requests()], raw)
     answers = await _answers([(ranking, ask) for ranking in rankings], raw)
     return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": answers})
 
@@ -106,15 +105,15 @@ def _echo_size(document: str | dict[str, Any], *keys: str) -> int:
     return sum(len(value) for key in keys if isinstance(value := document.get(key), str))
 
 
-@native.post("/v1/rerank/stream", summary="Rerank, as it happens", responses=shown.answered(streams=True))
-async def rerank_stream(ask: Annotated[RerankAsk, shown.request_example("stream")], raw: Request) -> Response:
+@native.post("/v1/rerank/stream", summary="Rerank, as it happens", responses=openapi.answered(streams=True))
+async def rerank_stream(ask: Annotated[RerankAsk, openapi.request_example("stream")], raw: Request) -> Response:
     """The same as server-sent events: `score` for each document, `ranking`, `delta` and `evidence`, and `done` with all."""
     check_count(ask, raw)
     return await _streamed(ask, raw)
 
 
-@native.post("/v1/rerank/batch", summary="Rerank several", responses=shown.answered(shown.BatchAnswer))
-async def rerank_batch(ask: Annotated[BatchAsk, shown.request_example("batch")], raw: Request) -> Response:
+@native.post("/v1/rerank/batch", summary="Rerank several", responses=openapi.answered(openapi.BatchAnswer))
+async def rerank_batch(ask: Annotated[BatchAsk, openapi.request_example("batch")], raw: Request) -> Response:
     """Several requests in one body, each with its own answer or error, in order."""
     check_count(ask, raw)
     asked: list[RerankRequest | InvalidRequest] = []
@@ -128,15 +127,15 @@ async def rerank_batch(ask: Annotated[BatchAsk, shown.request_example("batch")],
     good = [
         (request, one) for request, one in zip(asked, ask.requests, strict=True) if isinstance(request, RerankRequest)
     ]
-    answered = iter(await ranked_many(good, raw))
+    answered = iter(await rank_many(good, raw))
     rankings = [next(answered) if isinstance(request, RerankRequest) else request for request in asked]
     answers = await _answers(list(zip(rankings, ask.requests, strict=True)), raw)
     return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": answers})
 
 
-@native.post("/v1/score", summary="Score pairs", responses=shown.answered(shown.ScoreAnswer))
+@native.post("/v1/score", summary="Score pairs", responses=openapi.answered(openapi.ScoreAnswer))
 @native.post("/score", include_in_schema=False)
-async def score(ask: Annotated[ScoreAsk, shown.request_example("score")], raw: Request) -> Response:
+async def score(ask: Annotated[ScoreAsk, openapi.request_example("score")], raw: Request) -> Response:
     """Scores of pairs, in the order of the pairs; the shape of vLLM's /score, with margin and label mass."""
     check_count(ask, raw)
     queries, documents, pairs = ask.pairs()
@@ -147,7 +146,7 @@ async def score(ask: Annotated[ScoreAsk, shown.request_example("score")], raw: R
     requests = [
         RerankRequest.of(queries[query], [documents[i] for i in of_it], **options) for query, of_it in asked.items()
     ]
-    rankings = await ranked_many([(request, ask) for request in requests], raw)
+    rankings = await rank_many([(request, ask) for request in requests], raw)
     rows: dict[tuple[int, int], RankedDocument] = {}
     usage = Usage()
     for (query, of_it), ranking in zip(asked.items(), rankings, strict=True):
@@ -177,7 +176,7 @@ def _score_row(index: int, row: RankedDocument) -> dict[str, Any]:
     return {"index": index, "object": "score", "score": row.score, **body}
 
 
-@native.get("/v1/formats", summary="Prompts", responses=shown.answered(shown.FormatsAnswer))
+@native.get("/v1/formats", summary="Prompts", responses=openapi.answered(openapi.FormatsAnswer))
 async def formats(raw: Request) -> Response:
     """The prompt that is served, and all that come with whyrank."""
     served = service_of(raw).plan.format
@@ -327,9 +326,9 @@ def _warnings(warnings: list[str]) -> dict[str, Any]:
 @bare.post(
     "/rerank",
     summary="TEI's and vLLM's",
-    responses=shown.headed(list[shown.TeiResult], *_RERANK_ANSWERS, streams=True),
+    responses=openapi.with_headers(list[openapi.TeiResult], *_RERANK_ANSWERS, streams=True),
 )
-async def bare_rerank(ask: Annotated[dialects.BareAsk, shown.request_example("bare")], raw: Request) -> Response:
+async def bare_rerank(ask: Annotated[dialects.BareAsk, openapi.request_example("bare")], raw: Request) -> Response:
     """A body with `texts` is TEI's and answered as TEI does; any other is the same as at /v1/rerank."""
     return await (compat.tei_rerank(ask, raw) if isinstance(ask, dialects.TeiAsk) else rerank(ask, raw))
 
@@ -342,7 +341,7 @@ _HEALTHS = {200: "The server answers as it did at its start, or is busy.", 503: 
 @health.get(
     "/health",
     summary="Health",
-    responses={code: {"model": shown.HealthAnswer, "description": text} for code, text in _HEALTHS.items()},
+    responses={code: {"model": openapi.HealthAnswer, "description": text} for code, text in _HEALTHS.items()},
 )
 async def get_health(raw: Request) -> Response:
     """200 while a known pair still gets the score that it got at the start; else 503."""

@@ -15,7 +15,7 @@ from starlette.routing import Mount
 
 from whyrank.checkpoints import Plan
 from whyrank.runtimes.encoder import EncoderRuntime
-from whyrank.serving import openapi as shown
+from whyrank.serving import openapi
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import SHUTDOWN_SECONDS, LimitedProtocol
 from whyrank.serving.guarded_route import JsonResponse, service_of
@@ -26,7 +26,7 @@ from whyrank.serving.service import Service
 
 __all__ = ["StandaloneServer", "serve_standalone"]
 
-models = new_router("OpenAI", NATIVE, shown.errors("native"))
+models = new_router("OpenAI", NATIVE, openapi.errors("native"))
 
 
 @models.get("/v1/models", summary="Models")
