@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import pytest
 
-from bench_eval import HashScorer, write_data
 from test_eval_compare import write_results
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import RESULTS, read_results
 from whyrank.evaluation.run import EvalRequest, evaluate
 from whyrank.evaluation.scorecard import make_scorecard
-from whyrank.ranking import Ranking
-from whyrank.request import RerankOptions
-from whyrank.types import Document, DocumentError, RankedDocument
 
 
 def whyrank(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -67,24 +61,6 @@ def test_eval_calibrate_rerank_and_compare_in_turn(checkpoint: Callable[[str], P
     done = whyrank("compare", out, out, "--fail-if", "kendall < 0.99", "--fail-if", "drift_max > 0", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["failed"] == []
-
-
-class OneFails(HashScorer):
-    """The first document of every query has no score."""
-
-    async def rerank(self, query: str, documents: list[Document], **options: Unpack[RerankOptions]) -> Ranking:
-        ranking = await super().rerank(query, documents, **options)
-        bad = RankedDocument(0, documents[0], error=DocumentError("engine", "refused"))
-        return replace(ranking, results=(*(row for row in ranking.results if row.index), bad))
-
-
-async def test_documents_without_a_score_are_counted_and_change_the_exit_code(tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    write_data(data, queries=3, depth=5)
-    await evaluate(open_collection(data), OneFails(), EvalRequest("hash", top_k=5), out)
-    done = await asyncio.to_thread(whyrank, "eval", "-m", "hash", "-d", data, "--top-k", 5, "--out", out)
-    assert done.returncode == 1 and "3 documents have no score" in done.stdout, done.stderr
-    assert (out / "report.json").exists()
 
 
 def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:

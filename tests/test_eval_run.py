@@ -99,39 +99,6 @@ def test_a_killed_process_leaves_a_file_to_go_on_with(undisturbed: Path, tmp_pat
     assert results.read_bytes() == (undisturbed / RESULTS).read_bytes()
 
 
-class Waiting(HashScorer):
-    def __init__(self) -> None:
-        super().__init__()
-        self.called, self.go_on = asyncio.Event(), asyncio.Event()
-
-    async def rerank(self, query: str, documents: list[Document], **options: Unpack[RerankOptions]) -> Ranking:
-        self.called.set()
-        await self.go_on.wait()
-        return await super().rerank(query, documents, **options)
-
-
-async def test_a_folder_is_for_one_evaluation_at_a_time(collection: Collection, tmp_path: Path) -> None:
-    target = Waiting()
-    busy = asyncio.create_task(evaluate(collection, target, ASKED, tmp_path))
-    await target.called.wait()
-    for again in (evaluate(collection, HashScorer(), ASKED, tmp_path), asyncio.to_thread(forget, tmp_path)):
-        with pytest.raises(InvalidRequest, match="another evaluation is writing there: wait for it, or choose another"):
-            await again
-    target.go_on.set()
-    await busy
-    assert is_finished(collection, ASKED, tmp_path)
-
-
-def test_to_ask_whether_it_is_finished_changes_nothing(
-    collection: Collection, undisturbed: Path, tmp_path: Path
-) -> None:
-    assert not is_finished(collection, ASKED, tmp_path / "new")
-    half = (undisturbed / RESULTS).read_bytes()[:-5]
-    (tmp_path / RESULTS).write_bytes(half)
-    assert not is_finished(collection, ASKED, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [RESULTS] and (tmp_path / RESULTS).read_bytes() == half
-
-
 async def test_what_is_done_needs_no_target(collection: Collection, undisturbed: Path) -> None:
     told = []
     assert is_finished(collection, ASKED, undisturbed)

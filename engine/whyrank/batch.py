@@ -41,8 +41,6 @@ class Tally:
 
     answered: int = 0
     rejected: int = 0
-    documents_without_score: int = 0
-    """In the rows that were answered."""
 
 
 class _Row(NamedTuple):
@@ -92,7 +90,6 @@ async def rerank_file(
                     same.check(reply.outcome)
                     answers.append(_answer_line(reply, reply.outcome), after=refusals)
                     tally.answered += 1
-                    tally.documents_without_score += sum(row.error is not None for row in reply.outcome.results)
                 else:
                     refusals.append(_reject_line(reply, reply.outcome), after=answers)
                     tally.rejected += 1
@@ -100,7 +97,6 @@ async def rerank_file(
         answers.sync()
         refusals.sync()
         refusals.leave_if_empty()
-        tally.documents_without_score += answers.documents_without_score
     return tally
 
 
@@ -195,15 +191,12 @@ class _Journal:
         self._past = self._done()
         self._next = next(self._past, None)
         self._unsynced_since: float | None = None
-        self.documents_without_score = 0
-        """In the rows of earlier runs that `holds` has found."""
 
     def holds(self, row: _Row) -> bool:
         if self._next is None or self._next[0] > row.number:
             return False
-        if self._next[:2] != (row.number, row.hash):
+        if self._next != (row.number, row.hash):
             raise self._other(self._next[0])
-        self.documents_without_score += self._next[2]
         self._next = next(self._past, None)
         return True
 
@@ -239,13 +232,12 @@ class _Journal:
         record = json_object(first)
         return record.get("model"), file_part(str(record.get("prompt")))
 
-    def _done(self) -> Iterator[tuple[int, str, int]]:
-        """Number and hash of each row, and how many of its documents have no score."""
+    def _done(self) -> Iterator[tuple[int, str]]:
         for line in numbered_lines(self._path):
             value = json_object(line)
             if not isinstance(value.get("row"), int) or not isinstance(value.get("hash"), str):
                 raise DataError(f"{line.where}: was not written by whyrank batch")
-            yield value["row"], value["hash"], sum(bool(result.get("error")) for result in value.get("results", ()))
+            yield value["row"], value["hash"]
 
     def _other(self, number: int) -> DataError:
         return DataError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -81,9 +80,7 @@ def batch(
 
     A line of INPUT: `{"query": "...", "documents": ["...", {"text": "...", "id": "d2"}], "id": "q1", "top_n": 3}`; what a row
     says goes before the options here. A line of OUTPUT: what `whyrank rerank --json` prints, with the input line's number as
-    `row`, its `hash` and its `id`.
-    Exit code 1 where rows were rejected, which the rejects file holds and explains, or where documents have no score, which
-    their `error` explains.
+    `row`, its `hash` and its `id`. Exit code 1 where rows were rejected; the rejects file says why and holds the lines.
     """
     with reported() as stdout:
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
@@ -107,7 +104,7 @@ def batch(
         prepare_process()
         tally = asyncio.run(_answer(connection, model or "the client", files, options, max_concurrency))
         _show(Terminal(file=stdout), tally, files, as_json)
-    if tally.rejected or tally.documents_without_score:
+    if tally.rejected:
         raise typer.Exit(1)
 
 
@@ -127,13 +124,9 @@ async def _answer(
 def _show(console: Terminal, tally: Tally, files: tuple[Path, Path, Path], as_json: bool) -> None:
     _, output, rejects = files
     if as_json:
-        summary: dict[str, object] = {**asdict(tally), "output": str(output)}
+        summary = {"answered": tally.answered, "rejected": tally.rejected, "output": str(output)}
         console.file.write(json_text({**summary, "rejects": str(rejects) if tally.rejected else None}) + "\n")
         return
     console.print(f"{tally.answered} rows answered: {output}", highlight=False, markup=False, soft_wrap=True)
-    if count := tally.documents_without_score:
-        console.print(
-            f"{count} documents in them have no score: see their `error`", highlight=False, markup=False, soft_wrap=True
-        )
     if tally.rejected:
         console.print(f"{tally.rejected} rows rejected: {rejects}", highlight=False, markup=False, soft_wrap=True)

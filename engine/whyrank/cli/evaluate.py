@@ -48,7 +48,6 @@ from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import EvalRequest, evaluate, forget, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.evaluation.systems import open_target
-from whyrank.jsonl import replace_file
 from whyrank.process import prepare_process
 from whyrank.request import Mode, RerankOptions, RerankRequest
 
@@ -104,8 +103,7 @@ def evaluate_command(
 
     `whyrank eval -m MODEL --preset qanchor --data gold.jsonl --json | jq .measures`
 
-    The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots. Exit code 1 where
-    documents could not be scored.
+    The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots.
     """
     with reported() as stdout:
         chosen = load_preset(preset) if preset else None
@@ -130,8 +128,6 @@ def evaluate_command(
             print(json_text(card.document()), file=stdout)
         else:
             _show_scorecard(Terminal(file=stdout), card, folder)
-    if card.failed:
-        raise typer.Exit(1)
 
 
 def _depth(given: int | None, preset: Preset | None) -> int:
@@ -175,8 +171,8 @@ def _write_reports(folder: Path, card: Scorecard, preset: Preset | None) -> None
     write_run(folder)
     document = json.dumps(card.document(), ensure_ascii=False, indent=2)
     # Half a surrogate pair of somebody's text must not cost the report.
-    replace_file(folder / "report.json", [document, "\n"], errors="backslashreplace")
-    replace_file(folder / "report.html", [html_report(card, preset)], errors="replace")
+    (folder / "report.json").write_text(document + "\n", encoding="utf-8", errors="backslashreplace")
+    (folder / "report.html").write_text(html_report(card, preset), encoding="utf-8", errors="replace")
 
 
 def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
@@ -201,10 +197,6 @@ def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
         f"{costs.cached_tokens} from the cache",
         highlight=False,
     )
-    if card.failed:
-        console.print(
-            f"[red]{card.failed} documents have no score:[/] {escape(str(folder / RESULTS))} says why, under failed"
-        )
     console.print(f"plots: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -352,7 +344,7 @@ def compare_command(
         comparison = compare(results_of(a), results_of(b), names)
         failed = [gate for gate in gates if gate.fires(comparison)]
         if html is not None:
-            replace_file(html, [comparison_report(comparison, failed)], errors="replace")
+            html.write_text(comparison_report(comparison, failed), encoding="utf-8", errors="replace")
         if as_json:
             print(json_text({**comparison.document(), "failed": [str(gate) for gate in failed]}), file=stdout)
         else:

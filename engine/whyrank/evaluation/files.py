@@ -30,13 +30,12 @@ class Line(NamedTuple):
         return f"{self.path}, line {self.number}"
 
 
-def numbered_lines(path: Path, whole_only: bool = False) -> Iterator[Line]:
-    """`whole_only`: leave out a last line without a line break, which a process may have been writing when it died."""
+def numbered_lines(path: Path) -> Iterator[Line]:
     start = 0
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                if raw.strip() and not (whole_only and not raw.endswith(b"\n")):
+                if raw.strip():
                     yield Line(path, number, _decoded(raw, path, number), start, start + len(raw))
                 start += len(raw)
     except OSError as cause:

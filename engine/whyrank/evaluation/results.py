@@ -17,18 +17,7 @@ from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.files import Line, json_line, json_object, numbered_lines
 from whyrank.jsonl import LineFile, cut_half_line
 
-__all__ = [
-    "COSTS",
-    "RESULTS",
-    "Header",
-    "Result",
-    "Row",
-    "claim_results",
-    "finished_queries",
-    "open_results",
-    "read_header",
-    "read_results",
-]
+__all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "read_header", "read_results"]
 
 RESULTS, COSTS = "results.jsonl", "costs.jsonl"
 
@@ -102,44 +91,32 @@ class Result:
         return json_line(value)
 
 
-def claim_results(folder: Path) -> LineFile:
-    """The result file, open for appending and locked against other evaluations."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = LineFile(folder / RESULTS)
-    if not file.claim():
-        file.close()
-        raise InvalidRequest(f"{folder}: another evaluation is writing there: wait for it, or choose another --out")
-    return file
-
-
 def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
     """The file to go on writing, and the queries that are in it already."""
-    file = claim_results(folder)
-    try:
-        cut_half_line(folder / RESULTS)
-        cut_half_line(folder / COSTS)
-        if (folder / RESULTS).stat().st_size:
-            return file, finished_queries(folder, header)
-        file.append(header.line())
-        return file, set()
-    except BaseException:
-        file.close()
-        raise
-
-
-def finished_queries(folder: Path, header: Header) -> set[str]:
-    """The queries with results. Raises where the file belongs to another evaluation."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
-    found = read_header(path)
-    differ = [name for name in Header.__slots__ if getattr(found, name) != getattr(header, name)]
-    if differ:
-        differences = ", ".join(f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ)
-        raise InvalidRequest(f"{path} holds another evaluation ({differences}): choose another --out, or say --fresh")
-    return {result.query for result in read_results(path)}
+    cut_half_line(path)
+    cut_half_line(folder / COSTS)
+    done: set[str] = set()
+    if path.exists() and path.stat().st_size:
+        found = read_header(path)
+        differ = [name for name in Header.__slots__ if getattr(found, name) != getattr(header, name)]
+        if differ:
+            differences = ", ".join(
+                f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ
+            )
+            raise InvalidRequest(
+                f"{path} holds another evaluation ({differences}): choose another --out, or say --fresh"
+            )
+        done = {result.query for result in read_results(path)}
+        return LineFile(path), done
+    file = LineFile(path)
+    file.append(header.line())
+    return file, done
 
 
 def read_header(path: Path) -> Header:
-    line = next(numbered_lines(path, whole_only=True), None)
+    line = next(numbered_lines(path), None)
     value = json_object(line) if line else {}
     if value.pop("whyrank", None) != "results":
         raise DataError(f"{path}: is no result file of whyrank eval")
@@ -150,8 +127,8 @@ def read_header(path: Path) -> Header:
 
 
 def read_results(path: Path) -> Iterator[Result]:
-    """One query at a time: nothing but the line at hand is in memory. A half line at the end is left out."""
-    lines = numbered_lines(path, whole_only=True)
+    """One query at a time: nothing but the line at hand is in memory."""
+    lines = numbered_lines(path)
     next(lines, None)  # the header
     return map(_result, lines)
 

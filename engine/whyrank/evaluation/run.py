@@ -15,21 +15,11 @@ from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
 from whyrank.evaluation.evidence_measures import evidence_measures
 from whyrank.evaluation.files import json_line
-from whyrank.evaluation.results import (
-    COSTS,
-    RESULTS,
-    Header,
-    Result,
-    Row,
-    claim_results,
-    finished_queries,
-    open_results,
-    read_results,
-)
+from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open_results, read_results
 from whyrank.evaluation.systems import Target
 from whyrank.evaluation.trec import run_line, trec_order
 from whyrank.fan_out import map_ordered
-from whyrank.jsonl import LineFile, replace_file
+from whyrank.jsonl import LineFile
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import RankedDocument, Usage
@@ -100,15 +90,16 @@ async def evaluate(
 
 def is_finished(collection: Collection, request: EvalRequest, folder: Path) -> bool:
     """Nothing is left to rerank: no engine is needed."""
-    header, path = request.header(collection), folder / RESULTS
-    return path.exists() and path.stat().st_size > 0 and len(finished_queries(folder, header)) == header.topics
+    header = request.header(collection)
+    file, done = open_results(folder, header)
+    file.close()
+    return len(done) == header.topics
 
 
 def forget(folder: Path) -> None:
     """Throws away what an evaluation left here."""
-    with closing(claim_results(folder)):
-        for name in (RESULTS, COSTS, _TARGET):
-            (folder / name).unlink(missing_ok=True)
+    for name in (RESULTS, COSTS, _TARGET):
+        (folder / name).unlink(missing_ok=True)
 
 
 def target_of(folder: Path) -> tuple[str, str]:
@@ -170,7 +161,10 @@ class _SameTarget:
     def check(self, ranking: Ranking) -> None:
         found = ranking.model, ranking.prompt
         if self._known is None:
-            replace_file(self._path, [json.dumps({"model": ranking.model, "prompt": ranking.prompt})])
+            # Whoever kills this process leaves the whole file, or none.
+            half = self._path.with_suffix(".half")
+            half.write_text(json.dumps({"model": ranking.model, "prompt": ranking.prompt}), encoding="utf-8")
+            half.replace(self._path)
             self._known = found
         if self._known != found:
             raise InvalidRequest(
@@ -182,13 +176,9 @@ class _SameTarget:
 def write_run(folder: Path, tag: str = "whyrank") -> Path:
     """The reranked lists as trec_eval reads them. Documents without a score are left out: nothing is known of them."""
     path = folder / "run.trec"
-    replace_file(
-        path,
-        (
-            run_line(result.query, document, rank, margins[document], tag)
-            for result in read_results(folder / RESULTS)
-            for margins in (result.margins(),)
-            for rank, document in enumerate(trec_order(margins), 1)
-        ),
-    )
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for result in read_results(folder / RESULTS):
+            margins = result.margins()
+            for rank, document in enumerate(trec_order(margins), 1):
+                file.write(run_line(result.query, document, rank, margins[document], tag))
     return path
