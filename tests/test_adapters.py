@@ -4,6 +4,8 @@ them: together they take longer to import than all tests to run."""
 from __future__ import annotations
 
 import asyncio
+import copy
+import importlib
 import json
 import os
 import pickle
@@ -367,6 +369,55 @@ async def test_one_adapter_serves_many_threads_and_loops(server: Server) -> None
     assert len({answer.results[0].index for answer in answers}) == 1 and {len(a.results) for a in answers} == {1}
     asking.close()
     asking.close()
+
+
+LOADER = [{"text": TEXTS}]
+# What each adapter's framework does with it.
+CALLS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "langchain": ("WhyrankCompressor", lambda one: one.compress_documents(langchain_documents(), QUERY)),
+    "llama_index": ("WhyrankPostprocessor", lambda one: one.postprocess_nodes(nodes(), query_str=QUERY)),
+    "haystack": ("WhyrankRanker", lambda one: one.run(QUERY, haystack_documents())),
+    "rerankers": ("WhyrankRanker", lambda one: one.rank(QUERY, TEXTS)),
+    "sentence_transformers": ("WhyrankCrossEncoder", lambda one: one.predict([(QUERY, TEXTS[0])])),
+    "mteb": (
+        "WhyrankCrossEncoder",
+        lambda one: one.predict(LOADER, LOADER, task_metadata=None, hf_split="", hf_subset=""),
+    ),
+}
+COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_used_adapter_can_be_copied_and_pickled(name: str, server: Server) -> None:
+    kind, call = CALLS[name]
+    options = {"model_name": "m"} if name == "mteb" else {}
+    adapter = getattr(importlib.import_module(f"whyrank.adapters.{name}"), kind)(base_url=server.url, **options)
+    expected = repr(call(adapter))
+    for copied in COPIES:
+        other = copied(adapter)
+        assert repr(call(other)) == expected
+        getattr(other, "_asking", other).close()
+        assert repr(call(adapter)) == expected, "closing a copy does not close the original"
+    getattr(adapter, "_asking", adapter).close()
+
+
+def test_a_copy_has_the_settings_and_a_client_of_its_own() -> None:
+    asking = BaseAdapter(base_url="http://127.0.0.1:9", api_key="SECRET", top_n=2, timeout=3.0)
+    used = asking._waiting()
+    for copied in COPIES:
+        other = copied(asking)
+        assert other.model_dump() == asking.model_dump() and other.api_key == asking.api_key
+        assert other._waiting() is not used and asking._waiting() is used
+        other.close()
+    asking.close()
+
+
+def test_a_copy_shares_the_client_that_was_given() -> None:
+    with Client("http://127.0.0.1:9") as client:
+        asking = BaseAdapter(client=client)
+        assert copy.copy(asking).client is copy.deepcopy(asking).client is copy.deepcopy([asking])[0].client is client
+        with pytest.raises(InvalidRequest, match="an adapter with a client cannot be pickled: give it base_url"):
+            pickle.dumps(asking)
 
 
 async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callable[[str], Path]) -> None:

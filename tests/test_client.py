@@ -453,6 +453,17 @@ async def test_a_document_that_the_server_does_not_take_is_a_row(make: MakeServe
     assert len(server.runtime.prompts) == 1
 
 
+@pytest.mark.parametrize("options", [{}, {"deadline_ms": 60_000.0}])
+async def test_nan_in_metadata_costs_nothing_and_comes_back(make: MakeServer, options: Any) -> None:
+    client, _ = client_of(make())
+    given = Document("a", metadata={"price": float("nan"), "nested": [float("-inf")]})
+    async with client:
+        rows = await client.score("q", [given, "b"], **options)
+        events = [event async for event in client.stream("q", [given])]
+    assert [row.error for row in rows] == [None, None] and rows[0].document is given
+    assert isinstance(events[0], Scored) and events[0].row.document is given
+
+
 async def test_a_call_larger_than_a_batch(make: MakeServer) -> None:
     server = make()
     client, counting = client_of(server)

@@ -37,6 +37,7 @@ from whyrank import (
     WhyrankError,
 )
 from whyrank.client.retry import RetryPolicy
+from whyrank.client.transport import Transport
 from whyrank.events import Event
 
 QUICK = RetryPolicy(attempts=6, first_pause=0.01, longest_pause=0.05)
@@ -367,6 +368,25 @@ async def test_a_stall_costs_its_own_calls_and_no_more_than_their_time() -> None
         with pytest.raises(Unreachable, match="in the time there was"):
             await slow
         assert 1.0 <= time.monotonic() - began < 2.0
+
+
+async def test_a_shared_request_for_the_identity_does_not_end_with_its_first_callers_time() -> None:
+    attempts: list[str] = []
+
+    async def stalls_once(request: httpx.Request) -> httpx.Response:
+        attempts.append(request.url.path)
+        if len(attempts) == 1:
+            await asyncio.Event().wait()
+        return httpx.Response(200, json={}, headers={"x-whyrank-identity": "known"})
+
+    exchange = Transport(["http://a"], None, 60.0, QUICK, httpx.MockTransport(stalls_once))
+    now = time.monotonic()
+    answers = await asyncio.gather(
+        *(exchange.identity("q", 1.0, now + seconds) for seconds in (0.05, 0.04, 20.0, 30.0)), return_exceptions=True
+    )
+    await exchange.aclose()
+    assert [isinstance(one, Unreachable) for one in answers[:2]] == [True, True]
+    assert answers[2:] == ["known", "known"] and attempts == ["/v1/formats"] * 2
 
 
 async def test_who_leaves_while_it_stalls_leaves_nothing_behind() -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -285,6 +286,19 @@ def test_metadata_that_json_does_not_know_travels_as_text() -> None:
     circular["self"] = circular
     with pytest.raises(InvalidRequest, match=r"documents\[0\]: 'metadata' cannot be written as JSON"):
         encode_documents(request(document=Document("x", metadata=circular)))
+
+
+def test_numbers_that_json_does_not_know_travel_as_null() -> None:
+    nan, infinite = float("nan"), float("inf")
+    nested = {"price": nan, "n": 1.5, "list": [infinite, {"x": (nan, "NaN", 2)}], nan: "a key", "when": Path("p")}
+    written = encode_documents(request(document=Document("x", metadata=nested)))[0]
+    assert json.loads(written, parse_constant=pytest.fail)["metadata"] == {
+        "price": None,
+        "n": 1.5,
+        "list": [None, {"x": [None, "NaN", 2]}],
+        "NaN": "a key",
+        "when": "p",
+    }
 
 
 def row(score: float = 0.5, **parts: Any) -> CachedRow:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from whyrank.errors import CheckpointError, PromptFileError
-from whyrank.prompting.formats import builtin_formats, fitting_format, load_format
+from whyrank.prompting.formats import Rule, builtin_formats, fitting_format, load_format
 
 GOOD = """
 summary = "a prompt"
@@ -44,6 +44,14 @@ def test_the_families_of_the_plan_are_there() -> None:
 
 def test_a_users_file_loads(tmp_path: Path) -> None:
     assert load_format(write(tmp_path, GOOD)).name == "mine"
+
+
+def test_a_fingerprint_is_computed_once_and_a_changed_copy_has_another(tmp_path: Path) -> None:
+    fmt = load_format(write(tmp_path, GOOD))
+    assert fmt.fingerprint is fmt.fingerprint  # the very same string
+    changed = fmt.model_copy(update={"score": Rule(scale=2.0)})
+    assert changed.fingerprint != fmt.fingerprint == fmt.model_copy(update={"max_length": 64}).fingerprint
+    assert fmt == load_format(tmp_path / "mine.toml") and "fingerprint" not in fmt.model_dump()
 
 
 @pytest.mark.parametrize(

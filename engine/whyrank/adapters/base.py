@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import Self, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
@@ -24,6 +25,8 @@ __all__ = ["BaseAdapter", "framework", "numbers_of"]
 # Pairs of one round: enough to keep a server busy, and every one is answered in time.
 _PAIRS_AT_ONCE = 4096
 _making = Lock()
+if hasattr(os, "register_at_fork"):  # all but Windows. A child must not begin with a lock that another thread held.
+    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
 
 
 class BaseAdapter(OptionsAsk):
@@ -100,12 +103,29 @@ class BaseAdapter(OptionsAsk):
         if own is not None:
             own.close()
 
+    # Frameworks copy and pickle adapters: a copy shares the client that was given, and makes anew the one of its own.
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied._own = None
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        memo[id(self.client)] = self.client
+        return super(BaseAdapter, self.__copy__()).__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if self.client is not None:
+            raise InvalidRequest("an adapter with a client cannot be pickled: give it base_url")
+        return super(BaseAdapter, self.__copy__()).__getstate__()
+
     def _all(self, options: RerankOptions) -> RerankOptions:
         given = {name: value for name, value in options.items() if value is not None}
         return cast(RerankOptions, {**self.options(), **given})
 
     def _waiting(self) -> Client:
-        """Made when it is first needed: until then an adapter can be copied, pickled and written down."""
+        """Made when it is first needed: many adapters are only written down or copied."""
         if isinstance(self.client, BaseReranker):
             kind = type(self.client).__name__
             raise InvalidRequest(f"client is a {kind}, which can only be awaited: give a whyrank.Client or base_url")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, replace
@@ -80,6 +80,8 @@ class AsyncClient(BaseReranker):
     while that is well. What can be retried is, within `timeout` seconds or the call's own deadline_ms. More documents than the
     server takes go in parts, but for `stream`.
 
+    It belongs to the event loop of its first call; `Client` works from every thread and loop.
+
     `calibration`: a file of `whyrank calibrate`, where the server was started without one or with another.
     """
 
@@ -122,6 +124,7 @@ class AsyncClient(BaseReranker):
 
     async def aclose(self) -> None:
         """Wait for the calls under way, then close the connections. Streams that are still open break off."""
+        self._require_own_loop()
         self._closed = True
         try:
             await self._idle.wait()
@@ -145,6 +148,20 @@ class AsyncClient(BaseReranker):
     def _require_open(self) -> None:
         if self._closed:
             raise InvalidRequest("this client is closed: make a new one")
+        self._require_own_loop()
+
+    def _require_own_loop(self) -> None:
+        """Connections and whatever waits belong to one event loop: that of the first call."""
+        running = asyncio.get_running_loop()
+        # setdefault is atomic: of two threads that call first at the same time, one loses.
+        if vars(self).setdefault("_own_loop", running) is not running:
+            raise InvalidRequest(
+                "this AsyncClient belongs to another event loop: make one per loop, or use Client, which works from all threads"
+            )
+
+    async def _in_order(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+        self._require_open()  # raised once, and not told in the place of every answer
+        return await super()._in_order(ask, count)
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self._require_open()

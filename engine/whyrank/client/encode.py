@@ -4,6 +4,7 @@ and are read as they would be in process."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -16,6 +17,7 @@ __all__ = ["batch_of", "encode_documents", "encode_request", "joined", "pair_hea
 
 # Metadata may hold what JSON does not know, dates and paths for one: it travels as text.
 _write = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":")).encode
+_write_finite = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":"), allow_nan=False).encode
 
 _DEFAULTS = {field.name: field.default for field in fields(RerankRequest) if field.name not in ("query", "documents")}
 # What the score of a pair depends on, beside the document.
@@ -36,9 +38,23 @@ def _document(document: Document, index: int) -> bytes:
     if document.metadata:
         body["metadata"] = dict(document.metadata)
     try:
-        return _write(body).encode("ascii")
+        try:
+            return _write_finite(body).encode("ascii")
+        except ValueError:  # NaN or infinity, which pandas leaves where a value is missing
+            return _write(_without_non_finite(body)).encode("ascii")
     except (TypeError, ValueError, RecursionError) as cause:
         raise InvalidRequest(f"documents[{index}]: 'metadata' cannot be written as JSON: {cause}") from cause
+
+
+def _without_non_finite(value: Any) -> Any:
+    """JSON has no such numbers: null stands for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_non_finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [*map(_without_non_finite, value)]
+    return value
 
 
 def pair_head(request: RerankRequest) -> bytes:

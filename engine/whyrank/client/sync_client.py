@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 from whyrank.client.async_client import AsyncClient
 from whyrank.errors import InvalidRequest, PermanentError
@@ -21,24 +24,40 @@ __all__ = ["Client"]
 T = TypeVar("T")
 
 
+class _Running:
+    """An AsyncClient and the thread in which its event loop runs."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self.client, self.streams = client, set[AsyncGenerator[Event, None]]()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="whyrank-client", daemon=True)
+        self._thread.start()
+
+    def begin(self, work: Awaitable[T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+
+    def close(self) -> None:
+        try:
+            self.begin(_ended(self.client, self.streams)).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+
 class Client:
-    """Takes what AsyncClient takes. Safe to share between threads, whose calls then travel together.
+    """Takes what AsyncClient takes. Safe to share between threads, whose calls then travel together, and across a fork: the
+    child makes its own connections.
 
     with Client("http://localhost:8000") as client:
         ranking = client.rerank(query, documents)
     """
 
     def __init__(self, base_url: str | Sequence[str], api_key: str | None = None, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="whyrank-client", daemon=True)
-        self._thread.start()
+        self._make = partial(AsyncClient, base_url, api_key, **options)
         self._turn, self._closed = threading.Lock(), False
-        self._streams = set[AsyncGenerator[Event, None]]()
-        try:
-            self._client = self._wait(_made(base_url, api_key, options))
-        except BaseException:
-            self._stop()
-            raise
+        self._running: _Running | None = _Running(self._make())
+        _clients.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -52,69 +71,91 @@ class Client:
         """Wait for what is under way. A second time does nothing."""
         with self._turn:
             closed, self._closed = self._closed, True
-        if not closed:
-            try:
-                asyncio.run_coroutine_threadsafe(_ended(self._client, self._streams), self._loop).result()
-            finally:
-                self._stop()
+        if not closed and self._running is not None:
+            self._running.close()
 
     def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
-        return self._wait(self._client.rerank(query, documents, **options))
+        return self._wait(lambda client: client.rerank(query, documents, **options))
 
     def begin(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Future[Ranking]:
         """`rerank`, not waited for. asyncio.wrap_future makes it awaitable, in any event loop; cancelling frees the work."""
-        return self._begun(self._client.rerank(query, documents, **options))
+        return self._begun(lambda client: client.rerank(query, documents, **options))
 
     def score(
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> tuple[RankedDocument, ...]:
-        return self._wait(self._client.score(query, documents, **options))
+        return self._wait(lambda client: client.score(query, documents, **options))
 
     def score_grid(
         self, queries: Sequence[str], documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
     ) -> list[tuple[RankedDocument, ...]]:
-        return self._wait(self._client.score_grid(queries, documents, **options))
+        return self._wait(lambda client: client.score_grid(queries, documents, **options))
 
     def rerank_many(self, requests: Iterable[RerankRequest | Mapping[str, Any]]) -> list[Ranking | PermanentError]:
-        return self._wait(self._client.rerank_many(requests))
+        return self._wait(lambda client: client.rerank_many(requests))
 
     def stream(
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> Iterator[Event]:
-        events = self._client.stream(query, documents, **options)
-        self._streams.add(events)
+        with self._turn:
+            running = self._open()
+        events = running.client.stream(query, documents, **options)
+        running.streams.add(events)
         try:
-            while (event := self._wait(anext(events, None))) is not None:
+            while (event := self._wait(lambda _: anext(events, None), running)) is not None:
                 yield event
         finally:
-            self._streams.discard(events)
-            if not self._closed:
-                self._wait(events.aclose())
+            running.streams.discard(events)
+            if running is self._running and not self._closed:
+                self._wait(lambda _: events.aclose(), running)
 
-    def _begun(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+    def _begun(self, ask: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> Future[T]:
         with self._turn:  # nothing is handed to a loop that is about to stop, where it would wait for ever
-            if self._closed:
-                work.close()
-                raise InvalidRequest("this client is closed: make a new one")
-            return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+            running = self._open()
+            if begun_in is not None and begun_in is not running:
+                raise InvalidRequest("this stream was begun before a fork, in the parent process: begin a new one")
+            return running.begin(ask(running.client))
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = self._begun(work)
+    def _wait(self, ask: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> T:
+        future = self._begun(ask, begun_in)
         try:
-            result: T = future.result()
-            return result
+            return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C: the call ends on the other side, too
             raise
 
-    def _stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def _open(self) -> _Running:
+        """With `_turn` held."""
+        if self._closed:
+            raise InvalidRequest("this client is closed: make a new one")
+        if self._running is None:
+            if self._make.keywords.get("transport") is not None:
+                raise InvalidRequest(
+                    "this client was made before a fork, with a transport whose connections are the parent's: "
+                    "make a client with a transport of its own in each process"
+                )
+            self._running = _Running(self._make())
+        return self._running
+
+    def _forked(self) -> None:
+        """In the child, where neither the loop's thread is nor one that may have held the lock."""
+        if self._running is not None:
+            _of_the_parent.append(self._running)
+        self._turn, self._running = threading.Lock(), None
 
 
-async def _made(base_url: str | Sequence[str], api_key: str | None, options: dict[str, Any]) -> AsyncClient:
-    return AsyncClient(base_url, api_key, **options)
+_clients = WeakSet[Client]()
+# Kept for ever: to close or collect them would touch sockets and an epoll that the parent uses.
+_of_the_parent: list[_Running] = []
+
+
+def _forked() -> None:
+    for client in [*_clients]:
+        client._forked()
+
+
+if hasattr(os, "register_at_fork"):  # all but Windows
+    os.register_at_fork(after_in_child=_forked)
 
 
 async def _ended(client: AsyncClient, streams: Collection[AsyncGenerator[Event, None]]) -> None:
@@ -126,5 +167,5 @@ async def _ended(client: AsyncClient, streams: Collection[AsyncGenerator[Event, 
         await stream.aclose()
 
 
-async def _awaited(work: Any) -> Any:
+async def _awaited(work: Awaitable[T]) -> T:
     return await work  # run_coroutine_threadsafe takes coroutines alone, and anext() gives none

@@ -58,7 +58,7 @@ class Transport:
             raise InvalidRequest("api_key has characters that no HTTP header can carry: is there a line break in it?")
         self._replicas = [*map(_replica, dict.fromkeys(urls))]
         self._retry, self._gate = retry, _Gate(_MAX_CONCURRENT_REQUESTS, _MAX_BYTES_PER_BATCH)
-        self._hearing: dict[str, asyncio.Task[str | None]] = {}
+        self._hearing: dict[str, tuple[asyncio.Task[str | None], float]] = {}
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             transport=transport,
@@ -68,7 +68,7 @@ class Transport:
         )
 
     async def aclose(self) -> None:
-        for task in self._hearing.values():
+        for task, _ in self._hearing.values():
             task.cancel()
         await self._http.aclose()
 
@@ -78,20 +78,28 @@ class Transport:
 
     async def identity(self, affinity: str, older_than: float, end: float) -> str | None:
         """Of the preferred server, asked anew where it was not heard for so many seconds; once for all who want to know."""
-        replica = self.preferred(affinity)
-        if time.monotonic() - replica.heard < older_than:
-            return replica.identity
-        task = self._hearing.get(replica.url)
-        if task is None:
-            pending = PendingRequest("/v1/formats", lambda seconds: b"", affinity, end, "GET")
-            task = self._hearing[replica.url] = asyncio.ensure_future(self._hear(pending))
-            task.add_done_callback(lambda task: self._heard(replica, task))
-        await asyncio.wait((task,), timeout=end - time.monotonic())
-        if not task.done():
-            raise Unreachable(f"{replica.url} did not say in time who it is")
-        if error := task.exception():
-            raise copy(error)  # each caller's own
-        return task.result()
+        while True:
+            replica = self.preferred(affinity)
+            if time.monotonic() - replica.heard < older_than:
+                return replica.identity
+            task, its_end = self._hearing.get(replica.url) or self._start_hearing(replica, affinity, end)
+            await asyncio.wait((task,), timeout=end - time.monotonic())
+            if not task.done():
+                raise Unreachable(f"{replica.url} did not say in time who it is")
+            error = task.exception()
+            if error is None:
+                return task.result()
+            # A caller with less time started it and may have run out of it: whoever has more time asks again.
+            if its_end >= end or not isinstance(error, RetryableError):
+                raise copy(error)  # each caller's own
+
+    def _start_hearing(self, replica: Replica, affinity: str, end: float) -> tuple[asyncio.Task[str | None], float]:
+        task = asyncio.ensure_future(
+            self._hear(PendingRequest("/v1/formats", lambda seconds: b"", affinity, end, "GET"))
+        )
+        self._hearing[replica.url] = task, end
+        task.add_done_callback(lambda task: self._heard(replica, task))
+        return task, end
 
     async def _hear(self, pending: PendingRequest) -> str | None:
         _, _, replica = await self._answer(pending)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import tomllib
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -161,11 +161,17 @@ class PromptFormat(_Table):
     def score_rule(self) -> ScoreRule:
         return ScoreRule(self.score.scale, self.score.offset)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """`name@` and 12 hex digits over all that reaches the model or turns its answer into a score."""
         scored = self.model_dump_json(include={"runs", "instruction", "labels", "score", "features", "budget"})
         return f"{self.name}@{hashlib.sha256(scored.encode()).hexdigest()[:12]}"
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """With a fingerprint of its own: pydantic copies cached values, too."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("fingerprint", None)
+        return copied
 
     def fits_name(self, model: str) -> bool:
         last = model.rstrip("/").rsplit("/", 1)[-1].lower()
