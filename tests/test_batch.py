@@ -7,10 +7,12 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ import pytest
 from server_process import Server
 from whyrank import Ranking, RerankRequest, TooLarge, Unauthorized, Unreachable
 from whyrank.batch import Tally, count_rows, rejects_beside, rerank_file
+from whyrank.cli.batch import PATIENCE, Waiting
 from whyrank.errors import DataError, InvalidRequest, PermanentError
+from whyrank.jsonl import LineFile
 from whyrank.prompting.identity import with_instruction
 from whyrank.types import DocumentError, RankedDocument, Usage
 
@@ -168,6 +172,34 @@ def test_a_degraded_answer_is_no_answer(tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
+def test_documents_without_a_score_are_counted_over_all_runs(tmp_path: Path) -> None:
+    class Odd(Counting):
+        async def rerank_many(self, requests: Iterable[RerankRequest]) -> list[Ranking | PermanentError]:
+            (ranking,) = await super().rerank_many(requests)
+            assert isinstance(ranking, Ranking)
+            failed = RankedDocument(2, ranking.results[0].document, error=DocumentError("engine", "?"))
+            return [replace(ranking, results=(*ranking.results, failed))]
+
+    source = tmp_path / "in.jsonl"
+    assert run(write_rows(source, 5, bad=[2]), Odd()) == Tally(4, 1, documents_without_score=4)
+    assert run(write_rows(source, 7, bad=[2]), Odd()) == Tally(6, 1, documents_without_score=6)
+    assert run(source, Counting()) == Tally(6, 1, documents_without_score=6)
+
+
+def test_a_fresh_start_touches_nothing_that_another_run_writes(tmp_path: Path) -> None:
+    source, output = write_rows(tmp_path / "in.jsonl", 3), tmp_path / "out.jsonl"
+    run(source, Counting())
+    before, other = output.read_bytes(), LineFile(output)
+    other.claim("mine")
+    again = rerank_file(source, output, rejects_beside(output), Counting(), {}, fresh=True)  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="choose another output, or wait"):
+        asyncio.run(again)
+    assert output.read_bytes() == before
+    other.close()
+    again = rerank_file(source, output, rejects_beside(output), Counting("huge"), {}, fresh=True)  # type: ignore[arg-type]
+    assert asyncio.run(again) == Tally(3) and {line["model"] for line in read(output)} == {"huge"}
+
+
 def test_a_half_line_is_done_again_wherever_it_broke(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "in.jsonl", 3, bad=[2])
     run(source, Counting())
@@ -253,8 +285,11 @@ def test_killed_at_twenty_moments_and_resumed(tmp_path: Path) -> None:
     assert len(handled) == len(set(handled)) == 2000
 
 
-def whyrank(*arguments: object) -> subprocess.CompletedProcess[str]:
+def whyrank(*arguments: object, most_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`most_bytes`: of each file that it writes, as if the disk were full then."""
     command = [sys.executable, "-m", "whyrank", "batch", *map(str, arguments)]
+    if most_bytes is not None:
+        command = ["bash", "-c", f'ulimit -f {most_bytes // 1024}; exec "$@"', "bash", *command]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -263,8 +298,8 @@ def test_the_command_against_a_server(server: Server, tmp_path: Path) -> None:
     done = whyrank(source, output, "--url", server.url, "--top-n", 1, "--json")
     assert done.returncode == 1, done.stderr
     rejects = tmp_path / "out.rejects.jsonl"
-    told = {"answered": 11, "rejected": 1, "output": str(output), "rejects": str(rejects)}
-    assert json.loads(done.stdout) == told
+    told = {"answered": 11, "rejected": 1, "documents_without_score": 0}
+    assert json.loads(done.stdout) == {**told, "output": str(output), "rejects": str(rejects)}
     lines = read(output)
     assert all(len(line["results"]) == 1 and line["prompt"].startswith("prism@") for line in lines)
     before = output.read_bytes()
@@ -276,6 +311,78 @@ def test_the_command_against_a_server(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 1 and all(len(line["results"]) == 2 for line in read(output))
 
 
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(server: Server, tmp_path: Path) -> None:
+    source, output = write_rows(tmp_path / "in.jsonl", 12), tmp_path / "out.jsonl"
+    done = whyrank(source, output, "--url", server.url, most_bytes=1024)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"error: {output}: File too large; what was answered is kept: the same command goes on" in done.stderr
+    assert 1 <= output.read_bytes().count(b"\n") < 12
+    done = whyrank(source, output, "--url", server.url)
+    assert done.returncode == 0, done.stderr
+    assert [line["id"] for line in read(output)] == [f"id{n}" for n in range(1, 13)]
+
+
+def test_documents_without_a_score_are_exit_code_1(server: Server, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    windows = {"truncation": "windows", "max_tokens_per_doc": 128}
+    source.write_text(json.dumps({"query": "q", "documents": ["word " * 60_000, "b"], **windows}) + "\n")
+    for _ in range(2):  # now, and as what an earlier run has written
+        done = whyrank(source, output, "--url", server.url)
+        assert done.returncode == 1, done.stderr
+        assert f"1 documents without a score: their 'error' in {output} says why" in done.stdout
+    assert json.loads(whyrank(source, output, "--url", server.url, "--json").stdout)["documents_without_score"] == 1
+
+
+def test_half_a_surrogate_pair_costs_no_other_row(server: Server, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    odd, document = "a\ud800b", {"text": "d"}
+    rows: list[dict[str, Any]] = [
+        {"query": "q", "documents": ["plain"]},
+        {"query": odd, "documents": ["d"]},
+        {"query": "q", "documents": [odd, "d"]},
+        {"query": "q", "documents": [{**document, "title": odd}]},
+        {"query": "q", "documents": [{**document, "id": odd}]},
+        {"query": "q", "documents": [{**document, "metadata": {odd: odd}}]},
+        {"query": "q", "documents": [{**document, odd: odd}]},
+        {"query": "q", "documents": ["d"], "id": {odd: odd}},
+        {"query": "q", "documents": ["d"], "instruction": odd},
+        {"query": "q", "documents": ["d"], odd: 1},
+        {"query": "q", "documents": ["d"], "mode": odd},
+        {"query": "q", "documents": ["d"], "cache_salt": odd},
+        {odd: odd},
+        {"query": "q", "documents": ["the last"], "id": "last"},
+    ]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = whyrank(source, output, "--url", server.url, "--json")
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    answered, rejected = read(output), read(tmp_path / "out.rejects.jsonl")
+    assert len(answered) + len(rejected) == len(rows)
+    assert [line["row"] for line in rejected][-4:] == [10, 11, 12, 13], rejected
+    assert answered[-1]["id"] == "last" and all(line["results"][-1]["score"] is not None for line in answered)
+
+
+def test_a_server_that_does_not_answer_is_waited_for_and_that_is_said_now_and_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as unused:  # bound, but nobody listens
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        source = write_rows(tmp_path / "in.jsonl", 9)
+        command = [sys.executable, "-m", "whyrank", "batch", str(source), str(tmp_path / "out.jsonl"), "--url", url]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+            process.kill()
+            assert said.startswith(f"waiting for {url}, at most 600 seconds a row: "), said
+            assert process.stderr.read() == "", "once, not for each row"
+    assert PATIENCE["timeout"] == 600 and PATIENCE["retry"].pause(10_000, Unreachable("gone")) is not None
+    moments = iter([100.0, 101.0, 129.9, 130.0, 131.0])
+    waits = Waiting(lambda: next(moments))
+    for number in range(5):
+        waits("http://a", Unreachable(f"http://a: [{number}]"))
+    assert [line.rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()] == ["[0]", "[3]"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -283,6 +390,8 @@ def test_the_command_against_a_server(server: Server, tmp_path: Path) -> None:
         (["same.jsonl", "./same.jsonl", "--url", "http://localhost:1"], "must be three different files"),
         (["in.jsonl", "out.jsonl"], "give either --model, to load one, or --url"),
         (["in.jsonl", "out.jsonl", "-m", "m", "--mode", "why"], "mode is 'why'"),
+        ([os.devnull, "gone/out.jsonl", "-m", "m"], "gone/out.jsonl: there is no folder gone: make it, or choose"),
+        ([os.devnull, "out.jsonl", "-m", "m", "--rejects", "gone/r"], "gone/r: there is no folder gone"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:

@@ -11,16 +11,20 @@ from typing import Any
 
 import pytest
 
+from server_process import Server
 from test_eval_compare import write_results
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import RESULTS, read_results
-from whyrank.evaluation.run import EvalRequest, evaluate
+from whyrank.evaluation.run import EvalRequest, claimed, evaluate
 from whyrank.evaluation.scorecard import make_scorecard
 
 
-def whyrank(*arguments: object) -> subprocess.CompletedProcess[str]:
+def whyrank(*arguments: object, most_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+    """`most_bytes`: of each file that it writes, as if the disk were full then."""
     command = [sys.executable, "-m", "whyrank", *map(str, arguments)]
+    if most_bytes is not None:
+        command = ["bash", "-c", f'ulimit -f {most_bytes // 1024}; exec "$@"', "bash", *command]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -61,6 +65,78 @@ def test_eval_calibrate_rerank_and_compare_in_turn(checkpoint: Callable[[str], P
     done = whyrank("compare", out, out, "--fail-if", "kendall < 0.99", "--fail-if", "drift_max > 0", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["failed"] == []
+
+
+def test_a_second_eval_in_one_folder_ends_at_once(tmp_path: Path) -> None:
+    out = write_results(tmp_path / "out", 0.3)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with claimed(out):
+        done = whyrank("eval", "-m", "gone", "-d", "house", "--out", out, "--fresh")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"error: {out}: another evaluation is writing to it: choose another --out, or wait" in done.stderr
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_full_disk_is_one_line_and_the_same_eval_goes_on(server: Server, tmp_path: Path) -> None:
+    command = ("eval", "-m", server.url, "-d", "house", "--limit", 4, "--top-k", 3, "--out", tmp_path / "out")
+    done = whyrank(*command, most_bytes=1024)
+    results = tmp_path / "out" / RESULTS
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"error: {results}: File too large; what was evaluated is kept: the same command goes on" in done.stderr
+    done = whyrank(*command)
+    assert done.returncode == 0, done.stderr
+    names = [RESULTS, "costs.jsonl", "report.html", "report.json", "run.trec", "target.json"]
+    assert sorted(path.name for path in results.parent.iterdir()) == sorted(names)
+    before = {name: (results.parent / name).read_bytes() for name in names}
+    done = whyrank(*command, most_bytes=0)  # all is evaluated; the reports cannot be written again
+    assert done.returncode == 2 and "run.trec: File too large" in done.stderr and "Traceback" not in done.stderr
+    assert {path.name: path.read_bytes() for path in results.parent.iterdir()} == before
+
+
+def test_half_a_surrogate_pair_in_eval_data(server: Server, tmp_path: Path) -> None:
+    data, out, odd = tmp_path / "data.jsonl", tmp_path / "out", "a\ud800b"
+    texts = [{"id": "good", "text": f"good {odd}", "title": odd, "grade": 1}, {"text": odd, "metadata": {odd: odd}}]
+    topic: dict[str, Any] = {"query": f"what {odd}?", "candidates": texts, "answers": [odd], odd: odd}
+    data.write_text(json.dumps(topic) + "\n")
+    done = whyrank("eval", "-m", server.url, "-d", data, "--out", out, "--json")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert json.loads(done.stdout) == json.loads((out / "report.json").read_text())
+    assert next(read_results(out / RESULTS)).text == f"what {odd}?" and "ud800" in (out / "report.html").read_text()
+    for broken in ({"id": odd}, {"query": "q", odd: []}, {"candidates": [{"id": odd, "text": "a"}]}):
+        topic = {"query": "q", "candidates": texts} | broken if "query" not in broken else broken
+        data.write_text(json.dumps(topic) + "\n")
+        done = whyrank("eval", "-m", server.url, "-d", data, "--out", out)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert f"error: {data}, line 1" in done.stderr
+
+
+def test_documents_without_a_score_are_exit_code_1(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    data, out = tmp_path / "data.jsonl", tmp_path / "out"
+    texts = [{"text": "a", "grade": 1}, {"text": "b", "metadata": {"hop": "one"}}]
+    data.write_text(json.dumps({"query": "q", "candidates": texts}) + "\n")
+    command = ("eval", "-m", checkpoint("deberta"), "--prompt", "multi-hop", "-d", data, "--out", out)
+    done = whyrank(*command)
+    assert done.returncode == 1, done.stderr
+    assert f"1 documents without a score: 'failed' in {out / RESULTS}" in done.stdout
+    done = whyrank(*command, "--json")
+    assert done.returncode == 1 and json.loads(done.stdout)["documents_without_score"] == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        (["eval", "-m", "m", "-d", "house", "--out"], "file/out"),
+        (["calibrate", "good", "--out"], "gone/out"),
+        (["compare", "good", "good", "--html"], "file/out"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_one_line(command: list[str], out: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (write_results(tmp_path / "good", 0.3) / "target.json").write_text('{"model": "m", "prompt": "p@1"}')
+    command = [sys.executable, "-m", "whyrank", *command, out]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"error: {out}: No" in done.stderr
 
 
 def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.measures import DEFAULT_MEASURES
 from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import COSTS, RESULTS, Result, Row, read_results
-from whyrank.evaluation.run import EvalRequest, evaluate, forget, is_finished, target_of, write_run
+from whyrank.evaluation.run import EvalRequest, claimed, evaluate, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, make_scorecard
 from whyrank.evaluation.systems import open_target, target_options
 from whyrank.ranking import Ranking
@@ -143,8 +143,34 @@ async def test_another_prompt_does_not_go_on_with_the_file(collection: Collectio
         await evaluate(collection, Other(), ASKED, tmp_path)
     with pytest.raises(DataError, match="queries are done; go on"):
         make_scorecard(tmp_path, DEFAULT_MEASURES)
-    forget(tmp_path)
-    assert not is_finished(collection, ASKED, tmp_path)
+    with claimed(tmp_path, fresh=True):
+        assert not is_finished(collection, ASKED, tmp_path)
+
+
+def test_only_one_process_evaluates_into_a_folder(undisturbed: Path) -> None:
+    before = (undisturbed / RESULTS).read_bytes()
+    refused = pytest.raises(InvalidRequest, match="choose another --out, or wait")
+    with claimed(undisturbed), refused, claimed(undisturbed, fresh=True):
+        pass
+    assert (undisturbed / RESULTS).read_bytes() == before and (undisturbed / COSTS).exists()
+    with claimed(undisturbed):
+        pass  # the claim ends with its block
+
+
+def test_whether_it_is_finished_is_asked_without_writing(
+    collection: Collection, undisturbed: Path, tmp_path: Path
+) -> None:
+    assert not is_finished(collection, ASKED, tmp_path / "new") and not (tmp_path / "new").exists()
+    whole = (undisturbed / RESULTS).read_bytes()
+    for content, finished in (
+        (whole, True),
+        (whole + b'{"query": "\xc3', True),
+        (whole[:-1], False),
+        (whole[:9], False),
+    ):
+        (tmp_path / RESULTS).write_bytes(content)
+        assert is_finished(collection, ASKED, tmp_path) == finished
+        assert (tmp_path / RESULTS).read_bytes() == content and [*tmp_path.iterdir()] == [tmp_path / RESULTS]
 
 
 def test_the_scorecard_sets_first_stage_reranked_and_oracle_side_by_side(undisturbed: Path) -> None:

@@ -29,7 +29,7 @@ from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
 from whyrank.wire import RankingBody
 
-__all__ = ["Tally", "count_rows", "rejects_beside", "rerank_file"]
+__all__ = ["Tally", "check_outputs", "count_rows", "rejects_beside", "rerank_file"]
 
 _SECONDS_BETWEEN_SYNCS = 1.0
 _KEYS = frozenset({"query", "documents", "id"}) | RerankOptions.__annotations__.keys()
@@ -41,6 +41,7 @@ class Tally:
 
     answered: int = 0
     rejected: int = 0
+    documents_without_score: int = 0
 
 
 class _Row(NamedTuple):
@@ -61,6 +62,14 @@ def rejects_beside(output: Path) -> Path:
     return output.with_name(f"{output.stem}.rejects{output.suffix}")
 
 
+def check_outputs(output: Path, rejects: Path) -> None:
+    """What would keep `rerank_file` from writing, found before an engine starts."""
+    for path in (output, rejects):
+        if not path.parent.is_dir():
+            raise InvalidRequest(f"{path}: there is no folder {path.parent}: make it, or choose another file")
+    _claimed(output).close()
+
+
 def count_rows(source: Path) -> int:
     return sum(1 for _ in _lines(source))
 
@@ -73,14 +82,16 @@ async def rerank_file(
     options: RerankOptions,
     max_concurrency: int = 32,
     on_progress: Callable[[], None] = lambda: None,
+    fresh: bool = False,
 ) -> Tally:
-    """`options` hold where a row says nothing else. `on_progress` is called once a row, done before or now.
+    """`options` hold where a row says nothing else. `on_progress` is called once a row, done before or now. `fresh`: what earlier
+    runs have written is thrown away.
 
     A row that can never be answered is rejected. Whatever may go better later is raised: call again to go on.
     """
     tally = Tally()
     with ExitStack() as stack:
-        answers, refusals = (stack.enter_context(closing(_Journal(path))) for path in (output, rejects))
+        answers, refusals = (stack.enter_context(closing(_Journal(path, fresh))) for path in (output, rejects))
         same = _SameModel(output, answers.model())
         waiting = _left(_rows(source, options), answers, refusals, tally, on_progress)
         work = (_reply(row, reranker, options) for row in waiting)
@@ -90,6 +101,7 @@ async def rerank_file(
                     same.check(reply.outcome)
                     answers.append(_answer_line(reply, reply.outcome), after=refusals)
                     tally.answered += 1
+                    tally.documents_without_score += sum(row.error is not None for row in reply.outcome.results)
                 else:
                     refusals.append(_reject_line(reply, reply.outcome), after=answers)
                     tally.rejected += 1
@@ -97,6 +109,7 @@ async def rerank_file(
         answers.sync()
         refusals.sync()
         refusals.leave_if_empty()
+        tally.documents_without_score += answers.documents_without_score
     return tally
 
 
@@ -178,16 +191,22 @@ def _reject_line(reply: _Reply, reason: str) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
+def _claimed(path: Path) -> LineFile:
+    file = LineFile(path)
+    file.claim(f"{path}: another run is writing to it: choose another output, or wait until it has ended")
+    return file
+
+
 class _Journal:
     """One of the files that are written: first what it holds of earlier runs, row by row; then what is appended."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fresh: bool) -> None:
         self._path = path
-        self._file = LineFile(path)
-        if not self._file.claim():
-            self._file.close()
-            raise InvalidRequest(f"{path}: another run is writing to it")
+        self._file = _claimed(path)
+        if fresh:
+            self._file.empty()
         cut_half_line(path)
+        self.documents_without_score = 0  # in the rows that `holds` has found
         self._past = self._done()
         self._next = next(self._past, None)
         self._unsynced_since: float | None = None
@@ -195,8 +214,9 @@ class _Journal:
     def holds(self, row: _Row) -> bool:
         if self._next is None or self._next[0] > row.number:
             return False
-        if self._next != (row.number, row.hash):
+        if self._next[:2] != (row.number, row.hash):
             raise self._other(self._next[0])
+        self.documents_without_score += self._next[2]
         self._next = next(self._past, None)
         return True
 
@@ -232,12 +252,13 @@ class _Journal:
         record = json_object(first)
         return record.get("model"), file_part(str(record.get("prompt")))
 
-    def _done(self) -> Iterator[tuple[int, str]]:
+    def _done(self) -> Iterator[tuple[int, str, int]]:
+        """Row, hash, and how many of its documents have no score."""
         for line in numbered_lines(self._path):
             value = json_object(line)
             if not isinstance(value.get("row"), int) or not isinstance(value.get("hash"), str):
                 raise DataError(f"{line.where}: was not written by whyrank batch")
-            yield value["row"], value["hash"]
+            yield value["row"], value["hash"], sum(bool(result.get("error")) for result in value.get("results", ()))
 
     def _other(self, number: int) -> DataError:
         return DataError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from whyrank.errors import InvalidRequest
+from whyrank.jsonl import write_file
 from whyrank.prompting.identity import file_part
 from whyrank.types import RankedDocument
 
@@ -84,7 +85,7 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
     text = json.dumps(
         {"whyrank": "calibration", "version": _VERSION, **asdict(calibration)}, indent=2, ensure_ascii=False
     )
-    path.write_text(text + "\n", encoding="utf-8")
+    write_file(path, [text + "\n"])
 
 
 def read_calibration(path: Path) -> Calibration:

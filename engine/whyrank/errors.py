@@ -17,6 +17,7 @@
         ├── Overloaded          the server has enough to do; `retry_after` says for how many seconds
         ├── RequestTimeout      the body of a request did not arrive in time
         ├── Stopping            the server was told to stop and takes nothing new
+        ├── CannotWrite         a full disk, a missing or protected folder; names the file
         └── Unreachable         no usable answer came: no connection, half an answer, or none in time
             └── MixedModels     parts of one answer came from different models or prompts; names them
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 __all__ = [
     "INSTALL_ENGINE",
+    "CannotWrite",
     "CheckpointError",
     "DataError",
     "EngineDead",
@@ -106,6 +108,10 @@ class RetryableError(WhyrankError):
     """`retry_after`: in how many seconds the server wants to be asked again, where it said so."""
 
     retry_after: int | None = None
+
+
+class CannotWrite(RetryableError):
+    pass
 
 
 class EngineDead(RetryableError):

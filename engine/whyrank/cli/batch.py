@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from whyrank.batch import Tally, count_rows, rejects_beside, rerank_file
+from whyrank.batch import Tally, check_outputs, count_rows, rejects_beside, rerank_file
 from whyrank.cli import render
 from whyrank.cli.common import (
     DEFAULTS,
@@ -26,6 +30,7 @@ from whyrank.cli.common import (
     Url,
     app,
     choice,
+    kept,
     opened,
     reported,
 )
@@ -36,10 +41,30 @@ from whyrank.errors import InvalidRequest, RetryableError
 from whyrank.process import prepare_process
 from whyrank.request import Mode, RerankOptions, RerankRequest
 
-__all__: list[str] = []
+__all__ = ["PATIENCE", "Waiting"]
 
-# Nobody waits in front of a batch: a server may take its time, and be away for a moment.
-_PATIENCE_SECONDS, _ATTEMPTS = 600.0, 10
+# Nobody waits in front of a batch: a server may take its time, or be away for a while.
+_PATIENCE_SECONDS = 600.0
+_SECONDS_BETWEEN_WORDS = 30.0
+
+
+class Waiting:
+    """Says now and then, not for each row, which server the batch waits for and why."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._next = clock, 0.0
+
+    def __call__(self, url: str, error: RetryableError) -> None:
+        if (now := self._clock()) < self._next:
+            return
+        self._next = now + _SECONDS_BETWEEN_WORDS
+        why = str(error).removeprefix(f"{url}: ")
+        summary = f"waiting for {url}, at most {_PATIENCE_SECONDS:.0f} seconds a row: {why}"
+        Terminal(stderr=True).print(summary, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+PATIENCE: Mapping[str, Any] = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolicy(sys.maxsize, waits=Waiting())}
+"""Options of the client. Time alone ends the attempts."""
 
 
 @app.command()
@@ -80,12 +105,12 @@ def batch(
 
     A line of INPUT: `{"query": "...", "documents": ["...", {"text": "...", "id": "d2"}], "id": "q1", "top_n": 3}`; what a row
     says goes before the options here. A line of OUTPUT: what `whyrank rerank --json` prints, with the input line's number as
-    `row`, its `hash` and its `id`. Exit code 1 where rows were rejected; the rejects file says why and holds the lines.
+    `row`, its `hash` and its `id`. Exit code 1 where rows were rejected (the rejects file says why and holds the lines) or a
+    document in OUTPUT has no score (its `error` says why).
     """
     with reported() as stdout:
         engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
-        patience = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolicy(_ATTEMPTS)}
-        connection = open_reranker(model, url or (), api_key, engine, **patience)
+        connection = open_reranker(model, url or (), api_key, engine, **PATIENCE)
         options: RerankOptions = {
             "instruction": instruction,
             "top_n": top_n,
@@ -98,35 +123,38 @@ def batch(
         files = (source, output, rejects or rejects_beside(output))
         if len({path.resolve() for path in files}) < len(files):
             raise InvalidRequest("input, output and rejects must be three different files")
-        if fresh:
-            for path in files[1:]:
-                path.unlink(missing_ok=True)
         prepare_process()
-        tally = asyncio.run(_answer(connection, model or "the client", files, options, max_concurrency))
+        with kept("answered"):
+            tally = asyncio.run(_answer(connection, model or "the client", files, options, max_concurrency, fresh))
         _show(Terminal(file=stdout), tally, files, as_json)
-    if tally.rejected:
+    if tally.rejected or tally.documents_without_score:
         raise typer.Exit(1)
 
 
 async def _answer(
-    connection: RerankerContext, name: str, files: tuple[Path, Path, Path], options: RerankOptions, max_concurrency: int
+    connection: RerankerContext,
+    name: str,
+    files: tuple[Path, Path, Path],
+    options: RerankOptions,
+    max_concurrency: int,
+    fresh: bool,
 ) -> Tally:
     count = count_rows(files[0])
+    check_outputs(*files[1:])
     async with opened(connection, name) as reranker:
         with render.progress("rows", count) as on_progress:
-            try:
-                return await rerank_file(*files, reranker, options, max_concurrency, on_progress)
-            except RetryableError as error:
-                error.args = (f"{error}; what was answered is kept: the same command goes on from there",)
-                raise
+            return await rerank_file(*files, reranker, options, max_concurrency, on_progress, fresh)
 
 
 def _show(console: Terminal, tally: Tally, files: tuple[Path, Path, Path], as_json: bool) -> None:
     _, output, rejects = files
     if as_json:
-        summary = {"answered": tally.answered, "rejected": tally.rejected, "output": str(output)}
-        console.file.write(json_text({**summary, "rejects": str(rejects) if tally.rejected else None}) + "\n")
+        summary = {**asdict(tally), "output": str(output), "rejects": str(rejects) if tally.rejected else None}
+        console.file.write(json_text(summary) + "\n")
         return
     console.print(f"{tally.answered} rows answered: {output}", highlight=False, markup=False, soft_wrap=True)
     if tally.rejected:
         console.print(f"{tally.rejected} rows rejected: {rejects}", highlight=False, markup=False, soft_wrap=True)
+    if tally.documents_without_score:
+        failed = f"{tally.documents_without_score} documents without a score: their 'error' in {output} says why"
+        console.print(failed, highlight=False, markup=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from whyrank.cli import render
 from whyrank.cli.terminal import Terminal
 from whyrank.config import DEMO, Dtype, EngineConfig, Route
 from whyrank.connect import API_KEY_VARIABLE
-from whyrank.errors import WhyrankError
+from whyrank.errors import RetryableError, WhyrankError
 
 __all__ = [
     "DEFAULTS",
@@ -36,6 +36,7 @@ __all__ = [
     "app",
     "choice",
     "demo_model",
+    "kept",
     "opened",
     "reported",
 ]
@@ -111,6 +112,16 @@ def reported() -> Iterator[Any]:
         finally:
             stdout.flush()
             os.dup2(stdout.fileno(), 1)
+
+
+@contextmanager
+def kept(what: str) -> Iterator[None]:
+    """Says of a command that can go on later that it can."""
+    try:
+        yield
+    except RetryableError as error:
+        error.args = (f"{error}; what was {what} is kept: the same command goes on from there",)
+        raise
 
 
 def demo_model(real: str) -> str:

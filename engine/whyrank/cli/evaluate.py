@@ -30,6 +30,7 @@ from whyrank.cli.common import (
     TrustRemoteCode,
     app,
     choice,
+    kept,
     opened,
     reported,
 )
@@ -45,9 +46,10 @@ from whyrank.evaluation.measures import DEFAULT_MEASURES, Measurer
 from whyrank.evaluation.presets import HOUSE, Preset, load_preset, preset_names
 from whyrank.evaluation.report import html_report
 from whyrank.evaluation.results import RESULTS
-from whyrank.evaluation.run import EvalRequest, evaluate, forget, is_finished, target_of, write_run
+from whyrank.evaluation.run import EvalRequest, claimed, evaluate, is_finished, target_of, write_run
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
 from whyrank.evaluation.systems import open_target
+from whyrank.jsonl import write_file
 from whyrank.process import prepare_process
 from whyrank.request import Mode, RerankOptions, RerankRequest
 
@@ -103,7 +105,8 @@ def evaluate_command(
 
     `whyrank eval -m MODEL --preset qanchor --data gold.jsonl --json | jq .measures`
 
-    The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots.
+    The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots. Exit code 1 where a
+    document has no score: it counts as not found, and `failed` in results.jsonl says why.
     """
     with reported() as stdout:
         chosen = load_preset(preset) if preset else None
@@ -121,13 +124,16 @@ def evaluate_command(
         folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{masked(request.model)}")
         engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
         prepare_process()
-        _rerank(collection, request, folder, fresh, engine)
-        card = make_scorecard(folder, names)
-        _write_reports(folder, card, chosen)
+        with claimed(folder, fresh):
+            _rerank(collection, request, folder, engine)
+            card = make_scorecard(folder, names)
+            _write_reports(folder, card, chosen)
         if as_json:
             print(json_text(card.document()), file=stdout)
         else:
             _show_scorecard(Terminal(file=stdout), card, folder)
+    if card.failed:
+        raise typer.Exit(1)
 
 
 def _depth(given: int | None, preset: Preset | None) -> int:
@@ -152,13 +158,10 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-100:]
 
 
-def _rerank(
-    collection: Collection, request: EvalRequest, folder: Path, fresh: bool, engine: Mapping[str, Any] | None = None
-) -> None:
-    if fresh:
-        forget(folder)
+def _rerank(collection: Collection, request: EvalRequest, folder: Path, engine: Mapping[str, Any]) -> None:
     if not is_finished(collection, request, folder):
-        asyncio.run(_rerank_now(collection, request, folder, engine or {}))
+        with kept("evaluated"):
+            asyncio.run(_rerank_now(collection, request, folder, engine))
 
 
 async def _rerank_now(collection: Collection, request: EvalRequest, folder: Path, engine: Mapping[str, Any]) -> None:
@@ -168,11 +171,10 @@ async def _rerank_now(collection: Collection, request: EvalRequest, folder: Path
 
 
 def _write_reports(folder: Path, card: Scorecard, preset: Preset | None) -> None:
-    write_run(folder)
-    document = json.dumps(card.document(), ensure_ascii=False, indent=2)
-    # Half a surrogate pair of somebody's text must not cost the report.
-    (folder / "report.json").write_text(document + "\n", encoding="utf-8", errors="backslashreplace")
-    (folder / "report.html").write_text(html_report(card, preset), encoding="utf-8", errors="replace")
+    with kept("evaluated"):
+        write_run(folder)
+        write_file(folder / "report.json", [json.dumps(card.document(), ensure_ascii=False, indent=2) + "\n"])
+        write_file(folder / "report.html", [html_report(card, preset)])
 
 
 def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
@@ -197,6 +199,11 @@ def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
         f"{costs.cached_tokens} from the cache",
         highlight=False,
     )
+    if card.failed:
+        where = f"'failed' in {folder / RESULTS}"
+        console.print(
+            f"{card.failed} documents without a score: {where}", highlight=False, markup=False, soft_wrap=True
+        )
     console.print(f"plots: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -338,13 +345,14 @@ def compare_command(
                 return Path(side)
             collection = _collection(data, run, split, chosen)
             folder = out / _slug(f"{collection.name}-{masked(side)}")
-            _rerank(collection, EvalRequest(side, _depth(top_k, chosen), limit, preset), folder, fresh)
+            with claimed(folder, fresh):
+                _rerank(collection, EvalRequest(side, _depth(top_k, chosen), limit, preset), folder, {})
             return folder
 
         comparison = compare(results_of(a), results_of(b), names)
         failed = [gate for gate in gates if gate.fires(comparison)]
         if html is not None:
-            html.write_text(comparison_report(comparison, failed), encoding="utf-8", errors="replace")
+            write_file(html, [comparison_report(comparison, failed)])
         if as_json:
             print(json_text({**comparison.document(), "failed": [str(gate) for gate in failed]}), file=stdout)
         else:

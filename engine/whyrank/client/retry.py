@@ -20,6 +20,8 @@ class RetryPolicy:
     attempts: int = 4
     first_pause: float = 0.1
     longest_pause: float = 5.0
+    waits: Callable[[str, RetryableError], None] = lambda url, error: None
+    """Called before each pause with the server that failed and what it said."""
 
     def pause(self, attempt: int, error: RetryableError, chance: Callable[[], float] = random.random) -> float | None:
         """Seconds to wait after attempt number `attempt` (from 1) failed, or None: that was the last.

@@ -155,6 +155,7 @@ class Transport:
                     pause = 0.0  # another server that is well need not wait for this one
                 if pause is None or time.monotonic() + pause >= pending.end:
                     raise
+                self._retry.waits(replica.url, error)
             await asyncio.sleep(pause)
 
     async def _once(self, replica: Replica, pending: PendingRequest) -> tuple[httpx.Response, Any]:

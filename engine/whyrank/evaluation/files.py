@@ -30,12 +30,13 @@ class Line(NamedTuple):
         return f"{self.path}, line {self.number}"
 
 
-def numbered_lines(path: Path) -> Iterator[Line]:
+def numbered_lines(path: Path, finished: bool = False) -> Iterator[Line]:
+    """`finished`: without a last line that has no line break, which somebody may still be writing."""
     start = 0
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                if raw.strip():
+                if raw.strip() and not (finished and not raw.endswith(b"\n")):
                     yield Line(path, number, _decoded(raw, path, number), start, start + len(raw))
                 start += len(raw)
     except OSError as cause:

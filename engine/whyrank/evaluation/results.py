@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.files import Line, json_line, json_object, numbered_lines
-from whyrank.jsonl import LineFile, cut_half_line
+from whyrank.jsonl import LineFile, cut_half_line, naming
 
-__all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "read_header", "read_results"]
+__all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "queries_done", "read_header", "read_results"]
 
 RESULTS, COSTS = "results.jsonl", "costs.jsonl"
 
@@ -93,30 +93,33 @@ class Result:
 
 def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
     """The file to go on writing, and the queries that are in it already."""
-    folder.mkdir(parents=True, exist_ok=True)
+    done = queries_done(folder, header)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / RESULTS
     cut_half_line(path)
     cut_half_line(folder / COSTS)
-    done: set[str] = set()
-    if path.exists() and path.stat().st_size:
-        found = read_header(path)
-        differ = [name for name in Header.__slots__ if getattr(found, name) != getattr(header, name)]
-        if differ:
-            differences = ", ".join(
-                f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ
-            )
-            raise InvalidRequest(
-                f"{path} holds another evaluation ({differences}): choose another --out, or say --fresh"
-            )
-        done = {result.query for result in read_results(path)}
-        return LineFile(path), done
     file = LineFile(path)
-    file.append(header.line())
+    if not path.stat().st_size:
+        file.append(header.line())
     return file, done
 
 
+def queries_done(folder: Path, header: Header) -> set[str]:
+    """Those whose results the folder holds. It may hold nothing yet, but no other evaluation."""
+    path = folder / RESULTS
+    if not path.exists() or next(numbered_lines(path, finished=True), None) is None:
+        return set()
+    found = read_header(path)
+    differ = [name for name in Header.__slots__ if getattr(found, name) != getattr(header, name)]
+    if differ:
+        differences = ", ".join(f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ)
+        raise InvalidRequest(f"{path} holds another evaluation ({differences}): choose another --out, or say --fresh")
+    return {result.query for result in read_results(path)}
+
+
 def read_header(path: Path) -> Header:
-    line = next(numbered_lines(path), None)
+    line = next(numbered_lines(path, finished=True), None)
     value = json_object(line) if line else {}
     if value.pop("whyrank", None) != "results":
         raise DataError(f"{path}: is no result file of whyrank eval")
@@ -128,7 +131,7 @@ def read_header(path: Path) -> Header:
 
 def read_results(path: Path) -> Iterator[Result]:
     """One query at a time: nothing but the line at hand is in memory."""
-    lines = numbered_lines(path)
+    lines = numbered_lines(path, finished=True)
     next(lines, None)  # the header
     return map(_result, lines)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import aclosing, closing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,16 +15,16 @@ from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
 from whyrank.evaluation.evidence_measures import evidence_measures
 from whyrank.evaluation.files import json_line
-from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open_results, read_results
+from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open_results, queries_done, read_results
 from whyrank.evaluation.systems import Target
 from whyrank.evaluation.trec import run_line, trec_order
 from whyrank.fan_out import map_ordered
-from whyrank.jsonl import LineFile
+from whyrank.jsonl import LineFile, naming, write_file
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import RankedDocument, Usage
 
-__all__ = ["EvalRequest", "evaluate", "forget", "is_finished", "target_of", "write_run"]
+__all__ = ["EvalRequest", "claimed", "evaluate", "is_finished", "target_of", "write_run"]
 
 # Queries under way at once: enough to keep an engine full, and all that is ever in memory.
 _MAX_CONCURRENCY = 8
@@ -91,15 +91,21 @@ async def evaluate(
 def is_finished(collection: Collection, request: EvalRequest, folder: Path) -> bool:
     """Nothing is left to rerank: no engine is needed."""
     header = request.header(collection)
-    file, done = open_results(folder, header)
-    file.close()
-    return len(done) == header.topics
+    return len(queries_done(folder, header)) == header.topics
 
 
-def forget(folder: Path) -> None:
-    """Throws away what an evaluation left here."""
-    for name in (RESULTS, COSTS, _TARGET):
-        (folder / name).unlink(missing_ok=True)
+@contextmanager
+def claimed(folder: Path, fresh: bool = False) -> Iterator[None]:
+    """Meanwhile no other process can claim the folder. `fresh` throws away what an evaluation left there."""
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with closing(LineFile(folder / RESULTS)) as file:
+        file.claim(f"{folder}: another evaluation is writing to it: choose another --out, or wait until it has ended")
+        if fresh:
+            file.empty()  # not removed: the claim is on this very file
+            for name in (COSTS, _TARGET):
+                (folder / name).unlink(missing_ok=True)
+        yield
 
 
 def target_of(folder: Path) -> tuple[str, str]:
@@ -161,10 +167,7 @@ class _SameTarget:
     def check(self, ranking: Ranking) -> None:
         found = ranking.model, ranking.prompt
         if self._known is None:
-            # Whoever kills this process leaves the whole file, or none.
-            half = self._path.with_suffix(".half")
-            half.write_text(json.dumps({"model": ranking.model, "prompt": ranking.prompt}), encoding="utf-8")
-            half.replace(self._path)
+            write_file(self._path, [json.dumps({"model": ranking.model, "prompt": ranking.prompt})])
             self._known = found
         if self._known != found:
             raise InvalidRequest(
@@ -176,9 +179,12 @@ class _SameTarget:
 def write_run(folder: Path, tag: str = "whyrank") -> Path:
     """The reranked lists as trec_eval reads them. Documents without a score are left out: nothing is known of them."""
     path = folder / "run.trec"
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for result in read_results(folder / RESULTS):
-            margins = result.margins()
-            for rank, document in enumerate(trec_order(margins), 1):
-                file.write(run_line(result.query, document, rank, margins[document], tag))
+    write_file(path, _run_lines(folder / RESULTS, tag))
     return path
+
+
+def _run_lines(results: Path, tag: str) -> Iterator[str]:
+    for result in read_results(results):
+        margins = result.margins()
+        for rank, document in enumerate(trec_order(margins), 1):
+            yield run_line(result.query, document, rank, margins[document], tag)
