@@ -166,7 +166,9 @@ class GuardedServer:
     def _start(self) -> None:
         self._starts += 1
         self.killed_for_memory = False
-        flags = ["--api-key", *KEYS, "--shutdown-timeout", str(SHUTDOWN_TIMEOUT), *server_process.SMALL_CACHE]
+        # With the whole log, which must not hold the keys.
+        flags = ["--verbose", "--api-key", *KEYS, "--shutdown-timeout", str(SHUTDOWN_TIMEOUT)]
+        flags += server_process.SMALL_CACHE
         log = self._folder / f"log-{self._starts}"
         self._server = server_process.start(Path("demo"), flags, log, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
 

@@ -186,6 +186,16 @@ def test_idle_time_does_not_slow_the_pace() -> None:
     assert refused.value.retry_after == 2
 
 
+async def test_a_thread_can_wait_until_the_last_call_has_left() -> None:
+    admission = Admission(Limits())
+    with admission.admitted(1):
+        waiting = asyncio.create_task(asyncio.to_thread(admission.wait_until_empty, 60))
+        with admission.admitted(1):
+            pass
+        assert not admission.wait_until_empty(0)
+    assert await asyncio.wait_for(waiting, 10)
+
+
 # Over a socket.
 
 

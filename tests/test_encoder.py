@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import whyrank
 from inprocess import FakeRuntime
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
@@ -26,6 +29,7 @@ from whyrank.runtimes.reference import Reference
 from whyrank.serving.admission import Limits
 from whyrank.serving.service import Service
 from whyrank.serving.standalone import StandaloneServer
+from whyrank.serving.start_lines import Start
 from whyrank.types import DocumentError
 
 
@@ -117,13 +121,13 @@ async def test_a_document_that_never_fits_costs_the_others_nothing(plan: Plan) -
 class Running:
     """A server over a runtime that holds its answers back, on a port of this machine."""
 
-    def __init__(self, plan: Plan, *keys: str) -> None:
+    def __init__(self, plan: Plan, *keys: str, start: Start | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.runtime = FakeRuntime(plan.encoder)
         service = Service(self.runtime, plan, Limits(), keys, "tiny")
-        self.server = StandaloneServer(service, "127.0.0.1", port, shutdown_seconds=0.2)
+        self.server = StandaloneServer(service, "127.0.0.1", port, shutdown_seconds=0.2, start=start)
         self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}")
 
     async def __aenter__(self) -> Running:
@@ -157,11 +161,33 @@ async def test_told_to_stop_it_takes_nothing_new_and_answers_with_what_it_has(pl
     assert [row["error"]["code"] for row in answer.json()["results"]] == ["deadline", "deadline"]
 
 
+async def test_its_start_is_told_in_a_few_lines(plan: Plan, capfd: pytest.CaptureFixture[str]) -> None:
+    async with Running(plan, start=Start(time.time(), "because")) as running:
+        assert (await running.client.get("/playground")).status_code == 200
+        *lines, ready = capfd.readouterr().err.splitlines()
+    assert f"playground: {running.client.base_url}/playground" in lines
+    assert len(lines) < 10 and ready.startswith("ready in ")
+
+
+async def test_told_to_stop_by_a_signal_it_ends_as_one_that_has_not_failed(plan: Plan) -> None:
+    raised: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: raised.append(number))
+    try:
+        async with Running(plan) as running:
+            signal.raise_signal(signal.SIGTERM)
+            await asyncio.wait_for(running.serving, 10)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised == []  # uvicorn's own server raises it again
+
+
 async def test_it_names_its_model_as_vllm_does(plan: Plan) -> None:
     async with Running(plan, "secret") as running:
         assert (await running.client.get("/v1/models")).status_code == 401
         answer = await running.client.get("/v1/models", headers={"authorization": "Bearer secret"})
         for path in ("/metrics", "/metrics/"):
             assert (await running.client.get(path)).status_code == 200
+        versions = await running.client.get("/version", headers={"authorization": "Bearer secret"})
+    assert versions.json() == {"whyrank": whyrank.__version__}
     (model,) = answer.json()["data"]
     assert (model["id"], model["object"], model["max_model_len"]) == ("tiny", "model", plan.encoder.max_length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,6 +17,7 @@ import pytest
 from fastapi.routing import APIRoute
 from prometheus_client import REGISTRY
 
+import whyrank
 from inprocess import InProcess, prism_plan
 from samples import QUERY
 from whyrank.errors import EngineDead
@@ -88,6 +90,28 @@ async def test_health_needs_no_key(make: MakeServer) -> None:
     await server.service.warm_up()
     async with server.client() as client:
         assert (await client.get("/health")).json()["status"] == "ok"
+
+
+@pytest.mark.parametrize("accept", ["text/html,application/xhtml+xml,*/*;q=0.8", "*/*", "application/json"])
+async def test_the_root_shows_a_browser_the_playground_and_tells_others_what_is_here(
+    make: MakeServer, accept: str
+) -> None:
+    server = make("right")
+    async with server.client(authorization="Bearer right", accept=accept) as client:
+        answer = await client.get("/")
+        if "html" in accept:
+            assert (answer.status_code, answer.headers["location"]) == (307, "/playground")
+            return
+        body = answer.json()
+        assert (body["name"], body["version"], body["model"]) == ("whyrank", whyrank.__version__, "tiny")
+        assert body["prompt"] == (await client.get("/v1/formats")).json()["served"]
+    paths = {path for _, path in ROUTES} | {"/health", "/docs", "/metrics"}  # the last two are of the app around ours
+    assert {"/v1/rerank", "/playground"} <= set(body["routes"].values()) <= paths
+
+
+async def test_the_version_is_vllms_and_ours(http: httpx.AsyncClient) -> None:
+    vllm = importlib.import_module("vllm")
+    assert (await http.get("/version")).json() == {"version": vllm.__version__, "whyrank": whyrank.__version__}
 
 
 async def test_two_keys_never_share_a_cache(make: MakeServer) -> None:

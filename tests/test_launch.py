@@ -12,21 +12,23 @@ import pytest
 from conftest import KIND_OF
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
-from whyrank.errors import InvalidRequest
+from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.runtimes.vllm_compat import vllm_name
-from whyrank.serving.launch import mask_secrets, vllm_command
+from whyrank.serving.launch import config_file_flags, mask_secrets, model_in_config_file, serve, vllm_command
 
 Told = Callable[..., Namespace]
 
 
 @pytest.fixture(scope="module")
 def told(checkpoint: Callable[[str], Path]) -> Told:
-    """told(*flags, prompt="prism", on_cpu=False, **of EngineConfig): what vLLM understands of the command."""
+    """told(*flags, prompt="prism", on_cpu=False, quiet=False, **of EngineConfig): what vLLM understands of the command."""
     parser = vllm_name("make_arg_parser")(vllm_name("FlexibleArgumentParser")("whyrank"))
 
-    def understood(*flags: str, prompt: str = "prism", on_cpu: bool = False, **config: Any) -> Namespace:
+    def understood(
+        *flags: str, prompt: str = "prism", on_cpu: bool = False, quiet: bool = False, **config: Any
+    ) -> Namespace:
         plan = make_plan(EngineConfig(str(checkpoint(KIND_OF[prompt])), prompt=prompt, **config))
-        serve, *rest = vllm_command(plan, flags, on_cpu)
+        serve, *rest = vllm_command(plan, flags, on_cpu, quiet)
         assert serve == "serve"
         found: Namespace = parser.parse_args(rest)
         return found
@@ -47,6 +49,26 @@ def test_the_users_flags_win(told: Told) -> None:
     found = told("--no-enable-prefix-caching", "--scheduling_policy=fcfs", "--shutdown-timeout", "2", "--port", "99")
     assert (found.enable_prefix_caching, found.scheduling_policy) == (False, "fcfs")
     assert (found.shutdown_timeout, found.port) == (2, 99)
+
+
+def test_a_quiet_server_has_neither_progress_bars_nor_a_line_for_each_request(told: Told) -> None:
+    for quiet, level in ((True, "warning"), (False, "info")):
+        found = told(quiet=quiet)
+        assert (found.uvicorn_log_level, found.use_tqdm_on_load) == (level, not quiet)
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [
+        (["--uvicorn_log_level=debug"], "debug"),
+        (["--disable-access-log-for-endpoints", "/health"], "info"),
+        (["--log-level", "DEBUG"], "info"),
+        (["--logging-config.formatter", "json"], "info"),
+        (["--max-logprobs", "30"], "warning"),
+    ],
+)
+def test_who_gives_a_log_flag_wants_a_line_for_each_request(told: Told, flags: list[str], level: str) -> None:
+    assert told(*flags, quiet=True).uvicorn_log_level == level
 
 
 @pytest.mark.parametrize(
@@ -87,6 +109,71 @@ def test_overrides_that_are_no_object_are_refused(told: Told, capsys: pytest.Cap
     with pytest.raises(InvalidRequest, match="see the line above"):
         told("--hf-overrides", value)
     assert "--hf-overrides" in capsys.readouterr().err
+
+
+def written(folder: Path, text: str, name: str = "vllm.yaml") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_the_settings_of_vllms_config_file_are_the_users(told: Told, tmp_path: Path) -> None:
+    text = "enable-prefix-caching: false\nmax_num_seqs: 7\nshutdown-timeout: 2\nhf-overrides:\n  rope_theta: 2\n"
+    path = written(tmp_path, text + "aggregate-engine-logging: false\n")
+    for flags in (["--config", path], [f"--config={path}"]):
+        found = told(*flags)
+        assert (found.enable_prefix_caching, found.max_num_seqs, found.shutdown_timeout) == (False, 7, 2)
+        assert found.hf_overrides == {"head_dtype": "float32", "rope_theta": 2}
+        assert found.scheduling_policy == "priority"
+
+
+def test_flags_go_before_the_config_file(told: Told, tmp_path: Path) -> None:
+    path = written(tmp_path, "max-num-seqs: 7\nport: 99\nhf-overrides: {rope_theta: 2, a: 1}\n")
+    found = told("--max-num-seqs", "8", "--config", path, "--hf-overrides.rope_theta", "3", "--enable-prefix-caching")
+    assert (found.max_num_seqs, found.port, found.enable_prefix_caching) == (8, 99, True)
+    assert found.hf_overrides == {"head_dtype": "float32", "rope_theta": 3, "a": 1}
+
+
+def test_the_config_file_decides_how_prompts_are_made(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    model = str(checkpoint("qwen3"))
+    path = written(tmp_path, "max-model-len: 600\n")
+    with pytest.raises(CheckpointError, match="max_length of at least"):
+        serve(model, "prism", None, None, ["--config", path], dry_run=True)
+    serve(model, "prism", None, None, ["--config", path, "--max-model-len", "4k"], dry_run=True)
+
+
+def test_the_server_of_encoders_reads_the_config_file(
+    checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path, "model: other\nport: 99\nhost: 127.0.0.1\ntrust-remote-code: false\napi_key: [K1, K2]\n")
+    serve(str(checkpoint("deberta")), "multi-hop", None, None, ["--config", path, "--port", "98"], dry_run=True)
+    assert "127.0.0.1:98" in capsys.readouterr().err
+
+
+def test_the_config_file_may_name_the_model(tmp_path: Path) -> None:
+    assert model_in_config_file(["--config", written(tmp_path, "port: 1\nmodel: acme/reranker\n")]) == "acme/reranker"
+    assert model_in_config_file(["--config", written(tmp_path, "port: 1\n")]) is None
+    assert model_in_config_file(["--port", "1"]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.json", "{}", "only files that end in .yaml"),
+        ("a.yaml", "port: [", "cannot be read"),
+        ("a.yaml", "- port", "holds no settings"),
+        ("a.yml", "", "holds no settings"),
+        ("none/a.yml", None, "cannot be read .No such file"),
+    ],
+)
+def test_a_config_file_that_vllm_cannot_read_is_named(tmp_path: Path, name: str, text: str | None, reason: str) -> None:
+    path = str(tmp_path / name) if text is None else written(tmp_path, text, name)
+    with pytest.raises(InvalidRequest, match=f"--config {path}: .*{reason}"):
+        config_file_flags(["--config", path])
+
+
+def test_one_config_file_is_enough() -> None:
+    with pytest.raises(InvalidRequest, match="--config is given twice"):
+        config_file_flags(["--config", "a.yaml", "--config=b.yaml"])
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,12 @@ ALLOWED = {
             "standalone",
             "plugin",
             "router",
+            "start_lines",
         )
     },
     "httpx": {"client/async_client.py", "client/transport.py"},
     "prometheus_client": {"serving/metrics.py", "serving/standalone.py"},
-    "uvicorn": {"serving/connections.py", "serving/standalone.py"},
+    "uvicorn": {"serving/connections.py", "serving/standalone.py", "serving/start_lines.py"},
     "torch": {"runtimes/encoder.py", "runtimes/reference.py", "runtimes/vllm_engine.py"}
     | {"adapters/mteb.py", "adapters/sentence_transformers.py", "torchvision_ops.py"},
     "transformers": {"runtimes/encoder.py", "runtimes/reference.py", "checkpoints.py"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from conftest import KIND_OF
+from inprocess import InProcess, prism_plan
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
-from whyrank.serving.plugin import check_config, config_warnings, enable_warnings
+from whyrank.serving.plugin import StoppedInOrder, check_config, config_warnings, enable_warnings
 
 
 @pytest.fixture
@@ -98,6 +100,20 @@ def test_drafts_are_refused_where_labels_are_read(plan: Callable[..., Plan]) -> 
     with pytest.raises(CheckpointError, match="start without --speculative-config"):
         check_config(drafting, plan())
     check_config(drafting, plan(route="classify"))
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_the_reader_of_an_idle_engine_ends_before_the_engine(
+    checkpoint: Callable[[str], Path], busy: bool
+) -> None:
+    reader = asyncio.create_task(asyncio.Event().wait())
+    requests = SimpleNamespace(has_unfinished_requests=lambda: busy)  # on vLLM's own routes
+    fake = SimpleNamespace(output_handler=reader, output_processor=requests, shutdown=lambda timeout: None)
+    client = StoppedInOrder(fake, InProcess(prism_plan(checkpoint("qwen3"))).service)
+    assert not client.stopped
+    await asyncio.to_thread(client.shutdown, 1)
+    assert client.stopped and bool(reader.cancelling()) is not busy
+    reader.cancel()
 
 
 @pytest.fixture

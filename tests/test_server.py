@@ -57,6 +57,17 @@ async def until_idle(server: Server) -> None:
     await until(lambda: unfinished(server), lambda left: left == 0)
 
 
+async def test_until_it_is_ready_a_server_says_little(server: Server) -> None:
+    async with client(server) as http:
+        assert (await http.post("/v1/rerank", json=body(0, 2))).status_code == 200
+    log = server.log.read_text()
+    lines = log.splitlines()
+    (ready,) = [i for i, line in enumerate(lines) if line.startswith("ready in ")]
+    assert ready < 15
+    assert f"playground: {server.url}/playground" in lines[:ready]
+    assert not re.search("INFO|WARNING|/v1/rerank|--enable-prefix-caching", log)
+
+
 async def test_200_calls_at_once_are_answered_or_refused_and_never_wrong(server: Server) -> None:
     memory = psutil.Process(server.process.pid).memory_info().rss
     async with client(server) as http:
@@ -131,9 +142,10 @@ async def test_told_to_stop_it_finishes_scores(own_server: Server) -> None:
     assert answer.status_code == 200, answer.text
     assert [row["error"] for row in answer.json()["results"]] == [None] * 300
     assert await asyncio.to_thread(own_server.process.wait, 30) == 0
+    assert "Traceback" not in own_server.log.read_text()
 
 
-async def test_a_dead_engine_is_told_at_once(own_server: Server) -> None:
+async def test_a_dead_engine_is_told_at_once_and_ends_the_server_with_an_error(own_server: Server) -> None:
     async with client(own_server) as http:
         calls = [asyncio.create_task(http.post("/v1/rerank", json=body(call, 200))) for call in range(5)]
         await until(lambda: unfinished(own_server), bool)
@@ -145,6 +157,8 @@ async def test_a_dead_engine_is_told_at_once(own_server: Server) -> None:
         assert time.monotonic() - began < 5
         with contextlib.suppress(httpx.TransportError):  # vLLM's watchdog may have ended the server already
             assert (await http.get("/health")).status_code == 503
+    assert await asyncio.to_thread(own_server.process.wait, 60) == 2
+    assert "error: the server ended because the engine's process died" in own_server.log.read_text()
 
 
 async def test_told_to_stop_it_finishes_scores_and_says_which_evidence_was_aborted(
@@ -166,9 +180,18 @@ async def test_told_to_stop_it_finishes_scores_and_says_which_evidence_was_abort
 async def test_silent_connections_neither_stay_nor_keep_it_from_stopping(
     checkpoint: Callable[[str], Path], start_server: StartServer
 ) -> None:
-    flags = ("--prompt", "prism", "--shutdown-timeout", "2", "--api-key", "K1", "K2", *SMALL_CACHE)
+    flags = ("--prompt", "prism", "--shutdown-timeout", "2", "--api-key", "K1", "K2", "--verbose", *SMALL_CACHE)
     server = start_server(checkpoint("qwen3"), *flags)
-    assert "K1" not in server.log.read_text() and "K2" not in server.log.read_text()
+    log = server.log.read_text()
+    assert "K1" not in log and "K2" not in log
+    for part in (
+        "vllm serve ",
+        "--api-key '***' '***'",
+        "Available routes are",
+        "Application startup complete",
+        "GET /health",
+    ):
+        assert part in log
     async with client(server) as http:
         for key in ("wrong", "K1"):
             headers = {"authorization": f"Bearer {key}"}
@@ -193,3 +216,4 @@ async def test_silent_connections_neither_stay_nor_keep_it_from_stopping(
         halves.append((reader, writer))  # kept open, and unread
     server.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(server.process.wait, 20) == 0
+    assert "EngineDeadError" not in server.log.read_text()

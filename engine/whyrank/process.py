@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import sys
 import warnings
@@ -16,6 +15,7 @@ from whyrank.engine_process import end_with_parent
 __all__ = [
     "START_METHOD",
     "environment_restored",
+    "hide_warnings",
     "is_cpu_build",
     "prepare_process",
     "return_memory",
@@ -73,12 +73,20 @@ def prepare_process() -> None:
     """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
     as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
     os.environ.setdefault(START_METHOD, "fork")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
+    hide_warnings()
     _set_allocator(_KEEP_MEMORY)
     os.register_at_fork(after_in_child=end_with_parent)
+
+
+def hide_warnings() -> None:
+    """Those of Python, torch and transformers, here and in processes that start later, unless the user has decided."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # On a CPU this module warns in every process that triton is missing.
+    os.environ.setdefault("TORCH_LOGS", "-torch._library.triton")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.warnoptions:
+        os.environ["PYTHONWARNINGS"] = "ignore"
+        warnings.simplefilter("ignore")
 
 
 def return_memory() -> None:

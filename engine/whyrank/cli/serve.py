@@ -110,6 +110,9 @@ def serve(
     protect_metrics: Annotated[
         bool, typer.Option("--protect-metrics", help="/metrics wants the API key, too; only /health is open then.")
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the vLLM command, vLLM's own log and a line for each request.")
+    ] = False,
 ) -> None:
     """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too, behind the model.
 
@@ -123,10 +126,11 @@ def serve(
     _BODY_MIB and _WAITING_DOCUMENTS limit what is taken. Set TLS and the rest with vLLM's flags.
     """
     with reported():
+        from whyrank.serving.launch import model_in_config_file
         from whyrank.serving.launch import serve as launch
 
         flags = context.args
         if model is None or model.startswith("-"):  # then it is a flag of vLLM's
             flags = [*([model] if model else []), *flags]
-            model = demo_model("whyrank serve Qwen/Qwen3-Reranker-0.6B")
-        launch(model, prompt, route, calibration, flags, dry_run, vllm_routes, protect_metrics)  # type: ignore[arg-type]
+            model = model_in_config_file(flags) or demo_model("whyrank serve Qwen/Qwen3-Reranker-0.6B")
+        launch(model, prompt, route, calibration, flags, dry_run, vllm_routes, protect_metrics, verbose)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
@@ -100,10 +101,16 @@ class Admission:
         self._bytes = Counter[str]()
         self._documents = Counter[str | None]()
         self._calls = Counter[str | None]()
+        self._empty = threading.Event()
+        self._empty.set()
 
     @property
     def documents(self) -> int:
         return self._documents.total()
+
+    def wait_until_empty(self, seconds: float) -> bool:
+        """Blocks its thread, so call it outside the event loop that answers. False when the time ran out first."""
+        return self._empty.wait(seconds)
 
     @contextmanager
     def admitted(self, documents: int, tenant: str | None = None, calls: int = 1) -> Iterator[int]:
@@ -120,11 +127,14 @@ class Admission:
         priority = self._calls[tenant] // _CALLS_OF_ONE_PRIORITY if self._tenants > 1 else 0
         self._documents[tenant] += documents
         self._calls[tenant] += calls
+        self._empty.clear()
         try:
             yield priority
         finally:
             self._documents[tenant] -= documents
             self._calls[tenant] -= calls
+            if not self._calls.total():
+                self._empty.set()
             self._pace.end(self._clock(), self.documents, began, documents)
 
     def _has_room(self, documents: int, tenant: str | None) -> bool:

@@ -10,18 +10,22 @@ import resource
 import shlex
 import socket
 import sys
-from argparse import ArgumentParser, Namespace
+import time
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig, Route
 from whyrank.engine_process import EngineErrors, first_line
-from whyrank.errors import CheckpointError, InvalidRequest
+from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
+from whyrank.process import hide_warnings, is_cpu_build, return_memory, set_engine_environment
 from whyrank.serving.admission import Limits
-from whyrank.serving.plugin import PROTECT_METRICS, VLLM_ROUTES
+from whyrank.serving.plugin import PROTECT_METRICS, VLLM_ROUTES, WhyrankPlugin
+from whyrank.serving.start_lines import Start, print_start
 
-__all__ = ["check_machine", "mask_secrets", "serve", "vllm_command"]
+__all__ = ["check_machine", "config_file_flags", "mask_secrets", "model_in_config_file", "serve", "vllm_command"]
 
 # Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30}
@@ -29,6 +33,9 @@ _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 
 _MORE_CACHE = "; with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
 # What vLLM says of settings that it takes no account of where the cache's size is given.
 _REMEDIES = {"max seq len": _MORE_CACHE, "No available memory for the cache blocks": _MORE_CACHE}
+# Whoever gives one of these wants to see vLLM's log, or the second kind: uvicorn's line for each request.
+_ENGINE_LOG_FLAGS = {"log-level", "log-config-file", "logging-config", "enable-log-requests"}
+_ACCESS_LOG_FLAGS = {"uvicorn-log-level", "disable-uvicorn-access-log", "disable-access-log-for-endpoints"}
 # Connections, and what vLLM and its sockets take.
 _MIN_FILES = 1024
 # What the plugin reads, and the start line shows.
@@ -46,9 +53,18 @@ def serve(
     dry_run: bool,
     vllm_routes: bool = False,
     protect_metrics: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Returns when the server has been stopped."""
-    parsed = _prompt_flags(flags)
+    began = time.time()
+    from_file = config_file_flags(flags)
+    parsed = _prompt_flags([*from_file, *flags])
+    quiet = not verbose
+    if quiet and not dry_run:
+        hide_warnings()
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers heeds it where it loads weights, too
+        if not _names([*from_file, *flags]) & _ENGINE_LOG_FLAGS:
+            os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if not dry_run:
         check_machine(parsed.host, parsed.port)
     config = EngineConfig(
@@ -61,13 +77,12 @@ def serve(
         calibration=calibration,
     )
     plan = make_plan(config, positions=parsed.max_model_len)
-    if plan.route == "encoder":
-        _serve_encoder(plan, flags, dry_run, protect_metrics)
-        return
-    from whyrank.process import is_cpu_build, return_memory, set_engine_environment
-
     return_memory()
     on_cpu = is_cpu_build()
+    if plan.route == "encoder":
+        start = Start.of(plan, on_cpu, began) if quiet else None
+        _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, start)
+        return
     set_engine_environment(on_cpu)
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
     os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
@@ -76,10 +91,14 @@ def serve(
     for name, value in (("WHYRANK_PROMPT", prompt), ("WHYRANK_CALIBRATION", calibration)):
         if value is not None:
             os.environ[name] = value
-    command = vllm_command(plan, flags, on_cpu)
-    settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
-    shown = shlex.join(mask_secrets(command))
-    print(*(f"{k}={shlex.quote(v)}" for k, v in settings.items()), "vllm", shown, file=sys.stderr, flush=True)
+    command = vllm_command(plan, flags, on_cpu, quiet)
+    if verbose or dry_run:
+        settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
+        shown = shlex.join(mask_secrets(command))
+        print(*(f"{k}={shlex.quote(v)}" for k, v in settings.items()), "vllm", shown, file=sys.stderr, flush=True)
+    else:
+        print_start(plan)
+        Start.of(plan, on_cpu, began).to_environment()
     if not dry_run:
         _run_vllm(command, plan)
 
@@ -138,6 +157,55 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
         reason = first_line(cause)
         remedy = next((remedy for part, remedy in _REMEDIES.items() if part in reason), "")
         raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {reason}{remedy}") from cause
+    client = WhyrankPlugin.engine_client
+    if client is not None and not client.stopped:  # vLLM's server returns without an error
+        raise EngineDead("the server ended because the engine's process died: see the log above, and start it again")
+
+
+def model_in_config_file(flags: Sequence[str]) -> str | None:
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model")
+    model: str | None = _parsed(parser, config_file_flags(flags))[0].model
+    return model
+
+
+def config_file_flags(flags: Sequence[str]) -> list[str]:
+    """The settings in the YAML file that vLLM's --config names, as flags. They come before the flags of the command line,
+    which win."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", action="append", default=[])
+    paths = _parsed(parser, flags)[0].config
+    if len(paths) > 1:
+        raise InvalidRequest("--config is given twice: vLLM reads one file, so put all settings into it")
+    found: list[str] = []
+    for key, value in _settings(Path(paths[0])).items() if paths else ():
+        name, dot, rest = str(key).partition(".")
+        flag = name.replace("_", "-") + dot + rest
+        match value:
+            case bool():
+                found.append(f"--{flag}" if value else f"--no-{flag}")
+            case list():
+                found += [f"--{flag}", *map(str, value)] if value else []
+            case dict():
+                found += [f"--{flag}", json.dumps(value)]
+            case _:
+                found += [f"--{flag}", str(value)]
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if path.suffix not in (".yaml", ".yml"):
+        raise InvalidRequest(f"--config {path}: vLLM reads only files that end in .yaml or .yml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else " ".join(str(cause).split())
+        raise InvalidRequest(f"--config {path}: cannot be read ({reason})") from cause
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"--config {path}: holds no settings; write one `flag: value` a line")
+    return content
 
 
 def _prompt_flags(flags: Sequence[str]) -> Namespace:
@@ -149,7 +217,7 @@ def _prompt_flags(flags: Sequence[str]) -> Namespace:
     parser.add_argument("--max-model-len", type=_token_count)
     parser.add_argument("--host")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--trust-remote-code", action="store_true")
+    parser.add_argument("--trust-remote-code", action=BooleanOptionalAction, default=False)
     return _parsed(parser, [flag.replace("_", "-") if flag.startswith("--") else flag for flag in flags])[0]
 
 
@@ -168,8 +236,8 @@ def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, li
         raise InvalidRequest("vLLM's flags: see the line above") from cause
 
 
-def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
-    """vLLM's arguments: the user's own, and our defaults for what the user has not said."""
+def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = False) -> list[str]:
+    """vLLM's arguments: the user's own, and our defaults for what the user has not said. `quiet`: without its log."""
     from whyrank.runtimes.classify import ClassifyRuntime
     from whyrank.runtimes.generate import GenerateRuntime
 
@@ -180,17 +248,28 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool) -> list[str]:
     # The server's own counters are wanted; the model is no flag; the others are the user's own words.
     for name in ("model", "disable_log_stats", "use_tqdm_on_load", "revision", "trust_remote_code"):
         options.pop(name, None)
-    overrides, flags = _overrides(options.pop("hf_overrides", {}), flags)
-    given = {
-        flag.split("=")[0].removeprefix("--no-").lstrip("-").replace("_", "-")
-        for flag in flags
-        if flag.startswith("--")
-    }
+    from_file = config_file_flags(flags)
+    # The file's overrides are in ours, too: of those in its own flag vLLM would keep nothing beside ours.
+    overrides, _ = _overrides(options.pop("hf_overrides", {}), [*from_file, *flags])
+    _, flags = _overrides({}, flags)
+    # vLLM ignores --config=FILE in one word.
+    flags = [word for flag in flags for word in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
+    given = _names([*from_file, *flags])
+    if quiet:
+        options["use_tqdm_on_load"] = False
+        if not given & (_ENGINE_LOG_FLAGS | _ACCESS_LOG_FLAGS):
+            options["uvicorn_log_level"] = "warning"
     command = ["serve", plan.config.source]
     for name, value in options.items():
         if name.replace("_", "-") not in given:
             command += _flag(name, value)
     return [*command, *overrides, *flags]
+
+
+def _names(flags: Sequence[str]) -> set[str]:
+    """The first parts of --first-part.second and --no-first-part=value."""
+    words = (re.split("[=.]", flag)[0] for flag in flags if flag.startswith("--"))
+    return {word.removeprefix("--no-").lstrip("-").replace("_", "-") for word in words}
 
 
 def _overrides(ours: Mapping[str, Any], flags: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -222,20 +301,25 @@ def _flag(name: str, value: Any) -> list[str]:
             return [flag, str(value)]
 
 
-def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metrics: bool) -> None:
+def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metrics: bool, start: Start | None) -> None:
     usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
     parser = ArgumentParser("whyrank serve", usage=usage)
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--api-key", nargs="+", default=[os.environ.get("VLLM_API_KEY", "")])
     parser.add_argument("--shutdown-timeout", type=float, default=_SERVER_DEFAULTS["shutdown_timeout"])
-    for known in ("--revision", "--dtype"):
+    for known in ("--revision", "--dtype", "--config", "--model"):
         parser.add_argument(known)
-    parser.add_argument("--trust-remote-code", action="store_true")
+    parser.add_argument("--trust-remote-code", action=BooleanOptionalAction)
     parsed = parser.parse_args(flags)
-    print(f"{plan.config.model} needs no vLLM: served by transformers on {parsed.host}:{parsed.port}", file=sys.stderr)
+    if dry_run or start is None:
+        print(
+            f"{plan.config.model} needs no vLLM: served by transformers on {parsed.host}:{parsed.port}", file=sys.stderr
+        )
+    else:
+        print_start(plan)
     if not dry_run:
         from whyrank.serving.standalone import serve_standalone
 
         where = parsed.host, parsed.port
-        asyncio.run(serve_standalone(plan, parsed.api_key, *where, parsed.shutdown_timeout, protect_metrics))
+        asyncio.run(serve_standalone(plan, parsed.api_key, *where, parsed.shutdown_timeout, protect_metrics, start))

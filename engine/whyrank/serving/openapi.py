@@ -28,6 +28,7 @@ __all__ = [
     "RerankAnswer",
     "ScoreAnswer",
     "TeiResult",
+    "VersionAnswer",
     "VoyageAnswer",
     "answered",
     "api_key",
@@ -120,6 +121,11 @@ class FormatsAnswer(BaseModel):
     served: str
     writes_evidence: bool
     formats: list[dict[str, Any]]
+
+
+class VersionAnswer(BaseModel):
+    version: str = Field("", description="vLLM's. Absent where a model needs no vLLM.")
+    whyrank: str
 
 
 class Canary(BaseModel):

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from argparse import Namespace
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
@@ -23,10 +23,12 @@ from whyrank.serving.connections import limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
+from whyrank.serving.start_lines import announced
 
 __all__ = [
     "PROTECT_METRICS",
     "VLLM_ROUTES",
+    "StoppedInOrder",
     "WhyrankPlugin",
     "check_config",
     "close_routes",
@@ -52,9 +54,11 @@ _WRONG_SCORES_PATHS = frozenset(["/invocations"])
 class WhyrankPlugin:
     name = "whyrank"
     required_tasks = ("generate", "classify", "score")
+    engine_client: ClassVar[StoppedInOrder | None] = None
+    """Of the server in this process; None where it has none, or not yet."""
 
     def attach_router(self, app: FastAPI) -> None:
-        for router in (*routers, APIRouter(lifespan=limited_connections)):
+        for router in (*routers, APIRouter(lifespan=limited_connections), APIRouter(lifespan=announced)):
             app.include_router(router)
         app.add_middleware(
             ApiKeyMiddleware, endpoints=_ENDPOINTS, protect_metrics=os.environ.get(PROTECT_METRICS) == "1"
@@ -77,7 +81,7 @@ class WhyrankPlugin:
         await service.warm_up()
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
         state.whyrank = service
-        state.engine_client = _DrainOnShutdown(engine_client, service)
+        state.engine_client = WhyrankPlugin.engine_client = StoppedInOrder(engine_client, service)
 
 
 def close_routes(app: FastAPI, route: str, keep_vllm: bool) -> None:
@@ -100,9 +104,12 @@ def enable_warnings() -> None:
         ours.setLevel(logging.WARNING)
 
 
-class _DrainOnShutdown:
+class StoppedInOrder:
     """The engine client as vLLM's server keeps it, to be shut down at SIGTERM. An engine that drains takes no new prompts
     and gives no answers in the end; so calls of whyrank, which hand over prompts as they go, are brought home before."""
+
+    stopped = False
+    """Whether the server was asked to stop. It also ends when its engine has died, and vLLM reports both as success."""
 
     def __init__(self, engine_client: Any, service: Service) -> None:
         self._engine_client = engine_client
@@ -113,10 +120,19 @@ class _DrainOnShutdown:
         return getattr(self._engine_client, name)
 
     def shutdown(self, timeout: float | None = None) -> None:
+        self.stopped = True
         began = time.monotonic()
         self._service.stop(timeout or 0, self._loop)
+        self._loop.call_soon_threadsafe(self._end_idle_output_handler)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
         self._engine_client.shutdown(timeout=left)
+
+    def _end_idle_output_handler(self) -> None:
+        """Before the engine ends: otherwise vLLM's reader of its outputs logs that as a crash. Requests on vLLM's own routes
+        still need it."""
+        handler = self._engine_client.output_handler
+        if handler is not None and not self._engine_client.output_processor.has_unfinished_requests():
+            handler.cancel()
 
 
 def _plan(model: Any, args: Namespace) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
+from whyrank import __version__
 from whyrank.config import DEMO, EngineConfig
 from whyrank.errors import InvalidRequest, TooLarge, WhyrankError
 from whyrank.events import Event
@@ -188,6 +190,36 @@ async def formats(raw: Request) -> Response:
             "formats": [fmt.model_dump(mode="json") | {"fingerprint": fmt.fingerprint} for fmt in known.values()],
         }
     )
+
+
+_MAIN_ROUTES = {
+    "rerank": "/v1/rerank",
+    "score": "/v1/score",
+    "playground": "/playground",
+    "docs": "/docs",
+    "health": "/health",
+    "metrics": "/metrics",
+}
+
+
+@native.get("/", include_in_schema=False)
+async def root(raw: Request) -> Response:
+    """For those who only know the server's address. It wants the key as /playground does: it names the model, too, and where
+    it let a browser through, the page behind it would ask for the key all the same."""
+    if "text/html" in raw.headers.get("accept", ""):
+        return RedirectResponse(f"{raw.scope.get('root_path', '')}/playground")
+    service = service_of(raw)
+    served = {"model": service.model, "prompt": service.plan.format.fingerprint}
+    return JsonResponse({"name": "whyrank", "version": __version__} | served | {"routes": _MAIN_ROUTES})
+
+
+@native.get("/version", summary="Versions", responses=openapi.answered(openapi.VersionAnswer))
+async def version(raw: Request) -> Response:
+    """vLLM's under the key of its own route of this name, and whyrank's. A server that needs no vLLM names only its own."""
+    own = {"whyrank": __version__}
+    if service_of(raw).plan.route == "encoder":
+        return JsonResponse(own)
+    return JsonResponse({"version": importlib.import_module("vllm").__version__} | own)
 
 
 @native.get("/playground", include_in_schema=False)

@@ -109,15 +109,10 @@ class Service:
 
         Waits in the caller's thread, which is not that of the event loop in which calls are answered."""
         self._stopping = True
-        self._wait_until_empty(seconds)
+        self.admission.wait_until_empty(seconds)
         for reranker in (self.reranker, self._uncalibrated):
             loop.call_soon_threadsafe(reranker.finish_early)
-        self._wait_until_empty(_LAST_ANSWERS_SECONDS)
-
-    def _wait_until_empty(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while self.admission.documents and time.monotonic() < end:
-            time.sleep(0.02)
+        self.admission.wait_until_empty(_LAST_ANSWERS_SECONDS)
 
     async def rerank(self, request: RerankRequest, tenant: str | None = None) -> Ranking:
         return await collect_ranking(self.events(request, tenant=tenant))

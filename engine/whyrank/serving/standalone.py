@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import socket
 import time
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -23,6 +25,7 @@ from whyrank.serving.handlers import new_router
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.router import NATIVE, routers
 from whyrank.serving.service import Service
+from whyrank.serving.start_lines import Start, print_when_ready, server_url
 
 __all__ = ["StandaloneServer", "serve_standalone"]
 
@@ -39,14 +42,20 @@ async def get_models(raw: Request) -> Response:
 
 
 async def serve_standalone(
-    plan: Plan, keys: Sequence[str], host: str, port: int, shutdown_seconds: float, protect_metrics: bool
+    plan: Plan,
+    keys: Sequence[str],
+    host: str,
+    port: int,
+    shutdown_seconds: float,
+    protect_metrics: bool,
+    start: Start | None,
 ) -> None:
     """Until the process is told to stop."""
     runtime = await EncoderRuntime.start(plan)
     try:
         service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
         await service.warm_up()
-        await StandaloneServer(service, host, port, shutdown_seconds, protect_metrics).serve()
+        await StandaloneServer(service, host, port, shutdown_seconds, protect_metrics, start).serve()
     finally:
         await runtime.aclose()
 
@@ -63,8 +72,15 @@ class StandaloneServer(uvicorn.Server):
     in until then, and in the end cut off whoever still waits."""
 
     def __init__(
-        self, service: Service, host: str, port: int, shutdown_seconds: float, protect_metrics: bool = False
+        self,
+        service: Service,
+        host: str,
+        port: int,
+        shutdown_seconds: float,
+        protect_metrics: bool = False,
+        start: Start | None = None,
     ) -> None:
+        """`start`: its lines are printed in place of uvicorn's log."""
         app = FastAPI(title="whyrank")
         for router in (*routers, models):
             app.include_router(router)
@@ -73,11 +89,24 @@ class StandaloneServer(uvicorn.Server):
         endpoints = endpoints_of((*routers, models))
         app.add_middleware(ApiKeyMiddleware, endpoints=endpoints, protect_metrics=protect_metrics)
         config = uvicorn.Config(
-            app, host=host, port=port, http=LimitedProtocol, timeout_graceful_shutdown=SHUTDOWN_SECONDS
+            app,
+            host=host,
+            port=port,
+            http=LimitedProtocol,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            log_level="warning" if start else None,
         )
+        if start is not None:
+            print_when_ready(config, service, start, server_url(host, port), docs=True)
         super().__init__(config)
         self._service = service
         self._shutdown_seconds = shutdown_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """uvicorn would raise the signal again at the end; but a server that was asked to stop has not failed."""
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.to_thread(self._service.stop, self._shutdown_seconds, asyncio.get_running_loop())

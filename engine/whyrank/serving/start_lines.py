@@ -1,0 +1,119 @@
+"""What `whyrank serve` prints while it starts. With --verbose, the logs of vLLM and uvicorn take its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import uvicorn
+from fastapi import FastAPI
+
+from whyrank import __version__
+from whyrank.checkpoints import Plan
+from whyrank.runtimes.base import Runtime
+from whyrank.serving.service import Service
+
+__all__ = ["Start", "announced", "print_start", "print_when_ready", "server_url"]
+
+# How vLLM's process for HTTP, which may be another one than ours, gets what is below.
+_VARIABLE = "WHYRANK_START"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """`began`: seconds since the epoch."""
+
+    began: float
+    dtype_reason: str
+
+    @classmethod
+    def of(cls, plan: Plan, on_cpu: bool, began: float) -> Self:
+        return cls(began, _dtype_reason(plan, on_cpu))
+
+    @classmethod
+    def from_environment(cls) -> Self | None:
+        text = os.environ.get(_VARIABLE)
+        return cls(**json.loads(text)) if text else None
+
+    def to_environment(self) -> None:
+        os.environ[_VARIABLE] = json.dumps(asdict(self))
+
+
+def _dtype_reason(plan: Plan, on_cpu: bool) -> str:
+    if plan.config.dtype != "auto":
+        return "as --dtype says"
+    if not on_cpu:
+        return "chosen for this checkpoint"
+    return "the only one of this model's CPU kernels" if plan.checkpoint.has_linear_attention else "the best on a CPU"
+
+
+def print_start(plan: Plan) -> None:
+    served = f"{plan.config.model}, prompt {plan.format.fingerprint}, route {plan.route}"
+    download = "" if Path(plan.config.source).exists() else ", downloaded first unless it is in the cache"
+    _print(f"whyrank {__version__} serves {served}", f"loading the model{download} (--verbose shows the log)")
+
+
+def print_when_ready(config: uvicorn.Config, service: Service, start: Start, url: str | None, docs: bool) -> None:
+    """`url`: none where the server listens at a socket of the file system."""
+
+    async def print_once() -> None:
+        config.callback_notify = None
+        _print(*_ready_lines(service, start, url, docs))
+
+    # uvicorn calls it as soon as the server accepts connections, and would again every 30 seconds.
+    config.callback_notify = print_once
+
+
+def _ready_lines(service: Service, start: Start, url: str | None, docs: bool) -> list[str]:
+    lines = [f"dtype: {service.runtime.facts().get('dtype')}, {start.dtype_reason}"]
+    lines.append(f"prefix cache: {_prefix_cache(service.runtime)}")
+    if service.wants_key:
+        lines.append("access: with the API key")
+    else:
+        lines.append("access: everybody who reaches this address (--api-key KEY asks for a key)")
+    if url:
+        lines.append(f"playground: {url}/playground")
+    if url and docs:
+        lines.append(f"API docs: {url}/docs")
+    return [*lines, f"ready in {time.time() - start.began:.0f} s"]
+
+
+def _prefix_cache(runtime: Runtime) -> str:
+    engine = getattr(runtime, "engine", None)
+    if engine is None:
+        return "none, an encoder has no use for one"
+    cache = engine.vllm_config.cache_config
+    if not cache.enable_prefix_caching:
+        return "off"
+    size = f"{cache.kv_cache_memory_bytes / (1 << 30):.2f} GiB for " if cache.kv_cache_memory_bytes else ""
+    return f"{size}{(cache.num_gpu_blocks or 0) * cache.block_size:,} tokens"
+
+
+def server_url(host: str | None, port: int, tls: bool = False) -> str:
+    """Where a person on this machine finds the server."""
+    if host in (None, "", "0.0.0.0", "::"):
+        host = "localhost"
+    return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in (host or '') else host}:{port}"
+
+
+@asynccontextmanager
+async def announced(app: FastAPI) -> AsyncIterator[None]:
+    """The lifespan that prints these lines in vLLM's own server, where `whyrank serve` has started it."""
+    start = Start.from_environment()
+    if start is not None:
+        args: Any = app.state.args
+        url = None if args.uds else server_url(args.host, args.port, tls=bool(args.ssl_keyfile and args.ssl_certfile))
+        docs = not args.disable_fastapi_docs
+        print_when_ready(app.state.server.config, app.state.whyrank, start, url, docs)
+    yield
+
+
+def _print(*lines: str) -> None:
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
