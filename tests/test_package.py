@@ -135,7 +135,7 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["prompting/evidence"] = {"errors", "prompting/formats", "types"}
     pure["grounding/__init__"] = {"grounding", "types"}
     pure["packing"] = {"errors", "types"}
-    pure["calibration"] = {"errors", "prompting/identity", "types"}
+    pure["calibration"] = {"errors", "jsonl", "prompting/identity", "types"}
     pure["pipeline/request_state"] = {
         "calibration",
         "prompting/scoring",
@@ -148,7 +148,8 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["ranking"] = {"packing", "types"}
     for room in ("files", "trec", "corpus", "data", "measures", "consistency", "significance", "results", "charts"):
         pure[f"evaluation/{room}"] = {"errors", "evaluation", "jsonl", "types"}
-    pure["fan_out"] = pure["jsonl"] = pure["engine_process"] = set()
+    pure["fan_out"] = pure["engine_process"] = set()
+    pure["jsonl"] = {"errors"}
     pure["process"] = {"engine_process"}
     pure["base"] = {"errors", "events", "fan_out", "ranking", "request", "types"}
     pure["client/retry"] = {"errors"}

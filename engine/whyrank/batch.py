@@ -84,8 +84,8 @@ async def rerank_file(
     on_progress: Callable[[], None] = lambda: None,
     fresh: bool = False,
 ) -> Tally:
-    """`options` hold where a row says nothing else. `on_progress` is called once a row, done before or now. `fresh`: what earlier
-    runs have written is thrown away.
+    """`options` hold where a row says nothing else. `on_progress` is called once a row, done before or
+    now. `fresh`: what earlier runs have written is thrown away.
 
     A row that can never be answered is rejected. Whatever may go better later is raised: call again to go on.
     """

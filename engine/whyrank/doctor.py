@@ -106,7 +106,7 @@ async def examine(config: EngineConfig, pairs: Sequence[RerankRequest] = ()) -> 
 
 
 async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRequest] = ()) -> Report:
-    """Check a running engine, and stop it before the reference model is loaded. `pairs` are checked beside the built-in ones."""
+    """Check a running engine, and stop it before the reference model is loaded. `pairs`: the user's own."""
     requests = [RerankRequest.of(QUERY, DOCUMENTS), *pairs]
     try:
         facts = runtime.facts()

