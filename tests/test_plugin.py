@@ -17,7 +17,7 @@ from inprocess import InProcess, prism_plan
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
-from whyrank.serving.plugin import StoppedInOrder, check_config, config_warnings, enable_warnings
+from whyrank.serving.plugin import DrainOnShutdown, check_config, config_warnings, enable_warnings
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_the_reader_of_an_idle_engine_ends_before_the_engine(
     reader = asyncio.create_task(asyncio.Event().wait())
     requests = SimpleNamespace(has_unfinished_requests=lambda: busy)  # on vLLM's own routes
     fake = SimpleNamespace(output_handler=reader, output_processor=requests, shutdown=lambda timeout: None)
-    client = StoppedInOrder(fake, InProcess(prism_plan(checkpoint("qwen3"))).service)
+    client = DrainOnShutdown(fake, InProcess(prism_plan(checkpoint("qwen3"))).service)
     assert not client.stopped
     await asyncio.to_thread(client.shutdown, 1)
     assert client.stopped and bool(reader.cancelling()) is not busy

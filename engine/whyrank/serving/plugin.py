@@ -28,7 +28,7 @@ from whyrank.serving.start_lines import announced
 __all__ = [
     "PROTECT_METRICS",
     "VLLM_ROUTES",
-    "StoppedInOrder",
+    "DrainOnShutdown",
     "WhyrankPlugin",
     "check_config",
     "close_routes",
@@ -54,7 +54,7 @@ _WRONG_SCORES_PATHS = frozenset(["/invocations"])
 class WhyrankPlugin:
     name = "whyrank"
     required_tasks = ("generate", "classify", "score")
-    engine_client: ClassVar[StoppedInOrder | None] = None
+    engine_client: ClassVar[DrainOnShutdown | None] = None
     """Of the server in this process; None where it has none, or not yet."""
 
     def attach_router(self, app: FastAPI) -> None:
@@ -81,7 +81,7 @@ class WhyrankPlugin:
         await service.warm_up()
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
         state.whyrank = service
-        state.engine_client = WhyrankPlugin.engine_client = StoppedInOrder(engine_client, service)
+        state.engine_client = WhyrankPlugin.engine_client = DrainOnShutdown(engine_client, service)
 
 
 def close_routes(app: FastAPI, route: str, keep_vllm: bool) -> None:
@@ -104,7 +104,7 @@ def enable_warnings() -> None:
         ours.setLevel(logging.WARNING)
 
 
-class StoppedInOrder:
+class DrainOnShutdown:
     """The engine client as vLLM's server keeps it, to be shut down at SIGTERM. An engine that drains takes no new prompts
     and gives no answers in the end; so calls of whyrank, which hand over prompts as they go, are brought home before."""
 
