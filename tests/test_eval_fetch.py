@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
+from whyrank.errors import CannotWrite, DataError, EvalNotInstalled, InvalidRequest
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.fetch import fetch
 
@@ -182,6 +182,13 @@ def test_a_dataset_of_another_shape_is_told_and_leaves_nothing(
 def test_what_ir_datasets_does_not_have(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=said):
         fetch(f"ir_datasets:{name}", tmp_path / "out")
+
+
+def test_where_no_folder_can_be_made_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    pytest.importorskip("datasets")
+    with pytest.raises(CannotWrite, match="file/data: "):
+        fetch("datasets:gone", tmp_path / "file" / "data")
 
 
 def test_an_existing_folder_is_left_alone_and_a_source_names_its_package(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
 from whyrank.evaluation.files import check_id, json_line
 from whyrank.evaluation.trec import run_line
+from whyrank.jsonl import naming
 
 __all__ = ["fetch"]
 
@@ -30,8 +31,9 @@ def fetch(source: str, folder: Path, split: str = "test") -> dict[str, int]:
     if folder.exists():
         raise InvalidRequest(f"{folder} is there already: name a new folder")
     module = _imported(package)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with naming(folder), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         half = Path(scratch) / folder.name
         try:
             files = _PACKAGES[package](module, name, split)
