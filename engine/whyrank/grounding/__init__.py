@@ -87,9 +87,9 @@ class _Source:
                     self._places[key].add(place)
                 else:
                     self._places[key] = {place}
-        asked = folded_words(query)
-        self.asked = frozenset(content_keys(asked))
-        self.vocabulary = Vocabulary(chain(self._places, asked))
+        query_words = folded_words(query)
+        self.query_keys = frozenset(content_keys(query_words))
+        self.vocabulary = Vocabulary(chain(self._places, query_words))
 
     def places(self, key: str) -> set[int]:
         """Numbers of the sentences that hold the word, or else another form of it."""
@@ -121,7 +121,7 @@ def _backing(
 def _align(keys: Sequence[str], source: _Source) -> tuple[float, list[int]]:
     """Share of the content words that one or two sentences of the document hold, and which ones. 0: a claim is added."""
     found = {key: source.places(key) for key in keys}
-    rest = {key: places for key, places in found.items() if places or key not in source.asked}
+    rest = {key: places for key, places in found.items() if places or key not in source.query_keys}
     if not rest or _adds_claim(keys, rest):
         return 0.0, []
     total, held, held_by = len(rest), 0.0, []

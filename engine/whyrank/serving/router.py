@@ -118,19 +118,19 @@ async def rerank_stream(ask: Annotated[RerankAsk, openapi.request_example("strea
 async def rerank_batch(ask: Annotated[BatchAsk, openapi.request_example("batch")], raw: Request) -> Response:
     """Several requests in one body, each with its own answer or error, in order."""
     check_count(ask, raw)
-    asked: list[RerankRequest | InvalidRequest] = []
+    checked: list[RerankRequest | InvalidRequest] = []
     for i, one in enumerate(ask.requests):
         try:
             if one.query is None or one.stream:
                 raise InvalidRequest(f"requests[{i}]: in a batch, each has one 'query' and no 'stream'")
-            asked.append(one.requests()[0])
+            checked.append(one.requests()[0])
         except InvalidRequest as error:
-            asked.append(error)
+            checked.append(error)
     good = [
-        (request, one) for request, one in zip(asked, ask.requests, strict=True) if isinstance(request, RerankRequest)
+        (request, one) for request, one in zip(checked, ask.requests, strict=True) if isinstance(request, RerankRequest)
     ]
     answered = iter(await rank_many(good, raw))
-    rankings = [next(answered) if isinstance(request, RerankRequest) else request for request in asked]
+    rankings = [next(answered) if isinstance(request, RerankRequest) else request for request in checked]
     answers = await _answers(list(zip(rankings, ask.requests, strict=True)), raw)
     return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": answers})
 
@@ -141,17 +141,17 @@ async def score(ask: Annotated[ScoreAsk, openapi.request_example("score")], raw:
     """Scores of pairs, in the order of the pairs; the shape of vLLM's /score, with margin and label mass."""
     check_count(ask, raw)
     queries, documents, pairs = ask.pairs()
-    asked: dict[int, list[int]] = {}
+    by_query: dict[int, list[int]] = {}
     for query, document in pairs:
-        asked.setdefault(query, []).append(document)
+        by_query.setdefault(query, []).append(document)
     options = ask.options()
     requests = [
-        RerankRequest.of(queries[query], [documents[i] for i in of_it], **options) for query, of_it in asked.items()
+        RerankRequest.of(queries[query], [documents[i] for i in of_it], **options) for query, of_it in by_query.items()
     ]
     rankings = await rank_many([(request, ask) for request in requests], raw)
     rows: dict[tuple[int, int], RankedDocument] = {}
     usage = Usage()
-    for (query, of_it), ranking in zip(asked.items(), rankings, strict=True):
+    for (query, of_it), ranking in zip(by_query.items(), rankings, strict=True):
         if isinstance(ranking, WhyrankError):
             raise ranking
         usage += ranking.usage
@@ -267,7 +267,7 @@ async def _streamed(ask: RerankAsk, raw: Request) -> Response:
     if ask.query is None:
         raise InvalidRequest("a stream answers one 'query'")
     if ask.refuses_truncation:
-        raise InvalidRequest("truncation is false: a stream has told its scores before it knows; leave one of them out")
+        raise InvalidRequest("truncation is false: a stream sends scores before it knows; leave one of them out")
     (request,) = ask.requests()
     events = _ahead_of_its_reader(
         service_of(raw).events(with_tenant_salt(request, raw), live=True, tenant=raw.state.whyrank_salt)
