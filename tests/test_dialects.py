@@ -352,7 +352,7 @@ def test_faults_are_named(
     body = {name.replace("DOCUMENTS", key): part for name, part in asked.items()}
     answer = http.post(path, json=body)
     if path == "/v1/rerank/stream" and "truncation" in body:
-        said = "a stream has told its scores"
+        said = "a stream sends scores"
     assert types(answer.json()) == expected
     told = answer.json().get("message") or answer.json().get("detail") or answer.json()["error"]
     assert said.replace("DOCUMENTS", key) in told
