@@ -33,9 +33,10 @@ def prepare_engine_process() -> None:
 
 
 def end_with_parent() -> None:
-    """Nobody else ends an engine whose parent was killed (MCP hosts do that, and a kernel out of memory)."""
+    """Nobody else ends an engine whose parent was killed (MCP hosts do that, and a kernel out of memory). SIGKILL, because at a
+    SIGTERM vLLM's engine first finishes its requests, whose answers nobody can receive any more."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _write_errors_to(path: Path) -> None:
