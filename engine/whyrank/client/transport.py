@@ -23,7 +23,7 @@ __all__ = ["PendingRequest", "Transport"]
 
 # Requests and bytes on their way at once; who comes later waits for a place.
 _MAX_CONCURRENT_REQUESTS = 64
-_MAX_BYTES_PER_BATCH = 64 << 20
+_MAX_BYTES_IN_FLIGHT = 64 << 20
 _CONNECT_SECONDS = 5.0
 # Idle connections are closed before the server does it: vLLM's waits 5 seconds.
 _IDLE_SECONDS = 4.0
@@ -57,7 +57,7 @@ class Transport:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidRequest("api_key has characters that no HTTP header can carry: is there a line break in it?")
         self._replicas = [*map(_replica, dict.fromkeys(urls))]
-        self._retry, self._gate = retry, _Gate(_MAX_CONCURRENT_REQUESTS, _MAX_BYTES_PER_BATCH)
+        self._retry, self._gate = retry, _Gate(_MAX_CONCURRENT_REQUESTS, _MAX_BYTES_IN_FLIGHT)
         self._hearing: dict[str, tuple[asyncio.Task[str | None], float]] = {}
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},

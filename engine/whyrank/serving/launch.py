@@ -78,12 +78,12 @@ def serve(
         calibration=calibration,
     )
     plan = make_plan(config, positions=parsed.max_model_len)
-    return_memory()
     on_cpu = is_cpu_build()
+    start = Start.of(plan, on_cpu, began) if quiet else None
     if plan.route == "encoder":
-        start = Start.of(plan, on_cpu, began) if quiet else None
         _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, start)
         return
+    return_memory()  # not where the model computes in this process, too: it would page its activations in anew at every step
     set_engine_environment(on_cpu)
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
     os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
@@ -93,13 +93,13 @@ def serve(
         if value is not None:
             os.environ[name] = value
     command = vllm_command(plan, flags, on_cpu, quiet)
-    if verbose or dry_run:
+    if start is None or dry_run:
         settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
         shown = shlex.join(mask_secrets(command))
         print(*(f"{k}={shlex.quote(v)}" for k, v in settings.items()), "vllm", shown, file=sys.stderr, flush=True)
     else:
         print_start(plan)
-        Start.of(plan, on_cpu, began).to_environment()
+        start.to_environment()
     if not dry_run:
         _run_vllm(command, plan)
 
