@@ -107,7 +107,7 @@ async def idle_connections(target: Target, result: Result, count: int, seconds: 
 @attack("slow-clients-are-closed", 150)
 async def slow_clients_are_closed(target: Target, result: Result) -> None:
     """One slow client of every kind: whoever neither sends nor reads is hung up on within a minute."""
-    large = _ranking_body(1000)
+    large = _ranking_body(1000, max_tokens_per_doc=40)
     ordinary = request_head(target, "/v1/rerank", f"Content-Length: {len(large)}") + large
     kinds = {
         "silent body": request_head(target, "/v1/rerank", _ANNOUNCED),

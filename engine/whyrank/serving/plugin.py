@@ -80,6 +80,7 @@ class WhyrankPlugin:
         service = Service(kind(engine_client, plan), plan, Limits.from_environment(), keys, names[0])
         await service.warm_up()
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
+        self._app.openapi()  # kept; the first one takes a tenth of a second, in which nobody else is answered
         state.whyrank = service
         state.engine_client = WhyrankPlugin.engine_client = DrainOnShutdown(engine_client, service)
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -35,6 +36,8 @@ _CANARY_KEPT_SECONDS = 5.0
 _WARM_UP_MS = 2000.0
 # Requests of one batch under way at once; the engine batches documents, not requests.
 _MAX_CONCURRENT_REQUESTS = 16
+# How long a thread that parses a body or encodes text may keep the interpreter while the event loop wants it (5 ms otherwise).
+_SWITCH_SECONDS = 0.001
 # For writing out the answers of calls that were cut short.
 _LAST_ANSWERS_SECONDS = 3.0
 
@@ -88,6 +91,7 @@ class Service:
 
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than all others: they are had before anybody asks."""
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._expected = await canary_margin(self._uncalibrated, self.model)
         if self.writes:
             await self._uncalibrated.rerank(
