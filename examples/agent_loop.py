@@ -131,7 +131,7 @@ async def run(asked: argparse.Namespace) -> list[list[Step]]:
     # The agents take turns with the questions, and begin anew when there are no more.
     count = asked.agents * asked.questions
     questions = [queries[place % len(queries)]["text"] for place in range(count)]
-    async with open_reranker(asked.model, asked.url, asked.api_key, ()) as reranker:
+    async with open_reranker(asked.model, asked.url, asked.api_key, {}) as reranker:
         asked.deadline_ms = asked.deadline_ms or await fitting_deadline(reranker, shelf, questions[-1], asked)
         with progress("questions", count) as told:
             shares = (questions[first :: asked.agents] for first in range(asked.agents))

@@ -137,15 +137,15 @@ def test_the_config_file_decides_how_prompts_are_made(checkpoint: Callable[[str]
     model = str(checkpoint("qwen3"))
     path = written(tmp_path, "max-model-len: 600\n")
     with pytest.raises(CheckpointError, match="max_length of at least"):
-        serve(model, "prism", None, None, ["--config", path], dry_run=True)
-    serve(model, "prism", None, None, ["--config", path, "--max-model-len", "4k"], dry_run=True)
+        serve(EngineConfig(model, "prism"), ["--config", path], dry_run=True)
+    serve(EngineConfig(model, "prism"), ["--config", path, "--max-model-len", "4k"], dry_run=True)
 
 
 def test_the_server_of_encoders_reads_the_config_file(
     checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(tmp_path, "model: other\nport: 99\nhost: 127.0.0.1\ntrust-remote-code: false\napi_key: [K1, K2]\n")
-    serve(str(checkpoint("deberta")), "multi-hop", None, None, ["--config", path, "--port", "98"], dry_run=True)
+    serve(EngineConfig(str(checkpoint("deberta")), "multi-hop"), ["--config", path, "--port", "98"], dry_run=True)
     assert "127.0.0.1:98" in capsys.readouterr().err
 
 

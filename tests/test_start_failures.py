@@ -181,11 +181,11 @@ def test_too_few_open_files_are_named() -> None:
 @pytest.mark.parametrize(("flag", "positions"), [("2k", 2000), ("1K", 1024), ("1.5K", 1536), ("2048", 2048)])
 def test_lengths_are_read_as_vllm_writes_them(flag: str, positions: int, checkpoint: Callable[[str], Path]) -> None:
     flags = ["--max-model-len", flag]
-    serve(str(checkpoint("qwen3")), "prism", None, None, flags, dry_run=True)
+    serve(EngineConfig(str(checkpoint("qwen3")), "prism"), flags, dry_run=True)
     assert make_plan(EngineConfig(str(checkpoint("qwen3")), prompt="prism"), positions=positions)
 
 
 @pytest.mark.parametrize("flag", ["x", "1q", ""])
 def test_a_length_that_is_none_is_refused(flag: str) -> None:
     with pytest.raises(InvalidRequest, match="vLLM's flags"):
-        serve("demo", None, None, None, [f"--max-model-len={flag}"], dry_run=True)
+        serve(EngineConfig("demo"), [f"--max-model-len={flag}"], dry_run=True)

@@ -101,9 +101,9 @@ def test_what_cannot_be_asked_of_a_server(arguments: list[str], said: str) -> No
 
 
 def test_several_servers_are_one_client() -> None:
-    assert open_reranker(None, ["http://a:1", "http://b:1"], None, ())
+    assert open_reranker(None, ["http://a:1", "http://b:1"], None, {})
     with pytest.raises(PermanentError, match="dtype is 'float32'"):
-        open_reranker(None, ["http://a:1"], None, (None, None, None, "float32"))
+        open_reranker(None, ["http://a:1"], None, {"dtype": "float32"})
 
 
 async def test_a_servers_url_is_a_target(server: Server) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +24,16 @@ from whyrank.errors import DataError, InvalidRequest, PermanentError, TooLarge, 
 from whyrank.evaluation.files import json_object, numbered_lines
 from whyrank.fan_out import map_ordered
 from whyrank.jsonl import LineFile, cut_half_line
+from whyrank.options import options_of
 from whyrank.prompting.identity import file_part
 from whyrank.ranking import Ranking
-from whyrank.request import RerankOptions, RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.wire import RankingBody
 
 __all__ = ["Tally", "check_outputs", "count_rows", "rejects_beside", "rerank_file"]
 
 _SECONDS_BETWEEN_SYNCS = 1.0
-_KEYS = frozenset({"query", "documents", "id"}) | RerankOptions.__annotations__.keys()
+_KEYS = frozenset({"query", "documents", "id"}) | options_of(RerankRequest).keys()
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ async def rerank_file(
     output: Path,
     rejects: Path,
     reranker: BaseReranker,
-    options: RerankOptions,
+    options: Mapping[str, Any],
     max_concurrency: int = 32,
     on_progress: Callable[[], None] = lambda: None,
     fresh: bool = False,
@@ -123,7 +124,7 @@ def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{source}: {cause.strerror}") from cause
 
 
-def _rows(source: Path, options: RerankOptions) -> Iterator[_Row]:
+def _rows(source: Path, options: Mapping[str, Any]) -> Iterator[_Row]:
     """The hash is of all that decides what is asked."""
     salt = json.dumps(options, sort_keys=True).encode()
     for number, raw in _lines(source):
@@ -151,7 +152,7 @@ def _left(
     refusals.check_at_end()
 
 
-async def _reply(row: _Row, reranker: BaseReranker, options: RerankOptions) -> _Reply:
+async def _reply(row: _Row, reranker: BaseReranker, options: Mapping[str, Any]) -> _Reply:
     ident = None
     try:
         ident, request = _request(row.raw, options)
@@ -166,7 +167,7 @@ async def _reply(row: _Row, reranker: BaseReranker, options: RerankOptions) -> _
     return _Reply(row, ident, outcome)
 
 
-def _request(raw: bytes, options: RerankOptions) -> tuple[Any, RerankRequest]:
+def _request(raw: bytes, options: Mapping[str, Any]) -> tuple[Any, RerankRequest]:
     try:
         value = json.loads(raw)
     except ValueError as cause:

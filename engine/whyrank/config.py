@@ -1,12 +1,13 @@
-"""The options of an engine. Python, command line and server take options and defaults from here."""
+"""The options of an engine. Python and the command line take names, defaults and help from here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal
 
 from whyrank.errors import InvalidRequest
+from whyrank.options import Option, check_options
 
 __all__ = ["DEMO", "Dtype", "EngineConfig", "Route"]
 
@@ -15,40 +16,56 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 DEMO = "demo"
 """The name of the small model that comes with whyrank."""
+_OWN_OPTION = "EngineConfig has an option of its own for it"
+_SCORES_DEPEND = "whyrank sets it, since scores depend on it"
+_FIXED_ENGINE_OPTIONS = dict.fromkeys(
+    (
+        "model revision dtype trust_remote_code max_model_len kv_cache_memory_bytes tensor_parallel_size quantization "
+        "gpu_memory_utilization"
+    ).split(),
+    _OWN_OPTION,
+) | dict.fromkeys("runner convert logprobs_mode speculative_config".split(), _SCORES_DEPEND)
 _DEMO_FOLDER = Path(__file__).parent / "models" / "prism-demo"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """One engine for one checkpoint.
-
-    model: a folder, a hub name, or "demo". prompt: a format's name or a TOML file, where the name does not tell.
-    route: which of the format's routes, the first by default. max_length: prompt tokens, the format's by default.
-    kv_cache_gib: memory for the prefix cache; by default nearly all of a GPU's, on a CPU what suits the model, some 4 at most.
-    trust_remote_code: run the Python code that some checkpoints bring. calibration: a file that `whyrank calibrate` wrote.
-    """
+    """One engine for one checkpoint. `model`: a folder, a hub name, or "demo", the small one that comes with whyrank."""
 
     model: str
-    prompt: str | None = None
-    route: Route | None = None
-    revision: str | None = None
-    dtype: Dtype = "auto"
-    max_length: int | None = None
-    kv_cache_gib: float | None = None
-    trust_remote_code: bool = False
-    calibration: str | None = None
+    prompt: Annotated[str | None, Option("A prompt's name (see `whyrank formats`) or a TOML file of your own.")] = None
+    route: Annotated[Route | None, Option("The prompt's first by default.")] = None
+    revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.")] = None
+    dtype: Annotated[Dtype, Option("auto: what the device does best.")] = "auto"
+    max_length: Annotated[
+        int | None, Option("Tokens of a prompt; the prompt file's by default.", positive=True, unit="tokens")
+    ] = None
+    kv_cache_gib: Annotated[
+        float | None,
+        Option(
+            "GiB for the prefix cache. By default nearly all that a GPU has; on a CPU what suits the model, some 4 at most.",
+            positive=True,
+            unit="GiB",
+        ),
+    ] = None
+    trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint brings.")] = False
+    calibration: Annotated[str | None, Option("What `whyrank calibrate` wrote for this model.", metavar="FILE")] = None
+    tensor_parallel_size: Annotated[int, Option("GPUs that share one model.", minimum=1)] = 1
+    quantization: Annotated[str | None, Option("How vLLM is to read or make quantised weights, e.g. fp8.")] = None
+    gpu_memory_utilization: Annotated[
+        float | None, Option("The share of a GPU's memory that the engine may take.", minimum=0, maximum=1)
+    ] = None
+    engine_options: Annotated[
+        dict[str, Any], Option("Any other arguments of vLLM's engine, by their names in Python.", flag=False)
+    ] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.model:
             raise InvalidRequest("model is empty: give a folder or a hub name such as Qwen/Qwen3-Reranker-0.6B")
-        for name, choices in (("route", (None, *get_args(Route))), ("dtype", get_args(Dtype))):
-            if getattr(self, name) not in choices:
-                options = ", ".join(str(choice) for choice in choices if choice)
-                raise InvalidRequest(f"{name} is {getattr(self, name)!r}: choose from {options}")
-        if self.max_length is not None and self.max_length < 1:
-            raise InvalidRequest(f"max_length is {self.max_length}: give a positive number of tokens")
-        if self.kv_cache_gib is not None and self.kv_cache_gib <= 0:
-            raise InvalidRequest(f"kv_cache_gib is {self.kv_cache_gib}: give a positive number of GiB")
+        check_options(self)
+        for name in self.engine_options:
+            if name in _FIXED_ENGINE_OPTIONS:
+                raise InvalidRequest(f"engine_options may not hold {name!r}: {_FIXED_ENGINE_OPTIONS[name]}")
 
     @property
     def source(self) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import fields
 from typing import Any
 
 from whyrank.base import BaseReranker
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
+from whyrank.options import options_of
 
 __all__ = [
     "API_KEY_VARIABLE",
@@ -53,19 +53,19 @@ def open_server(
     urls: str | Sequence[str], api_key: str | None, config: EngineConfig, **options: Any
 ) -> RerankerContext:
     """`options`: of AsyncClient. A server was started with its own engine: `config` may not ask for another."""
-    for field in fields(config):
-        if field.name not in ("model", "calibration") and (value := getattr(config, field.name)) != field.default:
-            raise InvalidRequest(f"{field.name} is {value!r}: with a URL the server decides that; leave it out")
+    for option in options_of(EngineConfig).values():
+        if option.name != "calibration" and (value := getattr(config, option.name)) != option.default:
+            raise InvalidRequest(f"{option.name} is {value!r}: with a URL the server decides that; leave it out")
     from whyrank.client import AsyncClient
 
     return AsyncClient(urls, key_of(api_key), calibration=config.calibration, **options)
 
 
 def open_reranker(
-    model: str | None, urls: Sequence[str], api_key: str | None, engine: Sequence[Any], **options: Any
+    model: str | None, urls: Sequence[str], api_key: str | None, engine: Mapping[str, Any], **options: Any
 ) -> RerankerContext:
-    """A model to load or servers to call. `engine`: fields of EngineConfig after `model`; `options`: of AsyncClient."""
+    """A model to load or servers to call. `engine`: options of EngineConfig; `options`: of AsyncClient."""
     if (model is None) == (not urls):
         raise InvalidRequest("give either --model, to load one, or --url, to ask a server")
-    config = EngineConfig(model or urls[0], *engine)
+    config = EngineConfig(model or urls[0], **engine)
     return open_server(urls, api_key, config, **options) if urls else open_model(config)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +66,12 @@ class Reranker(BaseReranker):
         reranker._runtime, reranker._encoder, reranker._refusal = runtime, encoder, refusal
         return reranker
 
+    def without_calibration(self) -> Reranker:
+        """The same running engine, without calibrated scores."""
+        bare = copy(self)
+        bare.config, bare.calibration = replace(self.config, calibration=None), None
+        return bare
+
     async def __aenter__(self) -> Self:
         from whyrank.checkpoints import make_plan
         from whyrank.runtimes import start_runtime
@@ -73,12 +80,12 @@ class Reranker(BaseReranker):
         runtime = await start_runtime(plan)
         try:
             # The same check as at the start of a server: a broken checkpoint must not give scores here either.
-            bare = Reranker.from_runtime(runtime, plan.encoder, replace(self.config, calibration=None))
-            await canary_margin(bare, self.config.model)
+            self._runtime, self._encoder = runtime, plan.encoder
+            await canary_margin(self.without_calibration(), self.config.model)
         except BaseException:
+            self._runtime = None
             await runtime.aclose()
             raise
-        self._runtime, self._encoder = runtime, plan.encoder
         return self
 
     async def __aexit__(

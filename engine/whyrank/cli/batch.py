@@ -14,32 +14,15 @@ import typer
 
 from whyrank.batch import Tally, check_outputs, count_rows, rejects_beside, rerank_file
 from whyrank.cli import render
-from whyrank.cli.common import (
-    DEFAULTS,
-    ApiKey,
-    AsJson,
-    Calibration,
-    DtypeOption,
-    KvCache,
-    MaxLength,
-    OptionalModel,
-    Prompt,
-    Revision,
-    RouteOption,
-    TrustRemoteCode,
-    Url,
-    app,
-    choice,
-    kept,
-    opened,
-    reported,
-)
+from whyrank.cli.common import ApiKey, AsJson, OptionalModel, Url, app, kept, opened, reported
+from whyrank.cli.flags import Flags, flags_of
 from whyrank.cli.terminal import Terminal, json_text
 from whyrank.client.retry import RetryPolicy
+from whyrank.config import EngineConfig
 from whyrank.connect import RerankerContext, open_reranker
 from whyrank.errors import InvalidRequest, RetryableError
 from whyrank.process import prepare_process
-from whyrank.request import Mode, RerankOptions, RerankRequest
+from whyrank.request import RerankRequest
 
 __all__ = ["PATIENCE", "Waiting"]
 
@@ -68,6 +51,8 @@ PATIENCE: Mapping[str, Any] = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolic
 
 
 @app.command()
+@flags_of("options", RerankRequest)
+@flags_of("engine", EngineConfig)
 def batch(
     source: Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="One request a line.")],
     output: Annotated[Path, typer.Argument(metavar="OUTPUT.jsonl", help="One answer a line, in the same order.")],
@@ -79,20 +64,9 @@ def batch(
     ] = None,
     max_concurrency: Annotated[int, typer.Option(min=1, help="Rows under way, and in memory, at once.")] = 32,
     fresh: Annotated[bool, typer.Option("--fresh", help="Throw away an earlier output, instead of going on.")] = False,
-    instruction: Annotated[str | None, typer.Option(help="For rows that say no other; so with the next ones.")] = None,
-    top_n: Annotated[int | None, typer.Option(help="Only the best N.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Only scores from here up (0 to 1).")] = None,
-    mode: Annotated[str, typer.Option(metavar=choice(Mode), help="evidence: also write why, for the best.")] = "score",
-    evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
-    evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    revision: Revision = DEFAULTS["revision"],
-    dtype: DtypeOption = DEFAULTS["dtype"],
-    max_length: MaxLength = DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
-    calibration: Calibration = DEFAULTS["calibration"],
+    *,
+    options: Flags,
+    engine: Flags,
     as_json: AsJson = False,
 ) -> None:
     """Answer a file of requests. Stopped or killed, it goes on where it was when it is called again.
@@ -109,16 +83,7 @@ def batch(
     document in OUTPUT has no score (its `error` says why).
     """
     with reported() as stdout:
-        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         connection = open_reranker(model, url or (), api_key, engine, **PATIENCE)
-        options: RerankOptions = {
-            "instruction": instruction,
-            "top_n": top_n,
-            "min_score": min_score,
-            "mode": mode,  # type: ignore[typeddict-item]
-            "evidence_top_n": evidence_top_n,
-            "evidence_min_score": evidence_min_score,
-        }
         RerankRequest.of("query", ["document"], **options)
         files = (source, output, rejects or rejects_beside(output))
         if len({path.resolve() for path in files}) < len(files):
@@ -135,7 +100,7 @@ async def _answer(
     connection: RerankerContext,
     name: str,
     files: tuple[Path, Path, Path],
-    options: RerankOptions,
+    options: Flags,
     max_concurrency: int,
     fresh: bool,
 ) -> Tally:

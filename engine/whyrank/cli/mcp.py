@@ -6,22 +6,9 @@ import asyncio
 import os
 from typing import IO, Any
 
-from whyrank.cli.common import (
-    DEFAULTS,
-    ApiKey,
-    Calibration,
-    DtypeOption,
-    KvCache,
-    MaxLength,
-    OptionalModel,
-    Prompt,
-    Revision,
-    RouteOption,
-    TrustRemoteCode,
-    Url,
-    app,
-    reported,
-)
+from whyrank.cli.common import ApiKey, OptionalModel, Url, app, reported
+from whyrank.cli.flags import Flags, flags_of
+from whyrank.config import EngineConfig
 from whyrank.connect import RerankerContext, open_reranker
 from whyrank.process import prepare_process
 
@@ -29,18 +16,13 @@ __all__: list[str] = []
 
 
 @app.command()
+@flags_of("engine", EngineConfig)
 def mcp(
     model: OptionalModel = None,
     url: Url = None,
     api_key: ApiKey = None,
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    revision: Revision = DEFAULTS["revision"],
-    dtype: DtypeOption = DEFAULTS["dtype"],
-    max_length: MaxLength = DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
-    calibration: Calibration = DEFAULTS["calibration"],
+    *,
+    engine: Flags,
 ) -> None:
     """Offer reranking to agents as MCP tools, over stdin and stdout: rerank_with_evidence and rerank.
 
@@ -55,7 +37,6 @@ def mcp(
     with reported() as stdout:
         from whyrank.adapters.mcp import tools_over
 
-        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         prepare_process()
         asyncio.run(_serve(tools_over, open_reranker(model, url or (), api_key, engine), stdout))
 

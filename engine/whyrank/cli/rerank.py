@@ -13,39 +13,24 @@ from typing import Annotated, Any
 import typer
 
 from whyrank.cli import render
-from whyrank.cli.common import (
-    DEFAULTS,
-    ApiKey,
-    AsJson,
-    Calibration,
-    DtypeOption,
-    KvCache,
-    MaxLength,
-    OptionalModel,
-    Prompt,
-    Revision,
-    RouteOption,
-    TrustRemoteCode,
-    Url,
-    app,
-    choice,
-    demo_model,
-    opened,
-    reported,
-)
+from whyrank.cli.common import ApiKey, AsJson, OptionalModel, Url, app, demo_model, opened, reported
+from whyrank.cli.flags import Flags, flags_of
 from whyrank.cli.terminal import Terminal, json_text
+from whyrank.config import EngineConfig
 from whyrank.connect import RerankerContext, open_reranker
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Scored
 from whyrank.process import prepare_process
-from whyrank.request import Mode, RerankOptions, RerankRequest
-from whyrank.types import Document, DocumentLike, TruncationPolicy
+from whyrank.request import RerankRequest
+from whyrank.types import Document, DocumentLike
 from whyrank.wire import RankingBody, event_document
 
 __all__: list[str] = []
 
 
 @app.command()
+@flags_of("options", RerankRequest)
+@flags_of("engine", EngineConfig)
 def rerank(
     query: Annotated[str, typer.Option("--query", "-q", help="What the documents should be relevant to.")],
     texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Documents, one an argument.")] = None,
@@ -55,33 +40,9 @@ def rerank(
     model: OptionalModel = None,
     url: Url = None,
     api_key: ApiKey = None,
-    instruction: Annotated[
-        str | None, typer.Option(help="What relevant means, where the prompt lets you say it.")
-    ] = None,
-    top_n: Annotated[int | None, typer.Option(help="Show only the best N.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Show only scores from here up (0 to 1).")] = None,
-    truncation: Annotated[
-        str, typer.Option(metavar=choice(TruncationPolicy), help="What of an over-long document is given up.")
-    ] = "tail",
-    max_tokens_per_doc: Annotated[
-        int | None,
-        typer.Option(help="From how many tokens on a document is over-long; what the model takes by default."),
-    ] = None,
-    mode: Annotated[str, typer.Option(metavar=choice(Mode), help="evidence: also write why, for the best.")] = "score",
-    evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
-    evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
-    max_contribution_tokens: Annotated[int | None, typer.Option(help="The prompt file's by default.")] = None,
-    max_evidence_tokens: Annotated[int | None, typer.Option(help="The prompt file's by default.")] = None,
-    temperature: Annotated[float, typer.Option(help="For the writing; scores have none.")] = 0.0,
-    deadline_ms: Annotated[float | None, typer.Option(help="Answer with what exists by then.")] = None,
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    revision: Revision = DEFAULTS["revision"],
-    dtype: DtypeOption = DEFAULTS["dtype"],
-    max_length: MaxLength = DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
-    calibration: Calibration = DEFAULTS["calibration"],
+    *,
+    options: Flags,
+    engine: Flags,
     as_json: AsJson = False,
     as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event a line on stdout, as they happen.")] = False,
 ) -> None:
@@ -103,23 +64,8 @@ def rerank(
     with reported() as stdout:
         if model is None and not url:
             model = demo_model("--model Qwen/Qwen3-Reranker-0.6B")
-        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
         connection = open_reranker(model, url or (), api_key, engine)
         candidates = _documents(texts or [], documents)
-        options: RerankOptions = {
-            "instruction": instruction,
-            "top_n": top_n,
-            "min_score": min_score,
-            "truncation": truncation,  # type: ignore[typeddict-item]
-            "max_tokens_per_doc": max_tokens_per_doc,
-            "mode": mode,  # type: ignore[typeddict-item]
-            "evidence_top_n": evidence_top_n,
-            "evidence_min_score": evidence_min_score,
-            "max_contribution_tokens": max_contribution_tokens,
-            "max_evidence_tokens": max_evidence_tokens,
-            "temperature": temperature,
-            "deadline_ms": deadline_ms,
-        }
         RerankRequest.of(query, candidates, **options)  # what is wrong is said before an engine starts
         prepare_process()
         show = (
@@ -135,7 +81,7 @@ async def _rerank(
     name: str,
     query: str,
     documents: list[DocumentLike],
-    options: RerankOptions,
+    options: Flags,
     show: render.Show,
 ) -> bool:
     """Whether a document has no score."""

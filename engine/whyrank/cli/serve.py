@@ -10,21 +10,8 @@ from typing import Annotated
 import typer
 
 from whyrank.cli import render
-from whyrank.cli.common import (
-    DEFAULTS,
-    AsJson,
-    Calibration,
-    DtypeOption,
-    KvCache,
-    MaxLength,
-    Prompt,
-    Revision,
-    RouteOption,
-    TrustRemoteCode,
-    app,
-    demo_model,
-    reported,
-)
+from whyrank.cli.common import AsJson, app, demo_model, reported
+from whyrank.cli.flags import Flags, flags_of
 from whyrank.cli.terminal import Terminal
 from whyrank.config import EngineConfig
 from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
@@ -50,6 +37,7 @@ def formats(
 
 
 @app.command()
+@flags_of("engine", EngineConfig)
 def doctor(
     model: Annotated[str, typer.Argument(help="A folder or a hub name.")],
     pairs: Annotated[
@@ -59,14 +47,8 @@ def doctor(
             help='Check pairs of your own, too: JSON lines of {"query": "...", "documents": ["..."]}, the first 200 pairs.',
         ),
     ] = None,
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    revision: Revision = DEFAULTS["revision"],
-    dtype: DtypeOption = DEFAULTS["dtype"],
-    max_length: MaxLength = DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
-    calibration: Calibration = DEFAULTS["calibration"],
+    *,
+    engine: Flags,
 ) -> None:
     """Say whether a checkpoint can be trusted as served: prompt, labels, ids, parity with transformers, cache.
 
@@ -80,8 +62,7 @@ def doctor(
         from whyrank.doctor import examine, read_pairs
 
         requests = read_pairs(pairs) if pairs else []
-        engine = (prompt, route, revision, dtype, max_length, kv_cache_gib, trust_remote_code, calibration)
-        config = EngineConfig(model, *engine)  # type: ignore[arg-type]
+        config = EngineConfig(model, **engine)
         prepare_process()
         with render.waiting(f"examining {model}"):
             report = asyncio.run(examine(config, requests))
@@ -91,12 +72,12 @@ def doctor(
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@flags_of("engine", EngineConfig, only=("prompt", "route", "calibration"))
 def serve(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="A folder or a hub name.")] = None,
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    calibration: Calibration = DEFAULTS["calibration"],
+    *,
+    engine: Flags,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
     ] = False,
@@ -137,4 +118,4 @@ def serve(
         if model is None or model.startswith("-"):  # then it is a flag of vLLM's
             flags = [*([model] if model else []), *flags]
             model = model_in_config_file(flags) or demo_model("whyrank serve Qwen/Qwen3-Reranker-0.6B")
-        launch(model, prompt, route, calibration, flags, dry_run, vllm_routes, protect_metrics, verbose)  # type: ignore[arg-type]
+        launch(EngineConfig(model, **engine), flags, dry_run, vllm_routes, protect_metrics, verbose)

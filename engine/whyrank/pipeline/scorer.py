@@ -15,7 +15,7 @@ from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
 from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
 from whyrank.request import RerankRequest
-from whyrank.runtimes.base import Runtime
+from whyrank.runtimes.base import TOKENS_OF_A_TURN, Runtime
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
 __all__ = ["Refusal", "Scorer", "refuse_none"]
@@ -59,7 +59,7 @@ class Scorer:
         self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
-        self._windows = 0
+        self._windows = self._tokens = 0
         self.warm_usage = Usage()
 
     async def read(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
@@ -68,9 +68,10 @@ class Scorer:
         async def read_slice(number: int, emit: Callable[[RankedDocument], None]) -> None:
             async with self._turn:  # in their order: an early one is worth more than two half done
                 prompts = await self._prepare(number, state, emit)
-            async with aclosing(
-                self._runtime.read(prompts, self._priority + number, self._request.cache_salt)
-            ) as answers:
+                # The further a call has come, the later its turn: short calls do not wait for long ones to end.
+                priority = self._priority + self._tokens // TOKENS_OF_A_TURN
+                self._tokens += sum(map(len, prompts))
+            async with aclosing(self._runtime.read(prompts, priority, self._request.cache_salt)) as answers:
                 async for index, read in answers:
                     for row in state.record(prompts[index], read):
                         emit(row)

@@ -10,10 +10,22 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["Answer", "Generation", "GenerationParams", "GenerativeRuntime", "Runtime", "TextDelta"]
+__all__ = [
+    "TOKENS_OF_A_TURN",
+    "Answer",
+    "Generation",
+    "GenerationParams",
+    "GenerativeRuntime",
+    "Runtime",
+    "TextDelta",
+]
 
 Answer = tuple[int, LabelRead | DocumentError]
 """A prompt's position in the call, and its result."""
+
+
+TOKENS_OF_A_TURN = 4096
+"""After so many tokens of its prompts, the rest of a call comes after all calls that have had fewer."""
 
 
 class Runtime(Protocol):
@@ -26,8 +38,8 @@ class Runtime(Protocol):
         ...
 
     def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
-        """Results in the order in which they arrive. Lower priority numbers go first. Closing the generator frees the work that
-        is left."""
+        """Results in the order in which they arrive. Lower priority numbers go first, and a prompt's number is one higher for
+        every TOKENS_OF_A_TURN of the prompts before it. Closing the generator frees the work that is left."""
         ...
 
     def facts(self) -> dict[str, str | int]:

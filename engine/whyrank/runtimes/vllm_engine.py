@@ -15,13 +15,15 @@ from http import HTTPStatus
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
+from whyrank.config import EngineConfig
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, EnginePaused, InvalidRequest
 from whyrank.fan_out import as_completed
+from whyrank.options import options_of
 from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_engine_environment
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Answer
+from whyrank.runtimes.base import TOKENS_OF_A_TURN, Answer
 from whyrank.runtimes.vllm_compat import GPU_TOO_FULL, PROMPT_LARGER_THAN_CACHE, vllm_name, warn_of_versions
 from whyrank.types import DocumentError, Usage
 
@@ -78,7 +80,9 @@ class VllmRuntime(ABC):
     @classmethod
     def engine_options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         """vLLM's engine arguments for this plan."""
-        return {**_common_options(plan, on_cpu), **cls._options(plan, on_cpu)}
+        ours, theirs = {**_common_options(plan, on_cpu), **cls._options(plan, on_cpu)}, plan.config.engine_options
+        overrides = {**ours.get("hf_overrides", {}), **theirs.get("hf_overrides", {})}
+        return {**ours, **theirs, **({"hf_overrides": overrides} if overrides else {})}
 
     @classmethod
     @abstractmethod
@@ -98,8 +102,10 @@ class VllmRuntime(ABC):
         return Usage()
 
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+        before = list(itertools.accumulate(map(len, prompts), initial=0))
+
         async def ask(index: int) -> LabelRead | DocumentError:
-            return await self._read_one(prompts[index], priority, salt)
+            return await self._read_one(prompts[index], priority + before[index] // TOKENS_OF_A_TURN, salt)
 
         async with aclosing(as_completed(ask, len(prompts), _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
@@ -204,6 +210,9 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "max_num_batched_tokens": 16384,
         "max_num_seqs": 256,
     }
+    for name in ("tensor_parallel_size", "quantization", "gpu_memory_utilization"):
+        if (value := getattr(config, name)) != options_of(EngineConfig)[name].default:
+            options[name] = value
     if on_cpu or config.kv_cache_gib is not None:
         options["kv_cache_memory_bytes"] = (
             int(config.kv_cache_gib * _GIB) if config.kv_cache_gib else _cache_bytes(plan)
@@ -219,7 +228,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         )
     elif config.kv_cache_gib is not None:
         # The size decides; but vLLM starts only where this share of the GPU is free, by default more than another model leaves.
-        options["gpu_memory_utilization"] = 0.01
+        options.setdefault("gpu_memory_utilization", 0.01)
     return options
 
 

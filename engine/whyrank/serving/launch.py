@@ -13,11 +13,12 @@ import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan
-from whyrank.config import EngineConfig, Route
+from whyrank.config import EngineConfig
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
 from whyrank.process import hide_warnings, is_cpu_build, return_memory, set_engine_environment
@@ -46,52 +47,33 @@ _SECRET_FLAG = re.compile("--(api[-_]k(e(y)?)?|hf[-_]t(o(k(e(n)?)?)?)?)")
 
 
 def serve(
-    model: str,
-    prompt: str | None,
-    route: Route | None,
-    calibration: str | None,
+    config: EngineConfig,
     flags: Sequence[str],
     dry_run: bool,
     vllm_routes: bool = False,
     protect_metrics: bool = False,
     verbose: bool = False,
 ) -> None:
-    """Returns when the server has been stopped."""
-    began = time.time()
+    """Returns when the server has been stopped. `flags`: vLLM's, which decide what `config` leaves at its defaults."""
+    began, on_cpu, quiet = time.time(), is_cpu_build(), not verbose
     from_file = config_file_flags(flags)
     parsed = _prompt_flags([*from_file, *flags])
-    quiet = not verbose
-    if quiet and not dry_run:
-        hide_warnings()
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers heeds it where it loads weights, too
-        if not _names([*from_file, *flags]) & _ENGINE_LOG_FLAGS:
-            os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     if not dry_run:
+        if quiet:
+            _silence_logs(_names([*from_file, *flags]))
         check_machine(parsed.host, parsed.port)
-    config = EngineConfig(
-        model,
-        prompt=prompt,
-        route=route or ("classify" if parsed.runner == "pooling" else None),
-        revision=parsed.revision,
-        dtype=parsed.dtype,
-        trust_remote_code=parsed.trust_remote_code,
-        calibration=calibration,
+    route = config.route or ("classify" if parsed.runner == "pooling" else None)
+    config = replace(
+        config, route=route, **{name: getattr(parsed, name) for name in ("revision", "dtype", "trust_remote_code")}
     )
     plan = make_plan(config, positions=parsed.max_model_len)
-    on_cpu = is_cpu_build()
     start = Start.of(plan, on_cpu, began) if quiet else None
     if plan.route == "encoder":
         _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, start)
         return
     return_memory()  # not where the model computes in this process, too: it would page its activations in anew at every step
     set_engine_environment(on_cpu)
-    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*filter(None, [os.environ.get("VLLM_PLUGINS")]), "whyrank"]))
-    os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
-    if protect_metrics:
-        os.environ[PROTECT_METRICS] = "1"
-    for name, value in (("WHYRANK_PROMPT", prompt), ("WHYRANK_CALIBRATION", calibration)):
-        if value is not None:
-            os.environ[name] = value
+    _set_plugin_environment(config, vllm_routes, protect_metrics)
     command = vllm_command(plan, flags, on_cpu, quiet)
     if start is None or dry_run:
         settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
@@ -102,6 +84,26 @@ def serve(
         start.to_environment()
     if not dry_run:
         _run_vllm(command, plan)
+
+
+def _silence_logs(flags: set[str]) -> None:
+    """Everything but errors, unless the user's own flags ask for logs."""
+    hide_warnings()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers heeds it where it loads weights, too
+    if not flags & _ENGINE_LOG_FLAGS:
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_metrics: bool) -> None:
+    """What plugin.py reads: vLLM passes our plugin nothing else."""
+    others = [os.environ["VLLM_PLUGINS"]] if os.environ.get("VLLM_PLUGINS") else []
+    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*others, "whyrank"]))
+    os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
+    if protect_metrics:
+        os.environ[PROTECT_METRICS] = "1"
+    for name, value in (("WHYRANK_PROMPT", config.prompt), ("WHYRANK_CALIBRATION", config.calibration)):
+        if value is not None:
+            os.environ[name] = value
 
 
 def check_machine(host: str | None, port: int) -> None:

@@ -65,9 +65,7 @@ class Service:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
         config = replace(plan.config, model=model)
         self.reranker = Reranker.from_runtime(runtime, plan.encoder, config, limits.refusal)
-        self._uncalibrated = Reranker.from_runtime(
-            runtime, plan.encoder, replace(config, calibration=None), limits.refusal
-        )
+        self._uncalibrated = self.reranker.without_calibration()
         self.runtime = runtime
         self.plan = plan
         self.limits = limits
@@ -114,8 +112,7 @@ class Service:
         Waits in the caller's thread, which is not that of the event loop in which calls are answered."""
         self._stopping = True
         self.admission.wait_until_empty(seconds)
-        for reranker in (self.reranker, self._uncalibrated):
-            loop.call_soon_threadsafe(reranker.finish_early)
+        loop.call_soon_threadsafe(self.reranker.finish_early)
         self.admission.wait_until_empty(_LAST_ANSWERS_SECONDS)
 
     async def rerank(self, request: RerankRequest, tenant: str | None = None) -> Ranking:
