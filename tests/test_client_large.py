@@ -13,7 +13,7 @@ import pytest
 
 from inprocess import InProcess, prism_plan
 from whyrank import AsyncClient, InvalidRequest, RerankRequest, TooLarge, Unreachable
-from whyrank.client.split import parts_of, rejoined, with_evidence
+from whyrank.client.split import rejoined, split, with_evidence
 from whyrank.errors import EngineDead, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
@@ -160,7 +160,7 @@ async def test_a_stream_says_what_to_do(make: MakeServer) -> None:
     ],
 )
 def test_parts_hold_so_many_documents_and_bytes(sizes: list[int], parts: list[tuple[int, int]]) -> None:
-    assert [(part.start, part.stop) for part in parts_of(sizes, 3, 10)] == parts
+    assert [(part.start, part.stop) for part in split([b"x" * size for size in sizes], 3, 10)] == parts
 
 
 REQUEST = RerankRequest.of("q", ["a", "b", "c"])

@@ -159,7 +159,7 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["client/cache"] = {"types"}
     pure["client/encode"] = {"errors", "request", "types"}
     pure["client/calibrated"] = {"calibration", "events", "ranking"}
-    pure["client/split"] = {"errors", "ranking", "request", "types"}
+    pure["client/split"] = {"client", "errors", "fan_out", "ranking", "request", "types"}
     pure["client/batching"] = {"client", "errors", "types"}
     pure["client/decode"] = {"errors", "events", "ranking", "types"}
     pure["adapters/metadata"] = {"types"}

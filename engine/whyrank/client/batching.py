@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from whyrank.client.cache import PairKey
+from whyrank.client.split import MAX_BYTES, MAX_CONCURRENT_PARTS, MAX_DOCUMENTS
 from whyrank.errors import WhyrankError
 from whyrank.types import RankedDocument, Usage
 
@@ -38,16 +39,16 @@ class PendingBatch:
 
 class Batcher:
     """Sends pending batches together. While no request is under way they go at once, with whatever else was added in the same
-    turn of the event loop; otherwise they wait `window` seconds for more, and for one of `max_concurrency` places. `send` sets
-    the result of each, and raises nothing."""
+    turn of the event loop; otherwise they wait `window` seconds for more, and for one of `max_concurrency` places. `send`
+    sets the result of each, and raises nothing."""
 
     def __init__(
         self,
         send: Callable[[Sequence[PendingBatch]], Awaitable[None]],
         window: float,
-        max_documents: int,
-        max_bytes: int,
-        max_concurrency: int,
+        max_documents: int = MAX_DOCUMENTS,
+        max_bytes: int = MAX_BYTES,
+        max_concurrency: int = MAX_CONCURRENT_PARTS,
     ) -> None:
         self._send, self._window = send, window
         self._max_documents, self._max_bytes, self._max_concurrency = max_documents, max_bytes, max_concurrency

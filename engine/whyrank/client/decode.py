@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -34,9 +34,17 @@ from whyrank.types import (
     Window,
 )
 
-__all__ = ["error_of", "event_of", "ranking_of"]
+__all__ = ["decoded", "error_of", "event_of", "ranking_of"]
 
 T = TypeVar("T")
+
+
+def decoded(read: Callable[..., T], *received: Any) -> T:
+    """What `read` makes of a response, or the error of a server that is not whyrank's."""
+    try:
+        return read(*received)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as cause:
+        raise Unreachable(f"the server's answer is not what whyrank sends: {type(cause).__name__}: {cause}") from cause
 
 
 def ranking_of(body: Mapping[str, Any], documents: Sequence[Document]) -> Ranking:

@@ -1,27 +1,31 @@
-"""A request of more documents than a server takes at once: in which parts it is asked, and one ranking of their answers."""
+"""A request of more documents than a server takes at once: sent in parts, whose answers become one ranking."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TypeVar
 
-from whyrank.errors import MixedModels, PermanentError, WhyrankError
-from whyrank.ranking import Ranking, apply_cutoffs, sort_rows
+from whyrank.client.encode import encode_documents
+from whyrank.errors import MixedModels, PermanentError, RetryableError, WhyrankError
+from whyrank.fan_out import as_completed
+from whyrank.ranking import Ranking, apply_cutoffs, select_for_evidence, sort_rows
 from whyrank.request import RerankRequest
 from whyrank.types import DocumentError, Evidence, Finish, RankedDocument, Usage
 
 __all__ = [
+    "MAX_BYTES",
+    "MAX_CONCURRENT_PARTS",
+    "MAX_DOCUMENTS",
     "SAME_MODEL_ATTEMPTS",
     "Served",
-    "evidence_request",
     "mixed_models",
     "odd_ones",
-    "parts_of",
     "rejoined",
-    "score_request",
-    "served_by",
+    "rerank_in_parts",
+    "split",
     "with_evidence",
 ]
 
@@ -34,16 +38,80 @@ SAME_MODEL_ATTEMPTS = 3
 """Servers may be replaced one by one while a call is under way: then all of its rows are asked of the new model."""
 
 
-def parts_of(sizes: Sequence[int], most: int, max_bytes: int) -> Iterator[range]:
-    """Places of documents of these sizes. Every part has at least one."""
-    start = size = 0
-    for place, own in enumerate(sizes):
-        size += own
-        if place > start and (place - start == most or size > max_bytes):
-            yield range(start, place)
-            start, size = place, own
-    if sizes:
-        yield range(start, len(sizes))
+MAX_DOCUMENTS, MAX_BYTES = 256, 8 << 20
+"""Of one part. Its answer comes when all of it is scored, so not too much."""
+MAX_CONCURRENT_PARTS = 8
+"""A few keep a server busy."""
+
+SendPart = Callable[[RerankRequest, Sequence[bytes]], Awaitable[Ranking]]
+"""One request with its documents as JSON, answered by a server."""
+
+
+def split(documents: Sequence[bytes], max_documents: int = MAX_DOCUMENTS, max_bytes: int = MAX_BYTES) -> list[range]:
+    """The places of documents that travel together. Every part has at least one."""
+    parts, start, size = list[range](), 0, 0
+    for place, document in enumerate(documents):
+        size += len(document)
+        if place > start and (place - start == max_documents or size > max_bytes):
+            parts.append(range(start, place))
+            start, size = place, len(document)
+    return [*parts, range(start, len(documents))] if documents else parts
+
+
+async def rerank_in_parts(
+    request: RerankRequest, documents: Sequence[bytes], parts: Sequence[range], send: SendPart
+) -> Ranking:
+    """Scores part by part, then evidence for the best of all. `documents`: those of the request, as JSON."""
+    try:
+        return await _rerank_once(request, documents, parts, send)
+    except MixedModels:  # the model was replaced between scores and evidence: all of it once more
+        return await _rerank_once(request, documents, parts, send)
+
+
+async def _rerank_once(
+    request: RerankRequest, documents: Sequence[bytes], parts: Sequence[range], send: SendPart
+) -> Ranking:
+    answers = await _score_parts(request, documents, parts, send)
+    kept: Served | None = None
+    for _ in range(SAME_MODEL_ATTEMPTS):
+        served = {part: served_by(answer) for part, answer in answers.items() if isinstance(answer, Ranking)}
+        if not (odd := odd_ones(served, kept)):
+            break
+        again = await _score_parts(request, documents, odd, send)
+        kept = next((served_by(answer) for answer in again.values() if isinstance(answer, Ranking)), kept)
+        answers |= again
+    ranking = rejoined(request, answers)
+    return ranking if request.mode == "score" else await _add_evidence(ranking, request, send)
+
+
+async def _score_parts(
+    request: RerankRequest, documents: Sequence[bytes], parts: Sequence[range], send: SendPart
+) -> dict[range, Ranking | WhyrankError]:
+    async def score_part(number: int) -> Ranking | WhyrankError:
+        part = parts[number]
+        try:
+            return await send(score_request(request, part), documents[part.start : part.stop])
+        except WhyrankError as error:
+            return error
+
+    answers: dict[range, Ranking | WhyrankError] = {}
+    async with aclosing(as_completed(score_part, len(parts), MAX_CONCURRENT_PARTS)) as completed:
+        async for number, answer in completed:
+            answers[parts[number]] = answer
+    return answers
+
+
+async def _add_evidence(ranking: Ranking, request: RerankRequest, send: SendPart) -> Ranking:
+    chosen = select_for_evidence(ranking.results, request.evidence_min_score, request.evidence_top_n)
+    if not chosen:
+        return ranking
+    evidence_only = evidence_request(request, chosen)
+    documents, answer = encode_documents(evidence_only), None
+    with suppress(RetryableError):  # the scores are there: what is missing is told in its row
+        answer = await send(evidence_only, documents)
+        if served_by(answer) != served_by(ranking):
+            answer = await send(evidence_only, documents)
+    return with_evidence(ranking, chosen, answer, "error" if request.deadline_ms is None else "deadline")
 
 
 def score_request(request: RerankRequest, part: range) -> RerankRequest:
