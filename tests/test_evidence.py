@@ -326,8 +326,9 @@ async def test_every_tag_closes(served: Served) -> None:
     encoder, runtime = served.plan.encoder, served.runtime
     prompt = (await asyncio.to_thread(encoder.encode, QUERY, [Document("x")], None, "tail"))[0].prompts[0].ids  # type: ignore[union-attr]
     opening = encoder.encode_frame(opening_text(PRISM))
-    order = GenerationParams(writing_grammar(PRISM, BUDGETS, encoder.control_texts()), 200, 1.5, live=False, salt=None)  # type: ignore[arg-type]
     runs = [(*prompt, *opening)] * 40
+    grammars = [writing_grammar(PRISM, BUDGETS, encoder.control_texts())] * len(runs)
+    order = GenerationParams(grammars, 200, 1.5, live=False, salt=None)
     async with aclosing(runtime.write(runs, order)) as pieces:  # type: ignore[attr-defined]
         async for _, written in pieces:
             assert isinstance(written, Generation)

@@ -10,9 +10,10 @@ from whyrank.errors import InvalidRequest
 from whyrank.options import Option, check_options
 from whyrank.types import Document, DocumentLike, TruncationPolicy
 
-__all__ = ["Mode", "RerankOptions", "RerankRequest"]
+__all__ = ["EvidenceStyle", "Mode", "RerankOptions", "RerankRequest"]
 
 Mode = Literal["score", "evidence"]
+EvidenceStyle = Literal["rewrite", "verbatim"]
 # Smaller ones would make thousands of prompts of one document.
 _MIN_WINDOW = 128
 
@@ -28,6 +29,7 @@ class RerankOptions(TypedDict, total=False):
     mode: Mode
     evidence_top_n: int
     evidence_min_score: float
+    evidence_style: EvidenceStyle
     max_contribution_tokens: int | None
     max_evidence_tokens: int | None
     temperature: float
@@ -62,6 +64,12 @@ class RerankRequest:
         float,
         Option("... and from which score up; below 0.5 the model itself answers no.", minimum=0, maximum=1),
     ] = 0.5
+    evidence_style: Annotated[
+        EvidenceStyle,
+        Option(
+            "rewrite: in the model's own words, checked. verbatim: sentences of the document that the model chooses."
+        ),
+    ] = "rewrite"
     max_contribution_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None
     max_evidence_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None
     temperature: Annotated[float, Option("For the writing; scores have none.", minimum=0, maximum=2)] = 0.0

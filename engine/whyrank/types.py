@@ -137,7 +137,8 @@ class Unsupported:
     end: int
 
 
-GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "language"]
+GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "language", "reduced"]
+"""reduced: the document has more sentences than the model could choose from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,9 @@ class Grounding:
     spans: tuple[SourceSpan, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
     flags: tuple[GroundingFlag, ...] = ()
+    method: Literal["words", "verbatim"] = "words"
+    """words: the evidence was compared with the document. verbatim: it consists of the document's own sentences, which says
+    that they stand there and not that nothing between them matters."""
 
 
 Finish = Literal["complete", "budget", "repetition", "aborted", "deadline", "error"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from whyrank.events import EvidenceDelta, EvidenceDone
 from whyrank.grounding import ground
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
+from whyrank.pipeline.verbatim import Quotable, quotable_sentences
 from whyrank.prompting.evidence import (
     SectionReader,
     WrittenSection,
@@ -21,12 +22,13 @@ from whyrank.prompting.evidence import (
     max_new_tokens,
     opening_text,
     split_sections,
+    tags_of,
     writing_grammar,
 )
-from whyrank.prompting.tokens import PromptEncoder
+from whyrank.prompting.tokens import Ids, PromptEncoder
 from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Generation, GenerationParams, GenerativeRuntime, Runtime, TextDelta
-from whyrank.types import Evidence, Finish, Usage
+from whyrank.types import Evidence, Finish, Grounding, Usage
 
 if TYPE_CHECKING:
     from whyrank.prompting.formats import Continuation, SectionName
@@ -55,10 +57,12 @@ class EvidenceGenerator:
         self, state: RequestState, deadline: Deadline
     ) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
         """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not."""
-        chosen = state.select_for_evidence()
+        chosen = state.prompts_to_continue()
+        quotable = await self._quotable(state, chosen) if self._request.evidence_style == "verbatim" else {}
         waiting = dict(enumerate(chosen.values()))
         readers = [SectionReader(self._continuation, self._budgets, self._encoder.decode) for _ in chosen]
-        pieces = deadline.during(self._runtime.write([ids + self._opening for ids in chosen], self._order()))
+        params = self._params([quotable.get(indexes[0]) for indexes in chosen.values()])
+        pieces = deadline.during(self._runtime.write([ids + self._opening for ids in chosen], params))
         try:
             async with aclosing(pieces):
                 async for place, piece in pieces:
@@ -69,7 +73,7 @@ class EvidenceGenerator:
                         continue
                     self.usage += piece.usage
                     for index in waiting.pop(place):
-                        evidence = await self._evidence(piece, self._request.documents[index].content, deadline)
+                        evidence = await self._evidence(piece, index, quotable.get(index), deadline)
                         yield EvidenceDone(state.add_evidence(index, evidence))
             why_not: Finish = "aborted" if deadline.aborted else "deadline"
         except (EngineDead, EnginePaused):
@@ -77,27 +81,53 @@ class EvidenceGenerator:
         for index in (index for indexes in waiting.values() for index in indexes):
             yield EvidenceDone(state.add_evidence(index, Evidence("", "", why_not)))
 
-    def _order(self) -> GenerationParams:
+    async def _quotable(self, state: RequestState, chosen: Mapping[Ids, list[int]]) -> dict[int, Quotable]:
+        """The sentences that may be quoted, of each chosen document."""
+        forbidden = [*tags_of(self._continuation), *self._encoder.control_texts()]
+        budget = self._budgets["evidence"]
+
+        def fits(sentence: str) -> bool:
+            return len(self._encoder.encode_frame(sentence)) <= budget
+
+        def find(indexes: list[int]) -> dict[int, Quotable]:
+            query, documents = self._request.query, self._request.documents
+            return {
+                index: quotable_sentences(documents[index].content, query, forbidden, fits, state.read_part(index))
+                for index in indexes
+            }
+
+        # In a thread, because documents may be long.
+        return await asyncio.to_thread(find, [index for indexes in chosen.values() for index in indexes])
+
+    def _params(self, quotable: Sequence[Quotable | None]) -> GenerationParams:
+        forbidden = self._encoder.control_texts()
+        free = writing_grammar(self._continuation, self._budgets, forbidden)
+        grammars = [
+            free if one is None else writing_grammar(self._continuation, self._budgets, forbidden, one.grammar())
+            for one in quotable
+        ]
         return GenerationParams(
-            writing_grammar(self._continuation, self._budgets, self._encoder.control_texts()),
+            grammars,
             max_new_tokens(grammar_budgets(self._continuation, self._budgets)),
             self._request.temperature,
             self._live,
             self._request.cache_salt,
         )
 
-    async def _evidence(self, generation: Generation, document: str, deadline: Deadline) -> Evidence:
+    async def _evidence(
+        self, generation: Generation, index: int, quotable: Quotable | None, deadline: Deadline
+    ) -> Evidence:
         sections = split_sections(self._continuation, self._budgets, generation.ids, self._encoder.decode)
         texts = {section.name: section.text for section in sections}
-        evidence = texts.get("evidence", "").strip()
-        return Evidence(
-            texts.get("contribution", "").strip(),
-            evidence,
-            _finish(generation, sections),
-            len(generation.ids),
+        contribution, evidence = texts.get("contribution", "").strip(), texts.get("evidence", "").strip()
+        grounding: Grounding | None
+        if quotable is not None:
+            evidence, grounding = quotable.quote(texts.get("evidence", ""))
+        else:
             # In a thread, because a document may be long; what is not checked in time has no grounding.
-            await deadline.wait(asyncio.to_thread(ground, evidence, document, self._request.query)),
-        )
+            document = self._request.documents[index].content
+            grounding = await deadline.wait(asyncio.to_thread(ground, evidence, document, self._request.query))
+        return Evidence(contribution, evidence, _finish(generation, sections), len(generation.ids), grounding)
 
 
 def _finish(generation: Generation, sections: Sequence[WrittenSection]) -> Finish:

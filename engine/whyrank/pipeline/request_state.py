@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from whyrank.calibration import Calibration
 from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
-from whyrank.prompting.tokens import EncodedDocument, Ids
+from whyrank.prompting.tokens import EncodedDocument, Ids, Prompt
 from whyrank.ranking import apply_cutoffs, select_for_evidence, sort_rows
 from whyrank.request import RerankRequest
 from whyrank.types import DocumentError, Evidence, RankedDocument, Usage
@@ -30,7 +30,7 @@ class RequestState:
         self._readers: dict[Ids, list[int]] = {}
         # A document that gets no result before the deadline keeps this error.
         self._rows = {i: RankedDocument(i, document, error=_LATE) for i, document in enumerate(request.documents)}
-        self._best: dict[int, Ids] = {}
+        self._best: dict[int, Prompt] = {}
         self._ranks: dict[int, int | None] = {}
 
     def add(
@@ -72,7 +72,7 @@ class RequestState:
         if not math.isfinite(best.margin):
             message = f"the model answered {best.margin}: its weights or dtype do not fit"
             return self._keep(replace(row, error=DocumentError("not_finite", message)))
-        self._best[index] = prompt.ids
+        self._best[index] = prompt
         row = replace(row, score=best.score, margin=best.margin, label_mass=best.label_mass)
         return self._keep(self._calibration.score(row) if self._calibration else row)
 
@@ -95,13 +95,21 @@ class RequestState:
         cut = (row for row in self._rows.values() if row.truncation is not None and row.truncation.truncated)
         return next(cut, None)
 
-    def select_for_evidence(self) -> dict[Ids, list[int]]:
-        """Prompts to continue, best document first, with the documents that each stands for."""
+    def chosen(self) -> list[RankedDocument]:
+        """The documents that are explained, best first."""
         request = self._request
+        return list(select_for_evidence(self.results(), request.evidence_min_score, request.evidence_top_n))
+
+    def prompts_to_continue(self) -> dict[Ids, list[int]]:
+        """Those of the chosen documents, best first, with the documents that each stands for."""
         prompts: dict[Ids, list[int]] = {}
-        for row in select_for_evidence(self.results(), request.evidence_min_score, request.evidence_top_n):
-            prompts.setdefault(self._best[row.index], []).append(row.index)
+        for row in self.chosen():
+            prompts.setdefault(self._best[row.index].ids, []).append(row.index)
         return prompts
+
+    def read_part(self, index: int) -> tuple[tuple[int, int], ...] | None:
+        """The characters of a scored document that the model has read; None: all."""
+        return self._best[index].read
 
     def usage(self) -> Usage:
         reads = (read for read in self._reads.values() if isinstance(read, LabelRead))

@@ -29,6 +29,7 @@ __all__ = [
     "parse",
     "render",
     "split_sections",
+    "tags_of",
     "writing_grammar",
 ]
 
@@ -127,20 +128,32 @@ def _rounded_up(tokens: int, maximum: int) -> int:
     return maximum
 
 
-def writing_grammar(continuation: Continuation, tokens: Mapping[SectionName, int], forbidden: Iterable[str]) -> str:
-    """The structural tag for what follows `opening_text`, as JSON: one of few strings, each of which the engine compiles once.
-    Within it a text may pass its budget in `tokens`, see `grammar_budgets`; `split_sections` cuts it. `forbidden` are the
-    control tokens' texts: to the grammar they would be ordinary text."""
-    from xgrammar import StructuralTag
-    from xgrammar.structural_tag import AnyTextFormat, ConstStringFormat, SequenceFormat
+def tags_of(continuation: Continuation) -> list[str]:
+    return [tag for section in continuation.sections for tag in (section.open, section.close)]
 
-    tags = [tag for section in continuation.sections for tag in (section.open, section.close)]
-    never = [*tags, *sorted(forbidden)]
+
+def writing_grammar(
+    continuation: Continuation,
+    tokens: Mapping[SectionName, int],
+    forbidden: Iterable[str],
+    evidence: str | None = None,
+) -> str:
+    """The structural tag for what follows `opening_text`, as JSON: one of few strings, each of which the engine compiles once,
+    unless the section `evidence` gets a grammar of its own (EBNF). Within it a text may pass its budget in `tokens`, see
+    `grammar_budgets`; `split_sections` cuts it. `forbidden` are the control tokens' texts: to the grammar they would be
+    ordinary text."""
+    from xgrammar import StructuralTag
+    from xgrammar.structural_tag import AnyTextFormat, ConstStringFormat, GrammarFormat, SequenceFormat
+
+    never = [*tags_of(continuation), *sorted(forbidden)]
     allowed = grammar_budgets(continuation, tokens)
     elements: list[Any] = []
     for section, literal in zip(continuation.sections, _literals(continuation), strict=True):
         excludes = [*never, *(["\n"] if section.one_line else [])]
-        elements.append(AnyTextFormat(excludes=excludes, max_tokens=allowed[section.name]))
+        if section.name == "evidence" and evidence is not None:
+            elements.append(GrammarFormat(grammar=evidence))
+        else:
+            elements.append(AnyTextFormat(excludes=excludes, max_tokens=allowed[section.name]))
         elements.append(ConstStringFormat(value=literal))
     return StructuralTag(format=SequenceFormat(elements=elements)).model_dump_json()
 

@@ -45,6 +45,8 @@ class Prompt:
 
     ids: Ids
     truncation: Truncation
+    read: tuple[tuple[int, int], ...] | None = None
+    """The characters of the document that the ids hold, where that is not all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +233,19 @@ class PromptEncoder:
                 row.query.start: row.ids[row.query.start : row.query.start + query_room],
             }
             used = sum(high - low for low, high in kept)
-            window = None
-            if policy == "windows" and used < document:
-                (low, high) = kept[0]
-                window = Window(row.offsets[low][0] - row.origin, row.offsets[high - 1][1] - row.origin)
+            window = read = None
+            if used < document:
+                read = tuple(
+                    (row.offsets[low][0] - row.origin, row.offsets[high - 1][1] - row.origin)
+                    for low, high in kept
+                    if high > low
+                )
+                window = Window(*read[0]) if policy == "windows" else None
             prompts.append(
                 Prompt(
                     _replaced(row, parts),
                     Truncation(document + row.shared, used + row.shared, policy, query - query_room, window),
+                    read,
                 )
             )
         return EncodedDocument(tuple(prompts), row.neutralised)

@@ -51,12 +51,12 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class GenerationParams:
-    """How to continue prompts: within a grammar (a structural tag as JSON), in at most max_tokens tokens.
+    """How to continue prompts: each within its grammar (a structural tag as JSON), in at most max_tokens tokens.
 
     live: yield text while it is generated, not only the end.
     """
 
-    grammar: str
+    grammars: Sequence[str]
     max_tokens: int
     temperature: float
     live: bool

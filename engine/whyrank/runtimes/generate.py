@@ -90,14 +90,16 @@ class GenerateRuntime(VllmRuntime):
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
-        params, call = _generation_params(order), object()
+        params = {grammar: _generation_params(order, grammar) for grammar in set(order.grammars)}
+        call = object()
 
         async def ask(index: int, emit: Callable[[TextDelta | Generation], None]) -> None:
+            prompt, sampling = prompts[index], params[order.grammars[index]]
             ids: list[int] = []
             try:
                 async with self._places.place(call):
                     # Before all scoring: what is being written is what a caller waits for.
-                    async for output in self._outputs(prompts[index], params, priority=-1, salt=order.salt):
+                    async for output in self._outputs(prompt, sampling, priority=-1, salt=order.salt):
                         (completion,) = output.outputs
                         ids += completion.token_ids
                         if order.live:
@@ -105,7 +107,7 @@ class GenerateRuntime(VllmRuntime):
             except Refused:
                 emit(Generation(ids, "error"))
                 return
-            usage = Usage(len(prompts[index]), output.num_cached_tokens or 0, len(ids))
+            usage = Usage(len(prompt), output.num_cached_tokens or 0, len(ids))
             emit(Generation(ids, completion.finish_reason or "error", usage))
 
         async with aclosing(fan_out(ask, len(prompts), self._places.count)) as pieces:
@@ -122,13 +124,13 @@ def max_concurrent_generations(config: Any) -> int:
     return max(1, places)
 
 
-def _generation_params(order: GenerationParams) -> Any:
+def _generation_params(order: GenerationParams, grammar: str) -> Any:
     output_kind = vllm_name("RequestOutputKind")
     return vllm_name("SamplingParams")(
         max_tokens=order.max_tokens,
         temperature=order.temperature,
         output_kind=output_kind.DELTA if order.live else output_kind.FINAL_ONLY,
-        structured_outputs=vllm_name("StructuredOutputsParams")(structural_tag=order.grammar),
+        structured_outputs=vllm_name("StructuredOutputsParams")(structural_tag=grammar),
         skip_clone=True,
         watermarking=False,
     )

@@ -1,0 +1,117 @@
+"""Verbatim evidence: a grammar that admits nothing but sentences of the document, in their order, and back from what was
+generated to the sentences. The model chooses; it cannot invent. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import log
+
+from whyrank.grounding.words import content_keys, folded_words, sentences
+from whyrank.types import Grounding, GroundingFlag, SourceSpan
+
+__all__ = ["Quotable", "quotable_sentences"]
+
+GAP = " […] "
+"""Stands in the evidence where sentences of the document between two others were left out."""
+# The time to compile a grammar grows with the square of its sentences: 50 take a quarter of a second.
+_MAX_SENTENCES = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """Its place in the document, and what separates it from the next one in the model's output."""
+
+    start: int
+    end: int
+    text: str
+    separator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Quotable:
+    """The sentences of one document that may be quoted. `reduced`: it has more, which say less about the query."""
+
+    document: str
+    sentences: tuple[_Sentence, ...]
+    reduced: bool = False
+
+    def grammar(self) -> str:
+        """EBNF: each sentence in turn may be taken or left, and at least one is taken. A chain of rules: a row of optional
+        sentences would take a hundred times as long to compile."""
+        if not self.sentences:
+            return 'root ::= ""'
+        last = len(self.sentences) - 1
+        rules = ["root ::= t0"]
+        for i, sentence in enumerate(self.sentences):
+            text, separator = (json.dumps(part, ensure_ascii=False) for part in (sentence.text, sentence.separator))
+            rules.append(f"t{i} ::= {text}" if i == last else f"t{i} ::= {text} ({separator} t{i + 1})? | t{i + 1}")
+        return "\n".join(rules)
+
+    def chosen(self, generated: str) -> list[_Sentence]:
+        """The sentences of an output of the grammar; of one that was cut off, those that are complete."""
+        # By position in the output: the sentences up to there. A sentence may begin where another one is complete.
+        paths: dict[int, list[_Sentence]] = {0: []}
+        ends: dict[int, list[_Sentence]] = {}
+        for sentence in self.sentences:
+            for at, path in list(paths.items()):
+                if not generated.startswith(sentence.text, at):
+                    continue
+                end, taken = at + len(sentence.text), [*path, sentence]
+                ends.setdefault(end, taken)
+                if generated.startswith(sentence.separator, end):
+                    paths.setdefault(end + len(sentence.separator), taken)
+        return ends[max(ends)] if ends else []
+
+    def quote(self, generated: str) -> tuple[str, Grounding]:
+        """The evidence as it is shown: the chosen sentences with the document's own spaces between neighbours and a mark where
+        something was left out; and their exact places."""
+        text, spans, before = "", list[SourceSpan](), None
+        for sentence in self.chosen(generated):
+            if before is not None:
+                between = self.document[before.end : sentence.start]
+                text += GAP if between.strip() else between
+            spans.append(SourceSpan(len(text), len(text) + len(sentence.text), sentence.start, sentence.end, 1.0))
+            text += sentence.text
+            before = sentence
+        flags: tuple[GroundingFlag, ...] = ("reduced",) if self.reduced else ()
+        return text, Grounding(1.0 if spans else 0.0, tuple(spans), flags=flags, method="verbatim")
+
+
+def quotable_sentences(
+    document: str,
+    query: str,
+    forbidden: Iterable[str],
+    fits: Callable[[str], bool],
+    read: Sequence[tuple[int, int]] | None = None,
+) -> Quotable:
+    """`forbidden`: texts that a sentence may not hold, such as tags. `fits`: whether a sentence is within the budget.
+    `read`: the stretches of the document that the model has read, where that is not all."""
+    never, seen, found = tuple(forbidden), set[str](), list[_Sentence]()
+    for start, end in sentences(document):
+        text = document[start:end]
+        if text in seen or any(part in text for part in never) or not _is_utf8(text) or not fits(text):
+            continue
+        if read is not None and not any(low <= start and end <= high for low, high in read):
+            continue
+        seen.add(text)
+        found.append(_Sentence(start, end, text, " " if document[end : end + 1].strip() == "" else ""))
+    best = _most_relevant(found, query) if len(found) > _MAX_SENTENCES else found
+    return Quotable(document, tuple(best), len(best) < len(found))
+
+
+def _is_utf8(text: str) -> bool:
+    return text.encode("utf-8", "ignore").decode() == text
+
+
+def _most_relevant(candidates: Sequence[_Sentence], query: str) -> list[_Sentence]:
+    """In their order, those that share most with the query, rare words first; of equals the earlier ones."""
+    wanted = set(content_keys(folded_words(query)))
+    keys = [set(content_keys(folded_words(sentence.text))) & wanted for sentence in candidates]
+    frequency = Counter(key for of_one in keys for key in of_one)
+    weights = [sum(log(1 + len(candidates) / frequency[key]) for key in of_one) for of_one in keys]
+    chosen = sorted(range(len(candidates)), key=lambda i: -weights[i])[:_MAX_SENTENCES]
+    return [candidates[i] for i in sorted(chosen)]

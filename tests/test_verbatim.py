@@ -1,0 +1,152 @@
+"""Verbatim evidence: the grammar admits the document's sentences alone, and what was generated leads back to their places."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from xgrammar import Grammar
+from xgrammar.testing import _is_grammar_accept_string  # type: ignore[import-untyped]
+
+from whyrank.pipeline.verbatim import GAP, Quotable, quotable_sentences
+
+WATER = (
+    "Water boils at 100 °C at sea level. Ethanol boils at 78 °C. The boiling point falls with height. "
+    "On Mount Everest it is 71 °C, unless the pot is closed."
+)
+CHINESE = "水在海平面的沸点是100℃。乙醇的沸点是78℃。沸点随高度降低。"
+
+
+def quotable(document: str, query: str = "boiling point", **options: object) -> Quotable:
+    given: dict[str, object] = {"forbidden": ("</evidence>", "<|im_end|>"), "fits": lambda text: True} | options
+    return quotable_sentences(document, query, **given)  # type: ignore[arg-type]
+
+
+def texts(of: Quotable) -> list[str]:
+    return [sentence.text for sentence in of.sentences]
+
+
+def admits(of: Quotable, output: str) -> bool:
+    return bool(_is_grammar_accept_string(Grammar.from_ebnf(of.grammar()), output))
+
+
+def test_sentences_in_their_order_and_nothing_else() -> None:
+    water = quotable(WATER)
+    one, two, three, four = texts(water)
+    for output in (one, four, f"{one} {two}", f"{one} {three} {four}", " ".join(texts(water))):
+        assert admits(water, output)
+    for output in (
+        "",
+        two + " " + one,  # another order
+        f"{one} {one}",  # twice
+        one[:-1],  # not to its end
+        one.replace("100", "101"),
+        one.replace(" at sea level", ""),
+        f"{one} Really.",
+        f"{one}{two}",
+    ):
+        assert not admits(water, output)
+
+
+def test_scripts_without_spaces() -> None:
+    chinese = quotable(CHINESE, "沸点")
+    one, _, three = texts(chinese)
+    assert admits(chinese, one + three) and not admits(chinese, three + one) and not admits(chinese, f"{one} {three}")
+    text, grounding = chinese.quote(one + three)
+    assert text == one + GAP + three
+    assert [CHINESE[span.start : span.end] for span in grounding.spans] == [one, three]
+
+
+def test_gaps_are_shown_and_places_exact() -> None:
+    water = quotable(WATER)
+    one, two, _, four = texts(water)
+    text, grounding = water.quote(f"{one} {two} {four}")
+    assert text == f"{one} {two}{GAP}{four}"
+    assert grounding.method == "verbatim" and grounding.supported == 1.0 and grounding.flags == ()
+    for span in grounding.spans:
+        assert text[span.evidence_start : span.evidence_end] == WATER[span.start : span.end]
+
+
+def test_what_was_cut_off_is_left_out() -> None:
+    water = quotable(WATER)
+    one, two, *_ = texts(water)
+    assert water.quote(f"{one} {two[:9]}")[0] == one
+    assert water.quote(one[:5]) == ("", water.quote("")[1]) and water.quote("")[1].supported == 0.0
+
+
+def test_sentences_that_repeat_are_offered_once() -> None:
+    repeated = quotable("It rains. It snows. It rains. It rains.")
+    assert texts(repeated) == ["It rains.", "It snows."]
+    assert [span.start for span in repeated.quote("It rains. It snows.")[1].spans] == [0, 10]
+
+
+def test_tags_and_control_tokens_are_never_quoted() -> None:
+    hostile = quotable("Good. </evidence> is bad. So is <|im_end|> here. Fine.")
+    assert texts(hostile) == ["Good.", "Fine."]
+
+
+@pytest.mark.parametrize("document", ["", "   ", "</evidence>"])
+def test_nothing_to_quote(document: str) -> None:
+    empty = quotable(document)
+    assert admits(empty, "") and not admits(empty, "a")
+    assert empty.quote("")[0] == ""
+
+
+def test_only_what_was_read_and_fits() -> None:
+    assert texts(quotable(WATER, read=[(0, 70)])) == ["Water boils at 100 °C at sea level.", "Ethanol boils at 78 °C."]
+    assert texts(quotable(WATER, fits=lambda text: len(text) < 30)) == ["Ethanol boils at 78 °C."]
+
+
+def test_of_many_sentences_the_best_are_offered() -> None:
+    many = [f"Sentence {n} is about nothing." for n in range(500)]
+    many[321] = "The boiling point of water is 100 °C."
+    reduced = quotable(" ".join(many), "boiling point of water")
+    assert len(reduced.sentences) == 50 and reduced.reduced and many[321] in texts(reduced)
+    assert [s.start for s in reduced.sentences] == sorted(s.start for s in reduced.sentences)
+    assert reduced.quote(many[321])[1].flags == ("reduced",)
+
+
+SCRAPS = [
+    "a",
+    "b.",
+    "a b.",
+    '"',
+    "\\",
+    "\\n",
+    "é",
+    "°",
+    "水。",
+    "🙂",
+    "\n",
+    "\t",
+    "?",
+    "!",
+    "1.5",
+    "  ",
+    "x's",
+    "a.b",
+    "‮",
+    "{",
+    "∎",
+]
+
+
+def test_random_documents_lead_back_to_their_sentences() -> None:
+    chance = random.Random(7)
+    for _ in range(300):
+        document = " ".join(chance.choices(SCRAPS, k=chance.randint(1, 30)))
+        of = quotable(document)
+        if not of.sentences:
+            continue
+        count = chance.randint(1, len(of.sentences))
+        chosen = sorted(chance.sample(range(len(of.sentences)), count))
+        output = ""
+        for i in chosen:
+            output += of.sentences[i].text + (of.sentences[i].separator if i != chosen[-1] else "")
+        assert admits(of, output), document
+        text, grounding = of.quote(output)
+        assert (
+            "".join(document[span.start : span.end] for span in grounding.spans).split()
+            == "".join(of.sentences[i].text for i in chosen).split()
+        )
+        assert all(text[s.evidence_start : s.evidence_end] == document[s.start : s.end] for s in grounding.spans)
