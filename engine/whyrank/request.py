@@ -12,7 +12,7 @@ from whyrank.types import Document, DocumentLike, TruncationPolicy
 
 __all__ = ["EvidenceStyle", "Mode", "RerankOptions", "RerankRequest"]
 
-Mode = Literal["score", "evidence"]
+Mode = Literal["score", "evidence", "spans"]
 EvidenceStyle = Literal["rewrite", "verbatim"]
 # Smaller ones would make thousands of prompts of one document.
 _MIN_WINDOW = 128
@@ -30,6 +30,8 @@ class RerankOptions(TypedDict, total=False):
     evidence_top_n: int
     evidence_min_score: float
     evidence_style: EvidenceStyle
+    span_min_score: float
+    max_spans: int
     max_contribution_tokens: int | None
     max_evidence_tokens: int | None
     temperature: float
@@ -58,8 +60,11 @@ class RerankRequest:
         int | None,
         Option("From how many tokens on a document is over-long; what the model takes by default.", minimum=1),
     ] = None
-    mode: Annotated[Mode, Option("evidence: also write contribution and evidence for the best.")] = "score"
-    evidence_top_n: Annotated[int, Option("How many documents evidence is written for, at most.", minimum=1)] = 5
+    mode: Annotated[
+        Mode,
+        Option("evidence: also write why, for the best. spans: also say where in the best the answer stands."),
+    ] = "score"
+    evidence_top_n: Annotated[int, Option("How many documents are explained, at most.", minimum=1)] = 5
     evidence_min_score: Annotated[
         float,
         Option("... and from which score up; below 0.5 the model itself answers no.", minimum=0, maximum=1),
@@ -70,6 +75,8 @@ class RerankRequest:
             "rewrite: in the model's own words, checked. verbatim: sentences of the document that the model chooses."
         ),
     ] = "rewrite"
+    span_min_score: Annotated[float, Option("Spans from this score up.", minimum=0, maximum=1)] = 0.5
+    max_spans: Annotated[int, Option("Spans of a document, at most.", minimum=1)] = 3
     max_contribution_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None
     max_evidence_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None
     temperature: Annotated[float, Option("For the writing; scores have none.", minimum=0, maximum=2)] = 0.0

@@ -26,6 +26,7 @@ from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.evidence_generator import EvidenceGenerator
 from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.scorer import Refusal, Scorer, refuse_none
+from whyrank.pipeline.spans import SpanFinder
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.ranking import Ranking
@@ -101,15 +102,23 @@ class Reranker(BaseReranker):
     async def events(
         self, request: RerankRequest, live: bool = False, priority: int = 0
     ) -> AsyncGenerator[Event, None]:
-        """Encode and score every document, order them, then generate evidence for the best and check it against its document.
+        """Encode and score every document, order them, then explain the best: by evidence or by the spans that answer.
 
         priority: the engine prefers lower numbers."""
         runtime, encoder = self._started()
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
-        scorer = Scorer(request, runtime, encoder, self._refusal, priority, self._large_texts)
-        generator = EvidenceGenerator(request, runtime, encoder, live) if request.mode == "evidence" else None
+
+        def make_scorer(request: RerankRequest) -> Scorer:
+            return Scorer(request, runtime, encoder, self._refusal, priority, self._large_texts)
+
+        explainer: EvidenceGenerator | SpanFinder | None = None
+        if request.mode == "evidence":
+            explainer = EvidenceGenerator(request, runtime, encoder, live)
+        elif request.mode == "spans":
+            explainer = SpanFinder(request, encoder.format.score_rule, make_scorer)
+        scorer = make_scorer(request)
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)
         state = RequestState(request, encoder.format.score_rule, self.calibration)
@@ -119,12 +128,12 @@ class Reranker(BaseReranker):
         usage = state.usage() + scorer.warm_usage
         ranking = Ranking(state.results(), usage, self.config.model, prompt, first_cut=state.first_cut())
         yield Ranked(ranking)
-        if generator is not None:
-            async with aclosing(generator.write(state, deadline)) as events:
+        if explainer is not None:
+            async with aclosing(explainer.explain(state, deadline)) as events:
                 async for event in events:
                     yield event
-            usage += generator.usage
-            ranking = replace(ranking, results=state.results(), usage=usage, evidence_usage=generator.usage)
+            usage += explainer.usage
+            ranking = replace(ranking, results=state.results(), usage=usage, evidence_usage=explainer.usage)
         yield Finished(ranking)
 
     def finish_early(self) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "Grounding",
     "GroundingFlag",
     "RankedDocument",
+    "ScoredSpan",
     "SourceSpan",
     "Truncation",
     "TruncationPolicy",
@@ -128,6 +129,15 @@ class SourceSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredSpan:
+    """A stretch of the document that was scored by itself: characters of title and text as the model saw them."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Unsupported:
     """Something checkable in the evidence that the document does not say. Character offsets into the evidence."""
 
@@ -190,6 +200,10 @@ class RankedDocument:
     error: DocumentError | None = None
     evidence: Evidence | None = None
     calibrated_score: float | None = None
+    spans: tuple[ScoredSpan, ...] | None = None
+    """In mode "spans", of a chosen document: where it answers, best first; empty where no part of it does by itself."""
+    spans_limited: bool = False
+    """The document has more sentences than were scored."""
 
     @property
     def id(self) -> str | None:

@@ -53,7 +53,7 @@ class EvidenceGenerator:
         self._opening = encoder.encode_frame(opening_text(self._continuation))
         self.usage = Usage()
 
-    async def write(
+    async def explain(
         self, state: RequestState, deadline: Deadline
     ) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
         """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not."""

@@ -11,7 +11,7 @@ from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
 from whyrank.prompting.tokens import EncodedDocument, Ids, Prompt
 from whyrank.ranking import apply_cutoffs, select_for_evidence, sort_rows
 from whyrank.request import RerankRequest
-from whyrank.types import DocumentError, Evidence, RankedDocument, Usage
+from whyrank.types import DocumentError, Evidence, RankedDocument, ScoredSpan, Usage
 
 __all__ = ["RequestState"]
 
@@ -82,9 +82,16 @@ class RequestState:
 
     def add_evidence(self, index: int, evidence: Evidence) -> RankedDocument:
         """Add a document's evidence and return its row, with its rank: scoring is over by now."""
+        return self._keep(replace(self._rows[index], rank=self._rank(index), evidence=evidence))
+
+    def add_spans(self, index: int, spans: tuple[ScoredSpan, ...], limited: bool) -> RankedDocument:
+        row = replace(self._rows[index], rank=self._rank(index), spans=spans, spans_limited=limited)
+        return self._keep(row)
+
+    def _rank(self, index: int) -> int | None:
         if not self._ranks:
             self._ranks = {row.index: row.rank for row in sort_rows(self._rows.values())}
-        return self._keep(replace(self._rows[index], rank=self._ranks[index], evidence=evidence))
+        return self._ranks[index]
 
     def results(self) -> tuple[RankedDocument, ...]:
         """The rows within the request's cut-offs, best first."""

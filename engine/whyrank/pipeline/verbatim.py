@@ -5,12 +5,11 @@ generated to the sentences. The model chooses; it cannot invent. Pure: no I/O.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import log
 
-from whyrank.grounding.words import content_keys, folded_words, sentences
+from whyrank.grounding.words import sentences
+from whyrank.pipeline.sentences import most_relevant
 from whyrank.types import Grounding, GroundingFlag, SourceSpan
 
 __all__ = ["Quotable", "quotable_sentences"]
@@ -99,19 +98,9 @@ def quotable_sentences(
             continue
         seen.add(text)
         found.append(_Sentence(start, end, text, " " if document[end : end + 1].strip() == "" else ""))
-    best = _most_relevant(found, query) if len(found) > _MAX_SENTENCES else found
-    return Quotable(document, tuple(best), len(best) < len(found))
+    best = most_relevant([sentence.text for sentence in found], query, _MAX_SENTENCES)
+    return Quotable(document, tuple(found[i] for i in best), len(best) < len(found))
 
 
 def _is_utf8(text: str) -> bool:
     return text.encode("utf-8", "ignore").decode() == text
-
-
-def _most_relevant(candidates: Sequence[_Sentence], query: str) -> list[_Sentence]:
-    """In their order, those that share most with the query, rare words first; of equals the earlier ones."""
-    wanted = set(content_keys(folded_words(query)))
-    keys = [set(content_keys(folded_words(sentence.text))) & wanted for sentence in candidates]
-    frequency = Counter(key for of_one in keys for key in of_one)
-    weights = [sum(log(1 + len(candidates) / frequency[key]) for key in of_one) for of_one in keys]
-    chosen = sorted(range(len(candidates)), key=lambda i: -weights[i])[:_MAX_SENTENCES]
-    return [candidates[i] for i in sorted(chosen)]
