@@ -358,17 +358,17 @@ def test_what_an_adapter_cannot_be_told(options: dict[str, Any], said: str) -> N
 
 
 async def test_one_adapter_serves_many_threads_and_loops(server: Server) -> None:
-    asking = BaseAdapter(base_url=server.url, top_n=1)
+    adapter = BaseAdapter(base_url=server.url, top_n=1)
 
     def in_a_loop_of_its_own() -> Ranking:
-        return asyncio.run(asking.ask_async(QUERY, TEXTS))
+        return asyncio.run(adapter.rerank_documents_async(QUERY, TEXTS))
 
-    work = [asyncio.to_thread(asking.ask, QUERY, TEXTS) for _ in range(4)]
+    work = [asyncio.to_thread(adapter.rerank_documents, QUERY, TEXTS) for _ in range(4)]
     work += [asyncio.to_thread(in_a_loop_of_its_own) for _ in range(4)]
-    answers = await asyncio.gather(*work, asking.ask_async(QUERY, TEXTS))
+    answers = await asyncio.gather(*work, adapter.rerank_documents_async(QUERY, TEXTS))
     assert len({answer.results[0].index for answer in answers}) == 1 and {len(a.results) for a in answers} == {1}
-    asking.close()
-    asking.close()
+    adapter.close()
+    adapter.close()
 
 
 LOADER = [{"text": TEXTS}]
@@ -402,22 +402,24 @@ def test_a_used_adapter_can_be_copied_and_pickled(name: str, server: Server) -> 
 
 
 def test_a_copy_has_the_settings_and_a_client_of_its_own() -> None:
-    asking = BaseAdapter(base_url="http://127.0.0.1:9", api_key="SECRET", top_n=2, timeout=3.0)
-    used = asking._waiting()
+    adapter = BaseAdapter(base_url="http://127.0.0.1:9", api_key="SECRET", top_n=2, timeout=3.0)
+    used = adapter._waiting()
     for copied in COPIES:
-        other = copied(asking)
-        assert other.model_dump() == asking.model_dump() and other.api_key == asking.api_key
-        assert other._waiting() is not used and asking._waiting() is used
+        other = copied(adapter)
+        assert other.model_dump() == adapter.model_dump() and other.api_key == adapter.api_key
+        assert other._waiting() is not used and adapter._waiting() is used
         other.close()
-    asking.close()
+    adapter.close()
 
 
 def test_a_copy_shares_the_client_that_was_given() -> None:
     with Client("http://127.0.0.1:9") as client:
-        asking = BaseAdapter(client=client)
-        assert copy.copy(asking).client is copy.deepcopy(asking).client is copy.deepcopy([asking])[0].client is client
+        adapter = BaseAdapter(client=client)
+        assert (
+            copy.copy(adapter).client is copy.deepcopy(adapter).client is copy.deepcopy([adapter])[0].client is client
+        )
         with pytest.raises(InvalidRequest, match="an adapter with a client cannot be pickled: give it base_url"):
-            pickle.dumps(asking)
+            pickle.dumps(adapter)
 
 
 async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callable[[str], Path]) -> None:
@@ -425,7 +427,9 @@ async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callab
     app.runtime.open.clear()
     with Client("http://test", transport=httpx.ASGITransport(app.app)) as client:
         # With a deadline of its own it waits for no company.
-        call = asyncio.create_task(BaseAdapter(client=client, deadline_ms=60_000.0).ask_async(QUERY, TEXTS))
+        call = asyncio.create_task(
+            BaseAdapter(client=client, deadline_ms=60_000.0).rerank_documents_async(QUERY, TEXTS)
+        )
         await until(app.runtime.reached.is_set)
         call.cancel()
         await until(lambda: app.runtime.left > 0)
@@ -493,5 +497,5 @@ def test_a_missing_framework_is_told_with_its_extra(module: str, package: str, e
 
 
 def test_written_options_are_plain_json(server: Server) -> None:
-    asking = BaseAdapter(base_url=[server.url], api_key="SECRET", **EVIDENCE)
-    assert json.loads(asking.model_dump_json())["base_url"] == [server.url]
+    adapter = BaseAdapter(base_url=[server.url], api_key="SECRET", **EVIDENCE)
+    assert json.loads(adapter.model_dump_json())["base_url"] == [server.url]

@@ -74,10 +74,10 @@ class BaseReranker(ABC):
 
         return await self._map(answer, len(given))
 
-    async def _map(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+    async def _map(self, work: Callable[[int], Awaitable[T]], count: int) -> list[T]:
         answers: dict[int, T] = {}
-        async with aclosing(as_completed(ask, count, self._max_concurrency)) as answered:
-            async for index, answer in answered:
+        async with aclosing(as_completed(work, count, self._max_concurrency)) as completed:
+            async for index, answer in completed:
                 answers[index] = answer
         return [answers[index] for index in range(count)]
 

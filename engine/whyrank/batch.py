@@ -275,8 +275,8 @@ class _SameModel:
         self._path, self._known = path, known
 
     def check(self, ranking: Ranking) -> None:
-        found = (ranking.model, file_part(ranking.prompt))  # a row's instruction is its own
-        self._known = self._known or found
-        if self._known != found:
-            before, now = (f"{model} with {prompt}" for model, prompt in (self._known, found))
+        current = (ranking.model, file_part(ranking.prompt))  # a row's instruction is its own
+        self._known = self._known or current
+        if self._known != current:
+            before, now = (f"{model} with {prompt}" for model, prompt in (self._known, current))
             raise InvalidRequest(f"{self._path} was answered by {before}, and now {now} answers: choose another output")

@@ -77,19 +77,19 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
 
 
 def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, reserved_tokens: int) -> int:
-    most = checkpoint.max_positions - reserved_tokens if checkpoint.max_positions else None
-    if most is not None and most < 1:
+    room = checkpoint.max_positions - reserved_tokens if checkpoint.max_positions else None
+    if room is not None and room < 1:
         raise CheckpointError(
             f"{config.model} has {checkpoint.max_positions} positions (or a --max-model-len of so many): {reserved_tokens} are "
             "kept for the answer, and none is left for the prompt; give more"
         )
-    if config.max_length and most and config.max_length > most:
+    if config.max_length and room and config.max_length > room:
         raise CheckpointError(
             f"max_length {config.max_length}: {config.model} has {checkpoint.max_positions} positions, of which "
-            f"{reserved_tokens} are kept for the answer; at most {most}"
+            f"{reserved_tokens} are kept for the answer; at most {room}"
         )
     wanted = config.max_length or fmt.max_length
-    return min(wanted, most) if most else wanted
+    return min(wanted, room) if room else wanted
 
 
 def read_checkpoint(config: EngineConfig) -> Checkpoint:

@@ -107,7 +107,7 @@ def _refuse_the_other_build(device: Device) -> None:
 
 def _define_missing_operators() -> None:
     """torchvision's own CPU builds, which need no help, end in "+cpu"."""
-    if all(found.version.endswith("+cpu") for found in distributions(name="torchvision")):
+    if all(package.version.endswith("+cpu") for package in distributions(name="torchvision")):
         return
     site_packages = Path(sysconfig.get_path("purelib"))
     shutil.copy(Path(__file__).with_name("torchvision_ops.py"), site_packages)

@@ -77,6 +77,6 @@ class EngineErrors:
 def first_line(cause: BaseException) -> str:
     """What a person should read of it. Of pydantic's errors the first line only names the class that was checked."""
     faults = getattr(cause, "errors", None)
-    if callable(faults) and (found := faults()):
-        return str(found[0]["msg"]).removeprefix("Value error, ").splitlines()[0]
+    if callable(faults) and (messages := faults()):
+        return str(messages[0]["msg"]).removeprefix("Value error, ").splitlines()[0]
     return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -68,7 +68,7 @@ class Option:
 @cache
 def options_of(owner: type) -> dict[str, Option]:
     """The options of a dataclass by name, in their order."""
-    hints, found = get_type_hints(owner, include_extras=True), dict[str, Option]()
+    hints, options = get_type_hints(owner, include_extras=True), dict[str, Option]()
     for field in fields(owner):
         kind, *notes = get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (None,)
         option = next((note for note in notes if isinstance(note, Option)), None)
@@ -77,8 +77,8 @@ def options_of(owner: type) -> dict[str, Option]:
         members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         (bare,) = (member for member in members if member is not NoneType)
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        found[field.name] = replace(option, name=field.name, kind=bare, optional=NoneType in members, default=default)
-    return found
+        options[field.name] = replace(option, name=field.name, kind=bare, optional=NoneType in members, default=default)
+    return options
 
 
 def check_options(value: Any) -> None:

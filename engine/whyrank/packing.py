@@ -151,11 +151,13 @@ def token_counter(tokenizer: Any) -> Callable[[str], int]:
         )
 
     def count(text: str) -> int:
-        found = tokenizer(text)
+        result = tokenizer(text)
         try:
-            return operator.index(found)
+            return operator.index(result)
         except TypeError:
-            raise InvalidRequest(f"the token counter returned {_named(found)}: it must return a whole number") from None
+            raise InvalidRequest(
+                f"the token counter returned {_named(result)}: it must return a whole number"
+            ) from None
 
     return count
 

@@ -45,7 +45,7 @@ class BaseAdapter(OptionsAsk):
     client: BaseReranker | Client | None = Field(None, exclude=True, repr=False)
     replace_content: bool = False
     truncation: TruncationPolicy | None = None
-    _own: Client | None = PrivateAttr(None)
+    _client: Client | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -56,11 +56,13 @@ class BaseAdapter(OptionsAsk):
         RerankRequest.of("query", ["document"], **self.options())
         return self
 
-    def ask(self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
+    def rerank_documents(
+        self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
+    ) -> Ranking:
         """`options`: for this call alone; None changes nothing. So everywhere below."""
         return self._waiting().rerank(query, documents, **self._all(options))
 
-    async def ask_async(
+    async def rerank_documents_async(
         self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
     ) -> Ranking:
         if isinstance(self.client, BaseReranker):
@@ -88,26 +90,26 @@ class BaseAdapter(OptionsAsk):
         requests = [
             RerankRequest.of(query, [pairs[at][1] for at in positions], **whole) for query, positions in places.items()
         ]
-        found: dict[int, tuple[float, float]] = {}
+        numbers: dict[int, tuple[float, float]] = {}
         for positions, answer in zip(places.values(), self._waiting().rerank_many(requests), strict=True):
             if not isinstance(answer, Ranking):
                 raise answer
             for row in answer.results:
-                found[positions[row.index]] = numbers_of(row, f"pair {start + positions[row.index]}")
-        return (found[place] for place in range(len(pairs)))
+                numbers[positions[row.index]] = numbers_of(row, f"pair {start + positions[row.index]}")
+        return (numbers[place] for place in range(len(pairs)))
 
     def close(self) -> None:
         """End the connections of a client of its own. One that was given belongs to the giver."""
         with _making:
-            own, self._own = self._own, None
-        if own is not None:
-            own.close()
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     # Frameworks copy and pickle adapters: a copy shares the client that was given, and makes anew the one of its own.
 
     def __copy__(self) -> Self:
         copied = super().__copy__()
-        copied._own = None
+        copied._client = None
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -132,10 +134,10 @@ class BaseAdapter(OptionsAsk):
         if self.client is not None:
             return self.client
         with _making:
-            if self._own is None:
+            if self._client is None:
                 key = self.api_key.get_secret_value() if self.api_key else None
-                self._own = Client(self.base_url or [], key_of(key), timeout=self.timeout)
-            return self._own
+                self._client = Client(self.base_url or [], key_of(key), timeout=self.timeout)
+            return self._client
 
 
 def numbers_of(row: RankedDocument, name: str) -> tuple[float, float]:

@@ -57,10 +57,10 @@ class WhyrankRanker:
         }
         key = api_key.resolve_value() if api_key else None
         self._written = settings | {"api_key": api_key, "top_k": top_k}
-        self._asking = BaseAdapter(**settings, api_key=key, top_n=top_k, client=client)
+        self._adapter = BaseAdapter(**settings, api_key=key, top_n=top_k, client=client)
 
     def to_dict(self) -> dict[str, Any]:
-        if self._asking.client is not None:
+        if self._adapter.client is not None:
             raise InvalidRequest("a component with a client cannot be written down: give it base_url")
         return default_to_dict(self, **self._written)
 
@@ -75,7 +75,7 @@ class WhyrankRanker:
         """`top_k`: for this run alone."""
         if not documents:
             return {"documents": []}
-        return self._ranked(documents, self._asking.ask(query, _candidates(documents), top_n=top_k))
+        return self._ranked(documents, self._adapter.rerank_documents(query, _candidates(documents), top_n=top_k))
 
     @component.output_types(documents=list[HaystackDocument])
     async def run_async(
@@ -83,16 +83,18 @@ class WhyrankRanker:
     ) -> dict[str, list[HaystackDocument]]:
         if not documents:
             return {"documents": []}
-        return self._ranked(documents, await self._asking.ask_async(query, _candidates(documents), top_n=top_k))
+        return self._ranked(
+            documents, await self._adapter.rerank_documents_async(query, _candidates(documents), top_n=top_k)
+        )
 
     def close(self) -> None:
-        self._asking.close()
+        self._adapter.close()
 
     def _ranked(self, documents: Sequence[HaystackDocument], ranking: Ranking) -> dict[str, list[HaystackDocument]]:
         ranked = []
         for row in ranking.results:
             document = documents[row.index]
-            evidence = evidence_of(row) if self._asking.replace_content else None
+            evidence = evidence_of(row) if self._adapter.replace_content else None
             content = document.content if evidence is None else evidence
             ranked.append(replace(document, content=content, score=row.score, meta=noted(document.meta, row)))
         return {"documents": ranked}

@@ -28,14 +28,14 @@ class WhyrankCompressor(BaseAdapter, BaseDocumentCompressor):
     ) -> list[LangChainDocument]:
         if not documents:
             return []
-        return self._compressed(documents, self.ask(query, _candidates(documents)))
+        return self._compressed(documents, self.rerank_documents(query, _candidates(documents)))
 
     async def acompress_documents(
         self, documents: Sequence[LangChainDocument], query: str, callbacks: Callbacks | None = None
     ) -> list[LangChainDocument]:
         if not documents:
             return []
-        return self._compressed(documents, await self.ask_async(query, _candidates(documents)))
+        return self._compressed(documents, await self.rerank_documents_async(query, _candidates(documents)))
 
     def _compressed(self, documents: Sequence[LangChainDocument], ranking: Ranking) -> list[LangChainDocument]:
         compressed = []

@@ -35,13 +35,13 @@ class WhyrankPostprocessor(BaseAdapter, BaseNodePostprocessor):
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
-        return self._reranked(nodes, self.ask(query, _candidates(nodes))) if nodes else []
+        return self._reranked(nodes, self.rerank_documents(query, _candidates(nodes))) if nodes else []
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         query = _query(query_bundle)
-        return self._reranked(nodes, await self.ask_async(query, _candidates(nodes))) if nodes else []
+        return self._reranked(nodes, await self.rerank_documents_async(query, _candidates(nodes))) if nodes else []
 
     def _reranked(self, nodes: Sequence[NodeWithScore], ranking: Ranking) -> list[NodeWithScore]:
         return [NodeWithScore(node=self._noted(nodes[row.index].node, row), score=row.score) for row in ranking.results]

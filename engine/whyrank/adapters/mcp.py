@@ -116,7 +116,7 @@ def tools_over(reranker: BaseReranker) -> MCPServer[Any]:
         """
         options: RerankOptions = {"top_n": top_n, "instruction": instruction, "deadline_ms": deadline_ms}
         options |= {"mode": "evidence", "evidence_top_n": top_n, "evidence_min_score": min_score}
-        ranking = await _ask(reranker, query, documents, **options)
+        ranking = await _rerank(reranker, query, documents, **options)
         return ExplainedAnswer(results=[_explained(row) for row in ranking.results], degraded=ranking.degraded)
 
     @server.tool(title="Rerank", annotations=only_reads)
@@ -131,13 +131,15 @@ def tools_over(reranker: BaseReranker) -> MCPServer[Any]:
 
         Use it to cut many candidates down to a few; rerank_with_evidence also says what each of them contributes.
         """
-        ranking = await _ask(reranker, query, documents, top_n=top_n, instruction=instruction, deadline_ms=deadline_ms)
+        ranking = await _rerank(
+            reranker, query, documents, top_n=top_n, instruction=instruction, deadline_ms=deadline_ms
+        )
         return RankedAnswer(results=[Ranked(**_ranked(row)) for row in ranking.results], degraded=ranking.degraded)
 
     return server
 
 
-async def _ask(
+async def _rerank(
     reranker: BaseReranker, query: str, documents: Sequence[str | Candidate], **options: Unpack[RerankOptions]
 ) -> Ranking:
     given = [one if isinstance(one, str) else one.model_dump() for one in documents]

@@ -29,13 +29,17 @@ class WhyrankRanker(BaseAdapter, BaseRanker):  # type: ignore[misc]  # which has
 
     def rank(self, query: str, docs: Docs, doc_ids: Ids = None, metadata: list[dict[str, Any]] | None = None) -> Any:
         candidates = prep_docs(docs, doc_ids, metadata) if docs else []
-        return self._results(query, candidates, self.ask(query, _texts(candidates)) if candidates else None)
+        return self._results(
+            query, candidates, self.rerank_documents(query, _texts(candidates)) if candidates else None
+        )
 
     async def rank_async(
         self, query: str, docs: Docs, doc_ids: Ids = None, metadata: list[dict[str, Any]] | None = None
     ) -> Any:
         candidates = prep_docs(docs, doc_ids, metadata) if docs else []
-        return self._results(query, candidates, await self.ask_async(query, _texts(candidates)) if candidates else None)
+        return self._results(
+            query, candidates, await self.rerank_documents_async(query, _texts(candidates)) if candidates else None
+        )
 
     def score(self, query: str, doc: str) -> float:
         ((score, _),) = self.numbers_of_pairs([(query, doc)])

@@ -54,8 +54,8 @@ class WhyrankCrossEncoder(BaseAdapter):
         single = len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
         pairs = [_pair(value, place) for place, value in enumerate([inputs] if single else inputs)]
         scores = _activated(self.numbers_of_pairs(pairs, instruction=prompt), activation_fn)
-        found = _converted(scores, convert_to_numpy, convert_to_tensor)
-        return found[0] if single else found
+        converted = _converted(scores, convert_to_numpy, convert_to_tensor)
+        return converted[0] if single else converted
 
     def rank(
         self,
@@ -76,7 +76,7 @@ class WhyrankCrossEncoder(BaseAdapter):
         _refuse_names(prompt_name)
         if not len(documents):
             return []
-        rows = self.ask(query, documents, top_n=top_k, instruction=prompt).results
+        rows = self.rerank_documents(query, documents, top_n=top_k, instruction=prompt).results
         scores = _activated([numbers_of(row, f"documents[{row.index}]") for row in rows], activation_fn)
         results = []
         for row, score in zip(rows, scores, strict=True):

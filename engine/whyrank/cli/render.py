@@ -50,7 +50,7 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
     texts: dict[int, dict[str, str]] = {}
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
 
-        def tell(event: Event) -> None:
+        def on_event(event: Event) -> None:
             match event:
                 case Ranked(ranking):
                     live.console.print(ranking_table(ranking, query))
@@ -65,7 +65,7 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
                     return
             live.update(Group(*panels.values()), refresh=True)
 
-        yield tell
+        yield on_event
 
 
 def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:

@@ -87,13 +87,13 @@ async def _rerank(
     """Whether a document has no score."""
     failed = False
     async with opened(connection, name) as reranker, aclosing(reranker.stream(query, documents, **options)) as events:
-        with render.progress("scoring", len(documents)) as scored, show as tell:
+        with render.progress("scoring", len(documents)) as scored, show as on_event:
             async for event in events:
                 if isinstance(event, Scored):
                     scored()
                 elif isinstance(event, Finished):
                     failed = any(row.error for row in event.ranking.results)
-                tell(event)
+                on_event(event)
     return failed
 
 
@@ -101,13 +101,13 @@ async def _rerank(
 def _show_json(stdout: Any, every: bool) -> Iterator[Callable[[Event], None]]:
     """Every event as a line, or the last one's ranking as the only document."""
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if every:
             print(json_text(event_document(event)), file=stdout, flush=True)
         elif isinstance(event, Finished):
             print(json_text(RankingBody.of(event.ranking).document()), file=stdout)
 
-    yield tell
+    yield on_event
 
 
 def _documents(texts: list[str], source: str | None) -> list[DocumentLike]:

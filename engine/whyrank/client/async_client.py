@@ -121,9 +121,9 @@ class AsyncClient(BaseReranker):
                 "this AsyncClient belongs to another event loop: make one per loop, or use Client, which works from all threads"
             )
 
-    async def _map(self, ask: Callable[[int], Awaitable[T]], count: int) -> list[T]:
+    async def _map(self, work: Callable[[int], Awaitable[T]], count: int) -> list[T]:
         self._require_open()  # raised once, and not told in the place of every answer
-        return await super()._map(ask, count)
+        return await super()._map(work, count)
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self._require_open()

@@ -56,17 +56,17 @@ class Batcher:
         self._timer: asyncio.Handle | None = None
         self._sending: dict[asyncio.Task[None], Sequence[PendingBatch]] = {}
 
-    def add(self, ask: PendingBatch) -> None:
-        self._waiting.append(ask)
+    def add(self, pending: PendingBatch) -> None:
+        self._waiting.append(pending)
         if self._timer is None and len(self._sending) < self._max_concurrency:
             loop = asyncio.get_running_loop()
             later = bool(self._sending) and self._window > 0
             self._timer = loop.call_later(self._window, self._flush) if later else loop.call_soon(self._flush)
 
-    def leave(self, ask: PendingBatch) -> None:
+    def leave(self, pending: PendingBatch) -> None:
         """Nobody wants it any more. A request that nobody wants at all ends."""
         for task, batch in self._sending.items():
-            if ask in batch:
+            if pending in batch:
                 if not any(other.wanted for other in batch):
                     task.cancel()
                 return
@@ -82,10 +82,10 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
-        batches = [*self._batches(ask for ask in self._waiting if ask.wanted)]
+        batches = [*self._batches(pending for pending in self._waiting if pending.wanted)]
         places = max(0, self._max_concurrency - len(self._sending))
         # Those who wait for a place may be joined until they have it.
-        self._waiting = [ask for batch in batches[places:] for ask in batch]
+        self._waiting = [pending for batch in batches[places:] for pending in batch]
         for batch in batches[:places]:
             task = asyncio.ensure_future(self._send(batch))
             self._sending[task] = batch
@@ -96,20 +96,20 @@ class Batcher:
         if self._waiting and self._timer is None:
             self._flush()
 
-    def _batches(self, asks: Iterable[PendingBatch]) -> Iterator[list[PendingBatch]]:
+    def _batches(self, pendings: Iterable[PendingBatch]) -> Iterator[list[PendingBatch]]:
         # Asks of the same query share a prefix in the server's cache: side by side, in the order in which queries came.
         groups: dict[str, dict[str, list[PendingBatch]]] = {}
-        for ask in asks:
-            groups.setdefault(ask.server, {}).setdefault(ask.query, []).append(ask)
+        for pending in pendings:
+            groups.setdefault(pending.server, {}).setdefault(pending.query, []).append(pending)
         for queries in groups.values():
             batch: list[PendingBatch] = []
             documents = size = 0
-            for ask in (ask for group in queries.values() for ask in group):
-                documents += len(ask.keys)
-                size += len(ask.content)
+            for pending in (pending for group in queries.values() for pending in group):
+                documents += len(pending.keys)
+                size += len(pending.content)
                 if batch and (documents > self._max_documents or size > self._max_bytes):
                     yield batch
-                    batch, documents, size = [], len(ask.keys), len(ask.content)
-                batch.append(ask)
+                    batch, documents, size = [], len(pending.keys), len(pending.content)
+                batch.append(pending)
             if batch:
                 yield batch

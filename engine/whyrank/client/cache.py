@@ -30,8 +30,8 @@ class ScoreCache:
     """The rows of the last `most` pairs, by the identity of the server that scored them: a changed model, prompt or start
     knows nothing of what was."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_pairs: int) -> None:
+        self._max_pairs = max_pairs
         self._known: OrderedDict[tuple[str | None, PairKey], CachedRow] = OrderedDict()
 
     def __len__(self) -> int:
@@ -45,9 +45,9 @@ class ScoreCache:
 
     def put(self, identity: str | None, key: PairKey, known: CachedRow) -> None:
         """A row in error is not kept: the next who asks may be luckier. Neither is one of a server that says no identity."""
-        if known.row.error is not None or identity is None or not self._most:
+        if known.row.error is not None or identity is None or not self._max_pairs:
             return
         self._known[identity, key] = known
         self._known.move_to_end((identity, key))
-        while len(self._known) > self._most:
+        while len(self._known) > self._max_pairs:
             self._known.popitem(last=False)

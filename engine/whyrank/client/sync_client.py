@@ -109,15 +109,15 @@ class Client:
             if running is self._running and not self._closed:
                 self._wait(lambda _: events.aclose(), running)
 
-    def _begun(self, ask: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> Future[T]:
+    def _begun(self, work: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> Future[T]:
         with self._turn:  # nothing is handed to a loop that is about to stop, where it would wait for ever
             running = self._open()
             if begun_in is not None and begun_in is not running:
                 raise InvalidRequest("this stream was begun before a fork, in the parent process: begin a new one")
-            return running.begin(ask(running.client))
+            return running.begin(work(running.client))
 
-    def _wait(self, ask: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> T:
-        future = self._begun(ask, begun_in)
+    def _wait(self, work: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> T:
+        future = self._begun(work, begun_in)
         try:
             return future.result()
         except BaseException:

@@ -57,7 +57,7 @@ class Transport:
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise InvalidRequest("api_key has characters that no HTTP header can carry: is there a line break in it?")
         self._replicas = [*map(_replica, dict.fromkeys(urls))]
-        self._retry, self._gate = retry, _Gate(_MAX_CONCURRENT_REQUESTS, _MAX_BYTES_IN_FLIGHT)
+        self._retry, self._places = retry, _ByteSemaphore(_MAX_CONCURRENT_REQUESTS, _MAX_BYTES_IN_FLIGHT)
         self._hearing: dict[str, tuple[asyncio.Task[str | None], float]] = {}
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
@@ -163,7 +163,7 @@ class Transport:
         try:
             async with asyncio.timeout(pending.end - time.monotonic()):
                 content = pending.content(pending.end - time.monotonic())
-                async with self._gate.passed(len(content)):
+                async with self._places.passed(len(content)):
                     return await self._exchanged(replica, pending, content)
         except TimeoutError as cause:
             raise Unreachable(f"no answer from {replica.url} in the time there was") from cause
@@ -230,11 +230,11 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
             yield line.decode()
 
 
-class _Gate:
+class _ByteSemaphore:
     """Lets so many requests of so many bytes through at once, in the order in which they came. One is always let through."""
 
     def __init__(self, requests: int, size: int) -> None:
-        self._most_requests, self._max_bytes = requests, size
+        self._max_requests, self._max_bytes = requests, size
         self._requests = self._bytes = 0
         self._waiting = deque[tuple[asyncio.Future[None], int]]()
 
@@ -256,7 +256,7 @@ class _Gate:
         while self._waiting:
             turn, size = self._waiting[0]
             if not turn.cancelled():
-                full = self._requests >= self._most_requests or self._bytes + size > self._max_bytes
+                full = self._requests >= self._max_requests or self._bytes + size > self._max_bytes
                 if self._requests and full:
                     return
                 self._requests += 1

@@ -39,12 +39,12 @@ class SpanFinder:
         limited: set[int] = set()
         documents: list[Document] = []
         for row in chosen:
-            found = passages(row.document)
-            texts = [row.document.content[start:end] for start, end in found]
+            parts = passages(row.document)
+            texts = [row.document.content[start:end] for start, end in parts]
             kept = most_relevant(texts, self._request.query, _MAX_PASSAGES)
-            if len(kept) < len(found):
+            if len(kept) < len(parts):
                 limited.add(row.index)
-            places += [(row.index, *found[i]) for i in kept]
+            places += [(row.index, *parts[i]) for i in kept]
             documents += [replace(row.document, text=texts[i], id=None) for i in kept]
         scores = await self._scores(documents, deadline) if documents else {}
         for row in chosen:
@@ -85,18 +85,18 @@ class SpanFinder:
 def passages(document: Document) -> list[tuple[int, int]]:
     """The document's sentences, short ones together with those after them, as places in its content. The title is none."""
     text, origin = document.text, len(document.content) - len(document.text)
-    found: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
     begun: int | None = None
     for start, end in sentences(text):
         begun = start if begun is None else begun
         enough = _MIN_CHARACTERS_UNSPACED if is_unspaced(text[begun]) else _MIN_CHARACTERS
         if end - begun >= enough:
-            found.append((origin + begun, origin + end))
+            places.append((origin + begun, origin + end))
             begun = None
         last = end
     if begun is not None:
-        if found and last - begun < _MIN_CHARACTERS_UNSPACED:  # a short end belongs to what it follows
-            found[-1] = (found[-1][0], origin + last)
+        if places and last - begun < _MIN_CHARACTERS_UNSPACED:  # a short end belongs to what it follows
+            places[-1] = (places[-1][0], origin + last)
         else:
-            found.append((origin + begun, origin + last))
-    return found
+            places.append((origin + begun, origin + last))
+    return places

@@ -89,7 +89,7 @@ def quotable_sentences(
 ) -> Quotable:
     """`forbidden`: texts that a sentence may not hold, such as tags. `fits`: whether a sentence is within the budget.
     `read`: the stretches of the document that the model has read, where that is not all."""
-    never, seen, found = tuple(forbidden), set[str](), list[_Sentence]()
+    never, seen, candidates = tuple(forbidden), set[str](), list[_Sentence]()
     for start, end in sentences(document):
         text = document[start:end]
         if text in seen or any(part in text for part in never) or not _is_utf8(text) or not fits(text):
@@ -97,9 +97,9 @@ def quotable_sentences(
         if read is not None and not any(low <= start and end <= high for low, high in read):
             continue
         seen.add(text)
-        found.append(_Sentence(start, end, text, " " if document[end : end + 1].strip() == "" else ""))
-    best = most_relevant([sentence.text for sentence in found], query, _MAX_SENTENCES)
-    return Quotable(document, tuple(found[i] for i in best), len(best) < len(found))
+        candidates.append(_Sentence(start, end, text, " " if document[end : end + 1].strip() == "" else ""))
+    best = most_relevant([sentence.text for sentence in candidates], query, _MAX_SENTENCES)
+    return Quotable(document, tuple(candidates[i] for i in best), len(best) < len(candidates))
 
 
 def _is_utf8(text: str) -> bool:

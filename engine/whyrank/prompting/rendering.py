@@ -69,8 +69,8 @@ def _span(fmt: PromptFormat, piece: Piece, values: Mapping[str, str]) -> Span:
             return Span(values[owner], owner, trusted=False)
         case "instruction":
             # The format's own instruction is trusted, a caller's is not.
-            own = fmt.instruction is not None and values["instruction"] == fmt.instruction.default
-            return Span(values["instruction"], "frame", trusted=own)
+            is_own = fmt.instruction is not None and values["instruction"] == fmt.instruction.default
+            return Span(values["instruction"], "frame", trusted=is_own)
         case feature:
             return Span(values[feature], "frame", trusted=fmt.features[feature] in ("integer", "word"))
 

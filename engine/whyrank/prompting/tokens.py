@@ -159,10 +159,10 @@ class PromptEncoder:
         return (_joined([encoded[run] for run in runs]) for runs in rendered)
 
     def _encode_run(self, run: Run, encoding: Any) -> _Encoded:
-        frame, found = self._frame_controls(run), self._controls(encoding)
-        if found == frame:
+        frame, located = self._frame_controls(run), self._controls(encoding)
+        if located == frame:
             return _located(run, encoding.ids, encoding.offsets)
-        return self._encode_escaped(run, frame, neutralised=_any_inside_user_text(found, run))
+        return self._encode_escaped(run, frame, neutralised=_any_inside_user_text(located, run))
 
     def _frame_controls(self, run: Run) -> list[Control]:
         """The control tokens that the run should have: those of its trusted text."""
@@ -346,7 +346,7 @@ def _any_inside_user_text(controls: Sequence[Control], run: Run) -> bool:
 
 def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralised: bool = False) -> _Encoded:
     """Find the query's and the document's ids by their characters."""
-    found: dict[str, range] = {}
+    located: dict[str, range] = {}
     inside: Sequence[tuple[int, int]] = ()
     at = shared = origin = 0
     for span in run:
@@ -354,13 +354,13 @@ def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralis
         if span.owner != "frame":
             first = bisect_left(offsets, at, key=lambda o: o[0])
             last = max(first, bisect_right(offsets, end, key=lambda o: o[1]))
-            found[span.owner] = range(first, last)
+            located[span.owner] = range(first, last)
             if span.owner == "document":
                 inside, origin = offsets[first:last], at
                 ends = (offsets[i] for i in (first - 1, last) if 0 <= i < len(offsets))
                 shared = sum(low < end and high > at for low, high in ends)
         at = end
-    return _Encoded(ids, offsets=inside, origin=origin, shared=shared, neutralised=neutralised, **found)
+    return _Encoded(ids, offsets=inside, origin=origin, shared=shared, neutralised=neutralised, **located)
 
 
 def _joined(rows: Sequence[_Encoded]) -> _Encoded:

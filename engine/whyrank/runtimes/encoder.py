@@ -103,9 +103,9 @@ def load_classifier(plan: Plan) -> Any:
     import transformers
 
     # Rerankers with their own code register as a bare model more often than as a classifier.
-    own = plan.checkpoint.remote_code and plan.route == "encoder"
+    runs_own_code = plan.checkpoint.remote_code and plan.route == "encoder"
     return load_whole(
-        transformers.AutoModel if own else transformers.AutoModelForSequenceClassification, plan, "float32"
+        transformers.AutoModel if runs_own_code else transformers.AutoModelForSequenceClassification, plan, "float32"
     )
 
 
@@ -118,7 +118,7 @@ def load_whole(auto: Any, plan: Plan, cpu_dtype: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = cpu_dtype if config.dtype == "auto" and device == "cpu" else config.dtype
     try:
-        model, found = auto.from_pretrained(
+        model, loading = auto.from_pretrained(
             config.source,
             revision=config.revision,
             dtype=dtype,
@@ -127,7 +127,7 @@ def load_whole(auto: Any, plan: Plan, cpu_dtype: str) -> Any:
         )
     except (OSError, ValueError, ImportError, RuntimeError) as cause:
         raise CheckpointError(f"model {config.model!r}: transformers cannot load it: {cause}") from cause
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
             f"model {config.model!r} has no weights for {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}: "
             "give a checkpoint that was trained as a reranker"

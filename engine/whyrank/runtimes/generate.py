@@ -93,7 +93,7 @@ class GenerateRuntime(VllmRuntime):
         params = {grammar: _generation_params(order, grammar) for grammar in set(order.grammars)}
         call = object()
 
-        async def ask(index: int, emit: Callable[[TextDelta | Generation], None]) -> None:
+        async def generate(index: int, emit: Callable[[TextDelta | Generation], None]) -> None:
             prompt, sampling = prompts[index], params[order.grammars[index]]
             ids: list[int] = []
             try:
@@ -110,7 +110,7 @@ class GenerateRuntime(VllmRuntime):
             usage = Usage(len(prompt), output.num_cached_tokens or 0, len(ids))
             emit(Generation(ids, completion.finish_reason or "error", usage))
 
-        async with aclosing(fan_out(ask, len(prompts), self._places.count)) as pieces:
+        async with aclosing(fan_out(generate, len(prompts), self._places.count)) as pieces:
             async for piece in pieces:
                 yield piece
 

@@ -165,7 +165,7 @@ def vllm_name(name: str) -> Any:
 
 def warn_of_versions() -> None:
     """Engine and whyrank may have been installed apart from each other, and what then fails seldom looks like the cause."""
-    installed = {name: found.version for name in SUPPORTED_VERSIONS for found in distributions(name=name)}
+    installed = {name: package.version for name in SUPPORTED_VERSIONS for package in distributions(name=name)}
     for line in unsupported_versions(installed):
         logger.warning("%s", line)
 

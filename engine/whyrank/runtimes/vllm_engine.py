@@ -104,10 +104,10 @@ class VllmRuntime(ABC):
     async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
         before = list(itertools.accumulate(map(len, prompts), initial=0))
 
-        async def ask(index: int) -> LabelRead | DocumentError:
+        async def read_one(index: int) -> LabelRead | DocumentError:
             return await self._read_one(prompts[index], priority + before[index] // TOKENS_OF_A_TURN, salt)
 
-        async with aclosing(as_completed(ask, len(prompts), _MAX_CONCURRENCY)) as answers:
+        async with aclosing(as_completed(read_one, len(prompts), _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
                 yield answer
 
@@ -243,9 +243,9 @@ def _cache_bytes(plan: Plan) -> int:
     """On a CPU, where vLLM's own default is nearly all of the memory; with a size given it also skips its profiling run. No
     more than a small model makes use of: vLLM fills all of it with zeros. No less than one prompt of full length needs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    most = min(4 * _GIB, memory // 4)
+    max_bytes = min(4 * _GIB, memory // 4)
     if plan.checkpoint.kv_elements_per_token is None:
-        return most
+        return max_bytes
     a_token = plan.checkpoint.kv_elements_per_token * (4 if _cpu_dtype(plan) == "float32" else 2)
     length = plan.encoder.max_length + plan.reserved_tokens
-    return max(min(most, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)
+    return max(min(max_bytes, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)
