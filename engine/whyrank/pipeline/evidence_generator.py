@@ -26,7 +26,7 @@ from whyrank.prompting.evidence import (
     writing_grammar,
 )
 from whyrank.prompting.tokens import Ids, PromptEncoder
-from whyrank.request import RerankRequest
+from whyrank.request import EvidenceStyle, RerankRequest
 from whyrank.runtimes.base import Generation, GenerationParams, GenerativeRuntime, Runtime, TextDelta
 from whyrank.types import Evidence, Finish, Grounding, Usage
 
@@ -39,7 +39,10 @@ __all__ = ["EvidenceGenerator"]
 class EvidenceGenerator:
     """Made before anything is scored, so that a request that cannot be written fails at once."""
 
-    def __init__(self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, live: bool) -> None:
+    def __init__(
+        self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, live: bool, style: EvidenceStyle
+    ) -> None:
+        """`style`: where the request names none."""
         if not isinstance(runtime, GenerativeRuntime):
             raise InvalidRequest("mode 'evidence': this route only scores; use mode 'score' or the generate route")
         requested: dict[SectionName, int | None] = {
@@ -50,6 +53,7 @@ class EvidenceGenerator:
         assert encoder.format.continuation is not None  # budgets() has checked it
         self._continuation: Continuation = encoder.format.continuation
         self._request, self._runtime, self._encoder, self._live = request, runtime, encoder, live
+        self._style = request.evidence_style or style
         self._opening = encoder.encode_frame(opening_text(self._continuation))
         self.usage = Usage()
 
@@ -58,7 +62,7 @@ class EvidenceGenerator:
     ) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
         """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not."""
         chosen = state.prompts_to_continue()
-        quotable = await self._quotable(state, chosen) if self._request.evidence_style == "verbatim" else {}
+        quotable = await self._quotable(state, chosen) if self._style == "verbatim" else {}
         waiting = dict(enumerate(chosen.values()))
         readers = [SectionReader(self._continuation, self._budgets, self._encoder.decode) for _ in chosen]
         params = self._params([quotable.get(indexes[0]) for indexes in chosen.values()])
