@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Twenty agents at once: each asks its questions one after another, searches, reranks with evidence, and packs what to read.
+"""Twenty agents at once. Each takes its questions one after another: search, rerank with evidence, pack what to read.
 
     examples/agent_loop.py --url http://localhost:8000
     examples/agent_loop.py --model infgrad/Prism-Qwen3.5-Reranker-0.8B --deadline-ms 5000
 
 The first stage is BM25 over whyrank's own small corpus (pip install "whyrank[examples]"). Every answer comes within the
-deadline, with what exists by then: a step is degraded where that is less than was asked for, and "no time" where nothing
+deadline, with what exists by then: a step is degraded where that is less than was wanted, and "no time" where nothing
 came of it. Without --deadline-ms one question is timed first, so that the deadline fits the machine. No LLM takes part; the
 place where one would read the packed context is marked. The last line of stdout is one JSON document.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -24,16 +25,11 @@ from typing import Any
 
 import bm25s
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-from whyrank import Document
-from whyrank.base import BaseReranker
-from whyrank.cli.render import progress
-from whyrank.connect import open_reranker
-from whyrank.errors import Overloaded, Unreachable
-from whyrank.evaluation.presets import HOUSE
-from whyrank.packing import Packed
-from whyrank.ranking import Ranking
+from whyrank import AsyncClient, BaseReranker, Document, Overloaded, Packed, Ranking, Reranker, Unreachable
+from whyrank.evaluation import HOUSE
 
 # A word; Chinese and Japanese, which have no spaces, sign by sign.
 WORD = r"(?u)[^\W\u3040-\u9fff]+|[\u3040-\u9fff]"
@@ -62,7 +58,7 @@ def _words(texts: Sequence[str]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`error`: why there was no answer at all, where the server had none in time."""
+    """`error`: why there is no answer at all, where the server had none in time."""
 
     question: str
     packed: Packed
@@ -72,7 +68,7 @@ class Step:
 
     @property
     def outcome(self) -> str:
-        """What is cited; without it, "nothing relevant" only where all was read that was asked for."""
+        """What is cited; without it, "nothing relevant" only where everything that was wanted was read."""
         if self.packed.citations:
             cites = " ".join(citation.id or "" for citation in self.packed.citations)
             return f"{cites} (degraded)" if self.degraded else cites
@@ -80,62 +76,73 @@ class Step:
 
 
 async def agent(
-    reranker: BaseReranker, shelf: Shelf, questions: Sequence[str], asked: argparse.Namespace, told: Callable[[], None]
+    reranker: BaseReranker,
+    shelf: Shelf,
+    questions: Sequence[str],
+    options: argparse.Namespace,
+    on_progress: Callable[[], None],
 ) -> list[Step]:
     steps = []
     for question in questions:
-        steps.append(await step(reranker, shelf, question, asked))
-        # Here an LLM reads packed.text, cites by its marks, and says what to ask next.
-        told()
+        steps.append(await step(reranker, shelf, question, options))
+        # Here an LLM reads packed.text, cites by its marks, and decides what to look for next.
+        on_progress()
     return steps
 
 
-async def step(reranker: BaseReranker, shelf: Shelf, question: str, asked: argparse.Namespace) -> Step:
-    """One question. That it gets no answer in time costs no other question its own."""
-    began = time.perf_counter()
+async def step(reranker: BaseReranker, shelf: Shelf, question: str, options: argparse.Namespace) -> Step:
+    """One question. If it gets no answer in time, the other questions still get theirs."""
+    start = time.perf_counter()
     packed, degraded, error = Packed("", (), 0, 0), True, None
     try:
-        ranking = await rerank(reranker, shelf, question, asked, asked.min_score, asked.deadline_ms)
+        ranking = await rerank(reranker, shelf, question, options, options.min_score, options.deadline_ms)
         degraded = ranking.degraded
-        packed = ranking.pack(asked.max_tokens, lambda text: len(text.split()))  # with an LLM: its own tokenizer
+        packed = ranking.pack(options.max_tokens, lambda text: len(text.split()))  # with an LLM: its own tokenizer
     except (Unreachable, Overloaded) as no_answer:
         error = no_answer
-    return Step(question, packed, degraded, 1000 * (time.perf_counter() - began), error)
+    return Step(question, packed, degraded, 1000 * (time.perf_counter() - start), error)
 
 
 async def rerank(
-    reranker: BaseReranker, shelf: Shelf, question: str, asked: argparse.Namespace, min_score: float, deadline_ms: float
+    reranker: BaseReranker,
+    shelf: Shelf,
+    question: str,
+    options: argparse.Namespace,
+    min_score: float,
+    deadline_ms: float,
 ) -> Ranking:
     return await reranker.rerank(
         question,
-        shelf.search(question, asked.candidates),
+        shelf.search(question, options.candidates),
         mode="evidence",
-        evidence_top_n=asked.top_n,
+        evidence_top_n=options.top_n,
         evidence_min_score=min_score,
         deadline_ms=deadline_ms,
     )
 
 
-async def fitting_deadline(reranker: BaseReranker, shelf: Shelf, question: str, asked: argparse.Namespace) -> float:
-    """In ms: enough for the last of all agents, should the machine answer them one after another with all they may ask."""
-    began = time.perf_counter()
-    await rerank(reranker, shelf, question, asked, 0, TIMED_DEADLINE_MS)
-    agents: int = asked.agents
-    return max(MIN_DEADLINE_MS, 1000 * (time.perf_counter() - began) * agents)
+async def fitting_deadline(reranker: BaseReranker, shelf: Shelf, question: str, options: argparse.Namespace) -> float:
+    """In ms: enough for the last agent, should the machine answer all of them one after another."""
+    start = time.perf_counter()
+    await rerank(reranker, shelf, question, options, 0, TIMED_DEADLINE_MS)
+    agents: int = options.agents
+    return max(MIN_DEADLINE_MS, 1000 * (time.perf_counter() - start) * agents)
 
 
-async def run(asked: argparse.Namespace) -> list[list[Step]]:
+async def run(options: argparse.Namespace) -> list[list[Step]]:
     """The steps of every agent. Agents share one client, whose calls share the engine."""
     corpus, queries = (_lines(HOUSE / name) for name in ("corpus.jsonl", "queries.jsonl"))
     shelf = Shelf([Document(line["text"], id=line["_id"]) for line in corpus])
-    # The agents take turns with the questions, and begin anew when there are no more.
-    count = asked.agents * asked.questions
+    # The agents take turns with the questions, and begin again when there are no more.
+    count = options.agents * options.questions
     questions = [queries[place % len(queries)]["text"] for place in range(count)]
-    async with open_reranker(asked.model, asked.url, asked.api_key, {}) as reranker:
-        asked.deadline_ms = asked.deadline_ms or await fitting_deadline(reranker, shelf, questions[-1], asked)
-        with progress("questions", count) as told:
-            shares = (questions[first :: asked.agents] for first in range(asked.agents))
-            return await asyncio.gather(*(agent(reranker, shelf, share, asked, told) for share in shares))
+    async with AsyncClient(options.url, options.api_key) if options.url else Reranker(options.model) as reranker:
+        options.deadline_ms = options.deadline_ms or await fitting_deadline(reranker, shelf, questions[-1], options)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("questions", total=count)
+            shares = (questions[first :: options.agents] for first in range(options.agents))
+            agents = (agent(reranker, shelf, share, options, lambda: bar.advance(task)) for share in shares)
+            return await asyncio.gather(*agents)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -152,9 +159,10 @@ def table_of(steps: Sequence[Step]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", action="append", default=[], help="a whyrank server; several with one model")
-    parser.add_argument("--api-key")
-    parser.add_argument("--model", help="or a folder or hub name, to load here")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--url", action="append", help="a whyrank server; several with one model")
+    source.add_argument("--model", help="or a folder or hub name, to load here")
+    parser.add_argument("--api-key", default=os.environ.get("WHYRANK_API_KEY"))
     parser.add_argument("--agents", type=int, default=20)
     parser.add_argument("--questions", type=int, default=3, help="of each agent")
     parser.add_argument("--candidates", type=int, default=20, help="documents of the first stage")

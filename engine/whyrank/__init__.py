@@ -28,6 +28,7 @@ from whyrank.errors import (
     WhyrankError,
 )
 from whyrank.events import EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
+from whyrank.packing import Citation, Packed
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
@@ -45,7 +46,7 @@ from whyrank.types import (
 )
 
 if TYPE_CHECKING:
-    from whyrank.client import AsyncClient, Client
+    from whyrank.client import AsyncClient, Client, RetryPolicy
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "AsyncClient",
     "BaseReranker",
     "CheckpointError",
+    "Citation",
     "Client",
     "Document",
     "DocumentError",
@@ -68,6 +70,7 @@ __all__ = [
     "InvalidRequest",
     "MixedModels",
     "Overloaded",
+    "Packed",
     "PermanentError",
     "PromptFileError",
     "Ranked",
@@ -75,6 +78,7 @@ __all__ = [
     "Ranking",
     "RerankRequest",
     "Reranker",
+    "RetryPolicy",
     "RetryableError",
     "Scored",
     "SourceSpan",
@@ -92,7 +96,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The client brings httpx along, which takes as long to import as all the rest: only for those who use it."""
-    if name in ("AsyncClient", "Client"):
+    if name in ("AsyncClient", "Client", "RetryPolicy"):
         from whyrank import client
 
         return getattr(client, name)

@@ -14,6 +14,7 @@ sync_client.py   Client: the same without await
 from __future__ import annotations
 
 from whyrank.client.async_client import AsyncClient
+from whyrank.client.retry import RetryPolicy
 from whyrank.client.sync_client import Client
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "RetryPolicy"]

@@ -6,3 +6,7 @@ run, results, systems        reranking them into a      measures, significance  
 scorecard, report            one result file           compare, compare_report two result files
 html, charts                 what both reports share    calibrate               thresholds, and what scores mean
 """
+
+from whyrank.evaluation.presets import HOUSE
+
+__all__ = ["HOUSE"]
