@@ -78,7 +78,7 @@ def faults(row: RankedDocument) -> list[str]:
         at, before = span.evidence_end, span.end
     if evidence[at:]:
         found.append(f"behind the last span stands {evidence[at:]!r:.60}")
-    if row.evidence.finish not in ("complete", "budget"):
+    if row.evidence.finish not in ("complete", "budget", "repetition"):
         found.append(f"finish {row.evidence.finish}")
     return found
 

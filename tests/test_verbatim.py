@@ -207,7 +207,7 @@ async def test_whatever_the_model_wants_it_quotes(asked: tuple[str, ...], serve:
     rows = events[-1].ranking.results  # type: ignore[union-attr]
     assert len(rows) == len(documents)
     for row in rows:
-        assert row.evidence is not None and row.evidence.finish in ("complete", "budget")
+        assert row.evidence is not None and row.evidence.finish in ("complete", "budget", "repetition")
         assert row.evidence.grounding is not None and row.evidence.grounding.method == "verbatim"
         ends = [0]
         for span in row.evidence.grounding.spans:
