@@ -20,11 +20,10 @@ from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.calibrate import Pairs, calibrate, fit, judged_pairs
 from whyrank.evaluation.charts import ticks
 from whyrank.evaluation.compare import Gate, compare, kendall
-from whyrank.evaluation.compare_report import comparison_report
 from whyrank.evaluation.consistency import impossible_pairs
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.presets import load_preset, preset_names
-from whyrank.evaluation.report import html_report
+from whyrank.evaluation.report import comparison_report, html_report
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row
 from whyrank.evaluation.run import EvalRequest, evaluate
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
