@@ -195,6 +195,7 @@ def test_nothing_relevant_is_an_error_and_no_number(grade: int | None, tmp_path:
         ("pytrec_eval", ["eval", "-m", "m", "-d", "house"]),
         ("numpy", ["compare", "a", "b"]),
         ("numpy", ["calibrate", "a"]),
+        ("scipy", ["calibrate", "a"]),
         ("jinja2", ["eval", "-m", "m", "-d", "house"]),
     ],
 )

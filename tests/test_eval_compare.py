@@ -189,6 +189,13 @@ def test_isotonic_pools_violators_and_equal_margins() -> None:
     assert [fitted.probability(x) for x in (-9, 1.5, 2.5, 9)] == [0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1]
 
 
+def test_equal_margins_are_one_point_before_neighbours_are_pooled() -> None:
+    """0.25 at margin 1 and 0.5 at margin 2 rise already, in whichever order the pairs of one margin stand."""
+    for relevant in ([1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0]):
+        pairs = Pairs(*(np.array(x, float) for x in ([2, 2, 1, 1, 1, 1], [0] * 6, relevant)), np.arange(6))
+        assert fit(pairs, "isotonic", "m", "p", calibrate(pairs, "recall", 1.0)).points == ((1, 0.25), (2, 0.5))
+
+
 def test_separated_pairs_do_not_ask_for_an_infinite_scale() -> None:
     margin, relevant = np.linspace(9, -9, 60), np.array([1.0] * 30 + [0.0] * 30)
     pairs = Pairs(margin, margin, relevant, np.arange(60))

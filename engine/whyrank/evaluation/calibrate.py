@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from whyrank.calibration import Calibration, CalibrationMethod
 from whyrank.errors import DataError, InvalidRequest
@@ -198,18 +199,14 @@ def _fit_temperature(pairs: Pairs) -> tuple[float, float]:
 
 
 def _fit_isotonic(pairs: Pairs) -> tuple[tuple[float, float], ...]:
-    """Pool adjacent violators; each pool gives its first and last margin with its share of relevant pairs."""
-    pools: list[tuple[float, float, float, float]] = []  # lowest margin, highest margin, relevant, count
-    for margin, relevant in zip(pairs.margin[::-1].tolist(), pairs.relevant[::-1].tolist(), strict=True):
-        pools.append((margin, margin, relevant, 1.0))
-        while len(pools) > 1 and (pools[-2][1] == margin or _share(pools[-2]) >= _share(pools[-1])):
-            after, before = pools.pop(), pools.pop()
-            pools.append((before[0], after[1], before[2] + after[2], before[3] + after[3]))
-    points: dict[float, float] = {}
-    for pool in pools:
-        points[pool[0]] = points[pool[1]] = _share(pool)
-    return tuple(points.items())
-
-
-def _share(pool: tuple[float, float, float, float]) -> float:
-    return pool[2] / pool[3]
+    """Each pool of margins has one probability; its first and last margin are points of the curve."""
+    margins, group, counts = np.unique(pairs.margin, return_inverse=True, return_counts=True)
+    relevant = np.bincount(group, pairs.relevant)
+    first = isotonic_regression(relevant / counts, weights=counts).blocks[:-1]
+    last = np.append(first[1:], len(margins)) - 1
+    shares = np.add.reduceat(relevant, first) / np.add.reduceat(counts, first)
+    return tuple(
+        (float(margins[at]), float(share))
+        for start, end, share in zip(first, last, shares, strict=True)
+        for at in sorted({start, end})
+    )
