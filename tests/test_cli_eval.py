@@ -195,6 +195,8 @@ def test_nothing_relevant_is_an_error_and_no_number(grade: int | None, tmp_path:
         ("pytrec_eval", ["eval", "-m", "m", "-d", "house"]),
         ("numpy", ["compare", "a", "b"]),
         ("numpy", ["calibrate", "a"]),
+        ("scipy", ["calibrate", "a"]),
+        ("jinja2", ["eval", "-m", "m", "-d", "house"]),
     ],
 )
 def test_a_light_install_says_what_to_install(package: str, command: list[str]) -> None:

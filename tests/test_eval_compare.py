@@ -20,11 +20,10 @@ from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.calibrate import Pairs, calibrate, fit, judged_pairs
 from whyrank.evaluation.charts import ticks
 from whyrank.evaluation.compare import Gate, compare, kendall
-from whyrank.evaluation.compare_report import comparison_report
 from whyrank.evaluation.consistency import impossible_pairs
 from whyrank.evaluation.data import open_collection
 from whyrank.evaluation.presets import load_preset, preset_names
-from whyrank.evaluation.report import html_report
+from whyrank.evaluation.report import comparison_report, html_report
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row
 from whyrank.evaluation.run import EvalRequest, evaluate
 from whyrank.evaluation.scorecard import Scorecard, make_scorecard
@@ -188,6 +187,13 @@ def test_isotonic_pools_violators_and_equal_margins() -> None:
     fitted = fit(pairs, "isotonic", "m", "p", calibrate(pairs, "recall", 1.0))
     assert fitted.points == ((0, 0), (1, 0), (2, 2 / 3), (3, 2 / 3), (4, 1))
     assert [fitted.probability(x) for x in (-9, 1.5, 2.5, 9)] == [0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1]
+
+
+def test_equal_margins_are_one_point_before_neighbours_are_pooled() -> None:
+    """0.25 at margin 1 and 0.5 at margin 2 rise already, in whichever order the pairs of one margin stand."""
+    for relevant in ([1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0]):
+        pairs = Pairs(*(np.array(x, float) for x in ([2, 2, 1, 1, 1, 1], [0] * 6, relevant)), np.arange(6))
+        assert fit(pairs, "isotonic", "m", "p", calibrate(pairs, "recall", 1.0)).points == ((1, 0.25), (2, 0.5))
 
 
 def test_separated_pairs_do_not_ask_for_an_infinite_scale() -> None:

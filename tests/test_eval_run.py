@@ -21,9 +21,17 @@ from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.measures import DEFAULT_MEASURES
 from whyrank.evaluation.presets import HOUSE, load_preset
 from whyrank.evaluation.results import COSTS, RESULTS, Result, Row, read_results
-from whyrank.evaluation.run import EvalRequest, claimed, evaluate, is_finished, target_of, write_run
+from whyrank.evaluation.run import (
+    EvalRequest,
+    claimed,
+    evaluate,
+    is_finished,
+    open_target,
+    target_of,
+    target_options,
+    write_run,
+)
 from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, make_scorecard
-from whyrank.evaluation.systems import open_target, target_options
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import Document, DocumentError, Evidence, Grounding, RankedDocument, Unsupported, Usage

@@ -20,7 +20,7 @@ from whyrank import Document
 from whyrank.config import EngineConfig
 from whyrank.connect import open_reranker, open_server
 from whyrank.errors import InvalidRequest, PermanentError
-from whyrank.evaluation.systems import open_target
+from whyrank.evaluation.run import open_target
 
 TEXTS = ["Water boils at 100 °C.", "Everest is high.", "Tea wants hot water."]
 

@@ -21,9 +21,8 @@ from typing import Any, NamedTuple
 
 from whyrank.base import BaseReranker
 from whyrank.errors import DataError, InvalidRequest, PermanentError, TooLarge, Unreachable
-from whyrank.evaluation.files import json_object, numbered_lines
 from whyrank.fan_out import map_ordered
-from whyrank.jsonl import LineFile, cut_half_line
+from whyrank.jsonl import LineFile, SameModel, cut_half_line, json_object, numbered_lines
 from whyrank.options import options_of
 from whyrank.prompting.identity import file_part
 from whyrank.ranking import Ranking
@@ -93,13 +92,13 @@ async def rerank_file(
     tally = Tally()
     with ExitStack() as stack:
         answers, refusals = (stack.enter_context(closing(_Journal(path, fresh))) for path in (output, rejects))
-        same = _SameModel(output, answers.model())
+        same = SameModel(output, answers.model())
         waiting = _left(_rows(source, options), answers, refusals, tally, on_progress)
         work = (_reply(row, reranker, options) for row in waiting)
         async with aclosing(map_ordered(work, max_concurrency)) as replies:
             async for reply in replies:
                 if isinstance(reply.outcome, Ranking):
-                    same.check(reply.outcome)
+                    same.check(reply.outcome.model, file_part(reply.outcome.prompt))  # a row's instruction is its own
                     answers.append(_answer_line(reply, reply.outcome), after=refusals)
                     tally.answered += 1
                     tally.documents_without_score += sum(row.error is not None for row in reply.outcome.results)
@@ -245,13 +244,13 @@ class _Journal:
         if not self._path.stat().st_size:
             self._path.unlink()
 
-    def model(self) -> tuple[Any, Any] | None:
+    def model(self) -> tuple[str, str] | None:
         """Model and prompt of the first answer, and so of all."""
         first = next(numbered_lines(self._path), None)
         if first is None:
             return None
         record = json_object(first)
-        return record.get("model"), file_part(str(record.get("prompt")))
+        return str(record.get("model")), file_part(str(record.get("prompt")))
 
     def _done(self) -> Iterator[tuple[int, str, int]]:
         """Row, hash, and how many of its documents have no score."""
@@ -266,17 +265,3 @@ class _Journal:
             f"{self._path}: its row {number} comes from another input or from other options: "
             "choose another output, or start again with --fresh"
         )
-
-
-class _SameModel:
-    """Answers of two models or prompts must not end up in one file, whatever a server was restarted with."""
-
-    def __init__(self, path: Path, known: tuple[Any, Any] | None) -> None:
-        self._path, self._known = path, known
-
-    def check(self, ranking: Ranking) -> None:
-        current = (ranking.model, file_part(ranking.prompt))  # a row's instruction is its own
-        self._known = self._known or current
-        if self._known != current:
-            before, now = (f"{model} with {prompt}" for model, prompt in (self._known, current))
-            raise InvalidRequest(f"{self._path} was answered by {before}, and now {now} answers: choose another output")

@@ -13,7 +13,7 @@ from typing import Literal
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import DataError, InvalidRequest, PermanentError
-from whyrank.evaluation.files import json_object, numbered_lines
+from whyrank.jsonl import json_object, numbered_lines
 from whyrank.prompting.scoring import MIN_LABEL_MASS, score_of
 from whyrank.prompting.tokens import EncodedDocument, PromptEncoder, common_prefix
 from whyrank.ranking import Ranking

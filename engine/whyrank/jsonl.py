@@ -1,21 +1,91 @@
-"""Files that stay whole, whatever happens to the process or the disk: lines that are appended, and files written at once."""
+"""Files of JSON lines: read with line numbers in errors, appended to so that a crash costs at most half a line; and files
+that are replaced at once."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, BinaryIO, NamedTuple
 
-from whyrank.errors import CannotWrite, InvalidRequest
+from whyrank.errors import CannotWrite, DataError, InvalidRequest
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LineFile", "cut_half_line", "naming", "write_file"]
+__all__ = [
+    "Line",
+    "LineFile",
+    "SameModel",
+    "cut_half_line",
+    "json_line",
+    "json_object",
+    "naming",
+    "numbered_lines",
+    "read_line",
+    "write_file",
+]
+
+
+class Line(NamedTuple):
+    """A line that is not blank, without its line break. `start` is the offset of its first byte in the file."""
+
+    path: Path
+    number: int
+    text: str
+    start: int = 0
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}, line {self.number}"
+
+
+def numbered_lines(path: Path, finished: bool = False) -> Iterator[Line]:
+    """`finished`: without a last line that has no line break, which somebody may still be writing."""
+    start = 0
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if raw.strip() and not (finished and not raw.endswith(b"\n")):
+                    yield _decoded(raw, path, number, start)
+                start += len(raw)
+    except OSError as cause:
+        raise DataError(f"{path}: {cause.strerror}") from cause
+
+
+def read_line(file: BinaryIO, path: Path, number: int, start: int) -> Line:
+    """A line whose `start` is known from an earlier pass over the file."""
+    file.seek(start)
+    return _decoded(file.readline(), path, number, start)
+
+
+def _decoded(raw: bytes, path: Path, number: int, start: int) -> Line:
+    try:
+        # Some editors put a byte order mark at the beginning of a file. It is not part of the first word.
+        text = raw.decode("utf-8" if start else "utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as cause:
+        raise DataError(f"{path}, line {number}: not UTF-8 text ({cause.reason} at byte {cause.start})") from cause
+    return Line(path, number, text, start)
+
+
+def json_object(line: Line) -> dict[str, Any]:
+    """`line` may also be the whole text of a file: errors name the line within it."""
+    try:
+        value = json.loads(line.text)
+    except json.JSONDecodeError as cause:
+        where = line._replace(number=line.number + cause.lineno - 1).where
+        raise DataError(f"{where}: not JSON ({cause.msg} at column {cause.colno})") from cause
+    if not isinstance(value, dict):
+        raise DataError(f"{line.where}: {line.text[:40]!r} is no JSON object")
+    return value
+
+
+def json_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 class LineFile:
@@ -105,3 +175,17 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as cause:
         raise CannotWrite(f"{path}: {cause.strerror or cause}") from cause
+
+
+class SameModel:
+    """Refuses that answers of two models or prompts end up in one file, whatever a server was restarted with."""
+
+    def __init__(self, path: Path, known: tuple[str, str] | None) -> None:
+        """`known`: model and prompt of the answers that earlier runs have written."""
+        self._path, self.known = path, known
+
+    def check(self, model: str, prompt: str) -> None:
+        self.known = self.known or (model, prompt)
+        if self.known != (model, prompt):
+            before, now = (f"{model} with {prompt}" for model, prompt in (self.known, (model, prompt)))
+            raise InvalidRequest(f"{self._path} was answered by {before}, and now {now} answers: choose another output")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
@@ -36,24 +37,27 @@ from whyrank.cli.common import (
 )
 from whyrank.cli.terminal import Terminal, json_text
 from whyrank.connect import masked
-from whyrank.errors import InvalidRequest
-from whyrank.evaluation.calibrate import Verdict, calibrate, fit, judged_pairs
-from whyrank.evaluation.compare import Comparison, Gate, compare
-from whyrank.evaluation.compare_report import comparison_report
+from whyrank.errors import EvalNotInstalled, InvalidRequest
 from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.fetch import fetch
-from whyrank.evaluation.measures import DEFAULT_MEASURES, Measurer
-from whyrank.evaluation.presets import HOUSE, Preset, load_preset, preset_names
-from whyrank.evaluation.report import html_report
+from whyrank.evaluation.measures import Measurer
+from whyrank.evaluation.presets import HOUSE, NO_PRESET, Preset, load_preset, preset_names
 from whyrank.evaluation.results import RESULTS
-from whyrank.evaluation.run import EvalRequest, claimed, evaluate, is_finished, target_of, write_run
-from whyrank.evaluation.scorecard import Scorecard, make_scorecard
-from whyrank.evaluation.systems import open_target
+from whyrank.evaluation.run import EvalRequest, claimed, evaluate, is_finished, open_target, target_of, write_run
 from whyrank.jsonl import write_file
 from whyrank.process import prepare_process
 from whyrank.request import Mode, RerankOptions, RerankRequest
 
+# What imports numpy, scipy or Jinja2, which the eval extra brings, is imported by the commands.
+if TYPE_CHECKING:
+    from whyrank.evaluation.calibrate import Verdict
+    from whyrank.evaluation.compare import Comparison, Gate
+    from whyrank.evaluation.scorecard import Scorecard
+
 __all__: list[str] = []
+
+_RESULTS = Path("whyrank-eval")
+_EVAL_PACKAGES = ("jinja2", "numpy", "pytrec_eval", "scipy")
 
 Data = Annotated[
     str | None,
@@ -69,6 +73,18 @@ Measures = Annotated[
     list[str] | None, typer.Option("--measure", help="nDCG@k, AP, RR@k, P@k, R@k, RR(rel=2)@k; more than once.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away what the folder holds, instead of going on.")]
+
+
+@contextmanager
+def _reported() -> Iterator[Any]:
+    """`reported`, where a missing package of the eval extra is an error that says what to install."""
+    with reported() as stdout:
+        try:
+            yield stdout
+        except ModuleNotFoundError as cause:
+            if (cause.name or "").partition(".")[0] not in _EVAL_PACKAGES:
+                raise
+            raise EvalNotInstalled(f"evaluation needs {cause.name}: pip install 'whyrank[eval]'") from cause
 
 
 @app.command("eval")
@@ -108,26 +124,20 @@ def evaluate_command(
     The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots. Exit code 1 where a
     document has no score: it counts as not found, and `failed` in results.jsonl says why.
     """
-    with reported() as stdout:
-        chosen = load_preset(preset) if preset else None
-        names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
-        measurer = Measurer(names)  # this and what follows: what is wrong is said before an engine starts
+    with _reported() as stdout:
         identity = {"prompt": prompt, "route": route, "revision": revision, "max_length": max_length}
         identity |= {"dtype": None if dtype == DEFAULTS["dtype"] else dtype, "calibration": calibration}
+        # The name that open_target understands, with all that may change scores.
+        name = ",".join([model, *(f"{key}={value}" for key, value in identity.items() if value is not None)])
         options: RerankOptions = {"instruction": instruction} if instruction is not None else {}
         if mode != "score":
             options |= {"mode": mode, "evidence_top_n": evidence_top_n, "evidence_min_score": evidence_min_score}  # type: ignore[typeddict-item]
-        RerankRequest.of("query", ["document"], **options)
-        request = EvalRequest(_full_name(model, identity), _depth(top_k, chosen), limit, preset, options)
-        collection = _collection(data, run, split, chosen)
-        measurer.check_judged(collection.highest_grade, collection.judgements)
-        folder = out or Path("whyrank-eval") / _slug(f"{collection.name}-{masked(request.model)}")
+        protocol = load_preset(preset) if preset else NO_PRESET
+        request = EvalRequest(name, protocol.top_k if top_k is None else top_k, limit, preset, options)
+        collection = _collection(data, run, split, protocol)
+        folder = out or _folder(_RESULTS, collection, name)
         engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
-        prepare_process()
-        with claimed(folder, fresh):
-            _rerank(collection, request, folder, engine)
-            card = make_scorecard(folder, names)
-            _write_reports(folder, card, chosen)
+        card = _scorecard(collection, request, measure or protocol.measures, folder, fresh, engine)
         if as_json:
             print(json_text(card.document()), file=stdout)
         else:
@@ -136,45 +146,54 @@ def evaluate_command(
         raise typer.Exit(1)
 
 
-def _depth(given: int | None, preset: Preset | None) -> int:
-    return given if given is not None else preset.top_k if preset else 100
+def _scorecard(
+    collection: Collection,
+    request: EvalRequest,
+    measures: Sequence[str],
+    folder: Path,
+    fresh: bool,
+    engine: Mapping[str, Any],
+) -> Scorecard:
+    """Of results that the folder holds afterwards, with the reports. Errors in what is given come before an engine starts."""
+    from whyrank.evaluation.report import html_report
+    from whyrank.evaluation.scorecard import make_scorecard
+
+    Measurer(measures).check_judged(collection.highest_grade, collection.judgements)
+    RerankRequest.of("query", ["document"], **request.options)
+    prepare_process()
+    with claimed(folder, fresh):
+        _rerank(collection, request, folder, engine)
+        card = make_scorecard(folder, measures)
+        page = html_report(card, load_preset(request.preset) if request.preset else None)
+        with kept("evaluated"):
+            write_run(folder)
+            write_file(folder / "report.json", [json.dumps(card.document(), ensure_ascii=False, indent=2) + "\n"])
+            write_file(folder / "report.html", [page])
+    return card
 
 
-def _full_name(model: str, options: dict[str, Any]) -> str:
-    """The name that open_target understands, with all that may change scores."""
-    return ",".join([model, *(f"{name}={value}" for name, value in options.items() if value is not None)])
-
-
-def _collection(data: str | None, run: Path | None, split: str, preset: Preset | None) -> Collection:
-    if data is None and (preset is None or preset.name != "house"):
-        wanted = f"; preset {preset.name!r} wants: {preset.data}" if preset else ""
+def _collection(data: str | None, run: Path | None, split: str, preset: Preset) -> Collection:
+    if data is None and preset.name != "house":
+        wanted = f"; preset {preset.name!r} wants: {preset.data}" if preset.name else ""
         raise InvalidRequest(f"--data is missing: give a folder, a file, or house{wanted}")
     if data is None or data == "house":
         return open_collection(HOUSE, run)
     return open_collection(Path(data), run, split)
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[-100:]
+def _folder(parent: Path, collection: Collection, model: str) -> Path:
+    return parent / re.sub(r"[^\w.-]+", "-", f"{collection.name}-{masked(model)}").strip("-.")[-100:]
 
 
 def _rerank(collection: Collection, request: EvalRequest, folder: Path, engine: Mapping[str, Any]) -> None:
+    async def run() -> None:
+        async with opened(open_target(request.model, **engine), masked(request.model)) as target:
+            with render.progress("queries", len(collection.topic_ids[: request.limit])) as on_progress:
+                await evaluate(collection, target, request, folder, on_progress)
+
     if not is_finished(collection, request, folder):
         with kept("evaluated"):
-            asyncio.run(_rerank_now(collection, request, folder, engine))
-
-
-async def _rerank_now(collection: Collection, request: EvalRequest, folder: Path, engine: Mapping[str, Any]) -> None:
-    async with opened(open_target(request.model, **engine), masked(request.model)) as target:
-        with render.progress("queries", len(collection.topic_ids[: request.limit])) as on_progress:
-            await evaluate(collection, target, request, folder, on_progress)
-
-
-def _write_reports(folder: Path, card: Scorecard, preset: Preset | None) -> None:
-    with kept("evaluated"):
-        write_run(folder)
-        write_file(folder / "report.json", [json.dumps(card.document(), ensure_ascii=False, indent=2) + "\n"])
-        write_file(folder / "report.html", [html_report(card, preset)])
+            asyncio.run(run())
 
 
 def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
@@ -183,28 +202,22 @@ def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
         table.add_row(system, *(f"{row[name]:.4f}" for name in card.measures))
     console.print(table)
     if (difference := card.difference) is not None:
-        console.print(
+        console.plain(
             f"{card.measures[0]}: {difference.mean:+.4f} by reranking, 95 % {difference.low:+.4f} to {difference.high:+.4f}, "
-            f"p = {difference.p:.4f}; {difference.better} queries better, {difference.worse} worse",
-            highlight=False,
+            f"p = {difference.p:.4f}; {difference.better} queries better, {difference.worse} worse"
         )
-    for pairs in card.impossible.values():
-        for pair in pairs:
-            console.print(f"[red]impossible:[/] {escape(pair.message)}")
+    for pair in (pair for pairs in card.impossible.values() for pair in pairs):
+        console.plain(f"impossible: {pair.message}", style="red")
     for name, value in card.evidence.items():
-        console.print(f"evidence, {name.replace('_', ' ')}: {value:.3f}", highlight=False)
+        console.plain(f"evidence, {name.replace('_', ' ')}: {value:.3f}")
     costs = card.costs
-    console.print(
+    console.plain(
         f"{costs.pairs} pairs, {costs.pairs_per_second:.1f} a second, {costs.prompt_tokens} prompt tokens, "
-        f"{costs.cached_tokens} from the cache",
-        highlight=False,
+        f"{costs.cached_tokens} from the cache"
     )
     if card.failed:
-        where = f"'failed' in {folder / RESULTS}"
-        console.print(
-            f"{card.failed} documents without a score: {where}", highlight=False, markup=False, soft_wrap=True
-        )
-    console.print(f"plots: {folder / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
+        console.plain(f"{card.failed} documents without a score: 'failed' in {folder / RESULTS}")
+    console.plain(f"plots: {folder / 'report.html'}")
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -239,9 +252,9 @@ def fetch_command(
             return
         console = Terminal(file=stdout)
         for name, count in counts.items():
-            console.print(f"{folder / name}: {count} lines", highlight=False, markup=False, soft_wrap=True)
+            console.plain(f"{folder / name}: {count} lines")
         if len(counts) == 3:
-            console.print("no first stage came with it: give `whyrank eval` one with --run", highlight=False)
+            console.plain("no first stage came with it: give `whyrank eval` one with --run")
 
 
 @app.command("calibrate")
@@ -264,7 +277,9 @@ def calibrate_command(
 
     Exit code 1 and `no clean separation` where no threshold does what is asked.
     """
-    with reported() as stdout:
+    with _reported() as stdout:
+        from whyrank.evaluation.calibrate import calibrate, fit, judged_pairs
+
         if precision is not None and recall is not None:
             raise InvalidRequest("give --precision or --recall, not both")
         if method not in get_args(CalibrationMethod):
@@ -272,8 +287,7 @@ def calibrate_command(
         pairs = judged_pairs(results, rel)
         target = recall if recall is not None else precision if precision is not None else 0.9
         verdict = calibrate(pairs, "recall" if recall is not None else "precision", target)
-        fitted = fit(pairs, method, *target_of(results), verdict)  # type: ignore[arg-type]
-        write_calibration(fitted, out)
+        write_calibration(fit(pairs, method, *target_of(results), verdict), out)  # type: ignore[arg-type]
         if as_json:
             print(json_text({**asdict(verdict), "file": str(out)}), file=stdout)
         else:
@@ -286,20 +300,17 @@ def _show_verdict(console: Terminal, verdict: Verdict, out: Path) -> None:
     def shown(value: float, interval: tuple[float, float]) -> str:
         return f"{value:.3f} (95 % {interval[0]:.3f} to {interval[1]:.3f})"
 
-    console.print(
-        f"{verdict.pairs} judged pairs of {verdict.queries} queries, {verdict.relevant} relevant", highlight=False
-    )
-    console.print(f"AUC {shown(verdict.auc, verdict.auc_interval)}", highlight=False)
-    if (found := verdict.threshold) is None:
-        console.print(f"[red]no clean separation:[/] {escape(verdict.no_separation or '')}", highlight=False)
+    console.plain(f"{verdict.pairs} judged pairs of {verdict.queries} queries, {verdict.relevant} relevant")
+    console.plain(f"AUC {shown(verdict.auc, verdict.auc_interval)}")
+    if (threshold := verdict.threshold) is None:
+        console.plain(f"no clean separation: {verdict.no_separation}", style="red")
     else:
-        console.print(
-            f"keep margins from {shown(found.margin, found.margin_interval)}: {found.kept} pairs", highlight=False
-        )
-        console.print(f"precision {shown(found.precision, found.precision_interval)}", highlight=False)
-        console.print(f"recall {shown(found.recall, found.recall_interval)}", highlight=False)
-        console.print(f"as an option of rerank: --min-score {found.score:.6g}", highlight=False)
-    console.print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
+        margin = shown(threshold.margin, threshold.margin_interval)
+        console.plain(f"keep margins from {margin}: {threshold.kept} pairs")
+        console.plain(f"precision {shown(threshold.precision, threshold.precision_interval)}")
+        console.plain(f"recall {shown(threshold.recall, threshold.recall_interval)}")
+        console.plain(f"as an option of rerank: --min-score {threshold.score:.6g}")
+    console.plain(f"written: {out}")
 
 
 @app.command("compare")
@@ -312,9 +323,7 @@ def compare_command(
     run: Run = None,
     split: Split = "test",
     preset: PresetName = None,
-    out: Annotated[Path, typer.Option(help="Where models that are run here leave their results.")] = Path(
-        "whyrank-eval"
-    ),
+    out: Annotated[Path, typer.Option(help="Where models that are run here leave their results.")] = _RESULTS,
     top_k: TopK = None,
     limit: Limit = None,
     measure: Measures = None,
@@ -334,22 +343,24 @@ def compare_command(
     low and high are the 95 % interval of b - a: high below 0 means that b is surely worse. Exit code 1 where a condition
     holds, or where its figure cannot be computed.
     """
-    with reported() as stdout:
+    with _reported() as stdout:
+        from whyrank.evaluation.compare import Gate, compare
+        from whyrank.evaluation.report import comparison_report
+
         gates = [Gate.parse(text) for text in fail_if or ()]
-        chosen = load_preset(preset) if preset else None
-        names = measure or (chosen.measures if chosen else DEFAULT_MEASURES)
-        Measurer(names)
-
-        def results_of(side: str) -> Path:
-            if (Path(side) / RESULTS).is_file():
-                return Path(side)
-            collection = _collection(data, run, split, chosen)
-            folder = out / _slug(f"{collection.name}-{masked(side)}")
-            with claimed(folder, fresh):
-                _rerank(collection, EvalRequest(side, _depth(top_k, chosen), limit, preset), folder, {})
-            return folder
-
-        comparison = compare(results_of(a), results_of(b), names)
+        protocol = load_preset(preset) if preset else NO_PRESET
+        names = Measurer(measure or protocol.measures).names
+        folders = []
+        for side in (a, b):
+            folder = Path(side)
+            if not (folder / RESULTS).is_file():
+                collection = _collection(data, run, split, protocol)
+                folder = _folder(out, collection, side)
+                request = EvalRequest(side, protocol.top_k if top_k is None else top_k, limit, preset)
+                with claimed(folder, fresh):
+                    _rerank(collection, request, folder, {})
+            folders.append(folder)
+        comparison = compare(folders[0], folders[1], names)
         failed = [gate for gate in gates if gate.fires(comparison)]
         if html is not None:
             write_file(html, [comparison_report(comparison, failed)])
@@ -368,11 +379,11 @@ def _show_comparison(console: Terminal, comparison: Comparison, failed: Sequence
         interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
         table.add_row(name, *means, f"{difference.mean:+.4f}", interval, f"{difference.p:.4f}")
     console.print(table)
-    for side, header in (("a", comparison.a), ("b", comparison.b)):
-        console.print(f"{side}: {header.model}", highlight=False, markup=False, soft_wrap=True)
-    agreement = {name: value for name, value in comparison.figures().items() if "(" not in name}
-    console.print("  ".join(f"{name} {value:.4f}" for name, value in agreement.items()), highlight=False)
+    console.plain(f"a: {comparison.a.model}")
+    console.plain(f"b: {comparison.b.model}")
+    agreement = (f"{name} {value:.4f}" for name, value in comparison.figures().items() if "(" not in name)
+    console.plain("  ".join(agreement))
     for gate in failed:
-        console.print(gate.describe(comparison), style="red", highlight=False, markup=False, soft_wrap=True)
+        console.plain(gate.describe(comparison), style="red")
     for pair in comparison.impossible:
-        console.print(f"impossible: {pair.message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        console.plain(f"impossible: {pair.message}", style="red")

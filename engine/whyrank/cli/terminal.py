@@ -29,6 +29,10 @@ def json_text(value: Any) -> str:
 class Terminal(Console):
     """A rich console that lets only its own control sequences through, whatever is rendered."""
 
+    def plain(self, text: str, style: str | None = None) -> None:
+        """Text as it is: no markup, no guessed colours, not wrapped."""
+        self.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))

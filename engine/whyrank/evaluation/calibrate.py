@@ -6,30 +6,29 @@ Pairs of one query resemble each other, so every interval comes from drawing who
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from whyrank.calibration import Calibration, CalibrationMethod
-from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
+from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.results import RESULTS, read_results
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-    Whole = NDArray[np.int64]
 
 __all__ = ["Aim", "Pairs", "Threshold", "Verdict", "calibrate", "fit", "judged_pairs"]
 
 _SAMPLES = 500
 _SEED = 7
-_FEWEST = 20
+_EPSILON = 1e-12
+_MIN_PAIRS = 20
 """Relevant pairs, and others: below, no threshold says anything."""
 
 Aim = Literal["precision", "recall"]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +38,12 @@ class Pairs:
     margin: Floats
     score: Floats
     relevant: Floats
-    query: Whole
+    query: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Keep margins from here up; `score` says the same for min_score. Intervals hold 95 %; the margin's own tells where
+    """Keep margins from here up; `score` is the same for min_score. Intervals hold 95 %; the margin's own tells where
     another sample might have put it."""
 
     margin: float
@@ -74,12 +73,7 @@ class Verdict:
 
 
 def judged_pairs(folder: Path, rel: int = 1) -> Pairs:
-    """What the result file in a folder of `whyrank eval` says."""
-    try:
-        import numpy as np
-    except ImportError as cause:
-        raise EvalNotInstalled("calibration needs numpy: pip install 'whyrank[eval]'") from cause
-
+    """Those of the result file in a folder of `whyrank eval`."""
     rows: list[tuple[float, float, bool, int]] = []
     for number, result in enumerate(read_results(folder / RESULTS)):
         relevance = result.relevance(rel)
@@ -87,95 +81,74 @@ def judged_pairs(folder: Path, rel: int = 1) -> Pairs:
             if row.margin is not None and row.score is not None and row.document in relevance:
                 rows.append((row.margin, row.score, relevance[row.document], number))
     rows.sort(key=lambda row: -row[0])
-    table = np.array(rows, np.float64).reshape(-1, 4).T
-    pairs = Pairs(table[0], table[1], table[2], table[3].astype(np.int64))
-    positives = int(pairs.relevant.sum())
-    if min(positives, len(rows) - positives) < _FEWEST:
+    margin, score, relevant, query = np.array(rows, np.float64).reshape(-1, 4).T
+    positives = int(relevant.sum())
+    if min(positives, len(rows) - positives) < _MIN_PAIRS:
         raise DataError(
             f"{folder / RESULTS}: {positives} relevant judged pairs and {len(rows) - positives} others; "
-            f"calibration needs at least {_FEWEST} of each"
+            f"calibration needs at least {_MIN_PAIRS} of each"
         )
-    return pairs
+    return Pairs(margin, score, relevant, query.astype(np.int64))
 
 
 def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
-    import numpy as np
-
     if not 0 < target <= 1:
         raise InvalidRequest(f"the target {aim} is {target}: give a share above 0, at most 1")
-    weights = _BootstrapSamples(pairs)
     ones = np.ones(len(pairs.margin))
-    aucs = [_auc(pairs, weight) for weight in weights]
-    low, high = _interval(aucs)
+    auc = _auc(pairs, ones)
+    low, high = _interval([_auc(pairs, weight) for weight in _bootstrap_weights(pairs.query)])
     threshold, why = None, None
     if low <= 0.5:
-        why = f"relevant pairs have no larger margins than others (AUC {_auc(pairs, ones):.3f}, 95 % {low:.3f} to {high:.3f})"
-    elif (at := _place(pairs, ones, aim, target)) is None:
+        why = f"relevant pairs have no larger margins than others (AUC {auc:.3f}, 95 % {low:.3f} to {high:.3f})"
+    elif (last := _last_kept(pairs, ones, aim, target)) is None:
         why = f"no threshold keeps a share of {target:g} relevant"
     else:
-        threshold, why = _threshold(pairs, weights, at, aim, target)
+        threshold, why = _threshold(pairs, last, aim, target)
     counts = len(pairs.margin), int(pairs.relevant.sum()), len(np.unique(pairs.query))
-    return Verdict(aim, target, *counts, _auc(pairs, ones), (low, high), threshold, why)
+    return Verdict(aim, target, *counts, auc, (low, high), threshold, why)
 
 
-class _BootstrapSamples:
+def _bootstrap_weights(queries: NDArray[np.int64]) -> Iterator[Floats]:
     """How often each pair is there when queries are drawn with replacement. The same draws each time, one in memory."""
-
-    def __init__(self, pairs: Pairs) -> None:
-        import numpy as np
-
-        _, self._query = np.unique(pairs.query, return_inverse=True)
-
-    def __iter__(self) -> Iterator[Floats]:
-        import numpy as np
-
-        rng = np.random.default_rng(_SEED)
-        count = int(self._query.max()) + 1
-        for _ in range(_SAMPLES):
-            times = np.bincount(rng.integers(0, count, count), minlength=count)
-            yield times[self._query].astype(np.float64)
+    unique, query = np.unique(queries, return_inverse=True)
+    rng, count = np.random.default_rng(_SEED), len(unique)
+    for _ in range(_SAMPLES):
+        times = np.bincount(rng.integers(0, count, count), minlength=count)
+        yield times[query].astype(np.float64)
 
 
-def _threshold(
-    pairs: Pairs, weights: Iterable[Floats], at: int, aim: Aim, target: float
-) -> tuple[Threshold | None, str | None]:
-    """Or why it is not one to rely on."""
-    import numpy as np
-
-    precision, recall = (float(curve[at]) for curve in _curves(pairs, np.ones(len(pairs.margin))))
+def _threshold(pairs: Pairs, last: int, aim: Aim, target: float) -> tuple[Threshold | None, str | None]:
+    """That of keeping all pairs up to `last`, or why it is not one to rely on."""
+    precision, recall = (float(curve[last]) for curve in _curves(pairs, np.ones(len(pairs.margin))))
     precisions, recalls, margins = [], [], []
-    for weight in weights:
-        drawn_precision, drawn_recall = _curves(pairs, weight)
-        precisions.append(float(drawn_precision[at]))
-        recalls.append(float(drawn_recall[at]))
-        if (place := _place(pairs, weight, aim, target)) is not None:
-            margins.append(float(pairs.margin[place]))
+    for weight in _bootstrap_weights(pairs.query):
+        precision_curve, recall_curve = _curves(pairs, weight)
+        precisions.append(float(precision_curve[last]))
+        recalls.append(float(recall_curve[last]))
+        if (drawn := _last_kept(pairs, weight, aim, target)) is not None:
+            margins.append(float(pairs.margin[drawn]))
     if len(margins) < _SAMPLES / 2:
         return None, f"a {aim} of {target:g} is reached here by chance: fewer than half of the drawn samples reach it"
     intervals, base = (_interval(precisions), _interval(recalls), _interval(margins)), float(pairs.relevant.mean())
     if intervals[0][0] <= base:
         return None, f"what the threshold keeps is hardly better than everything: {base:.3f} of all are relevant"
-    margin, score = float(pairs.margin[at]), float(pairs.score[at])
-    return Threshold(margin, score, precision, intervals[0], recall, *intervals[1:], at + 1), None
+    margin, score = float(pairs.margin[last]), float(pairs.score[last])
+    return Threshold(margin, score, precision, intervals[0], recall, *intervals[1:], last + 1), None
 
 
 def _curves(pairs: Pairs, weight: Floats) -> tuple[Floats, Floats]:
     """Precision and recall of keeping the first 1, 2, 3, ... pairs."""
-    import numpy as np
-
     hits, kept = np.cumsum(weight * pairs.relevant), np.cumsum(weight)
-    return hits / np.maximum(kept, 1e-12), hits / max(float(hits[-1]), 1e-12)
+    return hits / np.maximum(kept, _EPSILON), hits / max(float(hits[-1]), _EPSILON)
 
 
-def _place(pairs: Pairs, weight: Floats, aim: Aim, target: float) -> int | None:
+def _last_kept(pairs: Pairs, weight: Floats, aim: Aim, target: float) -> int | None:
     """The last pair to keep: for a precision the deepest one that still has it, for a recall the first that has it."""
-    import numpy as np
-
     precision, recall = _curves(pairs, weight)
     # Equal margins are kept or dropped together.
     last_of_equals = np.append(pairs.margin[1:] != pairs.margin[:-1], True)
-    good = (precision if aim == "precision" else recall) >= target - 1e-12
-    (places,) = np.nonzero(good & last_of_equals & (recall > 0))
+    reached = (precision if aim == "precision" else recall) >= target - _EPSILON
+    (places,) = np.nonzero(reached & last_of_equals & (recall > 0))
     if not len(places):
         return None
     return int(places[-1] if aim == "precision" else places[0])
@@ -183,29 +156,21 @@ def _place(pairs: Pairs, weight: Floats, aim: Aim, target: float) -> int | None:
 
 def _auc(pairs: Pairs, weight: Floats) -> float:
     """Ties count half."""
-    import numpy as np
-
     _, group = np.unique(-pairs.margin, return_inverse=True)
     good = np.bincount(group, weight * pairs.relevant)
     bad = np.bincount(group, weight * (1 - pairs.relevant))
     below = bad.sum() - np.cumsum(bad)
-    return float((good * (below + bad / 2)).sum() / max(good.sum() * bad.sum(), 1e-12))
+    return float((good * (below + bad / 2)).sum() / max(good.sum() * bad.sum(), _EPSILON))
 
 
 def _interval(values: list[float]) -> tuple[float, float]:
-    import numpy as np
-
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
 def fit(pairs: Pairs, method: CalibrationMethod, model: str, prompt: str, verdict: Verdict) -> Calibration:
-    scale, offset = 1.0, 0.0
-    points: tuple[tuple[float, float], ...] = ()
-    if method == "temperature":
-        scale, offset = _fit_temperature(pairs)
-    else:
-        points = _fit_isotonic(pairs)
+    scale, offset = _fit_temperature(pairs) if method == "temperature" else (1.0, 0.0)
+    points = _fit_isotonic(pairs) if method == "isotonic" else ()
     threshold = verdict.threshold.margin if verdict.threshold else None
     return Calibration(method, model, prompt, scale, offset, points, threshold, asdict(verdict))
 
@@ -213,41 +178,35 @@ def fit(pairs: Pairs, method: CalibrationMethod, model: str, prompt: str, verdic
 def _fit_temperature(pairs: Pairs) -> tuple[float, float]:
     """Logistic regression on the margin, by Newton's steps, on targets drawn in a little as Platt did: perfectly separated
     pairs would otherwise ask for an infinite scale."""
-    import numpy as np
-
     positives = float(pairs.relevant.sum())
-    high, low = (positives + 1) / (positives + 2), 1 / (len(pairs.relevant) - positives + 2)
-    wanted = np.where(pairs.relevant > 0, high, low)
+    negatives = len(pairs.relevant) - positives
+    targets = np.where(pairs.relevant > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     middle, spread = float(pairs.margin.mean()), float(pairs.margin.std()) or 1.0
-    columns = np.stack([(pairs.margin - middle) / spread, np.ones(len(wanted))])
+    columns = np.stack([(pairs.margin - middle) / spread, np.ones(len(targets))])
     solution = np.zeros(2)
     for _ in range(50):
         p = 1 / (1 + np.exp(-np.clip(solution @ columns, -700, 700)))
         hessian = (columns * (p * (1 - p))) @ columns.T + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, columns @ (wanted - p))
+        step = np.linalg.solve(hessian, columns @ (targets - p))
         length = float(np.abs(step).max())
-        solution += step * min(1.0, 2 / max(length, 1e-12))  # far from the end, a whole step may leap over it
+        solution += step * min(1.0, 2 / max(length, _EPSILON))  # far from the end, a whole step may leap over it
         if length < 1e-10:
             break
     if solution[0] <= 0:  # larger margins would mean less: then they mean nothing, and every pair gets the same
-        return 0.0, math.log(positives / (len(wanted) - positives))
+        return 0.0, math.log(positives / negatives)
     scale = float(solution[0]) / spread
     return scale, float(solution[1]) - scale * middle
 
 
 def _fit_isotonic(pairs: Pairs) -> tuple[tuple[float, float], ...]:
-    """Pool adjacent violators; each pool gives its first and last margin with its share of relevant pairs."""
-    pools: list[tuple[float, float, float, float]] = []  # lowest margin, highest margin, relevant, count
-    for margin, relevant in zip(pairs.margin[::-1].tolist(), pairs.relevant[::-1].tolist(), strict=True):
-        pools.append((margin, margin, relevant, 1.0))
-        while len(pools) > 1 and (pools[-2][1] == margin or _share(pools[-2]) >= _share(pools[-1])):
-            after, before = pools.pop(), pools.pop()
-            pools.append((before[0], after[1], before[2] + after[2], before[3] + after[3]))
-    points: dict[float, float] = {}
-    for pool in pools:
-        points[pool[0]] = points[pool[1]] = _share(pool)
-    return tuple(points.items())
-
-
-def _share(pool: tuple[float, float, float, float]) -> float:
-    return pool[2] / pool[3]
+    """Each pool of margins has one probability; its first and last margin are points of the curve."""
+    margins, group, counts = np.unique(pairs.margin, return_inverse=True, return_counts=True)
+    relevant = np.bincount(group, pairs.relevant)
+    first = isotonic_regression(relevant / counts, weights=counts).blocks[:-1]
+    last = np.append(first[1:], len(margins)) - 1
+    shares = np.add.reduceat(relevant, first) / np.add.reduceat(counts, first)
+    return tuple(
+        (float(margins[at]), float(share))
+        for start, end, share in zip(first, last, shares, strict=True)
+        for at in sorted({start, end})
+    )

@@ -8,21 +8,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
 from whyrank.evaluation.measures import Measurer
 from whyrank.evaluation.results import RESULTS, Header, Result, read_header, read_results
-from whyrank.evaluation.significance import Difference, paired_difference
-from whyrank.evaluation.top_movers import Mover, TopMovers
+from whyrank.evaluation.significance import Difference, Mover, Values, paired_difference, top_movers
 from whyrank.evaluation.trec import trec_order
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Values = NDArray[np.float64]
 
 __all__ = ["Comparison", "Gate", "compare", "kendall"]
 
@@ -32,7 +27,7 @@ _DEPTH = 10
 @dataclass(frozen=True)
 class Comparison:
     """Means over queries. kendall: tau-b of the margins, of queries where it exists; overlap: shared part of both top 10;
-    drift: |score of b - score of a| of each document."""
+    drifts: |score of b - score of a| of each document."""
 
     a: Header
     b: Header
@@ -53,7 +48,7 @@ class Comparison:
     impossible: tuple[Impossible, ...]
 
     def figures(self) -> dict[str, float]:
-        """All that a gate may ask for, by name."""
+        """All that a gate may name."""
         values = {
             "kendall": self.kendall,
             f"overlap@{_DEPTH}": self.overlap,
@@ -93,9 +88,9 @@ class Gate:
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        found = re.fullmatch(r"\s*(\S+?)\s*([<>])\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*", text)
+        match = re.fullmatch(r"\s*(\S+?)\s*([<>])\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*", text)
         try:
-            return cls(found[1], found[2] == "<", float(found[3]))  # type: ignore[index]  # the except below
+            return cls(match[1], match[2] == "<", float(match[3]))  # type: ignore[index]  # the except below
         except (TypeError, ValueError) as cause:
             raise InvalidRequest(
                 f'--fail-if {text!r}: write NAME < NUMBER or NAME > NUMBER, as in "kendall < 0.9"'
@@ -118,65 +113,52 @@ class Gate:
 
 
 def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
-    """Of two folders of `whyrank eval`. Reads both side by side; memory holds a few numbers a query and one a document."""
+    """Of two folders of `whyrank eval`. Reads both side by side; memory holds a few numbers and the text of each query, and
+    two numbers of each document."""
     headers = read_header(a / RESULTS), read_header(b / RESULTS)
-    _same_data(*headers, a, b)
-    tally = _Tally(Measurer(measures))
+    _check_same_data(*headers, a, b)
+    measurer = Measurer(measures)
+    names, is_graded = measurer.names, False
+    queries: list[str] = []
+    texts: list[str] = []
+    values = array.array("d"), array.array("d")
+    taus, overlaps, drifts, margin_drifts = (array.array("d") for _ in range(4))
     for left, right in _side_by_side(a, b):
-        tally.add(left, right)
-    return tally.comparison(*headers)
-
-
-class _Tally:
-    def __init__(self, measurer: Measurer) -> None:
-        self.measurer = measurer
-        self.values = array.array("d"), array.array("d")
-        self.taus, self.overlaps, self.drifts, self.margin_drifts = (array.array("d") for _ in range(4))
-        self.extremes = TopMovers()
-        self.graded = False
-
-    def add(self, left: Result, right: Result) -> None:
+        queries.append(left.query)
+        texts.append(left.text)
+        is_graded |= left.is_graded
         margins = left.margins(), right.margins()
-        a, b = (self.measurer.measure(left.judged, scores) for scores in margins)
-        self.values[0].extend(a)
-        self.values[1].extend(b)
-        self.extremes.add(left.query, left.text, b[0] - a[0])
-        self.graded |= left.is_graded
-        self.taus.append(_agreement(*margins))
-        self.overlaps.append(_overlap(*margins))
-        for row, other in zip(left.rows, right.rows, strict=True):
-            if None not in (row.score, other.score, row.margin, other.margin):
-                self.drifts.append(abs(row.score - other.score))  # type: ignore[operator]  # looked at in the line above
-                self.margin_drifts.append(abs(row.margin - other.margin))  # type: ignore[operator]
-
-    def comparison(self, a: Header, b: Header) -> Comparison:
-        import numpy as np
-
-        names = self.measurer.names
-        left, right = (np.frombuffer(side, np.float64).reshape(-1, len(names)) for side in self.values)
-        means = [dict(zip(names, map(float, table.mean(axis=0)), strict=True)) for table in (left, right)]
-        drifts = np.frombuffer(self.drifts, np.float64)
-        return Comparison(
-            a,
-            b,
-            len(self.taus),
-            _mean(np.frombuffer(self.taus, np.float64)),
-            _mean(np.frombuffer(self.overlaps, np.float64)),
-            _mean(drifts),
-            float(np.quantile(drifts, 0.99)) if len(drifts) else math.nan,
-            float(drifts.max()) if len(drifts) else math.nan,
-            _mean(np.frombuffer(self.margin_drifts, np.float64)),
-            {name: (means[0][name], means[1][name]) for name in names},
-            {name: paired_difference(left[:, i], right[:, i]) for i, name in enumerate(names)},
-            right[:, 0] - left[:, 0],
-            drifts,
-            self.extremes.gained(),
-            self.extremes.lost(),
-            tuple(pair for row in means for pair in impossible_pairs(row, self.graded)),
-        )
+        for side, scores in zip(values, margins, strict=True):
+            side.extend(measurer.measure(left.judged, scores))
+        overlaps.append(_overlap(*margins))
+        margin_a, margin_b, score_a, score_b = _scored_by_both(left, right).T
+        taus.append(kendall(margin_a, margin_b))
+        drifts.extend(np.abs(score_b - score_a))
+        margin_drifts.extend(np.abs(margin_b - margin_a))
+    first, second = (np.array(side).reshape(-1, len(names)) for side in values)
+    means = [dict(zip(names, table.mean(axis=0).tolist(), strict=True)) for table in (first, second)]
+    deltas, drift = second[:, 0] - first[:, 0], np.array(drifts)
+    gained, lost = top_movers(queries, texts, deltas)
+    return Comparison(
+        *headers,
+        queries=len(queries),
+        kendall=_mean(np.array(taus)),
+        overlap=_mean(np.array(overlaps)),
+        drift_mean=_mean(drift),
+        drift_p99=float(np.quantile(drift, 0.99)) if len(drift) else math.nan,
+        drift_max=float(drift.max()) if len(drift) else math.nan,
+        margin_drift_mean=_mean(np.array(margin_drifts)),
+        means={name: (means[0][name], means[1][name]) for name in names},
+        differences={name: paired_difference(first[:, i], second[:, i]) for i, name in enumerate(names)},
+        deltas=deltas,
+        drifts=drift,
+        gained=gained,
+        lost=lost,
+        impossible=tuple(pair for row in means for pair in impossible_pairs(row, is_graded)),
+    )
 
 
-def _same_data(left: Header, right: Header, a: Path, b: Path) -> None:
+def _check_same_data(left: Header, right: Header, a: Path, b: Path) -> None:
     for name in ("fingerprint", "top_k", "topics"):
         if getattr(left, name) != getattr(right, name):
             raise DataError(
@@ -197,31 +179,27 @@ def _side_by_side(a: Path, b: Path) -> Iterator[tuple[Result, Result]]:
         raise DataError(f"{a} and {b}: one of them is not finished; go on with whyrank eval") from cause
 
 
-def _agreement(a: Mapping[str, float], b: Mapping[str, float]) -> float:
-    both = [document for document in a if document in b]
-    return kendall([a[document] for document in both], [b[document] for document in both])
+def _scored_by_both(left: Result, right: Result) -> Values:
+    """One line a document: margin in a, margin in b, score in a, score in b."""
+    pairs = zip(left.rows, right.rows, strict=True)
+    numbers = [(row.margin, other.margin, row.score, other.score) for row, other in pairs]
+    return np.array([four for four in numbers if None not in four], np.float64).reshape(-1, 4)
 
 
-def kendall(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall(a: Values | Sequence[float], b: Values | Sequence[float]) -> float:
     """tau-b, which allows for ties; NaN where one side has nothing but ties."""
-    import numpy as np
-
-    if len(a) < 2:
-        return math.nan
-    one, two = (np.sign(np.subtract.outer(values, values)) for values in (np.array(a), np.array(b)))
-    room = math.sqrt(float((one**2).sum()) * float((two**2).sum()))
-    return float((one * two).sum()) / room if room else math.nan
+    signs_a, signs_b = (np.sign(np.subtract.outer(values, values)) for values in (a, b))
+    pairs = math.sqrt(float((signs_a**2).sum()) * float((signs_b**2).sum()))
+    return float((signs_a * signs_b).sum()) / pairs if pairs else math.nan
 
 
 def _overlap(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     best = set(trec_order(a)[:_DEPTH]), set(trec_order(b)[:_DEPTH])
-    most = max(map(len, best))
-    return len(best[0] & best[1]) / most if most else math.nan
+    larger = max(map(len, best))
+    return len(best[0] & best[1]) / larger if larger else math.nan
 
 
 def _mean(values: Values) -> float:
     """Over those that exist."""
-    import numpy as np
-
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if len(there) else math.nan
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan

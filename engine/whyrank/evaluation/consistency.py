@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
+from typing import Any
 
 from whyrank.evaluation.measures import Measure
 
@@ -24,11 +25,8 @@ __all__ = ["Impossible", "impossible_pairs"]
 # What rounding in print may shift.
 _TOLERANCE = 6e-4
 # All 2^k placings are looked at.
-_DEEPEST = 12
-_MANY = (30, 100, 1_000, 10_000)
-
-Point = tuple[float, float]
-_Placing = dict[str, float]
+_MAX_DEPTH = 12
+_LARGE_COUNTS = (30, 100, 1_000, 10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +44,20 @@ def impossible_pairs(
     Only measures of one cutoff (AP has none) and one `rel` are held against each other.
     """
     measures = {name: Measure.parse(name) for name in means}
-    found = []
+    impossible = []
     for (one, a), (two, b) in combinations(measures.items(), 2):
         depths = {m.cutoff for m in (a, b) if m.name != "AP"}
         if len(depths) != 1 or not _comparable(a, b, graded):
             continue
         (depth,) = depths
-        if depth is None or depth > _DEEPEST:
+        if depth is None or depth > _MAX_DEPTH:
             continue
+        x, y = means[one], means[two]
         hull = _hull(a.name, b.name, depth, graded, most_relevant)
-        if not _inside((means[one], means[two]), hull):
-            found.append(Impossible(one, two, _explain(one, two, means, hull)))
-    return found
+        if (hull.equations @ (x, y, 1.0)).max() > _TOLERANCE:  # the point's distance from each edge, outside positive
+            message = f"{one} = {x:.4f} and {two} = {y:.4f} cannot come from the same judgements"
+            impossible.append(Impossible(one, two, f"{message}: {_possible(one, two, x, hull)}"))
+    return impossible
 
 
 def _comparable(a: Measure, b: Measure, graded: bool) -> bool:
@@ -71,18 +71,20 @@ def _comparable(a: Measure, b: Measure, graded: bool) -> bool:
 
 
 @cache
-def _hull(one: str, two: str, depth: int, graded: bool, most_relevant: int | None) -> tuple[Point, ...]:
+def _hull(one: str, two: str, depth: int, graded: bool, most_relevant: int | None) -> Any:
+    from scipy.spatial import ConvexHull  # here: a preset can be read without it
+
     points = {(0.0, 0.0)}  # nothing found, or nothing to find
     for placing in _placings(depth, most_relevant):
         points.add((placing[one], placing[two]))
         if graded and "nDCG" in (one, two):
             points.add((0.0, placing[two]) if one == "nDCG" else (placing[one], 0.0))
-    return _convex_hull(sorted(points))
+    return ConvexHull(sorted(points))
 
 
 @cache
-def _placings(depth: int, most_relevant: int | None) -> tuple[_Placing, ...]:
-    counts = [*range(1, 2 * depth + 1), *_MANY]
+def _placings(depth: int, most_relevant: int | None) -> tuple[dict[str, float], ...]:
+    counts = [*range(1, 2 * depth + 1), *_LARGE_COUNTS]
     if most_relevant is not None:
         counts = [count for count in counts if count <= most_relevant] or [1]
     return tuple(
@@ -95,7 +97,7 @@ def _placings(depth: int, most_relevant: int | None) -> tuple[_Placing, ...]:
     )
 
 
-def _measured(ranks: Sequence[int], relevant: int, depth: int) -> Iterator[_Placing]:
+def _measured(ranks: Sequence[int], relevant: int, depth: int) -> Iterator[dict[str, float]]:
     """Relevant documents at these ranks of the first `depth`; the others are never found, or right behind."""
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(relevant, depth) + 1))
     ndcg = sum(1 / math.log2(rank + 1) for rank in ranks) / ideal
@@ -111,43 +113,13 @@ def _behind(found: int, relevant: int, depth: int) -> float:
     return sum((found + i) / (depth + i) for i in range(1, relevant - found + 1))
 
 
-def _convex_hull(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Of sorted points, against the clock."""
-
-    def half(walk: Sequence[Point]) -> list[Point]:
-        hull: list[Point] = []
-        for point in walk:
-            while len(hull) >= 2 and _turn(hull[-2], hull[-1], point) <= 0:
-                hull.pop()
-            hull.append(point)
-        return hull[:-1]
-
-    return tuple(half(points) + half(points[::-1]))
-
-
-def _turn(a: Point, b: Point, c: Point) -> float:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
-
-
-def _inside(point: Point, hull: Sequence[Point]) -> bool:
-    return all(
-        _turn(a, b, point) >= -_TOLERANCE * math.dist(a, b) for a, b in zip(hull, (*hull[1:], hull[0]), strict=True)
-    )
-
-
-def _explain(one: str, two: str, means: Mapping[str, float], hull: Sequence[Point]) -> str:
-    low, high = _range_at(means[one], hull)
-    possible = (
-        f"at {one} = {means[one]:.4f}, {two} lies between {low:.4f} and {high:.4f}" if low <= high else "never together"
-    )
-    return f"{one} = {means[one]:.4f} and {two} = {means[two]:.4f} cannot come from the same judgements: {possible}"
-
-
-def _range_at(x: float, hull: Sequence[Point]) -> Point:
-    """The hull's lowest and highest point over x."""
+def _possible(one: str, two: str, x: float, hull: Any) -> str:
+    """Which values of `two` go with x: those between the hull's edges above and below it."""
     values = []
-    for a, b in zip(hull, (*hull[1:], hull[0]), strict=True):
-        (left, low), (right, high) = sorted((a, b))
+    for edge in hull.points[hull.simplices].tolist():
+        (left, low), (right, high) = sorted(edge)
         if left <= x <= right:
             values += [low, high] if left == right else [low + (high - low) * (x - left) / (right - left)]
-    return (min(values), max(values)) if values else (1.0, 0.0)
+    if not values:
+        return "never together"
+    return f"at {one} = {x:.4f}, {two} lies between {min(values):.4f} and {max(values):.4f}"

@@ -9,26 +9,26 @@ from __future__ import annotations
 
 import array
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 from whyrank.errors import DataError
-from whyrank.evaluation.corpus import Corpus
-from whyrank.evaluation.files import Line, check_id, fingerprint, json_object, numbered_lines
-from whyrank.evaluation.trec import FirstStage, RunFile, TopRanked, read_qrels
+from whyrank.evaluation.trec import RunFile, TopRanked, check_id, read_qrels
+from whyrank.jsonl import Line, json_object, numbered_lines, read_line
 from whyrank.types import Document
 
-__all__ = ["LABELS", "BeirFolder", "Candidate", "Collection", "JsonLines", "Topic", "open_collection"]
+__all__ = ["BeirFolder", "Candidate", "Collection", "JsonLines", "Topic", "open_collection"]
 
-LABELS: Mapping[str, int] = {"evidence": 2, "related": 1, "irrelevant": 0}
+_LABELS: Mapping[str, int] = {"evidence": 2, "related": 1, "irrelevant": 0}
 """Grades of candidates that have a label in words."""
 
-_LISTED = ("candidates", "hits", "chunks")
+_ORDERED = ("candidates", "hits", "chunks")
 """Candidates in the first stage's order, under the names that are in use."""
-_LISTS = frozenset(("positive", "negative"))
-"""Candidates in no order."""
+_UNORDERED: Mapping[str, int] = {"positive": 1, "negative": 0}
+"""Candidates in no order, and their grades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +52,6 @@ class Topic:
     answers: tuple[str, ...] = ()
 
 
-class Collection(Protocol):
-    """`first_stage` is None where the candidates have no order of their own. `fingerprint` changes when the data do.
-    `judgements`: the file that holds them."""
-
-    name: str
-    first_stage: str | None
-    fingerprint: str
-    judgements: Path
-    highest_grade: int
-
-    @property
-    def topic_ids(self) -> Sequence[str]: ...
-
-    def topic(self, ident: str, top_k: int) -> Topic: ...
-
-
 def open_collection(path: Path, run: Path | None = None, split: str = "test") -> Collection:
     if path.is_dir():
         return BeirFolder(path, run, split)
@@ -77,25 +61,26 @@ def open_collection(path: Path, run: Path | None = None, split: str = "test") ->
 
 
 class BeirFolder:
+    """`judgements`: the file that holds them. `fingerprint` changes when the data do."""
+
     def __init__(self, folder: Path, run: Path | None = None, split: str = "test") -> None:
         corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
-        qrels = _first_there(folder, f"qrels/{split}.tsv", f"qrels/{split}.txt", "qrels.txt", "qrels.tsv")
+        self.judgements = _first_there(folder, f"qrels/{split}.tsv", f"qrels/{split}.txt", "qrels.txt", "qrels.tsv")
         ranked = run or _first_there(
             folder, "run.trec", f"top_ranked/{split}.jsonl", "top_ranked.jsonl", "top_ranked.json"
         )
         self.name = folder.resolve().name
         self.first_stage: str | None = ranked.name
-        self._judged, first_lines = read_qrels(qrels)
-        self.judgements = qrels
+        self._judged, first_lines = read_qrels(self.judgements)
         self.highest_grade = max(max(grades.values()) for grades in self._judged.values())
         self._queries = _read_queries(queries, self._judged)
         for query, line in first_lines.items():
             if query not in self._queries:
                 raise DataError(f"{line.where}: query {query!r} is not in {queries}")
-        self._corpus = Corpus(corpus)
-        kind: type[RunFile] | type[TopRanked] = TopRanked if ranked.suffix in (".json", ".jsonl") else RunFile
-        self._found: FirstStage = kind(ranked, self._corpus.missing)
-        self.fingerprint = fingerprint(corpus, queries, qrels, ranked)
+        self._corpus = _Corpus(corpus)
+        kind = TopRanked if ranked.suffix in (".json", ".jsonl") else RunFile
+        self._first_stage: TopRanked | RunFile = kind(ranked, self._corpus)
+        self.fingerprint = _fingerprint(corpus, queries, self.judgements, ranked)
 
     @property
     def topic_ids(self) -> Sequence[str]:
@@ -104,11 +89,98 @@ class BeirFolder:
 
     def topic(self, ident: str, top_k: int) -> Topic:
         """A document with the query's own id is left out, as BEIR does."""
-        found = [pair for pair in self._found.found(ident) if pair[0] != ident][:top_k]
-        documents = self._corpus.documents(document for document, _ in found)
-        candidates = tuple(Candidate(document, score) for document, (_, score) in zip(documents, found, strict=True))
+        ranked = [pair for pair in self._first_stage.ranked(ident) if pair[0] != ident][:top_k]
+        documents = self._corpus.documents(document for document, _ in ranked)
+        candidates = tuple(Candidate(document, score) for document, (_, score) in zip(documents, ranked, strict=True))
         query, answers = self._queries[ident]
         return Topic(ident, query, candidates, self._judged[ident], answers)
+
+
+class JsonLines:
+    """Queries with all their texts. Documents without an id are named after their text, so that names tell no grade.
+
+    `first_stage` is None where the candidates have no order of their own."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        self.judgements = path
+        self.highest_grade = 0
+        self._places: dict[str, tuple[int, int]] = {}
+        ordered = True
+        for line in numbered_lines(path):
+            topic = _json_topic(line)
+            self.highest_grade = max(self.highest_grade, *topic.judged.values(), 0)
+            ordered &= _UNORDERED.keys().isdisjoint(json_object(line))
+            if self._places.setdefault(topic.id, (line.number, line.start)) != (line.number, line.start):
+                raise DataError(f"{line.where}: query id {topic.id!r} is there a second time")
+        if not self._places:
+            raise DataError(f"{path}: holds no queries")
+        self.first_stage: str | None = "the order in the file" if ordered else None
+        self.fingerprint = _fingerprint(path)
+
+    @property
+    def topic_ids(self) -> Sequence[str]:
+        return list(self._places)
+
+    def topic(self, ident: str, top_k: int) -> Topic:
+        with self.judgements.open("rb") as file:
+            topic = _json_topic(read_line(file, self.judgements, *self._places[ident]))
+        return replace(topic, candidates=topic.candidates[:top_k])
+
+
+Collection = BeirFolder | JsonLines
+
+
+class _Corpus:
+    """corpus.jsonl of any size: 16 bytes of memory a document, texts are read when they are needed."""
+
+    def __init__(self, path: Path) -> None:
+        import numpy as np  # here: a light install can show the commands' help
+
+        self._path = path
+        hashes, starts = array.array("Q"), array.array("q")
+        for line in numbered_lines(path):
+            hashes.append(_hash(_document_id(line)))
+            starts.append(line.start)
+        order = np.argsort(np.array(hashes), kind="stable")
+        sorted_hashes = np.array(hashes)[order]
+        self._hashes = array.array("Q", sorted_hashes.tobytes())
+        self._starts = array.array("q", np.array(starts)[order].tobytes())
+        # Of a billion ids two different ones hardly ever share eight bytes of a good hash.
+        for at in np.nonzero(sorted_hashes[1:] == sorted_hashes[:-1])[0][:1]:
+            first, second = (line for line in numbered_lines(path) if line.start in self._starts[at : at + 2])
+            raise DataError(f"{second.where}: document {_document_id(second)!r} is in line {first.number} already")
+
+    def __contains__(self, ident: object) -> bool:
+        key = _hash(str(ident))
+        at = bisect_left(self._hashes, key)
+        return at < len(self._hashes) and self._hashes[at] == key
+
+    def documents(self, ids: Iterable[str]) -> list[Document]:
+        """Only ids that are here."""
+        with self._path.open("rb") as file:
+            return [self._read(file, ident) for ident in ids]
+
+    def _read(self, file: BinaryIO, ident: str) -> Document:
+        record = json_object(read_line(file, self._path, 0, self._starts[bisect_left(self._hashes, _hash(ident))]))
+        title, text = record.get("title") or None, record.get("text")
+        if record.get("_id") != ident or not isinstance(text, str) or not isinstance(title, str | None):
+            raise DataError(f"{self._path}: document {ident!r} is not as it was when it was first read; start again")
+        return Document(text, id=ident, title=title, metadata=record.get("metadata") or {})
+
+
+def _hash(ident: str) -> int:
+    return int.from_bytes(hashlib.blake2b(ident.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+
+
+def _document_id(line: Line) -> str:
+    record = json_object(line)
+    for name in ("_id", "text"):
+        if not isinstance(record.get(name), str):
+            raise DataError(f"{line.where}: no {name!r} with a string; its keys are {sorted(record)}")
+    if not isinstance(record.get("title") or "", str):
+        raise DataError(f"{line.where}: 'title' must be a string")
+    return check_id(record["_id"], line.where)
 
 
 def _first_there(folder: Path, *names: str) -> Path:
@@ -116,6 +188,19 @@ def _first_there(folder: Path, *names: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise DataError(f"{folder}: has none of {', '.join(names)}")
+
+
+def _fingerprint(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as cause:
+            raise DataError(f"{path}: {cause.strerror}") from cause
+        digest.update(b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -131,45 +216,9 @@ def _read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str,
     return queries
 
 
-class JsonLines:
-    """Queries with all their texts. Documents without an id are named after their text, so that names tell no grade."""
-
-    def __init__(self, path: Path) -> None:
-        self.name = path.stem
-        self._path = self.judgements = path
-        self.highest_grade = 0
-        self._lines: dict[str, int] = {}
-        self._starts = array.array("q")
-        listed = True
-        for line in numbered_lines(path):
-            topic = _json_topic(line)
-            self.highest_grade = max(self.highest_grade, *topic.judged.values(), 0)
-            listed &= _LISTS.isdisjoint(json_object(line))
-            if topic.id in self._lines:
-                raise DataError(f"{line.where}: query id {topic.id!r} is there a second time")
-            self._lines[topic.id] = len(self._starts) // 2
-            self._starts.extend((line.start, line.number))
-        if not self._lines:
-            raise DataError(f"{path}: holds no queries")
-        self.first_stage: str | None = "the order in the file" if listed else None
-        self.fingerprint = fingerprint(path)
-
-    @property
-    def topic_ids(self) -> Sequence[str]:
-        return list(self._lines)
-
-    def topic(self, ident: str, top_k: int) -> Topic:
-        start, number = self._starts[2 * self._lines[ident] :][:2]
-        with self._path.open("rb") as file:
-            file.seek(start)
-            topic = _json_topic(Line(self._path, number, file.readline().decode("utf-8-sig")))
-        return Topic(topic.id, topic.query, topic.candidates[:top_k], topic.judged, topic.answers)
-
-
 def _json_topic(line: Line) -> Topic:
     record = json_object(line)
     query = _text(record, "query", line)
-    ident = next((str(record[name]) for name in ("id", "query_id") if isinstance(record.get(name), str | int)), None)
     documents: dict[str, Document] = {}
     judged: dict[str, int] = {}
     for document, grade in _json_candidates(record, line):
@@ -178,22 +227,22 @@ def _json_topic(line: Line) -> Topic:
             raise DataError(f"{line.where}: two different documents have the id {name!r}")
         if grade is not None and judged.setdefault(name, grade) != grade:
             raise DataError(f"{line.where}: the document {document.text[:40]!r} is judged twice, differently")
-    # Positives stand first in such files. In that order a model that answers always the same would look perfect.
-    names = (
-        documents if _LISTS.isdisjoint(record) else sorted(documents, key=lambda name: _text_id(documents[name].text))
-    )
-    candidates = tuple(Candidate(documents[name]) for name in names)
+    candidates = list(documents.values())
+    if not _UNORDERED.keys().isdisjoint(record):
+        # Positives stand first in such files. In that order a model that answers always the same would look perfect.
+        candidates.sort(key=lambda document: _text_id(document.text))
+    ident = next((str(record[name]) for name in ("id", "query_id") if isinstance(record.get(name), str | int)), None)
     ident = check_id(ident, line.where) if ident else str(line.number)
-    return Topic(ident, query, candidates, judged, _answers(record, line))
+    return Topic(ident, query, tuple(map(Candidate, candidates)), judged, _answers(record, line))
 
 
 def _json_candidates(record: dict[str, Any], line: Line) -> list[tuple[Document, int | None]]:
-    given = [*((name, None) for name in _LISTED), ("positive", 1), ("negative", 0)]
-    if not any(name in record for name, _ in given):
+    grades: dict[str, int | None] = {**dict.fromkeys(_ORDERED), **_UNORDERED}
+    if grades.keys().isdisjoint(record):
         raise DataError(f"{line.where}: no 'positive', 'negative' or 'candidates'; its keys are {sorted(record)}")
     return [
         _json_candidate(item, grade, f"{line.where}: {name}[{at}]")
-        for name, grade in given
+        for name, grade in grades.items()
         for at, item in enumerate(_listed(record.get(name, []), name, line))
     ]
 
@@ -203,18 +252,19 @@ def _json_candidate(item: Any, grade: int | None, where: str) -> tuple[Document,
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise DataError(f"{where}: neither a string nor an object with a 'text'")
     ident = next((str(record[name]) for name in ("id", "chunk_id", "_id") if record.get(name) is not None), None)
+    ident = check_id(ident, where) if ident else _text_id(record["text"])
     # No other key: a grade must not reach a prompt.
     known = {name: record.get(name) for name in ("text", "title", "metadata")}
-    ident = check_id(ident, where) if ident else _text_id(record["text"])
-    document = Document.of({**known, "id": ident}, where)
     judged = record.get("grade", record.get("label", grade))
     if isinstance(judged, str):
-        if judged not in LABELS:
-            raise DataError(f"{where}: label {judged!r} is none of {', '.join(LABELS)}; give a whole number as 'grade'")
-        judged = LABELS[judged]
+        if judged not in _LABELS:
+            raise DataError(
+                f"{where}: label {judged!r} is none of {', '.join(_LABELS)}; give a whole number as 'grade'"
+            )
+        judged = _LABELS[judged]
     if judged is not None and not isinstance(judged, int):
         raise DataError(f"{where}: grade {judged!r} is not a whole number")
-    return document, judged
+    return Document.of({**known, "id": ident}, where), judged
 
 
 def _text_id(text: str) -> str:

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
-from whyrank.evaluation.files import check_id, json_line
-from whyrank.evaluation.trec import run_line
-from whyrank.jsonl import naming
+from whyrank.evaluation.trec import check_id, run_line
+from whyrank.jsonl import json_line, naming
 
 __all__ = ["fetch"]
 
@@ -25,12 +24,17 @@ Files = dict[str, Iterable[str]]
 
 def fetch(source: str, folder: Path, split: str = "test") -> dict[str, int]:
     """`source`: PACKAGE:NAME. `split` names the qrels. Returns each file's lines; the folder is there whole, or not at all."""
-    package, colon, name = source.partition(":")
-    if not colon or not name or package not in _PACKAGES:
+    package, _, name = source.partition(":")
+    if not name or package not in _PACKAGES:
         raise InvalidRequest(f"source {source!r}: write {' or '.join(f'{known}:NAME' for known in _PACKAGES)}")
     if folder.exists():
         raise InvalidRequest(f"{folder} is there already: name a new folder")
-    module = _imported(package)
+    try:
+        module = importlib.import_module(package)
+    except ImportError as cause:
+        raise EvalNotInstalled(
+            f"data from {package} need that package: pip install {package.replace('_', '-')}"
+        ) from cause
     with naming(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with naming(folder), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -47,41 +51,30 @@ def fetch(source: str, folder: Path, split: str = "test") -> dict[str, int]:
     return counts
 
 
-def _imported(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as cause:
-        raise EvalNotInstalled(
-            f"data from {package} need that package: pip install {package.replace('_', '-')}"
-        ) from cause
-
-
 def _write(path: Path, lines: Iterable[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        for line in lines:
+        for count, line in enumerate(lines, 1):  # noqa: B007  # the last one is the result
             file.write(line)
-            count += 1
     return count
 
 
 def _from_datasets(datasets: Any, name: str, split: str) -> Files:
     """In MTEB's shape: a corpus, queries, judgements as `qrels` or `default`, and perhaps top_ranked."""
-    there = datasets.get_dataset_config_names(name)
+    configs = datasets.get_dataset_config_names(name)
 
-    def rows(*configs: str, shared: bool = False) -> Iterable[Mapping[str, Any]]:
+    def rows(*names: str, shared: bool = False) -> Iterable[Mapping[str, Any]]:
         """`shared`: by all splits, and then perhaps in a single one of another name."""
-        config = next((config for config in configs if config in there), None)
+        config = next((config for config in names if config in configs), None)
         if config is None:
-            raise DataError(f"{name}: has no part called {' or '.join(configs)}; it has {', '.join(there)}")
+            raise DataError(f"{name}: has no part called {' or '.join(names)}; it has {', '.join(configs)}")
         splits = datasets.get_dataset_split_names(name, config)
         chosen = splits[0] if shared and len(splits) == 1 else split
         if chosen not in splits:
             raise DataError(f"{name}: {config} has no split {split!r}; it has {', '.join(splits)}")
         # As a stream: its cache would take a folder that has changed for the one of that name that it knows.
-        found: Iterable[Mapping[str, Any]] = datasets.load_dataset(name, config, split=chosen, streaming=True)
-        return found
+        return datasets.load_dataset(name, config, split=chosen, streaming=True)  # type: ignore[no-any-return]
 
     files: Files = {
         "corpus.jsonl": (_text_line(_id_of(row), row["text"], row.get("title")) for row in rows("corpus", shared=True)),
@@ -90,7 +83,7 @@ def _from_datasets(datasets: Any, name: str, split: str) -> Files:
             (row["query-id"], row["corpus-id"], row["score"]) for row in rows("qrels", "default")
         ),
     }
-    if "top_ranked" in there:
+    if "top_ranked" in configs:
         files[f"top_ranked/{split}.jsonl"] = (
             json_line({"query-id": str(row["query-id"]), "corpus-ids": [*map(str, row["corpus-ids"])]})
             for row in rows("top_ranked")

@@ -1,4 +1,4 @@
-"""Measures of one ranking, as trec_eval computes them, by way of pytrec_eval.
+"""Measures of one ranking, as trec_eval computes them, by way of pytrec_eval; and of written evidence, by rule.
 
 Names are those of ir-measures: nDCG@10, AP, AP@100, RR@10, P@10, R@100, RR(rel=2)@10. Two are not trec_eval's:
 
@@ -12,26 +12,40 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from whyrank.errors import DataError, EvalNotInstalled, InvalidRequest
+from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.trec import trec_order
+from whyrank.types import RankedDocument
 
-__all__ = ["DEFAULT_MEASURES", "Measure", "Measurer", "unjudged_share"]
+__all__ = ["DEFAULT_MEASURES", "EVIDENCE_MEASURES", "Measure", "Measurer", "evidence_measures", "unjudged_share"]
 
 DEFAULT_MEASURES = ("nDCG@10", "AP", "RR@10", "P@10", "R@100")
 
-_TREC_NAMES = {"nDCG": "ndcg_cut", "AP": "map_cut", "P": "P", "R": "recall"}
-_SPELLINGS = {name.lower(): name for name in (*_TREC_NAMES, "RR", "nDCG_returned")}
+EVIDENCE_MEASURES: Mapping[str, str] = {
+    "format": "both texts are there, and the answer ended as it should",
+    "grounded": "share of the evidence that its document supports",
+    "unsupported": "something checkable is not in the document",
+    "compression": "length of the evidence beside its document's",
+    "repetition": "it went round in circles",
+    "truncated": "it was cut at its budget or deadline",
+    "wrong_language": "not the language of document or query",
+    "answer_recall": "share of the gold answers that it holds",
+}
+"""Means over the written documents, each 0 to 1. Of format, grounded and answer_recall more is better, of the others less."""
+
+_TREC_NAMES = {"nDCG": "ndcg", "AP": "map", "RR": "recip_rank", "P": "P", "R": "recall"}
+_TREC_CUT_NAMES = {**_TREC_NAMES, "nDCG": "ndcg_cut", "AP": "map_cut"}
+_SPELLINGS = {name.lower(): name for name in (*_TREC_NAMES, "nDCG_returned")}
 _SPELLINGS |= {"map": "AP", "mrr": "RR", "recall": "R", "precision": "P"}
 _PATTERN = re.compile(r"(\w+?)(?:\(rel=(\d+)\))?(?:@(\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """`rel`: the least grade that counts as relevant. nDCG has no such line: it counts the grades themselves."""
+    """`rel`: the lowest grade that counts as relevant. nDCG has no such line: it counts the grades themselves."""
 
     name: str
     cutoff: int | None = None
@@ -39,11 +53,11 @@ class Measure:
 
     @classmethod
     def parse(cls, text: str) -> Measure:
-        found = _PATTERN.fullmatch(text.strip())
-        name = _SPELLINGS.get(found[1].lower()) if found else None
-        if found is None or name is None:
+        match = _PATTERN.fullmatch(text.strip())
+        name = _SPELLINGS.get(match[1].lower()) if match else None
+        if match is None or name is None:
             raise InvalidRequest(f"measure {text!r}: choose from nDCG@k, AP, RR@k, P@k, R@k, nDCG_returned@k")
-        measure = cls(name, int(found[3]) if found[3] else None, int(found[2] or 1))
+        measure = cls(name, int(match[3]) if match[3] else None, int(match[2] or 1))
         if measure.cutoff == 0 or (measure.cutoff is None and name in ("P", "R", "nDCG_returned")):
             raise InvalidRequest(f"measure {text!r}: say how deep, as in {name}@10")
         if measure.rel < 1:
@@ -55,29 +69,28 @@ class Measure:
         return self.name + rel + (f"@{self.cutoff}" if self.cutoff else "")
 
     @property
-    def asked_of_trec(self) -> tuple[str, str]:
-        """How pytrec_eval wants it said, and under which key it answers."""
-        if self.name == "RR":
-            return "recip_rank", "recip_rank"
-        if self.cutoff is None:
-            return ("map", "map") if self.name == "AP" else ("ndcg", "ndcg")
-        trec = _TREC_NAMES[self.name]
-        return f"{trec}.{self.cutoff}", f"{trec}_{self.cutoff}"
+    def trec_name(self) -> str | None:
+        """None for what trec_eval does not know."""
+        if self.cutoff is None or self.name == "RR":
+            return _TREC_NAMES.get(self.name)
+        return f"{_TREC_CUT_NAMES[self.name]}.{self.cutoff}" if self.name in _TREC_CUT_NAMES else None
 
 
 class Measurer:
     """Measures rankings one query at a time. A query without any document gets zeros."""
 
     def __init__(self, measures: Iterable[str]) -> None:
-        self._trec = _pytrec_eval()
+        import pytrec_eval  # here: a preset can be read without it
+
+        self._evaluator = pytrec_eval.RelevanceEvaluator
         self.measures = tuple(Measure.parse(text) for text in measures)
+        self.names = tuple(map(str, self.measures))
         if not self.measures:
             raise InvalidRequest("measures is empty: give at least one, such as nDCG@10")
-        self._of_trec = sorted({measure.rel for measure in self.measures if measure.name != "nDCG_returned"})
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(map(str, self.measures))
+        self._trec_names: dict[int, set[str]] = {}
+        for measure in self.measures:
+            if measure.trec_name:
+                self._trec_names.setdefault(measure.rel, set()).add(measure.trec_name)
 
     def check_judged(self, highest_grade: int, where: object) -> None:
         """`highest_grade` of all judgements. Where nothing counts as relevant, no number means anything."""
@@ -92,34 +105,25 @@ class Measurer:
         """In the order of `names`. `scores`: document → margin, the larger the better."""
         if not scores or not judged:
             return [0.0] * len(self.measures)
-        answers = {rel: self._ask_trec(rel, judged, scores) for rel in self._of_trec}
-        return [_value(measure, answers, judged, scores) for measure in self.measures]
-
-    def _ask_trec(self, rel: int, judged: Mapping[str, int], scores: Mapping[str, float]) -> Mapping[str, float]:
-        names = {m.asked_of_trec[0] for m in self.measures if m.rel == rel and m.name != "nDCG_returned"}
         # Grades below 0 count as 0 in all these measures, and pytrec_eval's memory does not survive them.
         grades = {document: max(0, grade) for document, grade in judged.items()}
-        evaluator = self._trec.RelevanceEvaluator({"q": grades}, names, relevance_level=rel)
-        values: Mapping[str, float] = evaluator.evaluate({"q": dict(scores)})["q"]
-        return values
+        values = {
+            rel: self._evaluator({"q": grades}, names, relevance_level=rel).evaluate({"q": dict(scores)})["q"]
+            for rel, names in self._trec_names.items()
+        }
+        return [_value(measure, values.get(measure.rel, {}), grades, scores) for measure in self.measures]
 
 
 def _value(
-    measure: Measure,
-    answers: Mapping[int, Mapping[str, float]],
-    judged: Mapping[str, int],
-    scores: Mapping[str, float],
+    measure: Measure, values: Mapping[str, float], grades: Mapping[str, int], scores: Mapping[str, float]
 ) -> float:
-    if measure.name == "nDCG_returned":
-        return _ndcg_returned([max(0, judged.get(d, 0)) for d in trec_order(scores)[: measure.cutoff]])
-    value = answers[measure.rel][measure.asked_of_trec[1]]
-    too_deep = measure.name == "RR" and measure.cutoff is not None and value * measure.cutoff < 1 - 1e-9
-    return 0.0 if too_deep else value
-
-
-def _ndcg_returned(gains: Sequence[int]) -> float:
-    ideal = _dcg(sorted(gains, reverse=True))
-    return _dcg(gains) / ideal if ideal else 0.0
+    if measure.trec_name is None:
+        gains = [grades.get(document, 0) for document in trec_order(scores)[: measure.cutoff]]
+        ideal = _dcg(sorted(gains, reverse=True))
+        return _dcg(gains) / ideal if ideal else 0.0
+    value = values[measure.trec_name.replace(".", "_")]
+    below_cutoff = measure.name == "RR" and measure.cutoff is not None and value * measure.cutoff < 1 - 1e-9
+    return 0.0 if below_cutoff else value
 
 
 def _dcg(gains: Sequence[int]) -> float:
@@ -132,9 +136,31 @@ def unjudged_share(judged: Mapping[str, int], scores: Mapping[str, float], depth
     return sum(document not in judged for document in best) / len(best) if best else 0.0
 
 
-def _pytrec_eval() -> Any:
-    try:
-        import pytrec_eval
-    except ImportError as cause:
-        raise EvalNotInstalled("measures need pytrec_eval: pip install 'whyrank[eval]'") from cause
-    return pytrec_eval
+def evidence_measures(row: RankedDocument, answers: Sequence[str] = ()) -> dict[str, float]:
+    """Of one document with evidence. answer_recall only where there are gold answers.
+
+    The thresholds of repetition, length and language are those of `whyrank.grounding`."""
+    evidence = row.evidence
+    if evidence is None:
+        return {}
+    grounding = evidence.grounding
+    flags = grounding.flags if grounding else ()
+    is_written = bool(evidence.contribution.strip() and evidence.evidence.strip())
+    values = {
+        "format": float(evidence.finish == "complete" and is_written),
+        "grounded": round(grounding.supported, 6) if grounding else 0.0,
+        "unsupported": float(bool(grounding and grounding.unsupported)),
+        "compression": round(len(evidence.evidence) / max(1, len(row.document.content)), 6),
+        "repetition": float(evidence.finish == "repetition" or "repetition" in flags),
+        "truncated": float(evidence.finish in ("budget", "deadline", "aborted")),
+        "wrong_language": float("language" in flags),
+    }
+    if answers:
+        text = _folded(f"{evidence.contribution} {evidence.evidence}")
+        values["answer_recall"] = round(sum(_folded(answer) in text for answer in answers) / len(answers), 6)
+    return values
+
+
+def _folded(text: str) -> str:
+    """Case, width, accents' spelling and white space do not matter."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
+from whyrank.evaluation.measures import DEFAULT_MEASURES
 
-__all__ = ["HOUSE", "Claim", "Preset", "load_preset", "preset_names"]
+__all__ = ["HOUSE", "NO_PRESET", "Claim", "Preset", "load_preset", "preset_names"]
 
 _FOLDER = Path(__file__).parent / "presets"
 HOUSE = Path(__file__).parent / "house"
@@ -20,15 +21,14 @@ HOUSE = Path(__file__).parent / "house"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A row of a table that a source printed. `most_relevant`: no query of these data has more relevant documents."""
+    """A row of a table that a source printed."""
 
     system: str
     data: str
     means: Mapping[str, float]
-    most_relevant: int | None = None
 
     def impossible(self) -> list[Impossible]:
-        return impossible_pairs(self.means, most_relevant=self.most_relevant)
+        return impossible_pairs(self.means)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,13 @@ class Preset:
     notes: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
 
+    @property
+    def claimed_measures(self) -> list[str]:
+        return list(dict.fromkeys(name for claim in self.claims for name in claim.means))
+
+
+NO_PRESET = Preset("", "", "", DEFAULT_MEASURES)
+
 
 def preset_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
@@ -53,9 +60,6 @@ def load_preset(name: str) -> Preset:
     if name not in preset_names():
         raise InvalidRequest(f"preset {name!r}: choose from {', '.join(preset_names())}")
     value: dict[str, Any] = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
-    unknown = set(value) - {field.name for field in fields(Preset)}
-    if unknown:
-        raise InvalidRequest(f"preset {name!r}: unknown keys {sorted(unknown)}")
-    claims = tuple(Claim(**claim) for claim in value.pop("claims", ()))
     value |= {key: tuple(value.get(key, ())) for key in ("measures", "notes")}
-    return Preset(name=name, claims=claims, **value)
+    value["claims"] = tuple(Claim(**claim) for claim in value.get("claims", ()))
+    return Preset(name=name, **value)

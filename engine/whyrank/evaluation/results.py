@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from whyrank.errors import DataError, InvalidRequest
-from whyrank.evaluation.files import Line, json_line, json_object, numbered_lines
-from whyrank.jsonl import LineFile, cut_half_line, naming
+from whyrank.jsonl import Line, LineFile, cut_half_line, json_line, json_object, naming, numbered_lines
 
 __all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "queries_done", "read_header", "read_results"]
 
@@ -24,7 +23,7 @@ RESULTS, COSTS = "results.jsonl", "costs.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What was asked. Two results can be compared when their `fingerprint` and `top_k` are the same."""
+    """What was evaluated. Two results can be compared when their `fingerprint` and `top_k` are the same."""
 
     data: str
     fingerprint: str
@@ -69,26 +68,24 @@ class Result:
         return {row.document: row.margin for row in self.rows if row.margin is not None}
 
     def first_stage(self) -> dict[str, float]:
-        """Where the first stage told only an order, its places stand for scores."""
-        if any(row.first_score is None for row in self.rows):
-            return {row.document: -float(place) for place, row in enumerate(self.rows)}
-        return {row.document: row.first_score for row in self.rows if row.first_score is not None}
+        """Where the first stage has only an order, its places stand for scores."""
+        scores = {row.document: row.first_score for row in self.rows if row.first_score is not None}
+        if len(scores) == len(self.rows):
+            return scores
+        return {row.document: -float(place) for place, row in enumerate(self.rows)}
 
     def relevance(self, rel: int = 1) -> dict[str, bool]:
         """Of the judged candidates. Where only relevant documents were ever judged, all others count as not relevant."""
-        rows = (row.document for row in self.rows)
+        documents = (row.document for row in self.rows)
         if all(grade >= rel for grade in self.judged.values()):
-            return {document: document in self.judged for document in rows}
-        return {document: self.judged[document] >= rel for document in rows if document in self.judged}
+            return {document: document in self.judged for document in documents}
+        return {document: self.judged[document] >= rel for document in documents if document in self.judged}
 
     def line(self) -> str:
         value: dict[str, Any] = {"query": self.query, "text": self.text}
         value["rows"] = [row if row.calibrated_score is not None else row[:4] for row in self.rows]
-        value["judged"] = self.judged
-        for name in ("failed", "evidence"):
-            if getattr(self, name):
-                value[name] = getattr(self, name)
-        return json_line(value)
+        optional = {"failed": self.failed, "evidence": self.evidence}
+        return json_line({**value, "judged": self.judged, **{name: given for name, given in optional.items() if given}})
 
 
 def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
@@ -110,10 +107,9 @@ def queries_done(folder: Path, header: Header) -> set[str]:
     path = folder / RESULTS
     if not path.exists() or next(numbered_lines(path, finished=True), None) is None:
         return set()
-    found = read_header(path)
-    differ = [name for name in Header.__slots__ if getattr(found, name) != getattr(header, name)]
-    if differ:
-        differences = ", ".join(f"{name} was {getattr(found, name)!r}, is {getattr(header, name)!r}" for name in differ)
+    before, now = asdict(read_header(path)), asdict(header)
+    if differ := [name for name in now if before[name] != now[name]]:
+        differences = ", ".join(f"{name} was {before[name]!r}, is {now[name]!r}" for name in differ)
         raise InvalidRequest(f"{path} holds another evaluation ({differences}): choose another --out, or say --fresh")
     return {result.query for result in read_results(path)}
 

@@ -4,31 +4,89 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import aclosing, closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, Unpack, get_args, get_type_hints
 
-from whyrank.connect import masked
+from whyrank.config import EngineConfig
+from whyrank.connect import is_url, masked, open_model, open_server
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
-from whyrank.evaluation.evidence_measures import evidence_measures
-from whyrank.evaluation.files import json_line
+from whyrank.evaluation.measures import evidence_measures
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open_results, queries_done, read_results
-from whyrank.evaluation.systems import Target
 from whyrank.evaluation.trec import run_line, trec_order
 from whyrank.fan_out import map_ordered
-from whyrank.jsonl import LineFile, naming, write_file
+from whyrank.jsonl import LineFile, SameModel, json_line, naming, write_file
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
-from whyrank.types import RankedDocument, Usage
+from whyrank.types import Document, RankedDocument, Usage
 
-__all__ = ["EvalRequest", "claimed", "evaluate", "is_finished", "target_of", "write_run"]
+__all__ = [
+    "EvalRequest",
+    "Target",
+    "claimed",
+    "evaluate",
+    "is_finished",
+    "open_target",
+    "target_of",
+    "target_options",
+    "write_run",
+]
 
 # Queries under way at once: enough to keep an engine full, and all that is ever in memory.
 _MAX_CONCURRENCY = 8
 _TARGET = "target.json"
+
+
+class Target(Protocol):
+    """What can be evaluated: anything that reranks."""
+
+    async def rerank(self, query: str, documents: list[Document], **options: Unpack[RerankOptions]) -> Ranking: ...
+
+
+@asynccontextmanager
+async def open_target(name: str, **options: Any) -> AsyncIterator[Target]:
+    """A model's name, perhaps with options of its engine behind it: "Qwen/Qwen3-Reranker-0.6B,dtype=float32". What stands
+    in the name wins over `options`.
+
+    Or the URL of a server, which has options of its own: those of the engine that differ from the defaults are refused.
+    """
+    model, named = target_options(name)
+    config = EngineConfig(model, **{**options, **named})
+    async with open_server(model, None, config) if is_url(model) else open_model(config) as target:
+        yield target
+
+
+def target_options(name: str) -> tuple[str, Mapping[str, Any]]:
+    """ "model,key=value,..." → model and EngineConfig's fields."""
+    model, *pairs = name.split(",")
+    hints = get_type_hints(EngineConfig)
+    kinds = {field.name: hints[field.name] for field in fields(EngineConfig) if field.name != "model"}
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key not in kinds:
+            raise InvalidRequest(
+                f"{masked(name)!r}: {pair!r} is no option of an engine; write key=value with one of {', '.join(kinds)}"
+            )
+        options[key] = _parse_option({kinds[key], *get_args(kinds[key])}, value, f"{masked(name)!r}: {key}")
+    return model, options
+
+
+def _parse_option(kinds: set[Any], value: str, where: str) -> Any:
+    for kind, parse, remedy in (
+        (bool, {"true": True, "false": False}.__getitem__, "say true or false"),
+        (int, int, "give a number"),
+        (float, float, "give a number"),
+    ):
+        if kind in kinds:
+            try:
+                return parse(value)
+            except (KeyError, ValueError) as cause:
+                raise InvalidRequest(f"{where} is {value!r}: {remedy}") from cause
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +104,12 @@ class EvalRequest:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InvalidRequest(f"{name} is {value}: give a whole number of at least 1")
 
-    def header(self, collection: Collection) -> Header:
-        topics = len(collection.topic_ids[: self.limit])
-        options = {name: value for name, value in sorted(self.options.items()) if name != "mode"}
-        return Header(
-            collection.name,
-            collection.fingerprint,
-            masked(self.model),
-            self.top_k,
-            topics,
-            collection.first_stage,
-            self.preset,
-            self.options.get("mode", "score"),
-            options,
-        )
+    def header(self, data: Collection) -> Header:
+        topics, model = len(data.topic_ids[: self.limit]), masked(self.model)
+        mode, options = self.options.get("mode", "score"), dict(sorted(self.options.items()))
+        options.pop("mode", None)
+        stage = data.first_stage
+        return Header(data.name, data.fingerprint, model, self.top_k, topics, stage, self.preset, mode, options)
 
 
 async def evaluate(
@@ -71,18 +121,20 @@ async def evaluate(
 ) -> None:
     """Writes results.jsonl and costs.jsonl into the folder; calls `on_progress` once for each query, done before or now."""
     results, done = open_results(folder, request.header(collection))
-    costs = LineFile(folder / COSTS)
+    costs, target_file = LineFile(folder / COSTS), folder / _TARGET
     session, began = round(time.time(), 3), time.perf_counter()
     with closing(results), closing(costs):
         for _ in done:
             on_progress()
         waiting = (ident for ident in collection.topic_ids[: request.limit] if ident not in done)
-        same = _SameTarget(folder)
+        same = SameModel(folder / RESULTS, target_of(folder) if target_file.exists() else None)
         work = (_rerank(collection.topic(ident, request.top_k), target, request.options) for ident in waiting)
         async with aclosing(map_ordered(work, _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
-                if answer.ranking is not None:
-                    same.check(answer.ranking)
+                if (ranking := answer.ranking) is not None:
+                    if same.known is None:
+                        write_file(target_file, [json.dumps({"model": ranking.model, "prompt": ranking.prompt})])
+                    same.check(ranking.model, ranking.prompt)
                 results.append(answer.result.line())
                 costs.append(_cost(answer, session, time.perf_counter() - began))
                 on_progress()
@@ -109,10 +161,10 @@ def claimed(folder: Path, fresh: bool = False) -> Iterator[None]:
 
 
 def target_of(folder: Path) -> tuple[str, str]:
-    """Model and prompt that answered, as the rankings told."""
+    """Model and prompt that answered, as the rankings name them."""
     try:
-        found = json.loads((folder / _TARGET).read_text(encoding="utf-8"))
-        return str(found["model"]), str(found["prompt"])
+        target = json.loads((folder / _TARGET).read_text(encoding="utf-8"))
+        return str(target["model"]), str(target["prompt"])
     except (OSError, ValueError, KeyError, TypeError) as cause:
         raise DataError(f"{folder / _TARGET}: not there or not readable; give a folder of whyrank eval") from cause
 
@@ -133,19 +185,18 @@ async def _rerank(topic: Topic, target: Target, options: RerankOptions) -> _Answ
 
 def _result(topic: Topic, ranking: Ranking) -> Result:
     by_index = {row.index: row for row in ranking.results}
-    answered = [by_index.get(index) or RankedDocument(index, c.document) for index, c in enumerate(topic.candidates)]
+    pairs = [(c, by_index.get(index) or RankedDocument(index, c.document)) for index, c in enumerate(topic.candidates)]
     rows = tuple(
-        Row(candidate.id, candidate.first_score, _nine(row.margin), _nine(row.score), _nine(row.calibrated_score))
-        for candidate, row in zip(topic.candidates, answered, strict=True)
+        Row(candidate.id, candidate.first_score, *map(_nine_digits, (row.margin, row.score, row.calibrated_score)))
+        for candidate, row in pairs
     )
-    named = list(zip(topic.candidates, answered, strict=True))
-    failed = {candidate.id: row.error.code for candidate, row in named if row.error}
-    evidence = {candidate.id: evidence_measures(row, topic.answers) for candidate, row in named if row.evidence}
+    failed = {candidate.id: row.error.code for candidate, row in pairs if row.error}
+    evidence = {candidate.id: evidence_measures(row, topic.answers) for candidate, row in pairs if row.evidence}
     return Result(topic.id, topic.query, rows, topic.judged, failed, evidence)
 
 
-def _nine(value: float | None) -> float | None:
-    """Nine digits: all that trec_eval's single precision can tell apart, so that the run file says the same."""
+def _nine_digits(value: float | None) -> float | None:
+    """All that trec_eval's single precision can tell apart, so that the run file gives the same order."""
     return None if value is None else float(f"{value:.9g}")
 
 
@@ -157,34 +208,14 @@ def _cost(answer: _Answer, session: float, since_start: float) -> str:
     return json_line(cost | {"cached_tokens": usage.cached_tokens, "output_tokens": usage.output_tokens})
 
 
-class _SameTarget:
-    """Scores of two models or prompts must not end up in one file, whatever was done to a checkpoint in between."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _TARGET
-        self._known = target_of(folder) if self._path.exists() else None
-
-    def check(self, ranking: Ranking) -> None:
-        found = ranking.model, ranking.prompt
-        if self._known is None:
-            write_file(self._path, [json.dumps({"model": ranking.model, "prompt": ranking.prompt})])
-            self._known = found
-        if self._known != found:
-            raise InvalidRequest(
-                f"{self._path} names {self._known[0]} with prompt {self._known[1]}, but {found[0]} with {found[1]} "
-                "answers: choose another --out"
-            )
-
-
-def write_run(folder: Path, tag: str = "whyrank") -> Path:
+def write_run(folder: Path) -> Path:
     """The reranked lists as trec_eval reads them. Documents without a score are left out: nothing is known of them."""
     path = folder / "run.trec"
-    write_file(path, _run_lines(folder / RESULTS, tag))
+    lines = (
+        run_line(result.query, document, rank, margins[document], "whyrank")
+        for result in read_results(folder / RESULTS)
+        for margins in [result.margins()]
+        for rank, document in enumerate(trec_order(margins), 1)
+    )
+    write_file(path, lines)
     return path
-
-
-def _run_lines(results: Path, tag: str) -> Iterator[str]:
-    for result in read_results(results):
-        margins = result.margins()
-        for rank, document in enumerate(trec_order(margins), 1):
-            yield run_line(result.query, document, rank, margins[document], tag)

@@ -1,28 +1,22 @@
-"""All that a result file says, in numbers: one pass over it, and in memory only a few numbers a query."""
+"""All that a result file says, in numbers: one pass over it, and in memory a few numbers and the text of each query."""
 
 from __future__ import annotations
 
 import array
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from whyrank.errors import DataError
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
-from whyrank.evaluation.evidence_measures import EVIDENCE_MEASURES
-from whyrank.evaluation.files import json_object, numbered_lines
-from whyrank.evaluation.measures import Measurer, unjudged_share
+from whyrank.evaluation.measures import EVIDENCE_MEASURES, Measurer, unjudged_share
 from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, read_header, read_results
-from whyrank.evaluation.significance import Difference, paired_difference
-from whyrank.evaluation.top_movers import Mover, TopMovers
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Values = NDArray[np.float64]
+from whyrank.evaluation.significance import Difference, Mover, Values, paired_difference, top_movers
+from whyrank.jsonl import json_object, numbered_lines
 
 __all__ = ["FIRST", "ORACLE", "RERANKED", "Costs", "Scorecard", "make_scorecard"]
 
@@ -44,6 +38,10 @@ class Costs:
     @property
     def pairs_per_second(self) -> float:
         return self.pairs / self.seconds if self.seconds else 0.0
+
+    @property
+    def cached_share(self) -> float:
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
 @dataclass(slots=True)
@@ -72,7 +70,7 @@ class Scorecard:
 
     header: Header
     measures: tuple[str, ...]
-    queries: tuple[str, ...]
+    queries: Sequence[str]
     values: Mapping[str, Mapping[str, Values]]
     table: Mapping[str, Mapping[str, float]]
     difference: Difference | None
@@ -82,7 +80,6 @@ class Scorecard:
     unjudged: float
     missing: int
     failed: int
-    graded: bool
     raw: Bins
     calibrated: Bins | None
     evidence: Mapping[str, float]
@@ -129,77 +126,66 @@ class _Tally:
         systems = (*([FIRST] if header.first_stage else []), RERANKED, ORACLE)
         self.values = {system: array.array("d") for system in systems}
         self.queries: list[str] = []
-        self.extremes = TopMovers()
-        self.bins, self.calibrated = Bins(), Bins()
-        self.missing = self.failed = 0
-        self.graded = False
-        self.highest_grade = 0
+        self.texts: list[str] = []
+        self.raw, self.calibrated = Bins(), Bins()
+        self.missing = self.failed = self.highest_grade = 0
         self.unjudged = 0.0
-        self.evidence: dict[str, tuple[float, int]] = {}
+        self.evidence: dict[str, list[float]] = defaultdict(list)
 
     def add(self, result: Result) -> None:
         margins = result.margins()
         self.queries.append(result.query)
+        self.texts.append(result.text)
         self.missing += not result.rows
         self.failed += len(result.failed)
-        self.graded |= result.is_graded
         self.highest_grade = max(self.highest_grade, *result.judged.values(), 0)
         self.unjudged += unjudged_share(result.judged, margins)
-        measured = {s: self.measurer.measure(result.judged, _scores(s, result, margins)) for s in self.values}
-        for system, values in measured.items():
-            self.values[system].extend(values)
-        if FIRST in measured:
-            self.extremes.add(result.query, result.text, measured[RERANKED][0] - measured[FIRST][0])
+        for system, values in self.values.items():
+            scores = margins if system == RERANKED else result.first_stage() if system == FIRST else _best_order(result)
+            values.extend(self.measurer.measure(result.judged, scores))
         relevance = result.relevance()
         for row in result.rows:
-            if row.score is not None and row.document in relevance:
-                self.bins.add(row.score, relevance[row.document])
-            if row.calibrated_score is not None and row.document in relevance:
-                self.calibrated.add(row.calibrated_score, relevance[row.document])
-        for counted in result.evidence.values():
-            for name, value in counted.items():
-                total, count = self.evidence.get(name, (0.0, 0))
-                self.evidence[name] = total + value, count + 1
+            for bins, score in ((self.raw, row.score), (self.calibrated, row.calibrated_score)):
+                if score is not None and row.document in relevance:
+                    bins.add(score, relevance[row.document])
+        for measured in result.evidence.values():
+            for name, value in measured.items():
+                self.evidence[name].append(value)
 
     def scorecard(self, costs: Costs) -> Scorecard:
-        import numpy as np
-
         names = self.measurer.names
-        tables = {s: np.frombuffer(v, np.float64).reshape(-1, len(names)) for s, v in self.values.items()}
-        values = {system: {name: table[:, i] for i, name in enumerate(names)} for system, table in tables.items()}
-        means = {s: {n: float(v.mean()) if len(v) else 0.0 for n, v in row.items()} for s, row in values.items()}
-        lead = names[0]
+        tables = {system: np.array(v).reshape(-1, len(names)) for system, v in self.values.items()}
+        values = {system: dict(zip(names, table.T, strict=True)) for system, table in tables.items()}
+        means = {system: {name: float(v.mean()) for name, v in row.items()} for system, row in values.items()}
+        difference = None
+        gained: tuple[Mover, ...] = ()
+        lost: tuple[Mover, ...] = ()
+        if FIRST in values:
+            first, reranked = values[FIRST][names[0]], values[RERANKED][names[0]]
+            difference = paired_difference(first, reranked)
+            gained, lost = top_movers(self.queries, self.texts, reranked - first)
         return Scorecard(
-            self.header,
-            names,
-            tuple(self.queries),
-            values,
-            means,
-            paired_difference(values[FIRST][lead], values[RERANKED][lead]) if FIRST in values else None,
-            self.extremes.gained(),
-            self.extremes.lost(),
-            self.unjudged / max(1, len(self.queries)),
-            self.missing,
-            self.failed,
-            self.graded,
-            self.bins,
-            self.calibrated if sum(self.calibrated.count) else None,
-            {
-                name: self.evidence[name][0] / self.evidence[name][1]
-                for name in EVIDENCE_MEASURES
-                if name in self.evidence
-            },
-            max((count for _, count in self.evidence.values()), default=0),
-            costs,
-            {system: impossible_pairs(row, self.graded) for system, row in means.items()},
+            header=self.header,
+            measures=names,
+            queries=self.queries,
+            values=values,
+            table=means,
+            difference=difference,
+            gained=gained,
+            lost=lost,
+            unjudged=self.unjudged / len(self.queries),
+            missing=self.missing,
+            failed=self.failed,
+            raw=self.raw,
+            calibrated=self.calibrated if sum(self.calibrated.count) else None,
+            evidence={n: sum(vs) / len(vs) for n in EVIDENCE_MEASURES if (vs := self.evidence.get(n))},
+            written=max(map(len, self.evidence.values()), default=0),
+            costs=costs,
+            impossible={system: impossible_pairs(row, self.highest_grade > 1) for system, row in means.items()},
         )
 
 
-def _scores(system: str, result: Result, margins: dict[str, float]) -> dict[str, float]:
-    if system == RERANKED:
-        return margins
-    if system == FIRST:
-        return result.first_stage()
+def _best_order(result: Result) -> dict[str, float]:
     best = sorted((row.document for row in result.rows), key=lambda document: -result.judged.get(document, 0))
     return {document: -float(place) for place, document in enumerate(best)}
 

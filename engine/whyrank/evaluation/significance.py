@@ -1,21 +1,21 @@
-"""Whether a difference over the same queries could be chance. Seeded: the same values give the same answer."""
+"""Two rankings of the same queries: whether their difference could be chance, and which queries differ by how much."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
-    Values = NDArray[np.float64]
+__all__ = ["Difference", "Mover", "Values", "paired_difference", "top_movers"]
 
-__all__ = ["Difference", "paired_difference"]
+Values = NDArray[np.float64]
 
 _SAMPLES = 10_000
-_CELLS_AT_ONCE = 2_000_000
-_SEED = 7
+_MAX_CELLS = 2_000_000  # in memory at a time
+_SEED = 7  # the same values give the same answer
+_EPSILON = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,42 @@ class Difference:
 
 
 def paired_difference(a: Values, b: Values) -> Difference:
-    import numpy as np
-
     deltas = b - a
     if not len(deltas):
         return Difference(0.0, 0.0, 0.0, 1.0, 0, 0, 0)
-    better, worse = int((deltas > 1e-12).sum()), int((deltas < -1e-12).sum())
+    better, worse = int((deltas > _EPSILON).sum()), int((deltas < -_EPSILON).sum())
     means, extreme = [], 0
     rng = np.random.default_rng(_SEED)
     mean = float(deltas.mean())
-    step = max(1, min(_SAMPLES, _CELLS_AT_ONCE // len(deltas)))
+    step = max(1, min(_SAMPLES, _MAX_CELLS // len(deltas)))
     for start in range(0, _SAMPLES, step):
         shape = (min(step, _SAMPLES - start), len(deltas))
         means.append(deltas[rng.integers(0, len(deltas), shape)].mean(axis=1))
         signs = 2 * rng.integers(0, 2, shape, dtype=np.int8) - 1
-        extreme += int((np.abs(signs @ deltas / len(deltas)) >= abs(mean) - 1e-12).sum())
+        extreme += int((np.abs(signs @ deltas / len(deltas)) >= abs(mean) - _EPSILON).sum())
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    # One more of each: the order that was found is one of those that chance may give.
+    # One more of each: the observed order is one of those that chance may give.
     p = (extreme + 1) / (_SAMPLES + 1)
     return Difference(mean, float(low), float(high), p, better, worse, len(deltas) - better - worse)
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    query: str
+    text: str
+    delta: float
+
+
+def top_movers(
+    queries: Sequence[str], texts: Sequence[str], deltas: Values, count: int = 5
+) -> tuple[tuple[Mover, ...], tuple[Mover, ...]]:
+    """The queries that gained and those that lost the largest amounts."""
+    gained, lost = (
+        tuple(
+            Mover(queries[at], texts[at], float(deltas[at]))
+            for at in np.argsort(-sign * deltas, kind="stable")[:count].tolist()
+            if sign * deltas[at] > 0
+        )
+        for sign in (1, -1)
+    )
+    return gained, lost

@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import array
-import json
 import math
+import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from whyrank.errors import DataError
-from whyrank.evaluation.files import Line, check_id, json_object, numbered_lines
+from whyrank.jsonl import Line, json_object, numbered_lines, read_line
 
-__all__ = ["FirstStage", "Qrels", "RunFile", "TopRanked", "as_float32", "read_qrels", "run_line", "trec_order"]
+__all__ = ["RunFile", "TopRanked", "check_id", "read_qrels", "run_line", "trec_order"]
 
-# Documents of a first stage are looked up in the corpus so many at a time.
-_CHUNK = 50_000
-
-Qrels = dict[str, dict[str, int]]
-"""Query id → document id → grade."""
-
-Missing = Callable[[Sequence[str]], int | None]
-"""Which of these documents is the first that the corpus lacks?"""
+_UNFIT_FOR_TREC = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_MAX_FLOAT32 = 3.4e38
 
 
-class FirstStage(Protocol):
-    """Which documents were found for a query, best first, each with the first stage's score or None."""
-
-    def found(self, query: str) -> list[tuple[str, float | None]]: ...
-
-
-def as_float32(value: float) -> float:
-    return float(struct.unpack("f", struct.pack("f", value))[0])
+def check_id(ident: str, where: str) -> str:
+    """The columns of a TREC file end at white space: an id that holds some would be two, or a line of its own."""
+    if not ident or _UNFIT_FOR_TREC.search(ident):
+        raise DataError(
+            f"{where}: id {ident!r:.80} is empty or holds white space, a control character or half a surrogate pair, which "
+            "no TREC run can hold: rename it, in judgements and run, too"
+        )
+    return ident
 
 
 def trec_order(scores: Mapping[str, float]) -> list[str]:
     """As trec_eval sorts: by score in single precision, ties by document id, both descending."""
-    return sorted(scores, key=lambda document: (as_float32(scores[document]), document), reverse=True)
+    return sorted(scores, key=lambda document: (_as_float32(scores[document]), document), reverse=True)
+
+
+def _as_float32(value: float) -> float:
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def run_line(query: str, document: str, rank: int, margin: float, tag: str) -> str:
@@ -45,11 +42,12 @@ def run_line(query: str, document: str, rank: int, margin: float, tag: str) -> s
     return f"{check_id(query, 'run')} Q0 {check_id(document, 'run')} {rank} {margin:.9g} {tag}\n"
 
 
-def read_qrels(path: Path) -> tuple[Qrels, dict[str, Line]]:
-    """TREC's four columns or BEIR's three with a header. Also each query's first line, for errors about it.
+def read_qrels(path: Path) -> tuple[dict[str, dict[str, int]], dict[str, Line]]:
+    """Query → document → grade; and each query's first line, for errors about it.
 
-    As in trec_eval, a line that begins with # is a comment; BEIR knows none, and a query there may be called so."""
-    qrels: Qrels = {}
+    TREC's four columns or BEIR's three with a header. As in trec_eval, a line that begins with # is a comment; BEIR knows
+    none, and a query there may be called so."""
+    qrels: dict[str, dict[str, int]] = {}
     first_lines: dict[str, Line] = {}
     for line in numbered_lines(path):
         columns = line.text.split("\t")
@@ -60,13 +58,12 @@ def read_qrels(path: Path) -> tuple[Qrels, dict[str, Line]]:
         if len(columns) not in (3, 4):
             raise DataError(f"{line.where}: {len(columns)} columns; qrels have 4 (TREC) or 3 (BEIR, tab-separated)")
         query, document, grade = (columns[i].strip() for i in (0, -2, -1))
-        if line.number == 1 and len(columns) == 3 and not _is_whole(grade):
-            continue  # BEIR's header
-        if not _is_whole(grade):
+        if not grade.removeprefix("-").isdecimal():
+            if line.number == 1 and len(columns) == 3:
+                continue  # BEIR's header
             raise DataError(f"{line.where}: grade {grade!r} is not a whole number")
-        judged = qrels.setdefault(query, {})
         check_id(document, line.where)
-        if judged.setdefault(document, int(grade)) != int(grade):
+        if qrels.setdefault(query, {}).setdefault(document, int(grade)) != int(grade):
             raise DataError(f"{line.where}: query {query!r} judges document {document!r} a second time, differently")
         first_lines.setdefault(query, line)
     if not qrels:
@@ -74,46 +71,25 @@ def read_qrels(path: Path) -> tuple[Qrels, dict[str, Line]]:
     return qrels, first_lines
 
 
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
 class RunFile:
-    """A TREC run of any size: only where each query's lines stand is kept. The rank column is ignored, as by trec_eval."""
+    """A TREC run of any size: only where its lines start is kept. The rank column is ignored, as by trec_eval."""
 
-    def __init__(self, path: Path, missing: Missing) -> None:
+    def __init__(self, path: Path, corpus: Container[str]) -> None:
         self._path = path
-        self._stretches: dict[str, array.array[int]] = {}
-        """Per query: start and end of each unbroken stretch of its lines, and the number of the first."""
-        _check_documents(self._index(), missing)
-
-    def _index(self) -> Iterator[tuple[Line, str]]:
-        last, stretch = None, array.array("q")
-        for line in numbered_lines(self._path):
+        self._starts: dict[str, array.array[int]] = {}
+        for line in numbered_lines(path):
             query, document, _ = _run_columns(line)
-            if query != last:
-                stretch = self._stretches.setdefault(query, array.array("q"))
-                stretch.extend((line.start, 0, line.number))
-            last = query
-            stretch[-2] = line.end
-            yield line, document
+            _check_document(document, corpus, line)
+            self._starts.setdefault(query, array.array("q")).append(line.start)
 
-    def found(self, query: str) -> list[tuple[str, float | None]]:
-        """A document that is there twice counts once, where it is best."""
+    def ranked(self, query: str) -> list[tuple[str, float | None]]:
+        """Documents with their scores, best first. One that is there twice counts once, where it is best."""
         scores: dict[str, float] = {}
-        for line in self._lines(query):
-            _, document, score = _run_columns(line)
-            scores[document] = max(score, scores.get(document, -math.inf))
-        return [(document, scores[document]) for document in trec_order(scores)]
-
-    def _lines(self, query: str) -> Iterator[Line]:
-        stretches = self._stretches.get(query, array.array("q"))
         with self._path.open("rb") as file:
-            for start, end, first in zip(*(stretches[i::3] for i in range(3)), strict=True):
-                file.seek(start)
-                for number, text in enumerate(file.read(end - start).decode("utf-8-sig").split("\n"), first):
-                    if text.strip():
-                        yield Line(self._path, number, text)
+            for start in self._starts.get(query, ()):
+                _, document, score = _run_columns(read_line(file, self._path, 0, start))
+                scores[document] = max(score, scores.get(document, -math.inf))
+        return [(document, scores[document]) for document in trec_order(scores)]
 
 
 def _run_columns(line: Line) -> tuple[str, str, float]:
@@ -124,7 +100,7 @@ def _run_columns(line: Line) -> tuple[str, str, float]:
         score = float(columns[4])
     except ValueError as cause:
         raise DataError(f"{line.where}: score {columns[4]!r} is not a number") from cause
-    if not abs(score) <= 3.4e38:  # single precision's largest; NaN is not, either
+    if not abs(score) <= _MAX_FLOAT32:  # false for NaN, too
         raise DataError(f"{line.where}: score {columns[4]!r} is not finite in single precision")
     return columns[0], columns[2], score
 
@@ -132,7 +108,7 @@ def _run_columns(line: Line) -> tuple[str, str, float]:
 class TopRanked:
     """MTEB's top_ranked: one {"query-id", "corpus-ids"} a line, or one object {query: [documents]}. Best first, no scores."""
 
-    def __init__(self, path: Path, missing: Missing) -> None:
+    def __init__(self, path: Path, corpus: Container[str]) -> None:
         self._documents: dict[str, list[str]] = {}
         for line, query, documents in _top_ranked_entries(path):
             if not isinstance(documents, list) or not all(isinstance(document, str) for document in documents):
@@ -140,46 +116,25 @@ class TopRanked:
             if query in self._documents:
                 raise DataError(f"{line.where}: query {query!r} is there a second time")
             self._documents[query] = list(dict.fromkeys(documents))
-            _check_documents(((line, document) for document in self._documents[query]), missing)
+            for document in documents:
+                _check_document(document, corpus, line)
 
-    def found(self, query: str) -> list[tuple[str, float | None]]:
+    def ranked(self, query: str) -> list[tuple[str, float | None]]:
         return [(document, None) for document in self._documents.get(query, [])]
 
 
 def _top_ranked_entries(path: Path) -> Iterator[tuple[Line, str, object]]:
-    for line in numbered_lines(path) if path.suffix == ".jsonl" else _whole_file(path):
+    if path.suffix != ".jsonl":
+        whole = Line(path, 1, "\n".join(line.text for line in numbered_lines(path)))
+        yield from ((whole, query, documents) for query, documents in json_object(whole).items())
+        return
+    for line in numbered_lines(path):
         record = json_object(line)
-        if path.suffix != ".jsonl":
-            yield from ((line, query, documents) for query, documents in record.items())
-        elif isinstance(query := record.get("query-id"), str):
-            yield line, query, record.get("corpus-ids")
-        else:
+        if not isinstance(query := record.get("query-id"), str):
             raise DataError(f"{line.where}: no 'query-id' with a string; its keys are {sorted(record)}")
+        yield line, query, record.get("corpus-ids")
 
 
-def _whole_file(path: Path) -> Iterator[Line]:
-    lines = list(numbered_lines(path))
-    text = "\n".join(line.text for line in lines)
-    try:
-        json.loads(text)
-    except json.JSONDecodeError as cause:
-        raise DataError(f"{path}, line {cause.lineno}: not JSON ({cause.msg})") from cause
-    yield Line(path, 1, text)
-
-
-def _check_documents(found: Iterable[tuple[Line, str]], missing: Missing) -> None:
-    lines: list[Line] = []
-    documents: list[str] = []
-
-    def check() -> None:
-        if (at := missing(documents)) is not None:
-            raise DataError(f"{lines[at].where}: document {documents[at]!r} is not in the corpus")
-        lines.clear()
-        documents.clear()
-
-    for line, document in found:
-        lines.append(line)
-        documents.append(document)
-        if len(lines) == _CHUNK:
-            check()
-    check()
+def _check_document(document: str, corpus: Container[str], line: Line) -> None:
+    if document not in corpus:
+        raise DataError(f"{line.where}: document {document!r} is not in the corpus")
