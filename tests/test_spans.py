@@ -78,7 +78,7 @@ async def test_spans_below_the_threshold_are_left_out(serve: Serve) -> None:
 async def test_a_long_document_is_scored_in_part_and_says_so(serve: Serve) -> None:
     served: Served = await serve("prism")
     long = " ".join(
-        f"Sentence number {n} of a very long document that nobody reads to its end at all." for n in range(90)
+        f"Sentence number {n} of a very long document that nobody reads to its end at all." for n in range(200)
     )
     (row,) = await served.reranker.score(QUERY, [long], mode="spans", evidence_min_score=0.0, span_min_score=0.0)
     assert row.spans_limited and row.spans is not None and len(row.spans) == 3

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import fields
 from typing import Annotated, Any, TypeVar, get_args
 
 import typer
@@ -14,24 +13,15 @@ from rich.markup import escape
 
 from whyrank.cli import render
 from whyrank.cli.terminal import Terminal
-from whyrank.config import DEMO, Dtype, EngineConfig, Route
+from whyrank.config import DEMO
 from whyrank.connect import API_KEY_VARIABLE
 from whyrank.errors import RetryableError, WhyrankError
 
 __all__ = [
-    "DEFAULTS",
     "ApiKey",
     "AsJson",
-    "Calibration",
-    "DtypeOption",
-    "KvCache",
-    "MaxLength",
     "Model",
     "OptionalModel",
-    "Prompt",
-    "Revision",
-    "RouteOption",
-    "TrustRemoteCode",
     "Url",
     "app",
     "choice",
@@ -54,8 +44,6 @@ _DEMO_TOLD = (
     "A real one, for example: {}"
 )
 
-DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(EngineConfig)}
-
 
 def choice(values: Any) -> str:
     return "[" + "|".join(get_args(values)) + "]"
@@ -69,23 +57,6 @@ Url = Annotated[
     list[str] | None, typer.Option("--url", help="Or a whyrank server to ask; more than once: several with one model.")
 ]
 ApiKey = Annotated[str | None, typer.Option(help=f"The server's; {API_KEY_VARIABLE} where this is not given.")]
-Prompt = Annotated[str | None, typer.Option(help="A prompt's name (see `whyrank formats`) or a TOML file of your own.")]
-RouteOption = Annotated[
-    str | None, typer.Option("--route", metavar=choice(Route), help="The prompt's first by default.")
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", metavar=choice(Dtype), help="auto: what the device does best.")]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens of a prompt; the prompt file's by default.")]
-KvCache = Annotated[
-    float | None,
-    typer.Option(
-        help="GiB for the prefix cache. By default nearly all that a GPU has; on a CPU what suits the model, some 4 at most."
-    ),
-]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the Python code that the checkpoint brings.")
-]
-Calibration = Annotated[str | None, typer.Option(metavar="FILE", help="What `whyrank calibrate` wrote for this model.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from rich.markup import escape
@@ -18,24 +18,17 @@ from rich.table import Table
 from whyrank.calibration import CalibrationMethod, write_calibration
 from whyrank.cli import render
 from whyrank.cli.common import (
-    DEFAULTS,
     AsJson,
-    Calibration,
-    DtypeOption,
-    KvCache,
-    MaxLength,
     Model,
-    Prompt,
-    Revision,
-    RouteOption,
-    TrustRemoteCode,
     app,
     choice,
     kept,
     opened,
     reported,
 )
+from whyrank.cli.flags import Flags, flags_of
 from whyrank.cli.terminal import Terminal, json_text
+from whyrank.config import EngineConfig
 from whyrank.connect import masked
 from whyrank.errors import EvalNotInstalled, InvalidRequest
 from whyrank.evaluation.data import Collection, open_collection
@@ -45,8 +38,9 @@ from whyrank.evaluation.presets import HOUSE, NO_PRESET, Preset, load_preset, pr
 from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import EvalRequest, claimed, evaluate, is_finished, open_target, target_of, write_run
 from whyrank.jsonl import write_file
+from whyrank.options import options_of
 from whyrank.process import prepare_process
-from whyrank.request import Mode, RerankOptions, RerankRequest
+from whyrank.request import RerankOptions, RerankRequest
 
 # What imports numpy, scipy or Jinja2, which the eval extra brings, is imported by the commands.
 if TYPE_CHECKING:
@@ -57,6 +51,9 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _RESULTS = Path("whyrank-eval")
+# The options of a request and of the engine that may change what is measured.
+_OPTIONS = ("instruction", "mode", "evidence_top_n", "evidence_min_score", "evidence_style")
+_IDENTITY = ("prompt", "route", "revision", "max_length", "dtype", "quantization", "calibration")
 _EVAL_PACKAGES = ("jinja2", "numpy", "pytrec_eval", "scipy")
 
 Data = Annotated[
@@ -88,6 +85,8 @@ def _reported() -> Iterator[Any]:
 
 
 @app.command("eval")
+@flags_of("options", RerankRequest, only=_OPTIONS)
+@flags_of("engine", EngineConfig)
 def evaluate_command(
     model: Model,
     data: Data = None,
@@ -99,18 +98,9 @@ def evaluate_command(
     limit: Limit = None,
     measure: Measures = None,
     fresh: Fresh = False,
-    instruction: Annotated[str | None, typer.Option(help="The prompt file's by default.")] = None,
-    mode: Annotated[str, typer.Option(metavar=choice(Mode), help="evidence: measure that, too.")] = "score",
-    evidence_top_n: Annotated[int, typer.Option(help="How many documents evidence is written for, at most.")] = 5,
-    evidence_min_score: Annotated[float, typer.Option(help="... and from which score up.")] = 0.5,
-    prompt: Prompt = DEFAULTS["prompt"],
-    route: RouteOption = DEFAULTS["route"],
-    revision: Revision = DEFAULTS["revision"],
-    dtype: DtypeOption = DEFAULTS["dtype"],
-    max_length: MaxLength = DEFAULTS["max_length"],
-    kv_cache_gib: KvCache = DEFAULTS["kv_cache_gib"],
-    trust_remote_code: TrustRemoteCode = DEFAULTS["trust_remote_code"],
-    calibration: Calibration = DEFAULTS["calibration"],
+    *,
+    options: Flags,
+    engine: Flags,
     as_json: AsJson = False,
 ) -> None:
     """Rerank judged data and measure it as trec_eval would. Stopped, it goes on where it was when it is called again.
@@ -125,18 +115,22 @@ def evaluate_command(
     document has no score: it counts as not found, and `failed` in results.jsonl says why.
     """
     with _reported() as stdout:
-        identity = {"prompt": prompt, "route": route, "revision": revision, "max_length": max_length}
-        identity |= {"dtype": None if dtype == DEFAULTS["dtype"] else dtype, "calibration": calibration}
         # The name that open_target understands, with all that may change scores.
-        name = ",".join([model, *(f"{key}={value}" for key, value in identity.items() if value is not None)])
-        options: RerankOptions = {"instruction": instruction} if instruction is not None else {}
-        if mode != "score":
-            options |= {"mode": mode, "evidence_top_n": evidence_top_n, "evidence_min_score": evidence_min_score}  # type: ignore[typeddict-item]
+        defaults = options_of(EngineConfig)
+        identity = {name: value for name in _IDENTITY if (value := engine.pop(name)) != defaults[name].default}
+        name = ",".join([model, *(f"{key}={value}" for key, value in identity.items())])
+        scored_only = options["mode"] == "score"
+        given = {
+            name: value
+            for name, value in options.items()
+            if value is not None and (name == "instruction" or not scored_only)
+        }
         protocol = load_preset(preset) if preset else NO_PRESET
-        request = EvalRequest(name, protocol.top_k if top_k is None else top_k, limit, preset, options)
+        request = EvalRequest(
+            name, protocol.top_k if top_k is None else top_k, limit, preset, cast(RerankOptions, given)
+        )
         collection = _collection(data, run, split, protocol)
         folder = out or _folder(_RESULTS, collection, name)
-        engine = {"kv_cache_gib": kv_cache_gib, "trust_remote_code": trust_remote_code}
         card = _scorecard(collection, request, measure or protocol.measures, folder, fresh, engine)
         if as_json:
             print(json_text(card.document()), file=stdout)
