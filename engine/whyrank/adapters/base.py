@@ -18,7 +18,7 @@ from whyrank.errors import FrameworkMissing, InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import DocumentLike, RankedDocument, TruncationPolicy
-from whyrank.wire import OptionsAsk
+from whyrank.wire import OptionsRequest
 
 __all__ = ["BaseAdapter", "framework", "numbers_of"]
 
@@ -29,7 +29,7 @@ if hasattr(os, "register_at_fork"):  # all but Windows. A child must not begin w
     os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
 
 
-class BaseAdapter(OptionsAsk):
+class BaseAdapter(OptionsRequest):
     """Give `base_url` (several: with one model) or a `client`, and any option of `rerank`.
 
     A whyrank.Client, or a base_url, answers sync and async calls alike, from every thread and event loop; an AsyncClient or a

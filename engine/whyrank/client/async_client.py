@@ -19,7 +19,7 @@ from whyrank.calibration import read_calibration
 from whyrank.client.batching import Batcher, PendingBatch
 from whyrank.client.cache import CachedRow, PairKey, ScoreCache, pair_key
 from whyrank.client.calibrated import CalibratedEvents, calibrated
-from whyrank.client.decode import error_of, event_of, ranking_of
+from whyrank.client.decode import error_of
 from whyrank.client.encode import batch_of, encode_documents, encode_request, joined, pair_head
 from whyrank.client.retry import RetryPolicy
 from whyrank.client.split import (
@@ -49,6 +49,7 @@ from whyrank.fan_out import as_completed
 from whyrank.ranking import Ranking, apply_cutoffs, select_for_evidence, sort_rows
 from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
+from whyrank.wire import event_from_dict, ranking_from_dict
 
 __all__ = ["AsyncClient"]
 
@@ -170,7 +171,7 @@ class AsyncClient(BaseReranker):
         try:
             async with aclosing(self._transport.events(pending)) as events:
                 async for name, data in events:
-                    received = _understood(event_of, name, data, request.documents)
+                    received = _understood(event_from_dict, name, data, request.documents)
                     for event in calibrating.after(received):
                         yield event
         except TooLarge as error:
@@ -212,7 +213,7 @@ class AsyncClient(BaseReranker):
 
     async def _whole(self, request: RerankRequest, documents: Sequence[bytes], end: float) -> Ranking:
         body, _ = await self._transport.post(_pending_request("/v1/rerank", request, documents, end))
-        return _understood(ranking_of, body, request.documents)
+        return _understood(ranking_from_dict, body, request.documents)
 
     async def _scored_in_parts(
         self, request: RerankRequest, parts: Sequence[range], documents: Sequence[bytes], end: float
@@ -364,7 +365,7 @@ class AsyncClient(BaseReranker):
         try:
             if _understood(lambda: "error" in received):
                 raise error_of(400, received, None, None)
-            ranking = _understood(ranking_of, received, [_NO_DOCUMENT] * len(ask.keys))
+            ranking = _understood(ranking_from_dict, received, [_NO_DOCUMENT] * len(ask.keys))
         except WhyrankError as error:
             self._finish(ask, error)
             return

@@ -71,7 +71,7 @@ class Service:
         self.model = model
         self.admission = Admission(limits, len([key for key in keys if key]))
         # Another one after every start: what a client remembers never outlives the model that said it.
-        self.identity = secrets.token_hex(8)
+        self.instance_id = secrets.token_hex(8)
         self._stopping = False
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
         self._expected: float | None = None
