@@ -1,7 +1,7 @@
 """JSON in both directions: rows, rankings and events for HTTP, the command line and files, and the options of a request.
 
-The frozen types say what a row holds, and pydantic's adapters over them read and write it. The `*Response` types say what differs
-on the wire: evidence stands beside the score instead of in an object of its own, and the document stays away.
+What a row holds is defined by the frozen types, and pydantic's adapters over them read and write it. The `*Response` types say
+what differs on the wire: evidence stands beside the score, not in an object of its own, and the document stays away.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from whyrank.types import (
     Finish,
     Grounding,
     RankedDocument,
-    Truncation,
     TruncationPolicy,
     Usage,
     Window,
@@ -40,6 +39,7 @@ __all__ = [
     "RankingResponse",
     "ReadingRequest",
     "RowResponse",
+    "ScoreKeys",
     "SidedRequest",
     "Strings",
     "TruncationResponse",
@@ -52,6 +52,7 @@ __all__ = [
     "ranking_from_dict",
     "ranking_to_dict",
     "row_to_dict",
+    "score_to_dict",
     "side_given_up",
     "to_json",
     "usage_to_dict",
@@ -94,18 +95,23 @@ class EvidenceResponse(TypedDict, total=False):
     grounding: Grounding | None
 
 
-class RowResponse(EvidenceResponse):
-    """One document. `calibrated_score` is there where the engine has a calibration for the call's prompt and instruction."""
+class ScoreKeys(TypedDict):
+    """How one document was read, and what came of it."""
 
-    index: int
-    id: str | None
-    rank: int | None
     score: float | None
     margin: float | None
     label_mass: float | None
     truncation: TruncationResponse | None
     neutralised: bool
     error: DocumentError | None
+
+
+class RowResponse(ScoreKeys, EvidenceResponse):
+    """One document. `calibrated_score` is there where the engine has a calibration for the call's prompt and instruction."""
+
+    index: int
+    id: str | None
+    rank: int | None
     calibrated_score: NotRequired[float]
     output_tokens: NotRequired[int]
 
@@ -125,21 +131,25 @@ _ROW, _USAGE, _EVIDENCE = TypeAdapter(RankedDocument), TypeAdapter(Usage), TypeA
 _ERROR, _WINDOW = TypeAdapter(DocumentError | None), TypeAdapter(Window | None)
 
 
+def _pick(shape: Any, value: object) -> Any:
+    """The attributes of `value` that are keys of `shape`, in its order."""
+    return {name: getattr(value, name) for name in shape.__annotations__}
+
+
 def row_to_dict(row: RankedDocument) -> RowResponse:
-    body = RowResponse(
-        index=row.index,
-        id=row.id,
-        rank=row.rank,
-        score=row.score,
-        margin=row.margin,
-        label_mass=row.label_mass,
-        truncation=None if row.truncation is None else _truncation_to_dict(row.truncation),
-        neutralised=row.neutralised,
-        error=_ERROR.dump_python(row.error),
-    )
+    body = {"index": row.index, "id": row.id, "rank": row.rank, **score_to_dict(row)}
     if row.calibrated_score is not None:
         body["calibrated_score"] = row.calibrated_score
-    return body if row.evidence is None else {**body, **evidence_to_dict(row.evidence)}
+    return cast(RowResponse, body if row.evidence is None else body | evidence_to_dict(row.evidence))
+
+
+def score_to_dict(row: RankedDocument) -> ScoreKeys:
+    body: ScoreKeys = _pick(ScoreKeys, row)
+    if row.truncation is not None:
+        window = _WINDOW.dump_python(row.truncation.window)
+        body["truncation"] = _pick(TruncationResponse, row.truncation) | {"window": window}
+    body["error"] = _ERROR.dump_python(row.error)
+    return body
 
 
 def evidence_to_dict(evidence: Evidence, *excluded: str) -> EvidenceResponse:
@@ -147,35 +157,16 @@ def evidence_to_dict(evidence: Evidence, *excluded: str) -> EvidenceResponse:
     return body
 
 
-def _truncation_to_dict(truncation: Truncation) -> TruncationResponse:
-    return TruncationResponse(
-        original_tokens=truncation.original_tokens,
-        used_tokens=truncation.used_tokens,
-        policy=truncation.policy,
-        truncated=truncation.truncated,
-        query_tokens_cut=truncation.query_tokens_cut,
-        window=_WINDOW.dump_python(truncation.window),
-    )
-
-
 def usage_to_dict(usage: Usage) -> UsageResponse:
-    return UsageResponse(
-        prompt_tokens=usage.prompt_tokens,
-        cached_tokens=usage.cached_tokens,
-        computed_tokens=usage.computed_tokens,
-        output_tokens=usage.output_tokens,
-    )
+    body: UsageResponse = _pick(UsageResponse, usage)
+    return body
 
 
 def ranking_to_dict(ranking: Ranking) -> RankingResponse:
-    return RankingResponse(
-        results=[row_to_dict(row) for row in ranking.results],
-        usage=usage_to_dict(ranking.usage),
-        evidence_usage=usage_to_dict(ranking.evidence_usage),
-        model=ranking.model,
-        prompt=ranking.prompt,
-        degraded=ranking.degraded,
-    )
+    body: RankingResponse = _pick(RankingResponse, ranking)
+    body["results"] = [row_to_dict(row) for row in ranking.results]
+    body["usage"], body["evidence_usage"] = usage_to_dict(ranking.usage), usage_to_dict(ranking.evidence_usage)
+    return body
 
 
 def event_to_dict(event: Event) -> dict[str, Any]:

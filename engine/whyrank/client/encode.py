@@ -1,4 +1,4 @@
-"""Requests as the server's JSON: the inverse of serving/native/protocol.py. Every text becomes ASCII, so that lone surrogates
+"""Requests as the server's JSON: the inverse of serving/native/requests.py. Every text becomes ASCII, so that lone surrogates
 travel and are read as they would be in process."""
 
 from __future__ import annotations

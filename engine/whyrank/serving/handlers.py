@@ -12,51 +12,48 @@ from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.serving.context import service_of
+from whyrank.wire import ReadingRequest
 
 __all__ = ["check_count", "rank", "rank_many", "with_tenant_salt"]
 
 
-class _Counted(Protocol):
-    @property
-    def count(self) -> int: ...
+class _RankRequest(Protocol):
+    """A body that asks for one ranking, of whichever dialect."""
 
-
-class _Reading(Protocol):
     max_tokens_per_doc: int | None
 
     @property
     def refuses_truncation(self) -> bool: ...
-
-
-class _Rankable(_Counted, _Reading, Protocol):
-    """A body for one ranking, of whichever dialect."""
-
+    @property
+    def count(self) -> int: ...
     def to_request(self) -> RerankRequest: ...
 
 
-def check_count(body: _Counted, raw: Request) -> None:
-    """Before requests are made of the body: a grid is far larger than its body, and a body may hold 250,000 documents."""
-    service_of(raw).limits.check_count(body.count, "documents")
+def check_count(count: int, raw: Request) -> None:
+    """Before requests are made of the body: it may hold 250,000 documents, and a grid is far larger than its body."""
+    service_of(raw).limits.check_count(count, "documents")
 
 
-async def rank(body: _Rankable, raw: Request) -> Ranking:
-    check_count(body, raw)
-    request = with_tenant_salt(body.to_request(), raw)
-    ranking = await service_of(raw).rerank(request, raw.state.whyrank_salt)
-    _check_cut(ranking, body)
+async def rank(body: _RankRequest, raw: Request) -> Ranking:
+    check_count(body.count, raw)
+    ranking = await service_of(raw).rerank(with_tenant_salt(body.to_request(), raw), raw.state.whyrank_salt)
+    if body.refuses_truncation:
+        _check_cut(ranking, body.max_tokens_per_doc)
     return ranking
 
 
-async def rank_many(pairs: Sequence[tuple[RerankRequest, _Reading]], raw: Request) -> list[Ranking | WhyrankError]:
+async def rank_many(
+    pairs: Sequence[tuple[RerankRequest, ReadingRequest]], raw: Request
+) -> list[Ranking | WhyrankError]:
     requests = [with_tenant_salt(request, raw) for request, _ in pairs]
-    answers = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
-    for i, (answer, (_, body)) in enumerate(zip(answers, pairs, strict=True)):
+    rankings = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
+    for i, (ranking, (_, body)) in enumerate(zip(rankings, pairs, strict=True)):
         try:
-            if isinstance(answer, Ranking):
-                _check_cut(answer, body)
+            if body.refuses_truncation and isinstance(ranking, Ranking):
+                _check_cut(ranking, body.max_tokens_per_doc)
         except InvalidRequest as error:
-            answers[i] = error
-    return answers
+            rankings[i] = error
+    return rankings
 
 
 def with_tenant_salt(request: RerankRequest, raw: Request) -> RerankRequest:
@@ -65,11 +62,11 @@ def with_tenant_salt(request: RerankRequest, raw: Request) -> RerankRequest:
     return replace(request, cache_salt=":".join(salts) or None)
 
 
-def _check_cut(ranking: Ranking, body: _Reading) -> None:
-    row = ranking.first_cut if body.refuses_truncation else None
+def _check_cut(ranking: Ranking, max_tokens_per_doc: int | None) -> None:
+    row = ranking.first_cut
     if row is None or row.truncation is None:
         return
-    remedy = "shorten them, " if body.max_tokens_per_doc is None else "shorten them, raise max_tokens_per_doc, "
+    remedy = "shorten them, " if max_tokens_per_doc is None else "shorten them, raise max_tokens_per_doc, "
     raise InvalidRequest(
         f"documents[{row.index}] and the query are longer than the model reads, {row.truncation.used_tokens} of "
         f"{row.truncation.original_tokens} tokens of the document: {remedy}or allow truncation"

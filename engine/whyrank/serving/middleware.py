@@ -15,7 +15,7 @@ from whyrank.serving import metrics
 from whyrank.serving.bodies import parse_json, read_body
 from whyrank.serving.context import api_key_of, request_id, service_of
 from whyrank.serving.http_errors import to_http_error
-from whyrank.serving.native.protocol import native_error
+from whyrank.serving.native.errors import native_error
 from whyrank.serving.responses import JsonResponse
 from whyrank.serving.service import Service
 

@@ -8,21 +8,14 @@ from typing_extensions import TypedDict
 
 from whyrank.errors import InvalidRequest, Overloaded, TooLarge
 from whyrank.ranking import Ranking
+from whyrank.request import RerankRequest
+from whyrank.serving.guarded_route import ErrorStyle
 from whyrank.serving.responses import JsonResponse
 from whyrank.types import RankedDocument, Truncation
-from whyrank.wire import EvidenceResponse, evidence_to_dict
+from whyrank.wire import Documents, EvidenceResponse, OptionsRequest, documents_of, evidence_to_dict
 
-__all__ = [
-    "ROWS_RESPONSE",
-    "RowsResponse",
-    "TextDocument",
-    "TotalTokens",
-    "cut_warnings",
-    "error_warnings",
-    "evidence_of",
-    "scored_rows",
-    "total_tokens",
-]
+__all__ = ["DETAIL", "IN_OPENAPI", "DialectRequest", "RowsResponse", "TotalTokens", "cut_warnings", "error_warnings"]
+__all__ += ["evidence_of", "scored", "total_tokens"]
 
 # Proxies give up over long headers.
 _MAX_NAMED = 100
@@ -31,21 +24,22 @@ _HEADERS = {
     "X-Whyrank-Truncated": "Indexes of documents that were scored by a part of their text; at most a hundred, then `...`.",
     "X-Whyrank-Failed": "Indexes of documents that have no score and are left out, in the same way.",
 }
-ROWS_RESPONSE: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Best first.",
-        "headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()},
-    }
+IN_OPENAPI: dict[int | str, dict[str, Any]] = {
+    200: {"headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}}
 }
-"""For OpenAPI: a RowsResponse."""
 
 
-class TextDocument(TypedDict):
-    text: str
+class DialectRequest(OptionsRequest):
+    model: str | None = None
+    query: str
+    documents: Documents
 
+    @property
+    def count(self) -> int:
+        return len(self.documents)
 
-class TotalTokens(TypedDict):
-    total_tokens: int
+    def to_request(self) -> RerankRequest:
+        return RerankRequest.of(self.query, documents_of(self.documents), **self.options())
 
 
 class RowsResponse(JsonResponse):
@@ -61,12 +55,12 @@ def _named(indexes: list[int]) -> str:
     return ", ".join(map(str, indexes[:_MAX_NAMED])) + (", ..." if len(indexes) > _MAX_NAMED else "")
 
 
-def scored_rows(ranking: Ranking) -> list[tuple[RankedDocument, float]]:
+def scored(ranking: Ranking) -> list[tuple[RankedDocument, float]]:
     """Rows with their scores. If no document has one, the first failure is raised, as the answer to the whole request."""
-    scored = [(row, row.score) for row in ranking.results if row.error is None and row.score is not None]
+    rows = [(row, row.score) for row in ranking.results if row.error is None and row.score is not None]
     failed = next((row.error for row in ranking.results if row.error is not None), None)
-    if scored or failed is None:
-        return scored
+    if rows or failed is None:
+        return rows
     message = error_warnings(ranking)[0]
     match failed.code:
         case "deadline" | "engine":
@@ -78,8 +72,11 @@ def scored_rows(ranking: Ranking) -> list[tuple[RankedDocument, float]]:
 
 
 def evidence_of(row: RankedDocument) -> EvidenceResponse:
-    """Rides along in the row."""
     return {} if row.evidence is None else evidence_to_dict(row.evidence, "output_tokens")
+
+
+class TotalTokens(TypedDict):
+    total_tokens: int
 
 
 def total_tokens(ranking: Ranking) -> TotalTokens:
@@ -106,3 +103,15 @@ def cut_warnings(ranking: Ranking) -> list[str]:
 def _cut(ranking: Ranking) -> dict[int, Truncation]:
     rows = sorted(ranking.results, key=lambda row: row.index)
     return {row.index: row.truncation for row in rows if not row.error and row.truncation and row.truncation.truncated}
+
+
+class DetailError(TypedDict):
+    detail: str
+
+
+def detail_error(status: int, kind: str, message: str, request_id: str) -> DetailError:
+    return {"detail": message}
+
+
+DETAIL = ErrorStyle(detail_error, DetailError)
+"""FastAPI's shape, which Jina's and Voyage's clients expect."""

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired
 
-from fastapi import Body, Request, Response
+from fastapi import Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from whyrank.errors import InvalidRequest
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
-from whyrank.serving.compat.rows import ROWS_RESPONSE, RowsResponse, evidence_of, scored_rows
+from whyrank.serving.compat import rows
+from whyrank.serving.examples import QUERY, TEXTS, examples
 from whyrank.serving.guarded_route import ErrorStyle, new_router
 from whyrank.serving.handlers import rank
 from whyrank.wire import EvidenceResponse, OptionsRequest, Strings, side_given_up
 
-__all__ = ["TEI", "TEI_EXAMPLE", "TeiRequest", "TeiRow", "rerank", "router", "tei_error", "tei_response"]
+__all__ = ["TEI", "TeiRequest", "TeiRow", "rerank", "router"]
+
+
+class TeiError(TypedDict):
+    error: str
+    error_type: str
+
+
+def tei_error(status: int, kind: str, message: str, request_id: str) -> TeiError:
+    types = {
+        400: "Empty",
+        401: "Unauthorized",
+        413: "Validation",
+        422: "Validation",
+        429: "Overloaded",
+        503: "Unhealthy",
+    }
+    return {"error": message, "error_type": types.get(status, "Backend")}
+
+
+TEI = ErrorStyle(tei_error, TeiError, invalid_status=422)
+router = new_router("Text Embeddings Inference", TEI)
 
 
 class TeiEmpty(InvalidRequest):
@@ -56,47 +78,22 @@ class TeiRow(EvidenceResponse):
     score: float
 
 
-class TeiError(TypedDict):
-    error: str
-    error_type: str
-
-
 def tei_response(body: TeiRequest, ranking: Ranking) -> list[TeiRow]:
-    rows: list[TeiRow] = []
-    for row, score in scored_rows(ranking):
+    results: list[TeiRow] = []
+    for row, score in rows.scored(ranking):
         shown = row.margin if body.raw_scores and row.margin is not None else score
         result: TeiRow = {"index": row.index, "score": shown}
         if body.return_text:
             result = {"index": row.index, "text": row.document.text, "score": shown}
-        rows.append({**result, **evidence_of(row)})
-    return rows
+        results.append({**result, **rows.evidence_of(row)})
+    return results
 
 
-_ERROR_TYPES = {
-    400: "Empty",
-    401: "Unauthorized",
-    413: "Validation",
-    422: "Validation",
-    429: "Overloaded",
-    503: "Unhealthy",
-}
+_EXAMPLES = examples({"Texts": {"query": QUERY, "texts": TEXTS, "return_text": True}})
 
 
-def tei_error(status: int, kind: str, message: str, request_id: str) -> TeiError:
-    return {"error": message, "error_type": _ERROR_TYPES.get(status, "Backend")}
-
-
-TEI = ErrorStyle(tei_error, TeiError, invalid_status=422)
-router = new_router("Text Embeddings Inference", TEI)
-
-_TEXTS = ["Water boils at 100 °C at sea level.", "Everest is 8849 metres high."]
-TEI_EXAMPLE = {"query": "At what temperature does water boil?", "texts": _TEXTS, "return_text": True}
-
-
-@router.post("/tei/rerank", summary="TEI's", response_model=list[TeiRow], responses=ROWS_RESPONSE)
-async def rerank(
-    body: Annotated[TeiRequest, Body(openapi_examples={"Texts": {"value": TEI_EXAMPLE}})], raw: Request
-) -> Response:
+@router.post("/tei/rerank", summary="TEI's", response_model=list[TeiRow], responses=rows.IN_OPENAPI)
+async def rerank(body: Annotated[TeiRequest, _EXAMPLES], raw: Request) -> Response:
     """For clients of Text Embeddings Inference: `texts` in, a bare array out."""
     ranking = await rank(body, raw)
-    return RowsResponse(tei_response(body, ranking), ranking)
+    return rows.RowsResponse(tei_response(body, ranking), ranking)

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, NotRequired
 
-from fastapi import Body, Request, Response
+from fastapi import Request, Response
 from typing_extensions import TypedDict
 
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.serving.compat.rows import (
-    ROWS_RESPONSE,
-    RowsResponse,
-    TotalTokens,
-    evidence_of,
-    scored_rows,
-    total_tokens,
-)
-from whyrank.serving.guarded_route import ErrorStyle, new_router
+from whyrank.serving.compat import rows
+from whyrank.serving.examples import RERANK, examples
+from whyrank.serving.guarded_route import new_router
 from whyrank.serving.handlers import rank
-from whyrank.wire import EvidenceResponse, OptionsRequest, Strings
+from whyrank.wire import EvidenceResponse, Strings
 
-__all__ = ["VOYAGE", "VoyageRequest", "VoyageResponse", "router", "voyage_error", "voyage_response"]
+__all__ = ["VoyageResponse", "router", "voyage_response"]
+
+router = new_router("Voyage", rows.DETAIL)
 
 
-class VoyageRequest(OptionsRequest):
-    model: str | None = None
-    query: str
-    documents: Strings
+class VoyageRequest(rows.DialectRequest):
+    documents: Strings  # type: ignore[assignment]
     top_k: int | None = None
     return_documents: bool = False
-
-    @property
-    def count(self) -> int:
-        return len(self.documents)
 
     def to_request(self) -> RerankRequest:
         options = self.options()
@@ -52,44 +42,24 @@ class VoyageResponse(TypedDict):
     object: str
     data: list[VoyageRow]
     model: str
-    usage: TotalTokens
-
-
-class VoyageError(TypedDict):
-    detail: str
+    usage: rows.TotalTokens
 
 
 def voyage_response(ranking: Ranking, with_documents: bool) -> VoyageResponse:
     data: list[VoyageRow] = []
-    for row, score in scored_rows(ranking):
+    for row, score in rows.scored(ranking):
         result: VoyageRow = {"relevance_score": score, "index": row.index}
         if with_documents:
             result["document"] = row.document.text
-        data.append({**result, **evidence_of(row)})
-    return {"object": "list", "data": data, "model": ranking.model, "usage": total_tokens(ranking)}
+        data.append({**result, **rows.evidence_of(row)})
+    return {"object": "list", "data": data, "model": ranking.model, "usage": rows.total_tokens(ranking)}
 
 
-def voyage_error(status: int, kind: str, message: str, request_id: str) -> VoyageError:
-    """The message alone: Voyage's client falls over an error that is an object."""
-    return {"detail": message}
+_EXAMPLES = examples({"Documents": RERANK | {"model": "any", "top_k": 1, "truncation": True}})
 
 
-VOYAGE = ErrorStyle(voyage_error, VoyageError)
-router = new_router("Voyage", VOYAGE)
-
-_EXAMPLE = {
-    "model": "any",
-    "query": "At what temperature does water boil?",
-    "documents": ["Water boils at 100 °C at sea level.", "Everest is 8849 metres high."],
-    "top_k": 1,
-    "truncation": True,
-}
-
-
-@router.post("/voyage/v1/rerank", summary="Voyage's", response_model=VoyageResponse, responses=ROWS_RESPONSE)
-async def rerank(
-    body: Annotated[VoyageRequest, Body(openapi_examples={"Documents": {"value": _EXAMPLE}})], raw: Request
-) -> Response:
+@router.post("/voyage/v1/rerank", summary="Voyage's", response_model=VoyageResponse, responses=rows.IN_OPENAPI)
+async def rerank(body: Annotated[VoyageRequest, _EXAMPLES], raw: Request) -> Response:
     """For Voyage's clients."""
     ranking = await rank(body, raw)
-    return RowsResponse(voyage_response(ranking, body.return_documents), ranking)
+    return rows.RowsResponse(voyage_response(ranking, body.return_documents), ranking)

@@ -1,1 +1,1 @@
-"""whyrank's own routes: rerank.py, stream.py, score.py and pages.py, with their requests and responses in protocol.py."""
+"""whyrank's own routes, and in requests.py what they take."""

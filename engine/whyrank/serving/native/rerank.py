@@ -4,63 +4,100 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
-from fastapi import Body, Request, Response
+from fastapi import Request, Response
+from typing_extensions import TypedDict
 
 from whyrank.errors import InvalidRequest, TooLarge, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.serving.compat.rows import ROWS_RESPONSE, RowsResponse
+from whyrank.serving.compat import rows
 from whyrank.serving.compat.voyage import VoyageResponse, voyage_response
 from whyrank.serving.context import request_id, service_of
+from whyrank.serving.examples import OTHER_QUERY, QUERY, RERANK, TEXTS, examples
 from whyrank.serving.handlers import check_count, rank, rank_many
-from whyrank.serving.native.errors import fault_of, native_router
-from whyrank.serving.native.protocol import (
-    BatchRequest,
-    BatchResponse,
-    FailedResponse,
-    ManyResponse,
-    NativeRequest,
-    RerankDocument,
-    RerankKeys,
-    RerankResponse,
-    RerankRow,
-    total_usage,
-)
+from whyrank.serving.native.errors import Failed, failed, native_router
+from whyrank.serving.native.requests import BatchRequest, NativeRequest
 from whyrank.serving.native.stream import EVENT_STREAM, stream_response
 from whyrank.serving.responses import JsonResponse
-from whyrank.types import RankedDocument
-from whyrank.wire import row_to_dict, usage_to_dict
+from whyrank.types import RankedDocument, Usage
+from whyrank.wire import RowResponse, UsageResponse, row_to_dict, usage_to_dict
 
-__all__ = ["RERANK_MODEL", "RERANK_RESPONSE", "rerank", "router"]
+__all__ = ["IN_OPENAPI", "RERANK_MODEL", "TotalUsage", "rerank", "router", "total_usage"]
 
 router = native_router()
 
 # Rows of a response: this many take a few milliseconds, about what a thread takes to begin.
 _MAX_ROWS_IN_LOOP = 100
 
-RERANK_MODEL: Any = RerankResponse | ManyResponse | VoyageResponse
-RERANK_RESPONSE: dict[int | str, dict[str, Any]] = {200: ROWS_RESPONSE[200] | {"content": EVENT_STREAM}}
 
-_QUERY, _OTHER = "At what temperature does water boil?", "How high is Everest?"
-_TEXTS = ["Water boils at 100 °C at sea level.", "Everest is 8849 metres high."]
-_RERANK: dict[str, Any] = {"query": _QUERY, "documents": _TEXTS}
-_OBJECTS = {"query": _QUERY, "documents": [{"id": "a", "title": "Water", "text": _TEXTS[0]}], "top_n": 1}
-_EVIDENCE = _RERANK | {"mode": "evidence", "evidence_top_n": 1, "deadline_ms": 2000}
-_EXAMPLES = Body(
-    openapi_examples={
-        "Strings": {"value": _RERANK},
-        "Objects": {"value": _OBJECTS},
-        "Evidence": {"value": _EVIDENCE},
-        "Several queries": {"value": {"queries": [_QUERY, _OTHER], "documents": _TEXTS}},
+class RerankDocument(TypedDict):
+    text: str
+    id: NotRequired[str]
+    title: NotRequired[str]
+
+
+class RerankKeys(TypedDict, total=False):
+    """What other rerankers' clients look for in a row, beside its own keys."""
+
+    relevance_score: float
+    document: RerankDocument
+
+
+class RerankRow(RowResponse, RerankKeys):
+    pass
+
+
+class TotalUsage(UsageResponse):
+    total_tokens: int
+
+
+def total_usage(usage: Usage) -> TotalUsage:
+    return {**usage_to_dict(usage), "total_tokens": usage.prompt_tokens + usage.output_tokens}
+
+
+class RerankResponse(TypedDict):
+    """`warnings` names keys that were ignored."""
+
+    results: list[RerankRow]
+    usage: TotalUsage
+    evidence_usage: UsageResponse
+    model: str
+    prompt: str
+    degraded: bool
+    id: str
+    object: str
+    warnings: NotRequired[list[str]]
+
+
+class ManyResponse(TypedDict):
+    id: str
+    object: str
+    rankings: list[RerankResponse | Failed]
+
+
+class BatchResponse(TypedDict):
+    id: str
+    object: str
+    answers: list[RerankResponse | Failed]
+
+
+RERANK_MODEL: Any = RerankResponse | ManyResponse | VoyageResponse
+IN_OPENAPI: dict[int | str, dict[str, Any]] = {200: rows.IN_OPENAPI[200] | {"content": EVENT_STREAM}}
+
+_EXAMPLES = examples(
+    {
+        "Strings": RERANK,
+        "Objects": {"query": QUERY, "documents": [{"id": "a", "title": "Water", "text": TEXTS[0]}], "top_n": 1},
+        "Evidence": RERANK | {"mode": "evidence", "evidence_top_n": 1, "deadline_ms": 2000},
+        "Several queries": {"queries": [QUERY, OTHER_QUERY], "documents": TEXTS},
     }
 )
-_BATCH_EXAMPLE = {"requests": [_RERANK, {"query": _OTHER, "documents": _TEXTS}]}
-_BATCH_EXAMPLES = Body(openapi_examples={"Two": {"value": _BATCH_EXAMPLE}})
+_BATCH_EXAMPLES = examples({"Two": {"requests": [RERANK, RERANK | {"query": OTHER_QUERY}]}})
 
 
-@router.post("/v1/rerank", summary="Rerank", response_model=RERANK_MODEL, responses=RERANK_RESPONSE)
+@router.post("/v1/rerank", summary="Rerank", response_model=RERANK_MODEL, responses=IN_OPENAPI)
 async def rerank(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Response:
     """Score documents against a query and order them, best first; in mode "evidence" also say why for the best.
 
@@ -69,13 +106,13 @@ async def rerank(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Res
     """
     if body.stream:
         return await stream_response(body, raw)
-    check_count(body, raw)
+    check_count(body.count, raw)
     _check_echo(body, raw)
     if body.queries is None:
         ranking = await rank(body, raw)
         if body.is_voyages:
             with_documents = "return_documents" in body.model_fields_set and body.return_documents
-            return RowsResponse(voyage_response(ranking, with_documents), ranking)
+            return rows.RowsResponse(voyage_response(ranking, with_documents), ranking)
         (response,) = await _responses([ranking], [body], raw)
         return JsonResponse(response)
     rankings = await rank_many([(request, body) for request in body.to_requests()], raw)
@@ -86,7 +123,7 @@ async def rerank(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Res
 @router.post("/v1/rerank/batch", summary="Rerank several", response_model=BatchResponse)
 async def rerank_batch(body: Annotated[BatchRequest, _BATCH_EXAMPLES], raw: Request) -> Response:
     """Several requests in one body, each with its own answer or error, in order."""
-    check_count(body, raw)
+    check_count(body.count, raw)
     checked = [_checked(one, f"requests[{i}]") for i, one in enumerate(body.requests)]
     valid = [
         (request, one)
@@ -130,17 +167,17 @@ def _echo_size(document: str | dict[str, Any], *keys: str) -> int:
 
 async def _responses(
     rankings: Sequence[Ranking | WhyrankError], bodies: Sequence[NativeRequest], raw: Request
-) -> list[RerankResponse | FailedResponse]:
+) -> list[RerankResponse | Failed]:
     """Many rows are made in a thread: a thousand of them would hold up the event loop."""
 
-    def make() -> list[RerankResponse | FailedResponse]:
+    def make() -> list[RerankResponse | Failed]:
         return [
-            _response(ranking, body, raw) if isinstance(ranking, Ranking) else {"error": fault_of(ranking, raw)}
+            _response(ranking, body, raw) if isinstance(ranking, Ranking) else failed(ranking, raw)
             for ranking, body in zip(rankings, bodies, strict=True)
         ]
 
-    rows = sum(len(ranking.results) for ranking in rankings if isinstance(ranking, Ranking))
-    return make() if rows <= _MAX_ROWS_IN_LOOP else await asyncio.to_thread(make)
+    count = sum(len(ranking.results) for ranking in rankings if isinstance(ranking, Ranking))
+    return make() if count <= _MAX_ROWS_IN_LOOP else await asyncio.to_thread(make)
 
 
 def _response(ranking: Ranking, body: NativeRequest, raw: Request) -> RerankResponse:

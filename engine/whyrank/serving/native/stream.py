@@ -6,16 +6,17 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Annotated, Any
 
-from fastapi import Body, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event
 from whyrank.fan_out import fan_out
 from whyrank.serving.context import service_of
+from whyrank.serving.examples import RERANK, examples
 from whyrank.serving.handlers import check_count, with_tenant_salt
-from whyrank.serving.native.errors import fault_of, native_router
-from whyrank.serving.native.protocol import NativeRequest
+from whyrank.serving.native.errors import failed, native_router
+from whyrank.serving.native.requests import NativeRequest
 from whyrank.wire import event_to_dict, to_json
 
 __all__ = ["EVENT_STREAM", "router", "stream_response"]
@@ -31,18 +32,10 @@ _EVENT = {
         "data": {"type": "string", "contentMediaType": "application/json"},
     },
 }
-EVENT_STREAM: dict[str, Any] = {
-    "text/event-stream": {"schema": _EVENT, "example": 'event: score\ndata: {"index": 0}\n\n'}
-}
+EVENT_STREAM = {"text/event-stream": {"schema": _EVENT, "example": 'event: score\ndata: {"index": 0}\n\n'}}
 """For OpenAPI: the content of a response that streams."""
 
-_EXAMPLE = {
-    "query": "At what temperature does water boil?",
-    "documents": ["Water boils at 100 °C at sea level.", "Everest is 8849 metres high."],
-    "mode": "evidence",
-    "evidence_min_score": 0,
-}
-_EXAMPLES = Body(openapi_examples={"Evidence as it is written": {"value": _EXAMPLE}})
+_EXAMPLES = examples({"Evidence as it is written": RERANK | {"mode": "evidence", "evidence_min_score": 0}})
 
 
 @router.post("/v1/rerank/stream", summary="Rerank, as it happens", responses={200: {"content": EVENT_STREAM}})
@@ -58,7 +51,7 @@ async def playground_stream(body: NativeRequest, raw: Request) -> Response:
 
 
 async def stream_response(body: NativeRequest, raw: Request) -> Response:
-    check_count(body, raw)
+    check_count(body.count, raw)
     if body.query is None:
         raise InvalidRequest("a stream answers one 'query'")
     if body.refuses_truncation:
@@ -92,7 +85,7 @@ async def _frames(first: Event, events: AsyncGenerator[Event, None], raw: Reques
             async for event in events:
                 yield _frame(**event_to_dict(event))
         except Exception as error:  # the status has been sent: only the stream itself can carry the error
-            yield _frame("error", fault_of(error, raw))
+            yield _frame("error", failed(error, raw)["error"])
 
 
 def _frame(event: str, data: Any) -> bytes:

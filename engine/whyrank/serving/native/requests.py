@@ -1,49 +1,16 @@
-"""Requests, responses and errors of the native routes."""
+"""Requests of the native routes: what the client sends."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any
 
 from pydantic import AliasChoices, Field
-from typing_extensions import TypedDict
 
 from whyrank.errors import InvalidRequest
 from whyrank.request import RerankOptions, RerankRequest
-from whyrank.types import Document, DocumentError, Usage
-from whyrank.wire import (
-    Documents,
-    FieldNames,
-    OptionsRequest,
-    RankingResponse,
-    RowResponse,
-    SidedRequest,
-    Strings,
-    TruncationResponse,
-    UsageResponse,
-    WireRequest,
-    documents_of,
-    usage_to_dict,
-)
+from whyrank.wire import Documents, FieldNames, OptionsRequest, SidedRequest, Strings, WireRequest, documents_of
 
-__all__ = [
-    "BatchRequest",
-    "BatchResponse",
-    "FailedResponse",
-    "ManyResponse",
-    "NativeError",
-    "NativeFault",
-    "NativeRequest",
-    "RerankDocument",
-    "RerankKeys",
-    "RerankResponse",
-    "RerankRow",
-    "ScoreRequest",
-    "ScoreResponse",
-    "ScoreRow",
-    "TotalUsage",
-    "native_error",
-    "total_usage",
-]
+__all__ = ["BatchRequest", "NativeRequest", "ScoreRequest"]
 
 
 class NativeRequest(OptionsRequest, SidedRequest):
@@ -112,17 +79,16 @@ class ScoreRequest(SidedRequest):
         queries, documents = _as_list(self.queries), _as_list(self.documents)
         return len(queries) * len(documents) if self.grid else max(len(queries), len(documents))
 
-    def pairs(self) -> tuple[list[str], list[Document], list[tuple[int, int]]]:
-        """Queries, documents, and which are scored together."""
+    def to_requests(self) -> list[RerankRequest]:
+        """Their documents, one request after the other, are the pairs in order."""
         queries, documents = _as_list(self.queries), documents_of(_as_list(self.documents))
         if not queries or not documents:
             raise InvalidRequest(f"{'documents' if queries else 'queries'} is empty: give at least one")
-        if self.grid:
-            return queries, documents, [(q, d) for q in range(len(queries)) for d in range(len(documents))]
-        if len(queries) == 1:
-            return queries, documents, [(0, d) for d in range(len(documents))]
+        if self.grid or len(queries) == 1:
+            return [RerankRequest.of(query, documents, **self.options()) for query in queries]
         if len(queries) == len(documents):
-            return queries, documents, [(i, i) for i in range(len(queries))]
+            pairs = zip(queries, documents, strict=True)
+            return [RerankRequest.of(query, [document], **self.options()) for query, document in pairs]
         raise InvalidRequest(
             f"{len(queries)} queries and {len(documents)} documents: give one query, as many as documents, or grid: true"
         )
@@ -130,98 +96,3 @@ class ScoreRequest(SidedRequest):
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
-
-
-class TotalUsage(UsageResponse):
-    total_tokens: int
-
-
-def total_usage(usage: Usage) -> TotalUsage:
-    return {**usage_to_dict(usage), "total_tokens": usage.prompt_tokens + usage.output_tokens}
-
-
-class RerankDocument(TypedDict):
-    text: str
-    id: NotRequired[str]
-    title: NotRequired[str]
-
-
-class RerankKeys(TypedDict, total=False):
-    """What other rerankers' clients look for in a row, beside its own keys."""
-
-    relevance_score: float
-    document: RerankDocument
-
-
-class RerankRow(RowResponse, RerankKeys):
-    pass
-
-
-class RerankResponse(RankingResponse):
-    """`warnings` names keys that were ignored."""
-
-    id: str
-    object: str
-    results: list[RerankRow]  # type: ignore[misc]
-    usage: TotalUsage  # type: ignore[misc]
-    warnings: NotRequired[list[str]]
-
-
-class NativeFault(TypedDict):
-    message: str
-    type: str
-    param: None
-    code: int
-    request_id: str
-
-
-class FailedResponse(TypedDict):
-    error: NativeFault
-
-
-class ManyResponse(TypedDict):
-    id: str
-    object: str
-    rankings: list[RerankResponse | FailedResponse]
-
-
-class BatchResponse(TypedDict):
-    id: str
-    object: str
-    answers: list[RerankResponse | FailedResponse]
-
-
-class ScoreRow(TypedDict):
-    index: int
-    object: str
-    score: float | None
-    margin: float | None
-    label_mass: float | None
-    truncation: TruncationResponse | None
-    neutralised: bool
-    error: DocumentError | None
-
-
-class ScoreResponse(TypedDict):
-    """`scores`, of a grid: a row for each query."""
-
-    id: str
-    object: str
-    created: int
-    model: str
-    data: list[ScoreRow]
-    usage: TotalUsage
-    scores: NotRequired[list[list[float | None]]]
-    warnings: NotRequired[list[str]]
-
-
-class NativeError(TypedDict):
-    error: NativeFault
-    message: str
-    detail: str
-
-
-def native_error(status: int, kind: str, message: str, request_id: str) -> NativeError:
-    """vLLM's and OpenAI's shape, with the keys where Cohere's, Jina's and Voyage's clients look for the message."""
-    fault: NativeFault = {"message": message, "type": kind, "param": None, "code": status, "request_id": request_id}
-    return {"error": fault, "message": message, "detail": message}
