@@ -18,6 +18,8 @@ from whyrank.runtimes.base import Runtime
 __all__ = ["instance_id"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt")
+# Where keys and values lie moves no score.
+_CACHE_FACTS = ("block_size", "prefix_match_unit", "prefix_caching")
 # In the hub's cache, the folder of a commit: its name stands for all that is in it.
 _COMMIT_FOLDER = re.compile(r"snapshots/[0-9a-f]{40}")
 
@@ -30,26 +32,10 @@ def instance_id(plan: Plan, runtime: Runtime, model: str) -> str:
         "model": [model, config.revision],
         "prompt": [plan.format.fingerprint, plan.route, plan.encoder.max_length],
         "calibration": _digest(Path(config.calibration)) if config.calibration else None,
-        "engine": _engine(runtime),
+        "engine": {name: fact for name, fact in runtime.facts().items() if name not in _CACHE_FACTS},
         "checkpoint": list(_checkpoint(config)),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _engine(runtime: Runtime) -> list[Any]:
-    """What else moves a score: versions, device, number formats."""
-    facts = runtime.facts()
-    numbers = [facts.get(name) for name in ("engine", "device", "dtype", "head_dtype")]
-    engine = getattr(runtime, "engine", None)
-    if engine is None:
-        return numbers
-    config = engine.vllm_config
-    return [
-        *numbers,
-        config.model_config.quantization,
-        config.model_config.hf_overrides,
-        config.cache_config.cache_dtype,
-    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _checkpoint(config: EngineConfig) -> Iterator[Any]:
