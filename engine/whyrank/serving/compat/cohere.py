@@ -33,12 +33,33 @@ def cohere_error(status: int, kind: str, message: str, request_id: str) -> Coher
 router = new_router("Cohere", ErrorStyle(cohere_error, CohereError))
 
 
+class CohereSpan(TypedDict):
+    start: int
+    end: int
+    score: float
+
+
+class CohereRow(EvidenceResponse):
+    """`document` in version 1, `relevant_spans` in version 2, where they were asked for."""
+
+    document: NotRequired[dict[str, Any]]
+    index: int
+    relevance_score: float
+    relevant_spans: NotRequired[list[CohereSpan]]
+
+
 class CohereMeta(TypedDict):
     api_version: dict[str, Any]
     billed_units: dict[str, int]
     tokens: dict[str, int]
     cached_tokens: int
     warnings: NotRequired[list[str]]
+
+
+class CohereResponse(TypedDict):
+    id: str
+    results: list[CohereRow]
+    meta: CohereMeta
 
 
 def _meta(version: str, body: rows.DialectRequest, ranking: Ranking) -> CohereMeta:
@@ -89,24 +110,6 @@ class CohereRequest(rows.DialectRequest):
         return RerankRequest.of(self.query, documents_of(self.documents), **options)
 
 
-class CohereSpan(TypedDict):
-    start: int
-    end: int
-    score: float
-
-
-class CohereRow(EvidenceResponse):
-    index: int
-    relevance_score: float
-    relevant_spans: NotRequired[list[CohereSpan]]
-
-
-class CohereResponse(TypedDict):
-    id: str
-    results: list[CohereRow]
-    meta: CohereMeta
-
-
 def cohere_response(body: CohereRequest, ranking: Ranking, request_id: str) -> CohereResponse:
     results: list[CohereRow] = []
     for row, score in rows.scored(ranking):
@@ -147,22 +150,10 @@ class CohereV1Request(rows.DialectRequest):
         return RerankRequest.of(self.query, documents_of(self.documents, self.rank_fields), **self.options())
 
 
-class CohereV1Row(EvidenceResponse):
-    document: NotRequired[dict[str, Any]]
-    index: int
-    relevance_score: float
-
-
-class CohereV1Response(TypedDict):
-    id: str
-    results: list[CohereV1Row]
-    meta: CohereMeta
-
-
-def cohere_v1_response(body: CohereV1Request, ranking: Ranking, request_id: str) -> CohereV1Response:
-    results: list[CohereV1Row] = []
+def cohere_v1_response(body: CohereV1Request, ranking: Ranking, request_id: str) -> CohereResponse:
+    results: list[CohereRow] = []
     for row, score in rows.scored(ranking):
-        result: CohereV1Row = {"index": row.index, "relevance_score": score}
+        result: CohereRow = {"index": row.index, "relevance_score": score}
         if body.return_documents:
             given = body.documents[row.index]
             result = {"document": {"text": given} if isinstance(given, str) else given, **result}
@@ -175,7 +166,7 @@ _V1_FIELDS = {"documents": _V1_DOCUMENTS, "rank_fields": ["title", "body"], "ret
 _V1_EXAMPLES = examples({"Fields": {"query": QUERY, **_V1_FIELDS}})
 
 
-@router.post("/cohere/v1/rerank", summary="Cohere's v1", response_model=CohereV1Response, responses=rows.IN_OPENAPI)
+@router.post("/cohere/v1/rerank", summary="Cohere's v1", response_model=CohereResponse, responses=rows.IN_OPENAPI)
 async def rerank_v1(body: Annotated[CohereV1Request, _V1_EXAMPLES], raw: Request) -> Response:
     """For Cohere's clients at their version 1: documents may be objects, of which `rank_fields` are read."""
     ranking = await rank(body, raw)

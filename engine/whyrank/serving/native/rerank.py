@@ -22,7 +22,7 @@ from whyrank.serving.native.requests import BatchRequest, NativeRequest
 from whyrank.serving.native.stream import EVENT_STREAM, stream_response
 from whyrank.serving.responses import JsonResponse
 from whyrank.types import RankedDocument, Usage
-from whyrank.wire import RowResponse, UsageResponse, row_to_dict, usage_to_dict
+from whyrank.wire import RankingResponse, RowResponse, UsageResponse, row_to_dict, usage_to_dict
 
 __all__ = ["IN_OPENAPI", "RERANK_MODEL", "TotalUsage", "rerank", "router", "total_usage"]
 
@@ -57,15 +57,11 @@ def total_usage(usage: Usage) -> TotalUsage:
     return {**usage_to_dict(usage), "total_tokens": usage.prompt_tokens + usage.output_tokens}
 
 
-class RerankResponse(TypedDict):
+class RerankResponse(RankingResponse):
     """`warnings` names keys that were ignored."""
 
-    results: list[RerankRow]
-    usage: TotalUsage
-    evidence_usage: UsageResponse
-    model: str
-    prompt: str
-    degraded: bool
+    results: list[RerankRow]  # type: ignore[misc]
+    usage: TotalUsage  # type: ignore[misc]
     id: str
     object: str
     warnings: NotRequired[list[str]]
