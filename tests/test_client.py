@@ -365,7 +365,7 @@ async def test_what_is_known_is_not_asked_again_until_the_server_is_another(make
         assert len(server.runtime.prompts) == 3 and len(counting.paths) == 2
         assert both.results[0].margin == first.results[0].margin and both.usage.prompt_tokens == 0
         assert {row.id for row in again.results} == {None, "A"} and both.model == first.model == "tiny"
-        server.service.identity = "started anew"
+        server.service.instance_id = "started anew"
         await client.score("p", ["x"])  # hears of it
         await client.rerank("q", ["a", "b"])
         assert len(server.runtime.prompts) == 6

@@ -31,7 +31,7 @@ from whyrank.client.cache import CachedRow, ScoreCache, pair_key
 from whyrank.client.decode import error_of
 from whyrank.client.encode import batch_of, encode_documents, encode_request, pair_head
 from whyrank.client.retry import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
-from whyrank.wire import BatchAsk, RerankAsk
+from whyrank.serving.native.requests import BatchRequest, NativeRequest
 
 
 class Clock:
@@ -241,7 +241,7 @@ def test_everything_that_a_score_depends_on_changes_the_key() -> None:
 @pytest.mark.parametrize("asked", [*DIFFERENT.values(), *SAME.values()], ids=[*DIFFERENT, *SAME])
 def test_the_server_reads_what_was_asked(asked: RerankRequest) -> None:
     content = encode_request(asked, encode_documents(asked))
-    (read,) = RerankAsk.model_validate(json.loads(content)).requests()
+    (read,) = NativeRequest.model_validate(json.loads(content)).to_requests()
     unnamed = RerankRequest(
         asked.query,
         tuple(Document(one.text, None, one.title, dict(one.metadata)) for one in asked.documents),
@@ -250,8 +250,8 @@ def test_the_server_reads_what_was_asked(asked: RerankRequest) -> None:
         cache_salt=asked.cache_salt,
     )
     assert read == unnamed
-    (of_batch,) = BatchAsk.model_validate(json.loads(batch_of([content]))).requests
-    assert of_batch.requests() == [read]
+    (of_batch,) = BatchRequest.model_validate(json.loads(batch_of([content]))).requests
+    assert of_batch.to_requests() == [read]
 
 
 def test_every_option_travels() -> None:
@@ -272,7 +272,9 @@ def test_every_option_travels() -> None:
         deadline_ms=5,
         cache_salt="s",
     )
-    assert RerankAsk.model_validate(json.loads(encode_request(asked, encode_documents(asked)))).requests() == [asked]
+    assert NativeRequest.model_validate(json.loads(encode_request(asked, encode_documents(asked)))).to_requests() == [
+        asked
+    ]
 
 
 def test_metadata_that_json_does_not_know_travels_as_text() -> None:

@@ -637,7 +637,7 @@ def test_openapi_is_complete(server: InProcess) -> None:
                 assert response["description"] and response["content"], path
             if "requestBody" in operation:
                 assert operation["requestBody"]["content"]["application/json"]["examples"], path
-    named = told["components"]["schemas"]["ScoreAsk"]
+    named = told["components"]["schemas"]["ScoreRequest"]
     assert {"queries", "documents"} <= set(named["properties"]) and named["required"] == ["queries", "documents"]
 
 

@@ -5,22 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
+import httpx
 import pytest
 import typer
+from fastapi import FastAPI
+from mcp import Client
 from typer.testing import CliRunner
 
+from whyrank.adapters.mcp import tools_over
 from whyrank.cli.flags import Flags, flags_of
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.options import Option, check_options, options_of
+from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
+from whyrank.types import Usage
+from whyrank.wire import options_body
 
 
 @dataclass(frozen=True)
 class Extended(RerankRequest):
     """A copy of the request with one option more."""
 
-    max_adjectives: Annotated[int | None, Option("Adjectives in an answer, at most.", minimum=2)] = 7
+    max_adjectives: Annotated[int | None, Option("Adjectives in an answer, at most.", minimum=2, agent=True)] = 7
+
+
+class Body(options_body(Extended, options_of(Extended))):  # type: ignore[misc]
+    query: str
 
 
 def test_every_field_but_the_texts_is_an_option() -> None:
@@ -52,6 +63,37 @@ def test_a_new_option_is_a_flag() -> None:
     assert "--max-adjectives" in shown and "Adjectives in an answer, at most." in shown
     assert CliRunner().invoke(app, ["--max-adjectives", "3", "--mode", "evidence"]).exit_code == 0
     assert (seen[0]["max_adjectives"], seen[0]["mode"], seen[0]["evidence_top_n"]) == (3, "evidence", 5)
+
+
+async def test_a_new_option_is_a_key_of_http_bodies_and_in_openapi() -> None:
+    app = FastAPI()
+
+    @app.post("/")
+    async def answer(body: Body) -> Any:
+        return body.max_adjectives
+
+    shown = app.openapi()["components"]["schemas"]["Body"]["properties"]["max_adjectives"]
+    assert shown["description"] == "Adjectives in an answer, at most."
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        assert (await http.post("/", json={"query": "q", "max_adjectives": 4})).json() == 4
+        assert (await http.post("/", json={"query": "q", "max_adjectives": "4"})).status_code == 422
+        assert (await http.post("/", json={"query": "q", "max_adjectives": None})).json() is None
+
+
+async def test_a_new_option_is_an_argument_of_the_tools_for_agents() -> None:
+    asked: list[Any] = []
+
+    class Recorder:
+        async def rerank(self, query: str, documents: Any, **options: Any) -> Ranking:
+            asked.append(options)
+            return Ranking((), Usage(), "m", "p")
+
+    async with Client(tools_over(Recorder(), Extended)) as client:  # type: ignore[arg-type]
+        tools = {tool.name: tool.input_schema["properties"] for tool in (await client.list_tools()).tools}
+        assert tools["rerank"]["max_adjectives"]["description"] == "Adjectives in an answer, at most."
+        assert "max_adjectives" in tools["rerank_with_evidence"] and "temperature" not in tools["rerank"]
+        await client.call_tool("rerank", {"query": "q", "documents": ["d"], "max_adjectives": 3})
+    assert asked == [{"instruction": None, "deadline_ms": None, "max_adjectives": 3, "top_n": 10}]
 
 
 @pytest.mark.parametrize(

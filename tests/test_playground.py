@@ -37,7 +37,7 @@ from whyrank.types import (
     Unsupported,
     Usage,
 )
-from whyrank.wire import event_document
+from whyrank.wire import event_to_dict
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
@@ -81,7 +81,7 @@ async def canned(
     browser: Browser, events: Iterable[Event], about: dict[str, Any] = ABOUT, fragment: str = "", **context: Any
 ) -> AsyncIterator[Page]:
     """The page without a server: every call is answered by these events, in the name of the model that `about` tells of."""
-    frames = [event_document(event) for event in events]
+    frames = [event_to_dict(event) for event in events]
     body = "".join(f"event: {one['event']}\ndata: {json.dumps(one['data'], ensure_ascii=False)}\n\n" for one in frames)
 
     async def answer(route: Route) -> None:

@@ -27,7 +27,7 @@ from whyrank.options import options_of
 from whyrank.prompting.identity import file_part
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.wire import RankingBody
+from whyrank.wire import ranking_to_dict
 
 __all__ = ["Tally", "check_outputs", "count_rows", "rejects_beside", "rerank_file"]
 
@@ -181,7 +181,7 @@ def _request(raw: bytes, options: Mapping[str, Any]) -> tuple[Any, RerankRequest
 
 
 def _answer_line(reply: _Reply, ranking: Ranking) -> str:
-    record = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, **RankingBody.of(ranking).document()}
+    record = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, **ranking_to_dict(ranking)}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 

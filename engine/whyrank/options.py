@@ -4,14 +4,18 @@ there alone: Python's checks, the command line, the HTTP body, OpenAPI and the M
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
-from functools import cache
+from functools import cache, wraps
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from whyrank.errors import InvalidRequest
 
-__all__ = ["Option", "check_options", "options_of"]
+__all__ = ["Option", "check_options", "options_of", "spread"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Option:
     metavar: str | None = None
     flag: bool = True
     """Whether the command line has it."""
+    agent: bool = False
+    """Whether the tools for agents have it: few options, so that a model chooses well."""
 
     name: str = ""
     kind: Any = str
@@ -79,6 +85,37 @@ def options_of(owner: type) -> dict[str, Option]:
         default = field.default if field.default_factory is MISSING else field.default_factory()
         options[field.name] = replace(option, name=field.name, kind=bare, optional=NoneType in members, default=default)
     return options
+
+
+def spread(function: Callable[..., T], parameter: str, spread_out: Sequence[inspect.Parameter]) -> Callable[..., T]:
+    """The function with these keyword parameters in place of `parameter`, which gets their values as a dict: for libraries that
+    make flags or JSON schemas of a signature."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(function).parameters.values():
+        new = spread_out if one.name == parameter else [one.replace(annotation=hints.get(one.name, Any))]
+        parameters += new
+
+    def collected(values: dict[str, Any]) -> dict[str, Any]:
+        values[parameter] = {one.name: values.pop(one.name, one.default) for one in spread_out}
+        return values
+
+    @wraps(function)
+    def plain(*args: Any, **values: Any) -> Any:
+        return function(*args, **collected(values))
+
+    @wraps(function)
+    async def awaited(*args: Any, **values: Any) -> Any:
+        return await function(*args, **collected(values))  # type: ignore[misc]
+
+    wrapper: Callable[..., Any] = awaited if inspect.iscoroutinefunction(function) else plain
+    wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        parameters, return_annotation=hints.get("return", inspect.Signature.empty)
+    )
+    wrapper.__annotations__ = {one.name: one.annotation for one in parameters} | {
+        name: hint for name, hint in hints.items() if name == "return"
+    }
+    return wrapper
 
 
 def check_options(value: Any) -> None:

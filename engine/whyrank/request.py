@@ -49,7 +49,9 @@ class RerankRequest:
 
     query: str
     documents: tuple[Document, ...]
-    instruction: Annotated[str | None, Option("What relevant means, where the prompt lets you say it.")] = None
+    instruction: Annotated[str | None, Option("What relevant means, where the prompt lets you say it.", agent=True)] = (
+        None
+    )
     top_n: Annotated[int | None, Option("Only the best N; all are scored.", minimum=1)] = None
     min_score: Annotated[float | None, Option("Only scores from here up (0 to 1).", minimum=0, maximum=1)] = None
     truncation: Annotated[
@@ -82,7 +84,7 @@ class RerankRequest:
     max_evidence_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None
     temperature: Annotated[float, Option("For the writing; scores have none.", minimum=0, maximum=2)] = 0.0
     deadline_ms: Annotated[
-        float | None, Option("Answer with what exists by then.", positive=True, unit="milliseconds")
+        float | None, Option("Answer with what exists by then.", positive=True, unit="milliseconds", agent=True)
     ] = None
     cache_salt: Annotated[str | None, Option("Share cached prefixes only with calls of the same salt.", flag=False)] = (
         None

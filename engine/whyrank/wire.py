@@ -1,40 +1,64 @@
-"""The native JSON shapes, one home for the command line's --json and for HTTP. types ↔ wire is a pure mapping."""
+"""JSON in both directions: rows, rankings and events for HTTP, the command line and files, and the options of a request.
+
+What a row holds is defined by the frozen types, and pydantic's adapters over them read and write it. The `*Response` types say
+what differs on the wire: evidence stands beside the score, not in an object of its own, and the document stays away.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from typing_extensions import TypedDict
 
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
+from whyrank.options import options_of
 from whyrank.ranking import Ranking
-from whyrank.request import Mode, RerankOptions, RerankRequest
-from whyrank.types import Document, RankedDocument, TruncationPolicy
+from whyrank.request import RerankOptions, RerankRequest
+from whyrank.types import (
+    Document,
+    DocumentError,
+    Evidence,
+    Finish,
+    Grounding,
+    RankedDocument,
+    ScoredSpan,
+    TruncationPolicy,
+    Usage,
+    Window,
+)
 
 __all__ = [
-    "BatchAsk",
-    "ErrorBody",
+    "Documents",
+    "EvidenceResponse",
     "FieldNames",
-    "GroundingBody",
-    "OptionsAsk",
-    "RankingBody",
-    "ReadingAsk",
-    "RerankAsk",
-    "ResultBody",
-    "ScoreAsk",
-    "SpanBody",
+    "OptionsRequest",
+    "RankingResponse",
+    "ReadingRequest",
+    "RowResponse",
+    "ScoreKeys",
+    "SidedRequest",
     "Strings",
-    "TruncationBody",
-    "UnsupportedBody",
-    "UsageBody",
-    "WindowBody",
+    "TruncationResponse",
+    "UsageResponse",
+    "WireRequest",
     "documents_of",
-    "event_document",
+    "event_from_dict",
+    "event_to_dict",
+    "evidence_to_dict",
+    "options_body",
+    "ranking_from_dict",
+    "ranking_to_dict",
+    "row_to_dict",
+    "score_to_dict",
     "side_given_up",
     "to_json",
+    "usage_to_dict",
 ]
 
 
@@ -46,138 +70,172 @@ def to_json(value: Any) -> bytes:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
-class _Body(BaseModel):
-    # Built straight from the frozen values of types.py: same names, properties included.
-    model_config = ConfigDict(from_attributes=True, frozen=True)
+# Responses: from the frozen types to what json.dumps takes.
 
 
-class WindowBody(_Body):
-    start: int
-    end: int
-
-
-class TruncationBody(_Body):
+class TruncationResponse(TypedDict):
     original_tokens: int
     used_tokens: int
-    policy: str
+    policy: TruncationPolicy
     truncated: bool
     query_tokens_cut: int
-    window: WindowBody | None
+    window: Window | None
 
 
-class ErrorBody(_Body):
-    code: str
-    message: str
-
-
-class SpanBody(_Body):
-    evidence_start: int
-    evidence_end: int
-    start: int
-    end: int
-    similarity: float
-
-
-class UnsupportedBody(_Body):
-    kind: str
-    text: str
-    start: int
-    end: int
-
-
-class GroundingBody(_Body):
-    supported: float
-    spans: list[SpanBody]
-    unsupported: list[UnsupportedBody]
-    flags: list[str]
-
-
-class ResultBody(_Body):
-    """One document. The last five keys are there only where evidence was asked for and this document was chosen,
-    calibrated_score only where the engine has a calibration for the call's prompt and instruction."""
-
-    index: int
-    id: str | None
-    rank: int | None
-    score: float | None
-    margin: float | None
-    label_mass: float | None
-    truncation: TruncationBody | None
-    neutralised: bool
-    error: ErrorBody | None
-    calibrated_score: float | None = None
-    contribution: str = ""
-    evidence: str = ""
-    finish: str = ""
-    output_tokens: int = 0
-    grounding: GroundingBody | None = None
-
-    @classmethod
-    def of(cls, row: RankedDocument) -> Self:
-        own = {name: getattr(row, name) for name in ("index", "id", "rank", "score", "margin", "label_mass")}
-        own |= {"truncation": row.truncation, "neutralised": row.neutralised, "error": row.error}
-        if row.calibrated_score is not None:
-            own["calibrated_score"] = row.calibrated_score
-        written = ("contribution", "evidence", "finish", "output_tokens", "grounding") if row.evidence else ()
-        return cls.model_validate(own | {name: getattr(row.evidence, name) for name in written})
-
-
-class UsageBody(_Body):
+class UsageResponse(TypedDict):
     prompt_tokens: int
     cached_tokens: int
     computed_tokens: int
     output_tokens: int
 
 
-class RankingBody(_Body):
-    results: list[ResultBody]
-    usage: UsageBody
-    evidence_usage: UsageBody
+class EvidenceResponse(TypedDict, total=False):
+    """Where evidence was asked for and the document was chosen."""
+
+    contribution: str
+    evidence: str
+    finish: Finish
+    grounding: Grounding | None
+
+
+class ScoreKeys(TypedDict):
+    """How one document was read, and what came of it."""
+
+    score: float | None
+    margin: float | None
+    label_mass: float | None
+    truncation: TruncationResponse | None
+    neutralised: bool
+    error: DocumentError | None
+
+
+class RowResponse(ScoreKeys, EvidenceResponse):
+    """One document. `calibrated_score` is there where the engine has a calibration for the call's prompt and instruction."""
+
+    index: int
+    id: str | None
+    rank: int | None
+    calibrated_score: NotRequired[float]
+    output_tokens: NotRequired[int]
+    spans: NotRequired[list[ScoredSpan]]
+    spans_limited: NotRequired[bool]
+
+
+class RankingResponse(TypedDict):
+    """`degraded`: time or the network cost a row its score or its evidence."""
+
+    results: list[RowResponse]
+    usage: UsageResponse
+    evidence_usage: UsageResponse
     model: str
     prompt: str
     degraded: bool
-    """Time or the network cost a row its score or its evidence."""
-
-    @classmethod
-    def of(cls, ranking: Ranking) -> Self:
-        return cls(
-            results=[ResultBody.of(row) for row in ranking.results],
-            usage=UsageBody.model_validate(ranking.usage),
-            evidence_usage=UsageBody.model_validate(ranking.evidence_usage),
-            model=ranking.model,
-            prompt=ranking.prompt,
-            degraded=ranking.degraded,
-        )
-
-    def document(self) -> dict[str, Any]:
-        """For json.dumps. Keys that do not apply are left out; the others are there even when null."""
-        return self.model_dump(mode="json", exclude_unset=True)
 
 
-_EVENT_NAMES: dict[type, Literal["score", "ranking", "delta", "evidence", "done"]] = {
-    Scored: "score",
-    Ranked: "ranking",
-    EvidenceDelta: "delta",
-    EvidenceDone: "evidence",
-    Finished: "done",
-}
+_ROW, _USAGE, _EVIDENCE = TypeAdapter(RankedDocument), TypeAdapter(Usage), TypeAdapter(Evidence)
+_SPANS = TypeAdapter(tuple[ScoredSpan, ...])
+_ERROR, _WINDOW = TypeAdapter(DocumentError | None), TypeAdapter(Window | None)
 
 
-def event_document(event: Event) -> dict[str, Any]:
-    """One event as one JSON object: `event` names it, `data` is the row, the ranking or the piece of text."""
+def _pick(shape: Any, value: object) -> Any:
+    """The attributes of `value` that are keys of `shape`, in its order."""
+    return {name: getattr(value, name) for name in shape.__annotations__}
+
+
+def row_to_dict(row: RankedDocument) -> RowResponse:
+    body = {"index": row.index, "id": row.id, "rank": row.rank, **score_to_dict(row)}
+    if row.calibrated_score is not None:
+        body["calibrated_score"] = row.calibrated_score
+    if row.spans is not None:
+        body |= {"spans": _SPANS.dump_python(row.spans, mode="json"), "spans_limited": row.spans_limited}
+    return cast(RowResponse, body if row.evidence is None else body | evidence_to_dict(row.evidence))
+
+
+def score_to_dict(row: RankedDocument) -> ScoreKeys:
+    body: ScoreKeys = _pick(ScoreKeys, row)
+    if row.truncation is not None:
+        window = _WINDOW.dump_python(row.truncation.window)
+        body["truncation"] = _pick(TruncationResponse, row.truncation) | {"window": window}
+    body["error"] = _ERROR.dump_python(row.error)
+    return body
+
+
+def evidence_to_dict(evidence: Evidence, *excluded: str) -> EvidenceResponse:
+    body: EvidenceResponse = _EVIDENCE.dump_python(evidence, mode="json", exclude={*excluded})
+    return body
+
+
+def usage_to_dict(usage: Usage) -> UsageResponse:
+    body: UsageResponse = _pick(UsageResponse, usage)
+    return body
+
+
+def ranking_to_dict(ranking: Ranking) -> RankingResponse:
+    body: RankingResponse = _pick(RankingResponse, ranking)
+    body["results"] = [row_to_dict(row) for row in ranking.results]
+    body["usage"], body["evidence_usage"] = usage_to_dict(ranking.usage), usage_to_dict(ranking.evidence_usage)
+    return body
+
+
+def event_to_dict(event: Event) -> dict[str, Any]:
+    """`event` is the event's name, `data` the row, the ranking or the piece of text."""
     match event:
-        case Scored(row) | EvidenceDone(row):
-            data = ResultBody.of(row).model_dump(mode="json", exclude_unset=True)
-        case Ranked(ranking) | Finished(ranking):
-            data = RankingBody.of(ranking).document()
+        case Scored(row):
+            return {"event": "score", "data": row_to_dict(row)}
+        case Ranked(ranking):
+            return {"event": "ranking", "data": ranking_to_dict(ranking)}
         case EvidenceDelta(index, part, text):
-            data = {"index": index, "part": part, "text": text}
-    return {"event": _EVENT_NAMES[type(event)], "data": data}
+            return {"event": "delta", "data": {"index": index, "part": part, "text": text}}
+        case EvidenceDone(row):
+            return {"event": "evidence", "data": row_to_dict(row)}
+        case Finished(ranking):
+            return {"event": "done", "data": ranking_to_dict(ranking)}
 
 
-# What is asked. Types are checked here; what a value may be is said once, in request.py and types.py.
+# Responses, read by the client. Keys that a newer server adds are ignored.
 
-# The first fault is told, and no more are looked for: a long list of wrong values would take minutes.
+
+def ranking_from_dict(body: Mapping[str, Any], documents: Sequence[Document]) -> Ranking:
+    """Raises KeyError, TypeError, ValueError or AttributeError where the body is not what whyrank's server sends."""
+    rows = tuple(_row_from_dict(row, documents) for row in body["results"])
+    if len({row.index for row in rows}) < len(rows):
+        raise ValueError("a document has two rows")
+    usage, evidence_usage = (_USAGE.validate_python(body[name]) for name in ("usage", "evidence_usage"))
+    return Ranking(rows, usage, str(body["model"]), str(body["prompt"]), evidence_usage)
+
+
+def _row_from_dict(body: Mapping[str, Any], documents: Sequence[Document]) -> RankedDocument:
+    index = body["index"]
+    if type(index) is not int or not 0 <= index < len(documents):
+        raise ValueError(f"no document has the index {index!r:.20}")
+    if body["error"] is None and not (_is_finite(body["score"]) and _is_finite(body["margin"])):
+        raise ValueError(f"documents[{index}] has neither a score nor an error")
+    evidence = body if "finish" in body else None
+    return _ROW.validate_python({**body, "document": documents[index], "evidence": evidence})
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def event_from_dict(name: str, data: Mapping[str, Any], documents: Sequence[Document]) -> Event:
+    match name:
+        case "score":
+            return Scored(_row_from_dict(data, documents))
+        case "ranking":
+            return Ranked(ranking_from_dict(data, documents))
+        case "delta":
+            return EvidenceDelta(data["index"], data["part"], data["text"])
+        case "evidence":
+            return EvidenceDone(_row_from_dict(data, documents))
+        case "done":
+            return Finished(ranking_from_dict(data, documents))
+    raise ValueError(f"no event is called {name!r}")
+
+
+# Requests. Types are checked here; which values an option may have is decided in request.py and types.py.
+
+# Validation stops at the first fault: to collect those of a long list of wrong values would take minutes.
 Strings = Annotated[list[str], Field(fail_fast=True)]
 FieldNames = Annotated[list[str], Field(fail_fast=True, max_length=100)]
 Documents = Annotated[
@@ -188,37 +246,44 @@ Documents = Annotated[
     ),
 ]
 
-
 _MAX_NAMED_KEYS = 10
 
 
-class _Ask(BaseModel):
-    # Keys that nobody knows are kept, to be named in the answer's warnings.
+class WireRequest(BaseModel):
+    """Keeps unknown keys, to name them in the warnings of the response."""
+
     model_config = ConfigDict(extra="allow", strict=True)
 
-    def unknown(self) -> list[str]:
+    def unknown_keys(self) -> list[str]:
+        """One warning for each."""
         keys = self.model_extra or {}
         more = [f"{len(keys) - _MAX_NAMED_KEYS} more unknown keys were ignored"] if len(keys) > _MAX_NAMED_KEYS else []
-        # Cut before it is quoted: a key may have megabytes, and be named in a thousand answers.
+        # Cut before it is quoted: a key may have megabytes, and be named in a thousand responses.
         return [f"unknown key {key[:80]!r} was ignored" for key in islice(keys, _MAX_NAMED_KEYS)] + more
 
 
-class ReadingAsk(_Ask):
-    """The options that say how texts are read."""
+def options_body(owner: type, names: Iterable[str]) -> Any:
+    """A base class with these options of `owner` as keys of a body, each of which may be null or absent. Types are checked
+    here; which values an option may have is checked where the request is made, however it came in."""
+    options = options_of(owner)
+    keys: dict[str, Any] = {
+        name: (Annotated[options[name].kind | None, Field(description=options[name].help)], None) for name in names
+    }
+    return create_model("Options", __base__=WireRequest, **keys)
 
-    instruction: str | None = None
+
+_READING = ("instruction", "max_tokens_per_doc", "deadline_ms", "cache_salt")
+"""The options that say how texts are read."""
+
+
+class ReadingRequest(options_body(RerankRequest, _READING)):  # type: ignore[misc]
     truncation: TruncationPolicy | bool | None = Field(
         None, description="What of an over-long document is given up; true: its tail; false: nothing, it is an error."
     )
-    max_tokens_per_doc: int | None = Field(
-        None, description="A document with more is cut, or read in windows of so many, as truncation says."
-    )
-    deadline_ms: float | None = None
-    cache_salt: str | None = None
 
     def options(self) -> RerankOptions:
-        """What was said. A null says nothing."""
-        given = {name: getattr(self, name) for name in RerankOptions.__annotations__ if name in type(self).model_fields}
+        """The options that were given. Null is the same as none."""
+        given = {name: getattr(self, name) for name in options_of(RerankRequest) if name in type(self).model_fields}
         return cast(RerankOptions, {k: v for k, v in given.items() if v is not None and not isinstance(v, bool)})
 
     @property
@@ -226,15 +291,8 @@ class ReadingAsk(_Ask):
         return self.truncation is False
 
 
-def side_given_up(side: str | None) -> RerankOptions:
-    """A policy by the name that vLLM and TEI have for it: the side on which an over-long text is cut."""
-    if side is None:
-        return {}
-    return {"truncation": "head" if side.lower() == "left" else "tail"}
-
-
-class _SidedAsk(ReadingAsk):
-    """Where vLLM's word for the policy is known, too."""
+class SidedRequest(ReadingRequest):
+    """Where vLLM's name for the truncation policy is known, too."""
 
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="vLLM's: left is truncation head, right is tail; truncation wins."
@@ -244,60 +302,18 @@ class _SidedAsk(ReadingAsk):
         return side_given_up(self.truncation_side) | super().options()
 
 
-class OptionsAsk(ReadingAsk):
-    """RerankOptions over the wire; RerankRequest says what each means."""
-
-    top_n: int | None = None
-    min_score: float | None = None
-    mode: Mode | None = None
-    evidence_top_n: int | None = None
-    evidence_min_score: float | None = None
-    max_contribution_tokens: int | None = None
-    max_evidence_tokens: int | None = None
-    temperature: float | None = None
+def side_given_up(side: str | None) -> RerankOptions:
+    """The truncation policy by vLLM's and TEI's name for it: the side on which an over-long text is cut."""
+    if side is None:
+        return {}
+    return {"truncation": "head" if side.lower() == "left" else "tail"}
 
 
-class RerankAsk(OptionsAsk, _SidedAsk):
-    """One query or several, over the same documents."""
-
-    query: str | None = None
-    queries: Strings | None = None
-    documents: Documents
-    rank_fields: FieldNames | None = Field(None, description="Cohere's: which fields of objects are read.")
-    top_n: int | None = Field(None, description="So many results, the best; 0, as vLLM has it: all.")
-    top_k: int | None = Field(None, description="Voyage's top_n; who says it gets Voyage's answer.")
-    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
-    return_documents: bool = True
-    stream: bool = False
-
-    @property
-    def count(self) -> int:
-        """Documents to score, known before anything is made of them."""
-        return len(self.documents) * len(self.queries or [""])
-
-    def requests(self) -> list[RerankRequest]:
-        if (self.query is None) == (self.queries is None):
-            raise InvalidRequest("give either 'query' or 'queries'")
-        if self.queries is not None and not self.queries:
-            raise InvalidRequest("queries is empty: give at least one")
-        documents = documents_of(self.documents, self.rank_fields)
-        options = self.options() | ({} if self.top_k is None else RerankOptions(top_n=self.top_k))
-        if options.get("top_n") == 0:
-            options["top_n"] = None
-        return [
-            RerankRequest.of(query, documents, **options)
-            for query in ([self.query] if self.query is not None else self.queries or [])
-        ]
+_OTHERS = [name for name in options_of(RerankRequest) if name not in (*_READING, "truncation")]
 
 
-class BatchAsk(_Ask):
-    """Requests that have nothing to do with each other, in one body. Each has its own answer or error."""
-
-    requests: Annotated[list[RerankAsk], Field(fail_fast=True, max_length=1000)]
-
-    @property
-    def count(self) -> int:
-        return sum(one.count for one in self.requests)
+class OptionsRequest(options_body(RerankRequest, _OTHERS), ReadingRequest):  # type: ignore[misc]
+    """All options of RerankRequest as keys of a body."""
 
 
 def documents_of(values: Documents, fields: list[str] | None = None) -> list[Document]:
@@ -305,50 +321,15 @@ def documents_of(values: Documents, fields: list[str] | None = None) -> list[Doc
     if fields is None or fields == ["text"]:
         return [Document.of(value, f"documents[{i}]") for i, value in enumerate(values)]
     return [
-        Document(value) if isinstance(value, str) else _fielded(value, fields, f"documents[{i}]")
+        Document(value) if isinstance(value, str) else _with_fields(value, fields, f"documents[{i}]")
         for i, value in enumerate(values)
     ]
 
 
-def _fielded(value: dict[str, Any], fields: list[str], where: str) -> Document:
+def _with_fields(value: dict[str, Any], fields: list[str], where: str) -> Document:
     chosen = {name: value[name] for name in fields if value.get(name) is not None}
     if not chosen:
         raise InvalidRequest(
             f"{where} has none of the rank_fields {', '.join(fields[:10]):.400}: its keys are {sorted(value)[:10]!r:.400}"
         )
     return Document("\n".join(f"{name}: {part}" for name, part in chosen.items()), metadata=value)
-
-
-class ScoreAsk(_SidedAsk):
-    """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
-
-    queries: str | Strings = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
-    documents: str | dict[str, Any] | Documents = Field(
-        validation_alias=AliasChoices("documents", "text_2", "data_2", "items")
-    )
-    grid: bool = False
-    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
-
-    @property
-    def count(self) -> int:
-        queries, documents = _listed(self.queries), _listed(self.documents)
-        return len(queries) * len(documents) if self.grid else max(len(queries), len(documents))
-
-    def pairs(self) -> tuple[list[str], list[Document], list[tuple[int, int]]]:
-        """Queries, documents, and which are scored together."""
-        queries, documents = _listed(self.queries), documents_of(_listed(self.documents))
-        if not queries or not documents:
-            raise InvalidRequest(f"{'documents' if queries else 'queries'} is empty: give at least one")
-        if self.grid:
-            return queries, documents, [(q, d) for q in range(len(queries)) for d in range(len(documents))]
-        if len(queries) == 1:
-            return queries, documents, [(0, d) for d in range(len(documents))]
-        if len(queries) == len(documents):
-            return queries, documents, [(i, i) for i in range(len(queries))]
-        raise InvalidRequest(
-            f"{len(queries)} queries and {len(documents)} documents: give one query, as many as documents, or grid: true"
-        )
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

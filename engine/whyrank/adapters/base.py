@@ -18,7 +18,7 @@ from whyrank.errors import FrameworkMissing, InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import DocumentLike, RankedDocument, TruncationPolicy
-from whyrank.wire import OptionsAsk
+from whyrank.wire import OptionsRequest
 
 __all__ = ["BaseAdapter", "framework", "numbers_of"]
 
@@ -29,7 +29,7 @@ if hasattr(os, "register_at_fork"):  # all but Windows. A child must not begin w
     os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_making.release)
 
 
-class BaseAdapter(OptionsAsk):
+class BaseAdapter(OptionsRequest):
     """Give `base_url` (several: with one model) or a `client`, and any option of `rerank`.
 
     A whyrank.Client, or a base_url, answers sync and async calls alike, from every thread and event loop; an AsyncClient or a
@@ -108,19 +108,21 @@ class BaseAdapter(OptionsAsk):
     # Frameworks copy and pickle adapters: a copy shares the client that was given, and makes anew the one of its own.
 
     def __copy__(self) -> Self:
-        copied = super().__copy__()
+        copied: Self = super().__copy__()
         copied._client = None
         return copied
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         memo = {} if memo is None else memo
         memo[id(self.client)] = self.client
-        return super(BaseAdapter, self.__copy__()).__deepcopy__(memo)
+        copied: Self = super(BaseAdapter, self.__copy__()).__deepcopy__(memo)
+        return copied
 
     def __getstate__(self) -> dict[Any, Any]:
         if self.client is not None:
             raise InvalidRequest("an adapter with a client cannot be pickled: give it base_url")
-        return super(BaseAdapter, self.__copy__()).__getstate__()
+        state: dict[Any, Any] = super(BaseAdapter, self.__copy__()).__getstate__()
+        return state
 
     def _all(self, options: RerankOptions) -> RerankOptions:
         given = {name: value for name, value in options.items() if value is not None}

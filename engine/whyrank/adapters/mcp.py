@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Unpack
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
@@ -11,8 +12,9 @@ from whyrank import __version__
 from whyrank.adapters.base import framework
 from whyrank.base import BaseReranker
 from whyrank.errors import WhyrankError
+from whyrank.options import Option, options_of, spread
 from whyrank.ranking import Ranking
-from whyrank.request import RerankOptions
+from whyrank.request import RerankRequest
 from whyrank.types import RankedDocument
 
 with framework(extra="mcp"):
@@ -70,10 +72,6 @@ Documents = Annotated[
     list[str | Candidate], Field(description="What was found: texts, or objects with text and perhaps id and title.")
 ]
 TopN = Annotated[int, Field(ge=1, description="Return so many, the best.")]
-Instruction = Annotated[
-    str | None, Field(description="What relevant means, in a sentence, where the query alone does not tell.")
-]
-Deadline = Annotated[float | None, Field(gt=0, description="Milliseconds after which to answer with what there is.")]
 
 
 class _StrictServer(MCPServer[Any]):
@@ -93,19 +91,24 @@ class _StrictServer(MCPServer[Any]):
         return await super().call_tool(name, arguments, context)
 
 
-def tools_over(reranker: BaseReranker) -> MCPServer[Any]:
-    """`reranker` must be running for as long as the tools are served."""
+def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServer[Any]:
+    """`reranker` must be running for as long as the tools are served. `request`: whose options for agents the tools take."""
     server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    parameters = [_parameter(option) for option in options_of(request).values() if option.agent]
     only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
-    @server.tool(title="Rerank with evidence", annotations=only_reads)
+    def tool(title: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        register = server.tool(title=title, annotations=only_reads)
+        return lambda function: register(spread(function, "options", parameters))
+
+    @tool("Rerank with evidence")
     async def rerank_with_evidence(
         query: Query,
         documents: Documents,
         top_n: TopN = 5,
         min_score: Annotated[float, Field(ge=0, le=1, description="Write evidence from this score up.")] = 0.5,
-        instruction: Instruction = None,
-        deadline_ms: Deadline = None,
+        *,
+        options: dict[str, Any],
     ) -> ExplainedAnswer:
         """Order documents by relevance to a query, and say why for the best of them.
 
@@ -114,39 +117,44 @@ def tools_over(reranker: BaseReranker) -> MCPServer[Any]:
         the evidence instead of the documents: it is much shorter. Writing it takes a second or more; with deadline_ms you
         get what is done by then.
         """
-        options: RerankOptions = {"top_n": top_n, "instruction": instruction, "deadline_ms": deadline_ms}
-        options |= {"mode": "evidence", "evidence_top_n": top_n, "evidence_min_score": min_score}
-        ranking = await _rerank(reranker, query, documents, **options)
+        options |= {"mode": "evidence", "top_n": top_n, "evidence_top_n": top_n, "evidence_min_score": min_score}
+        ranking = await _rerank(reranker, query, documents, options)
         return ExplainedAnswer(results=[_explained(row) for row in ranking.results], degraded=ranking.degraded)
 
-    @server.tool(title="Rerank", annotations=only_reads)
+    @tool("Rerank")
     async def rerank(
         query: Query,
         documents: Documents,
         top_n: TopN = 10,
-        instruction: Instruction = None,
-        deadline_ms: Deadline = None,
+        *,
+        options: dict[str, Any],
     ) -> RankedAnswer:
         """Order documents by relevance to a query: scores only, and fast.
 
         Use it to cut many candidates down to a few; rerank_with_evidence also says what each of them contributes.
         """
-        ranking = await _rerank(
-            reranker, query, documents, top_n=top_n, instruction=instruction, deadline_ms=deadline_ms
-        )
+        ranking = await _rerank(reranker, query, documents, options | {"top_n": top_n})
         return RankedAnswer(results=[Ranked(**_ranked(row)) for row in ranking.results], degraded=ranking.degraded)
 
     return server
 
 
 async def _rerank(
-    reranker: BaseReranker, query: str, documents: Sequence[str | Candidate], **options: Unpack[RerankOptions]
+    reranker: BaseReranker, query: str, documents: Sequence[str | Candidate], options: dict[str, Any]
 ) -> Ranking:
     given = [one if isinstance(one, str) else one.model_dump() for one in documents]
     try:
         return await reranker.rerank(query, given, **options)
     except WhyrankError as error:
         raise ToolError(str(error)) from error  # other exceptions reach the agent without their text
+
+
+def _parameter(option: Option) -> inspect.Parameter:
+    field = Field(description=option.help, ge=option.minimum, le=option.maximum, gt=0 if option.positive else None)
+    kind: Any = option.kind | None if option.optional else option.kind
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=Annotated[kind, field]
+    )
 
 
 def _ranked(row: RankedDocument) -> dict[str, Any]:

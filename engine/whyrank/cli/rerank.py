@@ -23,7 +23,7 @@ from whyrank.events import Event, Finished, Scored
 from whyrank.process import prepare_process
 from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentLike
-from whyrank.wire import RankingBody, event_document
+from whyrank.wire import event_to_dict, ranking_to_dict
 
 __all__: list[str] = []
 
@@ -103,9 +103,9 @@ def _show_json(stdout: Any, every: bool) -> Iterator[Callable[[Event], None]]:
 
     def on_event(event: Event) -> None:
         if every:
-            print(json_text(event_document(event)), file=stdout, flush=True)
+            print(json_text(event_to_dict(event)), file=stdout, flush=True)
         elif isinstance(event, Finished):
-            print(json_text(RankingBody.of(event.ranking).document()), file=stdout)
+            print(json_text(ranking_to_dict(event.ranking)), file=stdout)
 
     yield on_event
 

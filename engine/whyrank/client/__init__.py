@@ -3,7 +3,7 @@
 retry.py         when to retry, which replica to use, when to leave one alone (no I/O)
 cache.py         scores of (query, document) pairs that are known (no I/O)
 encode.py        types to JSON for the server
-decode.py        JSON of the server to types
+decode.py        error responses to exceptions; rows are read by wire.py
 transport.py     one HTTP exchange, with the retry policy applied
 batching.py      many calls in few requests
 split.py         one call in several requests, where it is too large for one

@@ -16,7 +16,7 @@ import httpx
 from whyrank.base import BaseReranker
 from whyrank.calibration import read_calibration
 from whyrank.client.calibrated import CalibratedEvents, calibrated
-from whyrank.client.decode import decoded, event_of, ranking_of
+from whyrank.client.decode import decoded
 from whyrank.client.encode import encode_documents, encode_request
 from whyrank.client.retry import RetryPolicy
 from whyrank.client.scores import PairScorer
@@ -26,6 +26,7 @@ from whyrank.errors import InvalidRequest, TooLarge
 from whyrank.events import Event
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
+from whyrank.wire import event_from_dict, ranking_from_dict
 
 __all__ = ["AsyncClient"]
 
@@ -132,7 +133,7 @@ class AsyncClient(BaseReranker):
         try:
             async with aclosing(self._transport.events(pending)) as events:
                 async for name, data in events:
-                    received = decoded(event_of, name, data, request.documents)
+                    received = decoded(event_from_dict, name, data, request.documents)
                     for event in calibrating.after(received):
                         yield event
         except TooLarge as error:
@@ -169,7 +170,7 @@ class AsyncClient(BaseReranker):
 
     async def _rerank_at_once(self, request: RerankRequest, documents: Sequence[bytes], end: float) -> Ranking:
         body, _ = await self._transport.post(_pending_request("/v1/rerank", request, documents, end))
-        return decoded(ranking_of, body, request.documents)
+        return decoded(ranking_from_dict, body, request.documents)
 
 
 def _pending_request(path: str, request: RerankRequest, documents: Sequence[bytes], end: float) -> PendingRequest:

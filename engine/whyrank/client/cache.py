@@ -27,8 +27,8 @@ class CachedRow:
 
 
 class ScoreCache:
-    """The rows of the last `most` pairs, by the identity of the server that scored them: a changed model, prompt or start
-    knows nothing of what was."""
+    """The rows of the last `most` pairs, by the instance id of the server that scored them: replicas of one model share it, and
+    a server with another model or prompt has another one."""
 
     def __init__(self, max_pairs: int) -> None:
         self._max_pairs = max_pairs

@@ -1,12 +1,9 @@
-"""The server's JSON as types: the inverse of wire.py."""
+"""A server's response: what wire.py reads of it, or the exception that an error response stands for."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from functools import cache
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from whyrank import errors
 from whyrank.errors import (
@@ -19,22 +16,8 @@ from whyrank.errors import (
     Unreachable,
     WhyrankError,
 )
-from whyrank.events import Event, EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
-from whyrank.ranking import Ranking
-from whyrank.types import (
-    Document,
-    DocumentError,
-    Evidence,
-    Grounding,
-    RankedDocument,
-    SourceSpan,
-    Truncation,
-    Unsupported,
-    Usage,
-    Window,
-)
 
-__all__ = ["decoded", "error_of", "event_of", "ranking_of"]
+__all__ = ["decoded", "error_of"]
 
 T = TypeVar("T")
 
@@ -45,84 +28,6 @@ def decoded(read: Callable[..., T], *received: Any) -> T:
         return read(*received)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as cause:
         raise Unreachable(f"the server's answer is not what whyrank sends: {type(cause).__name__}: {cause}") from cause
-
-
-def ranking_of(body: Mapping[str, Any], documents: Sequence[Document]) -> Ranking:
-    """Raises KeyError, TypeError, ValueError or AttributeError where the body is not what whyrank's server sends."""
-    rows = tuple(_row(result, documents) for result in body["results"])
-    if len({row.index for row in rows}) < len(rows):
-        raise ValueError("a document has two rows")
-    usage, evidence_usage = _made(Usage, body["usage"]), _made(Usage, body["evidence_usage"])
-    return Ranking(rows, usage, str(body["model"]), str(body["prompt"]), evidence_usage)
-
-
-def event_of(name: str, data: Mapping[str, Any], documents: Sequence[Document]) -> Event:
-    match name:
-        case "score":
-            return Scored(_row(data, documents))
-        case "ranking":
-            return Ranked(ranking_of(data, documents))
-        case "delta":
-            return EvidenceDelta(data["index"], data["part"], data["text"])
-        case "evidence":
-            return EvidenceDone(_row(data, documents))
-        case "done":
-            return Finished(ranking_of(data, documents))
-    raise ValueError(f"no event is called {name!r}")
-
-
-def _row(body: Mapping[str, Any], documents: Sequence[Document]) -> RankedDocument:
-    index, error = body["index"], body["error"]
-    if type(index) is not int or not 0 <= index < len(documents):
-        raise ValueError(f"no document has the index {index!r:.20}")
-    if error is None and not (_finite(body["score"]) and _finite(body["margin"])):
-        raise ValueError(f"documents[{index}] has neither a score nor an error")
-    return RankedDocument(
-        index,
-        documents[index],
-        body.get("rank"),
-        body["score"],
-        body["margin"],
-        body["label_mass"],
-        _truncation(body["truncation"]),
-        body["neutralised"],
-        None if error is None else _made(DocumentError, error),
-        _evidence(body) if "finish" in body else None,
-        body.get("calibrated_score"),
-    )
-
-
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _truncation(body: Mapping[str, Any] | None) -> Truncation | None:
-    if body is None:
-        return None
-    return _made(Truncation, body, window=_made(Window, body["window"]) if body["window"] else None)
-
-
-def _evidence(body: Mapping[str, Any]) -> Evidence:
-    grounding = body["grounding"]
-    if grounding is not None:
-        grounding = _made(
-            Grounding,
-            grounding,
-            spans=tuple(_made(SourceSpan, span) for span in grounding["spans"]),
-            unsupported=tuple(_made(Unsupported, claim) for claim in grounding["unsupported"]),
-            flags=tuple(grounding["flags"]),
-        )
-    return _made(Evidence, body, grounding=grounding)
-
-
-def _made(kind: type[T], body: Mapping[str, Any], **parts: Any) -> T:
-    """A dataclass from the keys that it knows; a newer server may send more."""
-    return kind(**{name: body[name] for name in _names(cast(Any, kind)) if name in body} | parts)
-
-
-@cache
-def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
 
 
 def error_of(status: int, body: Any, retry_after: str | None, request_id: str | None) -> WhyrankError:

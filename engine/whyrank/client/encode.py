@@ -1,5 +1,5 @@
-"""Requests as the server's JSON: the inverse of RerankAsk in wire.py. Every text becomes ASCII, so that lone surrogates travel
-and are read as they would be in process."""
+"""Requests as the server's JSON: the inverse of serving/native/requests.py. Every text becomes ASCII, so that lone surrogates
+travel and are read as they would be in process."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Breaker:
 
 @dataclass(slots=True)
 class Replica:
-    """One server. `identity`: of its model, prompt and start, as it said when it was last `heard`; None before that."""
+    """One server. `identity`: the instance id that it sent when it was last `heard`; None before that."""
 
     url: str
     breaker: Breaker

@@ -11,7 +11,7 @@ from typing import Any
 
 from whyrank.client.batching import Batcher, PendingBatch
 from whyrank.client.cache import CachedRow, PairKey, ScoreCache, pair_key
-from whyrank.client.decode import decoded, error_of, ranking_of
+from whyrank.client.decode import decoded, error_of
 from whyrank.client.encode import batch_of, encode_documents, joined, pair_head
 from whyrank.client.split import SAME_MODEL_ATTEMPTS, Served, mixed_models, odd_ones, split
 from whyrank.client.transport import PendingRequest, Transport
@@ -19,6 +19,7 @@ from whyrank.errors import PermanentError, TooLarge, Unreachable, WhyrankError
 from whyrank.ranking import Ranking, apply_cutoffs, sort_rows
 from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
+from whyrank.wire import ranking_from_dict
 
 __all__ = ["PairScorer"]
 
@@ -149,7 +150,7 @@ class PairScorer:
         try:
             if decoded(lambda: "error" in received):
                 raise error_of(400, received, None, None)
-            ranking = decoded(ranking_of, received, [_NO_DOCUMENT] * len(batch.keys))
+            ranking = decoded(ranking_from_dict, received, [_NO_DOCUMENT] * len(batch.keys))
         except WhyrankError as error:
             self._complete(batch, error)
             return

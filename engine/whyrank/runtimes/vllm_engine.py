@@ -139,11 +139,13 @@ class VllmRuntime(ABC):
 
     def facts(self) -> dict[str, str | int]:
         config = self.engine.vllm_config
+        formats = {"quantization": config.model_config.quantization, "kv_cache_dtype": config.cache_config.cache_dtype}
         return {
             "engine": f"vLLM {importlib.import_module('vllm').__version__}, route {self.plan.route}",
             "device": str(config.device_config.device_type),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "head_dtype": str(config.model_config.head_dtype).removeprefix("torch."),
+            **{name: str(value) for name, value in formats.items() if value not in (None, "auto")},
             "block_size": config.cache_config.block_size,
             "prefix_match_unit": config.cache_config.prefix_match_unit or config.cache_config.block_size,
             "prefix_caching": "on" if config.cache_config.enable_prefix_caching else "off",

@@ -4,16 +4,20 @@ launch.py         `whyrank serve`: defaults for reranking, then vLLM's own serve
 plugin.py         what vLLM loads: its engine client becomes a Service
 standalone.py     the same routes on plain uvicorn, without vLLM
 middleware.py     API keys, for every route of the process
-guarded_route.py  what every route of ours has in front: admission, reading the body, errors, callers who leave
+guarded_route.py  what happens around every handler of ours: key, body, callers who leave, errors, headers
+http_errors.py    exceptions as status, kind and message
+responses.py      JSON, made beside the event loop where it is large
+context.py        service, key and id of a request
 bodies.py         request bodies: read at a minimum pace, and parsed without blocking the event loop
 connections.py    limits for slow headers and for readers who do not read
 service.py        one Reranker with admission, health and metrics around it: all that routes may call
 admission.py      how much is let in at once (pure)
-handlers.py       what all routes share: from requests to rankings
-router.py         the native routes, and the list of all routers
-compat.py         the routes of other APIs
-dialects.py       request and response shapes of other APIs (pure)
-openapi.py        what OpenAPI shows: shapes of answers and errors, examples of requests
+instance.py       the id that servers share when they give the same scores
+handlers.py       from a checked body to its ranking
+native/           whyrank's own routes
+compat/           the APIs of other rerankers, a file each
+router.py         all of these
+examples.py       what OpenAPI shows as bodies of requests
 metrics.py        whyrank_* for Prometheus
 playground/       one page for people
 """

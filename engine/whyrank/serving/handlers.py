@@ -1,73 +1,73 @@
-"""What all routes share: how they are made, and the way from requests to rankings."""
+"""From a checked body to its ranking: what the handlers of all routes share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Request
 
 from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.serving import dialects, openapi
-from whyrank.serving.guarded_route import ErrorStyle, JsonResponse, route_class, service_of
-from whyrank.wire import ReadingAsk
+from whyrank.serving.context import service_of
+from whyrank.wire import ReadingRequest
 
-__all__ = ["check_count", "new_router", "rank", "rank_many", "with_row_headers", "with_tenant_salt"]
-
-
-def new_router(tag: str, style: ErrorStyle, errors: dict[int | str, dict[str, Any]], **by_key: ErrorStyle) -> APIRouter:
-    key = [Depends(openapi.api_key)]
-    return APIRouter(route_class=route_class(style, by_key), tags=[tag], responses=errors, dependencies=key)
+__all__ = ["check_count", "rank", "rank_many", "with_tenant_salt"]
 
 
-class _Counted(Protocol):
+class _RankRequest(Protocol):
+    """A body that asks for one ranking, of whichever dialect."""
+
+    max_tokens_per_doc: int | None
+
+    @property
+    def refuses_truncation(self) -> bool: ...
     @property
     def count(self) -> int: ...
+    def to_request(self) -> RerankRequest: ...
 
 
-def check_count(ask: _Counted, raw: Request) -> None:
-    """Before requests are made of it: a grid is far larger than its body."""
-    service_of(raw).limits.check_count(ask.count, "documents")
+def check_count(count: int, raw: Request) -> None:
+    """Before requests are made of the body: it may hold 250,000 documents, and a grid is far larger than its body."""
+    service_of(raw).limits.check_count(count, "documents")
 
 
-async def rank(request: RerankRequest, ask: ReadingAsk, raw: Request) -> Ranking:
-    ranking = await service_of(raw).rerank(with_tenant_salt(request, raw), raw.state.whyrank_salt)
-    _check_cut(ranking, ask)
+async def rank(body: _RankRequest, raw: Request) -> Ranking:
+    check_count(body.count, raw)
+    ranking = await service_of(raw).rerank(with_tenant_salt(body.to_request(), raw), raw.state.whyrank_salt)
+    if body.refuses_truncation:
+        _check_cut(ranking, body.max_tokens_per_doc)
     return ranking
 
 
-async def rank_many(pairs: Sequence[tuple[RerankRequest, ReadingAsk]], raw: Request) -> list[Ranking | WhyrankError]:
+async def rank_many(
+    pairs: Sequence[tuple[RerankRequest, ReadingRequest]], raw: Request
+) -> list[Ranking | WhyrankError]:
     requests = [with_tenant_salt(request, raw) for request, _ in pairs]
-    answers = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
-    for i, (answer, (_, ask)) in enumerate(zip(answers, pairs, strict=True)):
+    rankings = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
+    for i, (ranking, (_, body)) in enumerate(zip(rankings, pairs, strict=True)):
         try:
-            if isinstance(answer, Ranking):
-                _check_cut(answer, ask)
+            if body.refuses_truncation and isinstance(ranking, Ranking):
+                _check_cut(ranking, body.max_tokens_per_doc)
         except InvalidRequest as error:
-            answers[i] = error
-    return answers
+            rankings[i] = error
+    return rankings
 
 
-def _check_cut(ranking: Ranking, ask: ReadingAsk) -> None:
-    row = ranking.first_cut if ask.refuses_truncation else None
+def with_tenant_salt(request: RerankRequest, raw: Request) -> RerankRequest:
+    """Tenants never share a cache, whatever salt they send."""
+    salts = [salt for salt in (raw.state.whyrank_salt, request.cache_salt) if salt]
+    return replace(request, cache_salt=":".join(salts) or None)
+
+
+def _check_cut(ranking: Ranking, max_tokens_per_doc: int | None) -> None:
+    row = ranking.first_cut
     if row is None or row.truncation is None:
         return
-    remedy = "shorten them, " if ask.max_tokens_per_doc is None else "shorten them, raise max_tokens_per_doc, "
+    remedy = "shorten them, " if max_tokens_per_doc is None else "shorten them, raise max_tokens_per_doc, "
     raise InvalidRequest(
         f"documents[{row.index}] and the query are longer than the model reads, {row.truncation.used_tokens} of "
         f"{row.truncation.original_tokens} tokens of the document: {remedy}or allow truncation"
     )
-
-
-def with_row_headers(body: Any, ranking: Ranking) -> JsonResponse:
-    """An answer of another's shape; headers tell what it cannot."""
-    return JsonResponse(body, headers=dialects.row_headers(ranking))
-
-
-def with_tenant_salt(request: RerankRequest, raw: Request) -> RerankRequest:
-    """Tenants never share a cache, whatever salt they ask for."""
-    salts = [salt for salt in (raw.state.whyrank_salt, request.cache_salt) if salt]
-    return replace(request, cache_salt=":".join(salts) or None)

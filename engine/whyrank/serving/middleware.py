@@ -13,8 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from whyrank.errors import InvalidRequest, Unauthorized, WhyrankError
 from whyrank.serving import metrics
 from whyrank.serving.bodies import parse_json, read_body
-from whyrank.serving.dialects import vllm_error
-from whyrank.serving.guarded_route import JsonResponse, api_key_of, request_id, service_of, to_http_error
+from whyrank.serving.context import api_key_of, request_id, service_of
+from whyrank.serving.http_errors import to_http_error
+from whyrank.serving.native.errors import native_error
+from whyrank.serving.responses import JsonResponse
 from whyrank.serving.service import Service
 
 __all__ = ["ApiKeyMiddleware", "endpoints_of"]
@@ -105,4 +107,4 @@ def _refusal(connection: HTTPConnection, error: WhyrankError) -> JsonResponse:
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = _CHALLENGES[_takes_basic(connection)]
     metrics.refused(kind)
-    return JsonResponse(vllm_error(status, kind, message, headers["X-Request-Id"]), status, headers)
+    return JsonResponse(native_error(status, kind, message, headers["X-Request-Id"]), status, headers)

@@ -24,6 +24,7 @@ from whyrank.reranker import Reranker
 from whyrank.runtimes.base import GenerativeRuntime, Runtime
 from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
+from whyrank.serving.instance import instance_id
 
 __all__ = ["Health", "Service"]
 
@@ -71,8 +72,7 @@ class Service:
         self.limits = limits
         self.model = model
         self.admission = Admission(limits, len([key for key in keys if key]))
-        # Another one after every start: what a client remembers never outlives the model that said it.
-        self.identity = secrets.token_hex(8)
+        self.instance_id = instance_id(plan, runtime, model)
         self._stopping = False
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
         self._expected: float | None = None

@@ -17,19 +17,20 @@ from starlette.routing import Mount
 
 from whyrank.checkpoints import Plan
 from whyrank.runtimes.encoder import EncoderRuntime
-from whyrank.serving import openapi
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import SHUTDOWN_SECONDS, LimitedProtocol
-from whyrank.serving.guarded_route import JsonResponse, service_of
-from whyrank.serving.handlers import new_router
+from whyrank.serving.context import service_of
+from whyrank.serving.guarded_route import new_router
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
-from whyrank.serving.router import NATIVE, routers
+from whyrank.serving.native.errors import NATIVE
+from whyrank.serving.responses import JsonResponse
+from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 from whyrank.serving.start_lines import Start, print_when_ready, server_url
 
 __all__ = ["StandaloneServer", "serve_standalone"]
 
-models = new_router("OpenAI", NATIVE, openapi.errors("native"))
+models = new_router("OpenAI", NATIVE)
 
 
 @models.get("/v1/models", summary="Models")

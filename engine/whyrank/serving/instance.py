@@ -1,0 +1,67 @@
+"""The id of a server: the same for all processes and replicas that give the same scores, another one for any that may not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from whyrank import __version__
+from whyrank.checkpoints import Plan
+from whyrank.config import EngineConfig
+from whyrank.runtimes.base import Runtime
+
+__all__ = ["instance_id"]
+
+_WEIGHTS = (".safetensors", ".bin", ".pt")
+# Where keys and values lie moves no score.
+_CACHE_FACTS = ("block_size", "prefix_match_unit", "prefix_caching")
+# In the hub's cache, the folder of a commit: its name stands for all that is in it.
+_COMMIT_FOLDER = re.compile(r"snapshots/[0-9a-f]{40}")
+
+
+def instance_id(plan: Plan, runtime: Runtime, model: str) -> str:
+    """Clients reuse a server's scores as long as its id stays. `model`: the name in its responses."""
+    config = plan.config
+    parts = {
+        "whyrank": __version__,
+        "model": [model, config.revision],
+        "prompt": [plan.format.fingerprint, plan.route, plan.encoder.max_length],
+        "calibration": _digest(Path(config.calibration)) if config.calibration else None,
+        "engine": {name: fact for name, fact in runtime.facts().items() if name not in _CACHE_FACTS},
+        "checkpoint": list(_checkpoint(config)),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _checkpoint(config: EngineConfig) -> Iterator[Any]:
+    """The commit of a checkpoint from the hub; of a folder, its weights by name, size and time and the files beside them by
+    content. What cannot be found out is taken to be unlike anything else."""
+    folder = _folder(config)
+    if folder is None:
+        yield secrets.token_hex(8)
+    elif _COMMIT_FOLDER.fullmatch(f"{folder.parent.name}/{folder.name}"):
+        yield folder.name
+    else:
+        for path in sorted(folder.iterdir()):
+            if path.suffix in _WEIGHTS:
+                yield path.name, path.stat().st_size, path.stat().st_mtime_ns
+            elif path.suffix == ".json":
+                yield path.name, _digest(path)
+
+
+def _folder(config: EngineConfig) -> Path | None:
+    if Path(config.source).is_dir():
+        return Path(config.source)
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(config.source, "config.json", revision=config.revision)
+    return Path(path).parent if isinstance(path, str) else None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""whyrank's own routes, and in requests.py what they take."""

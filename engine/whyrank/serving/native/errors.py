@@ -1,0 +1,49 @@
+"""The errors of the native routes, and the router that gives them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from typing_extensions import TypedDict
+
+from whyrank.serving.compat.rows import DETAIL
+from whyrank.serving.context import request_id
+from whyrank.serving.guarded_route import ErrorStyle, new_router
+from whyrank.serving.http_errors import to_http_error
+
+__all__ = ["NATIVE", "Failed", "failed", "native_error", "native_router"]
+
+
+class Fault(TypedDict):
+    message: str
+    type: str
+    param: None
+    code: int
+    request_id: str
+
+
+class Failed(TypedDict):
+    error: Fault
+
+
+class NativeError(Failed):
+    message: str
+    detail: str
+
+
+def native_error(status: int, kind: str, message: str, request_id: str) -> NativeError:
+    """vLLM's and OpenAI's shape, with the keys where Cohere's, Jina's and Voyage's clients look for the message."""
+    fault: Fault = {"message": message, "type": kind, "param": None, "code": status, "request_id": request_id}
+    return {"error": fault, "message": message, "detail": message}
+
+
+def failed(error: Exception, raw: Request) -> Failed:
+    """Where a response whose status is good holds an error: of one request among several, or in a stream."""
+    return {"error": native_error(*to_http_error(raw, error), request_id(raw))["error"]}
+
+
+NATIVE = ErrorStyle(native_error, NativeError)
+
+
+def native_router() -> APIRouter:
+    """Voyage's client uses native paths, too. It falls over an error that is an object, and always sends its top_k."""
+    return new_router("whyrank", NATIVE, top_k=DETAIL)

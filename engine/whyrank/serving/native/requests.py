@@ -1,0 +1,98 @@
+"""Requests of the native routes: what the client sends."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, Field
+
+from whyrank.errors import InvalidRequest
+from whyrank.request import RerankOptions, RerankRequest
+from whyrank.wire import Documents, FieldNames, OptionsRequest, SidedRequest, Strings, WireRequest, documents_of
+
+__all__ = ["BatchRequest", "NativeRequest", "ScoreRequest"]
+
+
+class NativeRequest(OptionsRequest, SidedRequest):
+    """One query or several, over the same documents."""
+
+    query: str | None = None
+    queries: Strings | None = None
+    documents: Documents
+    rank_fields: FieldNames | None = Field(None, description="Cohere's: which fields of objects are read.")
+    top_n: int | None = Field(None, description="So many results, the best; 0, as vLLM has it: all.")
+    top_k: int | None = Field(None, description="Voyage's top_n; who says it gets Voyage's answer.")
+    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
+    return_documents: bool = True
+    stream: bool = False
+
+    @property
+    def count(self) -> int:
+        return len(self.documents) * len(self.queries or [""])
+
+    @property
+    def is_voyages(self) -> bool:
+        """Voyage's client always sends its own top_k, and truncation as a flag."""
+        return self.top_k is not None or isinstance(self.truncation, bool)
+
+    def to_request(self) -> RerankRequest:
+        return self.to_requests()[0]
+
+    def to_requests(self) -> list[RerankRequest]:
+        """One for each query."""
+        if (self.query is None) == (self.queries is None):
+            raise InvalidRequest("give either 'query' or 'queries'")
+        if self.queries is not None and not self.queries:
+            raise InvalidRequest("queries is empty: give at least one")
+        documents = documents_of(self.documents, self.rank_fields)
+        options = self.options() | ({} if self.top_k is None else RerankOptions(top_n=self.top_k))
+        if options.get("top_n") == 0:
+            options["top_n"] = None
+        return [
+            RerankRequest.of(query, documents, **options)
+            for query in ([self.query] if self.query is not None else self.queries or [])
+        ]
+
+
+class BatchRequest(WireRequest):
+    """Requests that have nothing to do with each other, in one body. Each has its own answer or error."""
+
+    requests: Annotated[list[NativeRequest], Field(fail_fast=True, max_length=1000)]
+
+    @property
+    def count(self) -> int:
+        return sum(one.count for one in self.requests)
+
+
+class ScoreRequest(SidedRequest):
+    """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
+
+    queries: str | Strings = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
+    documents: str | dict[str, Any] | Documents = Field(
+        validation_alias=AliasChoices("documents", "text_2", "data_2", "items")
+    )
+    grid: bool = False
+    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
+
+    @property
+    def count(self) -> int:
+        queries, documents = _as_list(self.queries), _as_list(self.documents)
+        return len(queries) * len(documents) if self.grid else max(len(queries), len(documents))
+
+    def to_requests(self) -> list[RerankRequest]:
+        """Their documents, one request after the other, are the pairs in order."""
+        queries, documents = _as_list(self.queries), documents_of(_as_list(self.documents))
+        if not queries or not documents:
+            raise InvalidRequest(f"{'documents' if queries else 'queries'} is empty: give at least one")
+        if self.grid or len(queries) == 1:
+            return [RerankRequest.of(query, documents, **self.options()) for query in queries]
+        if len(queries) == len(documents):
+            pairs = zip(queries, documents, strict=True)
+            return [RerankRequest.of(query, [document], **self.options()) for query, document in pairs]
+        raise InvalidRequest(
+            f"{len(queries)} queries and {len(documents)} documents: give one query, as many as documents, or grid: true"
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,49 @@
+"""JSON responses, made without holding up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from whyrank.wire import to_json
+
+__all__ = ["JsonResponse"]
+
+# Bytes. A response is hardly larger than its request with all documents repeated.
+_LARGE_BODY = 1 << 20
+
+
+class JsonResponse(Response):
+    """Takes any text that a caller may send, half characters too. Becomes bytes when it is sent: where the request was large,
+    row by row in a thread, beside the event loop."""
+
+    media_type = "application/json"
+
+    def __init__(self, content: Any, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(None, status_code, headers)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        large = scope.get("state", {}).get("whyrank_body_size", 0) > _LARGE_BODY
+        self.body = await asyncio.to_thread(_by_rows, self._content) if large else to_json(self._content)
+        self.headers["content-length"] = str(len(self.body))
+        await super().__call__(scope, receive, send)
+
+
+def _by_rows(content: Any) -> bytes:
+    """to_json, with a pause after every value of a list, in which other threads may run; of a ranking in a list, after
+    every row."""
+    match content:
+        case dict():
+            return b"{" + b",".join(to_json(key) + b":" + _by_rows(value) for key, value in content.items()) + b"}"
+        case list():
+            return b"[" + b",".join(_by_rows(value) if _has_rows(value) else to_json(value) for value in content) + b"]"
+    return to_json(content)
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, dict) and "results" in value
