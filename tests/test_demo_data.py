@@ -7,6 +7,7 @@ from itertools import islice
 
 import pytest
 
+from check_demo_texts import faults_of, held_out, train_records
 from demo_data import FAMILIES, HARD, Sample, Writer
 from demo_words import FACTS, is_held_out, passages
 
@@ -103,3 +104,14 @@ def _strings(value: object) -> list[str]:
     if isinstance(value, list):
         return [text for inner in islice(value, None) for text in _strings(inner)]
     return [str(value)]
+
+
+def test_the_written_texts_are_whole() -> None:
+    records = list(train_records())
+    assert len(records) == 1530 and not [fault for record in records for fault in faults_of(record)]
+    assert all(len(query["candidates"]) == 10 for query in held_out("queries"))
+
+
+def test_a_fault_in_a_written_text_is_found() -> None:
+    record = next(train_records())
+    assert list(faults_of(record | {"answer": ["not there"]})) == ["an answer that does not stand in the passage"]
