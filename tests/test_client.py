@@ -197,6 +197,27 @@ async def test_evidence_is_written_for_the_best(face: BaseReranker) -> None:
     assert ranking.evidence_usage.output_tokens == sum(e.output_tokens for e in written if e) > 0
 
 
+async def test_spans_are_found_in_the_best(face: BaseReranker) -> None:
+    options: dict[str, Any] = {"mode": "spans", "evidence_min_score": 0, "evidence_top_n": 2, "span_min_score": 0}
+    ranking = await face.rerank(QUERY, TEXTS[:5], **options)
+    assert [row.spans is not None for row in ranking.results] == [True, True, False, False, False]
+    for row in ranking.results[:2]:
+        assert bool(row.spans) == bool(row.document.text.strip())
+        assert all(0 <= span.start < span.end <= len(row.document.content) for span in row.spans or ())
+    events = [event async for event in face.stream(QUERY, TEXTS[:5], **options)]
+    found = {event.row.index: event.row.spans for event in events if isinstance(event, EvidenceDone)}
+    assert found == {row.index: row.spans for row in ranking.results[:2]}
+
+
+async def test_verbatim_evidence_says_so(face: BaseReranker) -> None:
+    ranking = await face.rerank(
+        QUERY, TEXTS[:5], **EVIDENCE | {"evidence_style": "verbatim", "max_evidence_tokens": 40}
+    )
+    for row in ranking.results[:2]:
+        assert row.evidence is not None and row.evidence.grounding is not None
+        assert row.evidence.grounding.method == "verbatim"
+
+
 async def test_a_deadline_marks_what_it_cost(face: BaseReranker) -> None:
     ranking = await face.rerank(QUERY, [f"{n} {DOCUMENTS['long']}" for n in range(100)], deadline_ms=30)
     assert ranking.degraded and len(ranking.results) == 100

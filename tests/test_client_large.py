@@ -105,6 +105,16 @@ async def test_a_part_is_told_what_is_left_of_the_deadline(make: MakeServer) -> 
     assert all(4000 < part <= 4900 for part in parts) and evidence <= 4800
 
 
+async def test_spans_come_for_the_best_of_all_parts(make: MakeServer) -> None:
+    server = make()
+    client, _ = client_of(server)
+    options: dict[str, Any] = {"mode": "spans", "evidence_top_n": 3, "evidence_min_score": 0.0, "span_min_score": 0.0}
+    async with client:
+        theirs = await client.rerank(QUERY, TEXTS, **options)
+    ours = await server.service.reranker.rerank(QUERY, TEXTS, **options)
+    assert theirs.results == ours.results and sum(row.spans is not None for row in theirs.results) == 3
+
+
 @pytest.mark.parametrize("deadline_ms", [None, 60_000])
 async def test_an_engine_that_dies_while_it_writes_costs_no_score(deadline_ms: float | None, make: MakeServer) -> None:
     server = make()

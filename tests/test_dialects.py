@@ -87,6 +87,19 @@ def test_cohere_relevant_spans(server: Server) -> None:
     ]
 
 
+def test_cohere_relevant_spans_are_scored(server: Server, http: httpx.Client) -> None:
+    client = cohere.ClientV2(api_key="k", base_url=server.url)
+    spans = cohere.RerankRelevantSpans(mode="enabled", threshold=0, max_spans=2)
+    answer = client.rerank(model="any", query=QUERY, documents=TEXTS, relevant_spans=spans, top_n=2)
+    assert len(answer.results) == 2
+    for row in answer.results:
+        assert bool(row.relevant_spans) == bool(TEXTS[row.index].strip()) and len(row.relevant_spans or []) <= 2
+        for span in row.relevant_spans or []:
+            body = {"queries": QUERY, "documents": TEXTS[row.index][span.start : span.end]}
+            (alone,) = http.post("/v1/score", json=body).json()["data"]
+            assert span.score == pytest.approx(alone["score"], abs=1e-4)
+
+
 @pytest.mark.parametrize("mount", ["", "/cohere"])
 def test_cohere_v1_with_fields(server: Server, http: httpx.Client, mount: str) -> None:
     client = cohere.Client(api_key="k", base_url=server.url + mount)

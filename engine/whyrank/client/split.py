@@ -81,7 +81,7 @@ async def _rerank_once(
         kept = next((served_by(answer) for answer in again.values() if isinstance(answer, Ranking)), kept)
         answers |= again
     ranking = rejoined(request, answers)
-    return ranking if request.mode == "score" else await _add_evidence(ranking, request, send)
+    return ranking if request.mode == "score" else await _explain(ranking, request, send)
 
 
 async def _score_parts(
@@ -101,7 +101,7 @@ async def _score_parts(
     return answers
 
 
-async def _add_evidence(ranking: Ranking, request: RerankRequest, send: SendPart) -> Ranking:
+async def _explain(ranking: Ranking, request: RerankRequest, send: SendPart) -> Ranking:
     chosen = select_for_evidence(ranking.results, request.evidence_min_score, request.evidence_top_n)
     if not chosen:
         return ranking
@@ -111,6 +111,8 @@ async def _add_evidence(ranking: Ranking, request: RerankRequest, send: SendPart
         answer = await send(evidence_only, documents)
         if served_by(answer) != served_by(ranking):
             answer = await send(evidence_only, documents)
+    if request.mode == "spans":
+        return ranking if answer is None else _with_spans(ranking, chosen, answer)
     return with_evidence(ranking, chosen, answer, "error" if request.deadline_ms is None else "deadline")
 
 
@@ -140,9 +142,22 @@ def rejoined(request: RerankRequest, answers: Mapping[range, Ranking | WhyrankEr
 
 
 def evidence_request(request: RerankRequest, chosen: Sequence[RankedDocument]) -> RerankRequest:
-    """For evidence of each of these. They are scored once more on the way, from the cache."""
+    """For evidence or spans of each of these. They are scored once more on the way, from the cache."""
     documents = tuple(row.document for row in chosen)
     return replace(request, documents=documents, top_n=None, min_score=None, evidence_min_score=0.0)
+
+
+def _with_spans(ranking: Ranking, chosen: Sequence[RankedDocument], answer: Ranking) -> Ranking:
+    _served([ranking, answer])
+    explained = {chosen[row.index].index: row for row in answer.results if row.spans is not None}
+    results = tuple(
+        replace(row, spans=explained[row.index].spans, spans_limited=explained[row.index].spans_limited)
+        if row.index in explained
+        else row
+        for row in ranking.results
+    )
+    usage = ranking.usage + answer.usage
+    return replace(ranking, results=results, usage=usage, evidence_usage=answer.evidence_usage)
 
 
 def with_evidence(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from whyrank.ranking import Ranking
-from whyrank.request import RerankRequest
+from whyrank.request import RerankOptions, RerankRequest
 from whyrank.serving.compat import rows
 from whyrank.serving.context import request_id
 from whyrank.serving.examples import QUERY, RERANK, TEXTS, examples
@@ -77,26 +77,44 @@ def _meta(version: str, body: rows.DialectRequest, ranking: Ranking) -> CohereMe
 
 # Version 2.
 
+_MAX_SPANS = 10
+# Spans are scores of sentences: those of a thousand documents would be tens of thousands of prompts.
+_MAX_DOCUMENTS_WITH_SPANS = 50
+
 
 class RelevantSpans(BaseModel):
-    """Cohere's own, of Rerank v5: here what the evidence of a document rests on."""
+    """Cohere's own, of Rerank v5: where in a document the answer stands. Served by mode "spans", or in mode "evidence" by what
+    the evidence rests on."""
 
     model_config = ConfigDict(strict=True)
 
     mode: Literal["enabled", "disabled"]
-    threshold: float | None = Field(None, description="Of the similarity of a span and its evidence; 0.1 by default.")
+    threshold: float | None = Field(None, ge=0, le=1, description="Least score of a span; 0.1 by default.")
     max_spans: int | None = Field(None, ge=0)
 
+    def options(self, documents: int) -> RerankOptions:
+        return {
+            "mode": "spans",
+            "span_min_score": 0.1 if self.threshold is None else self.threshold,
+            "max_spans": self.max_spans or _MAX_SPANS,
+            "evidence_top_n": min(documents, _MAX_DOCUMENTS_WITH_SPANS),
+            "evidence_min_score": 0.0,
+        }
+
     def of(self, row: RankedDocument) -> list[CohereSpan]:
-        grounding = row.evidence.grounding if row.evidence else None
-        threshold = 0.1 if self.threshold is None else self.threshold
-        similar = [span for span in grounding.spans if span.similarity >= threshold] if grounding else []
-        best = sorted(similar, key=lambda span: -span.similarity)[: self.max_spans]
-        return [{"start": span.start, "end": span.end, "score": span.similarity} for span in best]
+        spans: list[CohereSpan] = [{"start": one.start, "end": one.end, "score": one.score} for one in row.spans or ()]
+        if row.evidence is not None and row.evidence.grounding is not None:
+            threshold = 0.1 if self.threshold is None else self.threshold
+            similar = [span for span in row.evidence.grounding.spans if span.similarity >= threshold]
+            best = sorted(similar, key=lambda span: -span.similarity)
+            spans = [{"start": span.start, "end": span.end, "score": span.similarity} for span in best]
+        return spans[: self.max_spans]
 
 
 class CohereRequest(rows.DialectRequest):
-    relevant_spans: RelevantSpans | None = Field(None, description='Enabled, it means mode "evidence".')
+    relevant_spans: RelevantSpans | None = Field(
+        None, description='Enabled, it means mode "spans", unless the body has another one.'
+    )
     priority: int | None = Field(None, description="Accepted; calls take turns.")
 
     @property
@@ -106,7 +124,7 @@ class CohereRequest(rows.DialectRequest):
     def to_request(self) -> RerankRequest:
         options = self.options()
         if self.spans:
-            options["mode"] = "evidence"
+            options = {**self.spans.options(options.get("top_n") or len(self.documents)), **options}
         return RerankRequest.of(self.query, documents_of(self.documents), **options)
 
 
