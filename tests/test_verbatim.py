@@ -17,6 +17,7 @@ from xgrammar.testing import _is_grammar_accept_string  # type: ignore[import-un
 import vocabularies
 from conftest import Serve, Served
 from samples import DOCUMENTS, QUERY
+from whyrank import Document
 from whyrank.pipeline.verbatim import GAP, Quotable, quotable_sentences
 from whyrank.prompting.evidence import writing_grammar
 from whyrank.prompting.formats import builtin_formats
@@ -30,7 +31,7 @@ CHINESE = "水在海平面的沸点是100℃。乙醇的沸点是78℃。沸点�
 
 def quotable(document: str, query: str = "boiling point", **options: object) -> Quotable:
     given: dict[str, object] = {"forbidden": ("</evidence>", "<|im_end|>"), "fits": lambda text: True} | options
-    return quotable_sentences(document, query, **given)  # type: ignore[arg-type]
+    return quotable_sentences(Document(document), query, **given)  # type: ignore[arg-type]
 
 
 def texts(of: Quotable) -> list[str]:
@@ -44,7 +45,7 @@ def admits(of: Quotable, output: str) -> bool:
 def test_sentences_in_their_order_and_nothing_else() -> None:
     water = quotable(WATER)
     one, two, three, four = texts(water)
-    for output in (one, four, f"{one} {two}", f"{one} {three} {four}", " ".join(texts(water))):
+    for output in (one, f" {two}", four, f"{one} {two}", f"{one} {three} {four}", " ".join(texts(water))):
         assert admits(water, output)
     for output in (
         "",
@@ -57,6 +58,13 @@ def test_sentences_in_their_order_and_nothing_else() -> None:
         f"{one}{two}",
     ):
         assert not admits(water, output)
+
+
+def test_a_title_is_no_sentence_and_moves_the_places() -> None:
+    titled = quotable_sentences(Document("It rains. It snows.", title="Weather"), "rain", (), lambda text: True)
+    assert texts(titled) == ["It rains.", "It snows."]
+    (span,) = titled.quote("It snows.")[1].spans
+    assert Document("It rains. It snows.", title="Weather").content[span.start : span.end] == "It snows."
 
 
 def test_scripts_without_spaces() -> None:

@@ -96,7 +96,7 @@ class EvidenceGenerator:
         def find(indexes: list[int]) -> dict[int, Quotable]:
             query, documents = self._request.query, self._request.documents
             return {
-                index: quotable_sentences(documents[index].content, query, forbidden, fits, state.read_part(index))
+                index: quotable_sentences(documents[index], query, forbidden, fits, state.read_part(index))
                 for index in indexes
             }
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from whyrank.grounding.words import sentences
 from whyrank.pipeline.sentences import most_relevant
-from whyrank.types import Grounding, GroundingFlag, SourceSpan
+from whyrank.types import Document, Grounding, GroundingFlag, SourceSpan
 
 __all__ = ["Quotable", "quotable_sentences"]
 
@@ -44,7 +44,8 @@ class Quotable:
         if not self.sentences:
             return 'root ::= ""'
         last = len(self.sentences) - 1
-        rules = ["root ::= t0"]
+        # Models that copy words with the space before them get to do so at the beginning, too.
+        rules = ['root ::= " "? t0']
         for i, sentence in enumerate(self.sentences):
             text, separator = (json.dumps(part, ensure_ascii=False) for part in (sentence.text, sentence.separator))
             rules.append(f"t{i} ::= {text}" if i == last else f"t{i} ::= {text} ({separator} t{i + 1})? | t{i + 1}")
@@ -52,6 +53,7 @@ class Quotable:
 
     def chosen(self, generated: str) -> list[_Sentence]:
         """The sentences of an output of the grammar; of one that was cut off, those that are complete."""
+        generated = generated.removeprefix(" ")
         # By position in the output: the sentences up to there. A sentence may begin where another one is complete.
         paths: dict[int, list[_Sentence]] = {0: []}
         ends: dict[int, list[_Sentence]] = {}
@@ -81,25 +83,26 @@ class Quotable:
 
 
 def quotable_sentences(
-    document: str,
+    document: Document,
     query: str,
     forbidden: Iterable[str],
     fits: Callable[[str], bool],
     read: Sequence[tuple[int, int]] | None = None,
 ) -> Quotable:
-    """`forbidden`: texts that a sentence may not hold, such as tags. `fits`: whether a sentence is within the budget.
-    `read`: the stretches of the document that the model has read, where that is not all."""
+    """Those of the text; a title is none. `forbidden`: texts that a sentence may not hold, such as tags. `fits`: whether a
+    sentence is within the budget. `read`: the stretches of the content that the model has read, where that is not all."""
+    content, origin = document.content, len(document.content) - len(document.text)
     never, seen, candidates = tuple(forbidden), set[str](), list[_Sentence]()
-    for start, end in sentences(document):
-        text = document[start:end]
+    for start, end in ((origin + start, origin + end) for start, end in sentences(document.text)):
+        text = content[start:end]
         if text in seen or any(part in text for part in never) or not _is_utf8(text) or not fits(text):
             continue
         if read is not None and not any(low <= start and end <= high for low, high in read):
             continue
         seen.add(text)
-        candidates.append(_Sentence(start, end, text, " " if document[end : end + 1].strip() == "" else ""))
+        candidates.append(_Sentence(start, end, text, " " if content[end : end + 1].strip() == "" else ""))
     best = most_relevant([sentence.text for sentence in candidates], query, _MAX_SENTENCES)
-    return Quotable(document, tuple(candidates[i] for i in best), len(best) < len(candidates))
+    return Quotable(content, tuple(candidates[i] for i in best), len(best) < len(candidates))
 
 
 def _is_utf8(text: str) -> bool:
