@@ -32,6 +32,7 @@ from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.types import (
+    CheckedSentence,
     Document,
     DocumentError,
     Evidence,
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncClient",
     "BaseReranker",
+    "CheckedSentence",
     "CheckpointError",
     "Client",
     "Document",

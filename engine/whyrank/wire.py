@@ -83,6 +83,17 @@ class UnsupportedBody(_Body):
     text: str
     start: int
     end: int
+    source_start: int | None = None
+    source_end: int | None = None
+
+
+class SentenceBody(_Body):
+    start: int
+    end: int
+    verdict: str
+    reason: str | None
+    source_start: int | None
+    source_end: int | None
 
 
 class GroundingBody(_Body):
@@ -90,6 +101,10 @@ class GroundingBody(_Body):
     spans: list[SpanBody]
     unsupported: list[UnsupportedBody]
     flags: list[str]
+    altered: float = 0.0
+    unverified: float = 0.0
+    sentences: list[SentenceBody] = []
+    method: str = "words"
 
 
 class ResultBody(_Body):

@@ -22,6 +22,7 @@ from whyrank.errors import (
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
 from whyrank.ranking import Ranking
 from whyrank.types import (
+    CheckedSentence,
     Document,
     DocumentError,
     Evidence,
@@ -103,6 +104,7 @@ def _evidence(body: Mapping[str, Any]) -> Evidence:
             spans=tuple(_made(SourceSpan, span) for span in grounding["spans"]),
             unsupported=tuple(_made(Unsupported, claim) for claim in grounding["unsupported"]),
             flags=tuple(grounding["flags"]),
+            sentences=tuple(_made(CheckedSentence, sentence) for sentence in grounding.get("sentences", ())),
         )
     return _made(Evidence, body, grounding=grounding)
 
