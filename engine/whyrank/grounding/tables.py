@@ -185,7 +185,7 @@ def chain_names(tables: dict[str, Any], *keys: str) -> Iterator[tuple[str, str]]
 
 def _with_poles(entries: dict[str, Entry], opposites: str) -> dict[str, Entry]:
     """`poles` names the pairs of opposites a word belongs to, and on which side: "12+" against "12-"."""
-    for number, pair in enumerate(re.split(r"[;\n]", opposites.strip())):
+    for number, pair in enumerate(re.split(r"[;\n](?! )", opposites.strip())):
         for side, listed in zip("+-", pair.split("|"), strict=False):
             members = [name for name, _ in _names(listed)]
             for name in members:
