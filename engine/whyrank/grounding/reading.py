@@ -115,6 +115,7 @@ class _Reader:
         self._text, self._language, self._offset = text[start:end], language, start
         self.reading = Reading(start, end)
         self._waiting: list[Mark] = []
+        self._opened_pair = False
         self._pending_condition = ""
         self._before = self._last_small = self._preposition = ""
         self._open_clause(start, False)
@@ -271,6 +272,17 @@ class _Reader:
         if word in self._language.passive:
             self.reading.clauses[-1].passive = True
         self._before = self._last_small = word
+        for place, words in enumerate(self._language.only_pair):
+            if word in words:
+                self._only_pair(place, start, start + len(word))
+
+    def _only_pair(self, place: int, start: int, end: int) -> None:
+        """French says "only" in two words: ne … que."""
+        if place == 0:
+            self._opened_pair = True
+        elif self._opened_pair:
+            self._opened_pair = False
+            self._mark(Entry("quantifier", "only"), start, end)
 
     def _number_words(self, place: int, last: int, entry: Entry) -> int:
         """A row of number words, and what stands between them ("and", hyphens)."""
@@ -315,6 +327,7 @@ class _Reader:
         start, end = start + self._offset, end + self._offset
         clause = self.reading.clauses[-1]
         if entry.kind == "negation":
+            self._opened_pair = False
             clause.marks.append(mark := Mark("negation", entry.key, start, end))
             self._waiting.append(mark)
         elif entry.kind == "bound" and entry.key.startswith("suffix_"):
@@ -433,6 +446,7 @@ class _Reader:
 
     def _close_clause(self) -> None:
         """What still waits belongs to the last token."""
+        self._opened_pair = False
         clause = self.reading.clauses[-1]
         if self._waiting and clause.tokens:
             last = self.reading.tokens[clause.tokens[-1]]

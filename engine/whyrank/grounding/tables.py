@@ -73,6 +73,7 @@ class Language:
     settings: frozenset[str]
     than: frozenset[str]
     number_joiner: str
+    only_pair: tuple[frozenset[str], ...]
     times: tuple[TimeForm, ...]
     time_hint: re.Pattern[str]
     longest: int
@@ -111,8 +112,11 @@ def language_table(name: str) -> Language:
     for light, _ in _names(tables.get("light", "")):
         entries[light] = entries[light]._replace(light=True)
     singles = {name: entry for name, entry in entries.items() if " " not in name}
-    special = {name for key in ("breaks", "passive") for name, _ in _names(tables.get(key, ""))} | set(
-        numbers.get("articles", "").split()
+    pair = " ".join(tables.get("only_pair", ())).split()
+    special = (
+        {*pair}
+        | {name for key in ("breaks", "passive") for name, _ in _names(tables.get(key, ""))}
+        | set(numbers.get("articles", "").split())
     )
     phrases: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
     for words, entry in ((tuple(name.split(" ")), entry) for name, entry in entries.items() if " " in name):
@@ -131,6 +135,7 @@ def language_table(name: str) -> Language:
         frozenset(tables.get("settings", "").split()),
         frozenset(tables.get("than", "").split()),
         numbers.get("and", ""),
+        tuple(frozenset(words.split()) for words in tables.get("only_pair", ())),
         tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
         re.compile(numbers.get("times_hint", "(?!)")),
         max(map(len, singles), default=1),

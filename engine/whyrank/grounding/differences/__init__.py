@@ -14,7 +14,7 @@ from whyrank.grounding.differences.limits import conditions, cut_short, narrowin
 from whyrank.grounding.differences.polarity import modals, negations
 from whyrank.grounding.differences.roles import joins, roles
 from whyrank.grounding.differences.scope import degrees, opposites, quantifiers
-from whyrank.grounding.differences.values import lone_values, misplaced_values, values
+from whyrank.grounding.differences.values import lone_values, misplaced_values, unknown_units, values
 
 __all__ = ["Comparison", "Difference", "differences"]
 
@@ -22,6 +22,7 @@ __all__ = ["Comparison", "Difference", "differences"]
 def differences(comparison: Comparison) -> Iterator[Difference]:
     if comparison.share >= ENOUGH:
         yield from values(comparison)
+        yield from unknown_units(comparison)
         yield from misplaced_values(comparison)
         yield from negations(comparison)
         yield from modals(comparison)

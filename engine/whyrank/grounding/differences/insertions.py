@@ -34,7 +34,7 @@ def inserted_words(comparison: Comparison) -> Iterator[Difference]:
         elif _is_other_name(comparison, mine, gap):
             yield between("name", token, gap[0], True)
         elif not gap and _is_insertion(comparison, mine):
-            yield between("inserted", token, None, not known or token.before in comparison.language.joiners)
+            yield between("inserted", token, None, not known or _is_joined(comparison, mine))
         else:
             yield between("inserted", token, next(iter(gap), None), False)
 
@@ -79,3 +79,10 @@ def _is_insertion(comparison: Comparison, mine: int) -> bool:
     here = comparison.text[tokens[left].end : tokens[right].start].lower()
     there = comparison.document[sources.tokens[before].end : sources.tokens[after].start].lower()
     return set(PART.findall(there)) <= set(PART.findall(here))
+
+
+def _is_joined(comparison: Comparison, mine: int) -> bool:
+    """A further item of a list: "and the port"."""
+    left = comparison.tokens[mine - 1].end if mine else 0
+    between_words = PART.findall(comparison.text[left : comparison.tokens[mine].start].lower())
+    return any(word in comparison.language.joiners for word in between_words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from whyrank.grounding.differences.comparison import Comparison, Difference, between, is_exact, negations_of
+from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact, negations_of
 from whyrank.grounding.reading import Clause
 
 __all__ = ["conditions", "cut_short", "narrowing"]
@@ -99,6 +99,14 @@ def _is_modifier(place: int, places: list[int], used: set[int], comparison: Comp
     return place - 1 in used and (end + 1 in used or sources.clause_of[place] in sources.first_clauses)
 
 
+def _is_coordinated(place: int, comparison: Comparison) -> bool:
+    """It stands after an "and": another statement, not a modifier."""
+    tokens = comparison.alignment.sources.tokens
+    left = max((at for at in comparison.alignment.used if at < place), default=place)
+    words = PART.findall(comparison.document[tokens[left].end : tokens[place].start].lower())
+    return any(word in comparison.language.joiners for word in words)
+
+
 def _is_short_gap(place: int, places: list[int], used: set[int]) -> bool:
     """Up to three unused tokens beside used ones are a modifier; more may be another statement."""
     first = last = place
@@ -176,6 +184,7 @@ def narrowing(comparison: Comparison) -> Iterator[Difference]:
                 token.kind == "amount"
                 and any(mark.kind == "bound" for mark in token.marks)
                 and _is_short_gap(place, places, in_order)
+                and not _is_coordinated(place, comparison)
             )
             before = sources.tokens[place - 1] if place - 1 in held else None
             universal = before is not None and before.kind == "word" and any(mark.key == "all" for mark in before.marks)

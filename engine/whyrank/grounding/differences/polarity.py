@@ -91,6 +91,10 @@ def _any_of(comparison: Comparison, clause: Clause) -> int | None:
         for mine, place in enumerate(alignment.places)
         if place is not None and sources.clause_of[place] == number and not comparison.is_topic(comparison.tokens[mine])
     ]
+    sign = negations_of([clause])[0].token
+    governed = next((place for place, token in enumerate(sources.tokens) if token is sign), None)
+    if governed is not None and governed not in alignment.used and governed + 1 not in alignment.used:
+        return None  # what it governs is not there
     return found[0] if found and 2 * len(found) >= len(clause.tokens) else None
 
 

@@ -129,23 +129,43 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
             )
         elif len(often) >= 2 and not _is_coordinated(comparison, clause):
             yield _over(comparison, clause, "joined", False)
+        yield from _jumps(comparison, clause)
         worded = any(comparison.tokens[mine].kind == "word" for mine in clause.tokens)
         drawn_from = (
             sources.clause_of[place]
             for mine in clause.tokens
             if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
         )
-        said = frozenset(drawn_from) if worded else frozenset()
+        said = frozenset(drawn_from) if worded and len(alignment.reading.clauses) > 1 else frozenset()
         if len(said) >= 2 and said in drawn and comparison.share >= 0.9:
             yield _over(comparison, clause, "role", True)
         drawn.append(said)
     yield from _exchanged_subjects(comparison)
 
 
+def _is_own_word(comparison: Comparison, mine: int) -> bool:
+    return comparison.tokens[mine].kind == "word" and not comparison.is_topic(comparison.tokens[mine])
+
+
+def _jumps(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
+    """From the verb of one sentence to an object of another one: "the storm destroyed the lighthouse"."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    row = [mine for mine in clause.tokens if alignment.places[mine] is not None]
+    for mine, following in pairwise(row):
+        one, other = alignment.places[mine] or 0, alignment.places[following] or 0
+        if sources.sentence_of[one] == sources.sentence_of[other] or not _is_own_word(comparison, mine):
+            continue
+        skipped = comparison.free_beside(one, 1)
+        if skipped and sources.tokens[skipped[0]].kind == "word" and not _is_coordinated(comparison, clause):
+            yield between("joined", comparison.tokens[following], sources.tokens[skipped[0]], False)
+
+
 def _exchanged_subjects(comparison: Comparison) -> Iterator[Difference]:
     """Two clauses of which each opens with a word of the other one's source."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     opened: list[tuple[int, int | None]] = []
+    if len(alignment.reading.clauses) < 2 or all(alignment.ordered):
+        return
     for clause in alignment.reading.clauses:
         homes = [
             sources.clause_of[place]

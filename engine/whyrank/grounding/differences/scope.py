@@ -73,9 +73,18 @@ def quantifiers(comparison: Comparison) -> Iterator[Difference]:
         for mark in clause.marks:
             rate = mark.token is not None and (mark.token.kind == "amount" or mark.token.key.startswith("unit "))
             rate = rate and not any(other.kind == "quantifier" and other.key != "all" for other in theirs)
-            if mark.kind in ("quantifier", "bound") and mark.key not in keys and not (rate and mark.key == "all"):
+            changed = mark.key not in keys or _is_turned(mark, clause.tokens, comparison)
+            if mark.kind in ("quantifier", "bound") and changed and not (rate and mark.key == "all"):
                 yield from _changed_mark(mark, comparison, theirs, negated)
     yield from _lost_quantifiers(comparison)
+
+
+def _is_turned(mark: Mark, places: list[int], comparison: Comparison) -> bool:
+    """The same number has the opposite bound, even if the clause has this one beside another number."""
+    mine = next((i for i in places if comparison.tokens[i] is mark.token), None)
+    source = comparison.source(mine) if mine is not None else None
+    beside = {other.key for other in source.marks if other.kind == "bound"} if source is not None else set()
+    return bool(beside) and all({mark.key, key} in _OPPOSITE_BOUNDS for key in beside)
 
 
 def _changed_mark(mark: Mark, comparison: Comparison, theirs: list[Mark], negated: bool) -> Iterator[Difference]:

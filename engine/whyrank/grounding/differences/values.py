@@ -10,7 +10,7 @@ from whyrank.grounding.differences.comparison import Comparison, Difference, bet
 from whyrank.grounding.reading import Token
 from whyrank.types import DifferenceKind
 
-__all__ = ["lone_values", "misplaced_values", "values"]
+__all__ = ["lone_values", "misplaced_values", "unknown_units", "values"]
 
 
 def values(comparison: Comparison) -> Iterator[Difference]:
@@ -49,6 +49,22 @@ def _comparable(token: Token, other: Token) -> bool:
     if token.kind == other.kind or {token.kind, other.kind} <= {"amount", "date"}:
         return True
     return {token.kind, other.kind} <= {"amount", "time"}
+
+
+def unknown_units(comparison: Comparison) -> Iterator[Difference]:
+    """22 metres for 22 of something that is not there: the numbers are the same, what they count may not be."""
+    sources, used = comparison.alignment.sources, comparison.alignment.used
+    for mine, token in enumerate(comparison.tokens):
+        place = comparison.alignment.places[mine]
+        if place is None or not isinstance(token.value, Amount):
+            continue
+        source = sources.tokens[place]
+        if not isinstance(source.value, Amount) or (source.value.unit is None) == (token.value.unit is None):
+            continue
+        following = sources.tokens[place + 1] if place + 1 < len(sources.tokens) else None
+        counted = source.value.unit is None and following is not None and following.start - source.end <= 1
+        if counted and following is not None and place + 1 not in used and following.kind == "word":
+            yield between("unit", token, following, False)
 
 
 def _kind_of(token: Token, other: Token | None) -> DifferenceKind:
@@ -104,6 +120,8 @@ def misplaced_values(comparison: Comparison) -> Iterator[Difference]:
 def _other_names(comparison: Comparison) -> Iterator[Difference]:
     """A name whose clause gives nothing else, in a sentence about what another name did."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
+    if not any(token.named for token in sources.tokens):
+        return
     for number, clause in enumerate(alignment.reading.clauses):
         counted = comparison.source_clauses(number)
         home = max(counted, key=lambda other: counted[other], default=None)
@@ -139,6 +157,8 @@ def _is_matched(comparison: Comparison, clause: int) -> bool:
 
 def _skipped_values(comparison: Comparison) -> Iterator[Difference]:
     """12 % in summer, where the source says 12 % in winter and 4 % in summer."""
+    if not any(token.kind == "amount" for token in comparison.tokens):
+        return
     alignment, sources = comparison.alignment, comparison.alignment.sources
     row = [
         (mine, place) for mine, place in enumerate(alignment.places) if place is not None and alignment.ordered[mine]
@@ -192,6 +212,9 @@ def lone_values(comparison: Comparison) -> Iterator[Difference]:
         ]
         for mine, home in homes:
             if comparison.tokens[mine].value is None or len(homes) < 3 or [other for _, other in homes].count(home) > 1:
+                continue
+            others = [at for at, _ in homes if at != mine and not comparison.is_topic(comparison.tokens[at])]
+            if not others:
                 continue
             elsewhere = {other for _, other in homes} - {home}
             rival = any(

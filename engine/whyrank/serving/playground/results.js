@@ -18,7 +18,7 @@ const TIPS = {
   mass: "How much of the model’s probability is on “yes” and “no” together. Near 100% it answers the question; a low one says to trust the score less.",
   noLabel: "The model wanted to say neither yes nor no: trust this score less.",
   neutralised: "The text holds control tokens of the model. They were read as plain text, so they cannot give orders.",
-  supported: "The share of the evidence that was found in the document.",
+  supported: "The share of the evidence in sentences that say what the document says, compared word by word.",
   tokens: "Cached tokens were known from earlier prompts that begin alike, and cost nothing. Output is evidence.",
   first: "From pressing Run to the first score.",
 };
