@@ -50,24 +50,28 @@ def ground(evidence: str, document: str, query: str = "") -> Grounding:
         if (one := judge(passage.text, start, end, source, [claim for claim in missing if start <= claim.start < end]))
     ]
     sentences = tuple(one.sentence for one in judged)
+    shares = _shares(passage.text, sentences, len(evidence))
     return Grounding(
-        _share("supported", passage.text, sentences, len(evidence)),
+        shares["supported"],
         tuple(span for one in judged for span in one.spans),
         tuple(item for one in judged for item in one.unsupported),
         tuple(_flags(passage, len(evidence), language, checked, source)),
-        _share("altered", passage.text, sentences, len(evidence)),
-        _share("unverified", passage.text, sentences, len(evidence)),
+        shares["altered"],
+        shares["unverified"],
         sentences,
     )
 
 
-def _share(verdict: Verdict, text: str, sentences: Sequence[CheckedSentence], length: int) -> float:
+def _shares(text: str, sentences: Sequence[CheckedSentence], length: int) -> dict[Verdict, float]:
     """Of the visible characters; what comes after the longest evidence that is looked at counts as unverified."""
-    sizes = [(one.verdict, len("".join(text[one.start : one.end].split()))) for one in sentences]
-    total = sum(size for _, size in sizes)
-    share = sum(size for kind, size in sizes if kind == verdict) / total if total else 0.0
-    seen = len(text) / max(1, length)
-    return share * seen + (1 - seen if verdict == "unverified" and total else 0.0)
+    sizes: dict[Verdict, int] = {"supported": 0, "altered": 0, "unverified": 0}
+    for one in sentences:
+        sizes[one.verdict] += len("".join(text[one.start : one.end].split()))
+    total, seen = sum(sizes.values()), len(text) / max(1, length)
+    shares = {verdict: size / total * seen if total else 0.0 for verdict, size in sizes.items()}
+    if total:
+        shares["unverified"] += 1 - seen
+    return shares
 
 
 def _flags(

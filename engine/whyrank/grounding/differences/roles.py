@@ -107,6 +107,7 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
     """Within one clause, words of distant clauses take turns, or two clauses have exchanged their second halves."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     drawn: list[frozenset[int]] = []
+    several = sum(bool(clause.tokens) for clause in alignment.reading.clauses) > 1
     if len(sources.first_clauses) == 1 and all(
         alignment.ordered[mine] for mine, place in enumerate(alignment.places) if place is not None
     ):
@@ -136,7 +137,7 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
             for mine in clause.tokens
             if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
         )
-        said = frozenset(drawn_from) if worded and len(alignment.reading.clauses) > 1 else frozenset()
+        said = frozenset(drawn_from) if worded and several else frozenset()
         if len(said) >= 2 and said in drawn and comparison.share >= 0.9:
             yield _over(comparison, clause, "role", True)
         drawn.append(said)
@@ -164,7 +165,7 @@ def _exchanged_subjects(comparison: Comparison) -> Iterator[Difference]:
     """Two clauses of which each opens with a word of the other one's source."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     opened: list[tuple[int, int | None]] = []
-    if len(alignment.reading.clauses) < 2 or all(alignment.ordered):
+    if sum(bool(clause.tokens) for clause in alignment.reading.clauses) < 2 or all(alignment.ordered):
         return
     for clause in alignment.reading.clauses:
         homes = [
