@@ -159,7 +159,7 @@ def _names(listed: str) -> Iterator[tuple[str, str]]:
 
 def _entries(tables: dict[str, Any]) -> Iterator[tuple[str, Entry]]:
     """Later ones win: the rarer meaning comes last."""
-    for name, _ in chain_names(tables, "light", "function", "joiners", "breaks", "passive"):
+    for name, _ in _names_of(tables, "light", "function", "joiners", "breaks", "passive"):
         yield name, Entry("function", name)
     for name, _ in _names(tables.get("words", {}).get("plain", "")):
         yield name, Entry("word", name)
@@ -183,7 +183,7 @@ def _entries(tables: dict[str, Any]) -> Iterator[tuple[str, Entry]]:
         yield name, Entry("fixed", unit, value=float(amount))
 
 
-def chain_names(tables: dict[str, Any], *keys: str) -> Iterator[tuple[str, str]]:
+def _names_of(tables: dict[str, Any], *keys: str) -> Iterator[tuple[str, str]]:
     for key in keys:
         yield from _names(tables.get(key, ""))
 
