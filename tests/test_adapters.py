@@ -463,6 +463,8 @@ def test_notes() -> None:
         "evidence": "42 e",
         "evidence_finish": "complete",
         "evidence_supported": 0.75,
+        "evidence_altered": 0.0,
+        "evidence_unverified": 0.0,
         "evidence_unsupported": ["42"],
     }
     failed = noted({}, row(error=DocumentError("engine", "why")))

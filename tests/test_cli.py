@@ -159,7 +159,15 @@ def test_evidence_as_events_and_as_panels(checkpoint: Callable[[str], Path]) -> 
     assert kinds.count("evidence") == 2 and kinds[-1] == "done" and "delta" in kinds
     written = [row for row in events[-1]["data"]["results"] if "evidence" in row]
     assert len(written) == 2
-    assert set(written[0]["grounding"]) == {"supported", "spans", "unsupported", "flags"}
+    assert set(written[0]["grounding"]) >= {
+        "supported",
+        "altered",
+        "unverified",
+        "sentences",
+        "spans",
+        "unsupported",
+        "flags",
+    }
     deltas = [e["data"]["text"] for e in events if e["event"] == "delta" and e["data"]["index"] == written[0]["index"]]
     assert written[0]["contribution"].split()[0] in "".join(deltas)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,14 +34,15 @@ class Planted(NamedTuple):
     start: int = 0
     end: int = 0
 
+    @property
+    def found(self) -> Grounding:
+        return ground(self.evidence, self.pair["document"], self.pair["query"])
+
     def is_caught(self) -> bool:
-        found = ground(self.evidence, self.pair["document"], self.pair["query"])
+        found = self.found
         if self.kind in FLAGS:
             return FLAGS[self.kind] in found.flags
-        listed = any(item.start < self.end and item.end > self.start for item in found.unsupported)
-        if self.kind in ("clause", "fabricated"):
-            return listed or not any(s.evidence_start < self.end and s.evidence_end > self.start for s in found.spans)
-        return listed
+        return any(s.verdict != "supported" for s in found.sentences if s.start < self.end and s.end > self.start)
 
 
 FLAGS = {"translated": "language", "loop": "repetition", "copied": "too_long"}
@@ -68,22 +70,30 @@ def test_planted_errors_are_caught(name: str) -> None:
         (case.kind, case.pair["name"], case.evidence[case.start : case.end]) for case in cases if not case.is_caught()
     ]
     assert len(cases) >= {"pairs": 250, "held_out": 80}[name]
-    assert len(missed) <= 0.05 * len(cases), missed
+    assert len(missed) <= 0.02 * len(cases), missed
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_faithful_rewrites_are_accepted(name: str) -> None:
-    found = [
-        (pair["name"], ground(evidence, pair["document"], pair["query"]))
-        for pair in pairs(name)
-        for evidence in pair["evidence"]
+def test_planted_facts_are_called_altered(name: str) -> None:
+    cases = [
+        case for pair in pairs(name) for case in planted(pair) if case.kind in ("number", "date", "name", "url", "code")
     ]
-    refused = [(pair, g.supported, g.unsupported, g.flags) for pair, g in found if not is_accepted(g)]
-    assert len(refused) <= 0.05 * len(found), refused
+    verdicts = [
+        {s.verdict for s in case.found.sentences if s.start < case.end and s.end > case.start} for case in cases
+    ]
+    assert sum("altered" in found for found in verdicts) >= 0.95 * len(cases)
 
 
-def is_accepted(found: Grounding) -> bool:
-    return found.supported >= 0.9 and not found.unsupported and not found.flags
+@pytest.mark.parametrize("name", FILES)
+def test_faithful_rewrites_are_not_called_altered(name: str) -> None:
+    """They are loose: by words alone, about half of their sentences are supported and most others unverified."""
+    found = [ground(evidence, pair["document"], pair["query"]) for pair in pairs(name) for evidence in pair["evidence"]]
+    verdicts = [sentence.verdict for one in found for sentence in one.sentences]
+    altered = [sentence for one in found for sentence in one.sentences if sentence.verdict == "altered"]
+    assert len(altered) <= 0.09 * len(verdicts), altered
+    assert verdicts.count("supported") >= 0.45 * len(verdicts)
+    flagged = [one for one in found if set(one.flags) - {"unsupported_entities"}]
+    assert len(flagged) <= 0.05 * len(found), flagged
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -301,3 +311,96 @@ def test_hostile_texts_are_only_texts(text: str) -> None:
         assert 0 <= found.supported <= 1
         assert all(evidence[item.start : item.end] == item.text for item in found.unsupported)
         assert all(0 <= span.start < span.end <= len(document) for span in found.spans)
+
+
+# ---------------------------------------------------------------------------------------------------------- three values
+
+WATER = "Water boils at 100 °C at sea level and freezes at 0 °C. Salt raises the boiling point slightly."
+
+VERDICTS = [
+    ("Salt raises the boiling point slightly.", WATER, "supported", None),
+    ("Water boils at 0 C.", WATER, "altered", "joined"),
+    ("Water does not boil at 100 °C at sea level.", WATER, "altered", "negation"),
+    ("Salt raises the boiling point slightly and cures cancer.", WATER, "altered", "inserted"),
+    ("Salt lowers the boiling point slightly.", WATER, "altered", "comparative"),
+    (
+        "The boiling point of water is 100 squarek is 100 aton.",
+        "The boiling point of water is 100 °C.",
+        "unverified",
+        None,
+    ),
+    ("The fund pays 5 million euros.", "The fund pays €5,000,000.", "supported", None),
+    ("The bus leaves at ten past four.", "The bus leaves at 04:10.", "supported", None),
+    ("It was founded on 1968-11-12.", "It was founded on 12 November 1968.", "supported", None),
+    ("The tour takes 90 minutes.", "The tour takes 1.5 h.", "supported", None),
+    ("The parcel weighs 1200 g.", "The parcel weighs 1.2 kg.", "supported", None),
+    ("The jury has 12 members.", "The jury has twelve members.", "supported", None),
+    ("委员会有12名成员。", "委员会有十二名成员。", "supported", None),
+    ("The tour takes 90 seconds.", "The tour takes 90 minutes.", "altered", "unit"),
+    ("Members must vote in person.", "Members may vote in person.", "altered", "modality"),
+    ("All members voted.", "Most members voted.", "altered", "quantifier"),
+    ("It holds at least 40 people.", "It holds at most 40 people.", "altered", "quantifier"),
+    ("Entry is free.", "Entry is free unless a concert takes place.", "altered", "dropped"),
+    ("The mill hired the bank's lawyer.", "The bank hired the mill's lawyer.", "altered", "role"),
+    ("Anna Bell sued Carl Dorn.", "Carl Dorn sued Anna Bell.", "altered", "role"),
+    ("Der Vertrag gilt zwei Wochen.", "Der Vertrag gilt zwei Monate.", "altered", "unit"),
+    ("Le musée ouvre le lundi.", "Le musée n'ouvre pas le lundi.", "altered", "negation"),
+    ("La sala abre todos los días.", "La sala abre algunos días.", "altered", "quantifier"),
+    ("儿童可以使用本机。", "儿童不得使用本机。", "altered", "negation"),
+    ("A poem about rivers was read aloud by schoolchildren.", WATER, "unverified", "wording"),
+]
+
+
+@pytest.mark.parametrize(("evidence", "document", "verdict", "reason"), VERDICTS)
+def test_verdicts(evidence: str, document: str, verdict: str, reason: str | None) -> None:
+    (sentence,) = ground(evidence, document).sentences
+    assert sentence.verdict == verdict
+    assert reason is None or sentence.reason == reason
+
+
+def test_shares_and_places_of_verdicts() -> None:
+    good, wrong = "Salt raises the boiling point slightly.", "Water boils at 90 °C at sea level."
+    other = "Tea tastes best fresh."
+    found = ground(f"{good} {wrong} {other}", WATER)
+    assert [one.verdict for one in found.sentences] == ["supported", "altered", "unverified"]
+    sizes = [len("".join(part.split())) for part in (good, wrong, other)]
+    shares = [size / sum(sizes) for size in sizes]
+    assert [found.supported, found.altered, found.unverified] == pytest.approx(shares)
+    (item,) = found.unsupported
+    assert (item.kind, item.text) == ("number", "90 °C")
+    assert WATER[item.source_start : item.source_end] == "100 °C"
+    assert WATER[found.sentences[0].source_start : found.sentences[0].source_end] == good
+
+
+def rows_of(path: Path) -> list[Pair]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+CLAIM_FILES = {
+    "claims": [DATA.parent / "claims" / "documents.jsonl", DATA.parent / "claims" / "pairs.jsonl"],
+    "verdicts": [DATA / "verdicts.jsonl"],
+}
+
+
+@pytest.mark.parametrize("name", CLAIM_FILES)
+def test_faithful_and_unfaithful_evidence(name: str) -> None:
+    """The figures that the rules were developed to; scripts/eval_grounding.py prints them by kind."""
+    rows = [row for path in CLAIM_FILES[name] for row in rows_of(path)]
+    texts = {row["id"]: row["text"] for row in rows if "text" in row}
+    judged = []
+    for row in rows:
+        if "evidence" in row:
+            verdicts = {one.verdict for one in ground(row["evidence"], texts[row["document"]]).sentences}
+            judged.append(
+                (row, "altered" if "altered" in verdicts else "supported" if verdicts == {"supported"} else "other")
+            )
+    unfaithful = [(row, verdict) for row, verdict in judged if not row["faithful"]]
+    assert sum(verdict == "supported" for _, verdict in unfaithful) <= 0.02 * len(unfaithful)
+    shared = [verdict for row, verdict in unfaithful if row["shares_wording"]]
+    assert shared.count("altered") >= 0.9 * len(shared)
+    faithful = [verdict for row, verdict in judged if row["faithful"]]
+    assert faithful.count("altered") <= 0.02 * len(faithful)
+    verbatim = [verdict for row, verdict in judged if row["kind"] in ("verbatim", "near_verbatim")]
+    assert verbatim.count("supported") >= 0.97 * len(verbatim)
+    formats = [verdict for row, verdict in judged if row["kind"].endswith("_format")]
+    assert formats.count("supported") >= 0.85 * len(formats)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from whyrank.errors import InvalidRequest
 from whyrank.packing import Citation, Packed, pack, token_counter
-from whyrank.types import Document, Evidence, RankedDocument
+from whyrank.types import CheckedSentence, Document, Evidence, Grounding, RankedDocument
 
 
 def row(index: int, evidence: str | None, ident: str | None = None, text: str = "one two three four") -> RankedDocument:
@@ -268,3 +268,18 @@ def test_what_cannot_count_is_named(given: Any, named: str) -> None:
 def test_a_function_must_return_a_number() -> None:
     with pytest.raises(InvalidRequest, match="returned a list"):
         token_counter(str.split)("one two")
+
+
+def test_altered_sentences_are_dropped_and_unverified_ones_marked() -> None:
+    good, wrong, open_one = "Tea is hot.", "Tea is cold.", "Many like tea."
+    text = f"{good} {wrong} {open_one}"
+    starts = [text.index(part) for part in (good, wrong, open_one)]
+    parts = zip(starts, (good, wrong, open_one), ("supported", "altered", "unverified"), strict=True)
+    sentences = tuple(CheckedSentence(at, at + len(part), verdict) for at, part, verdict in parts)
+    grounding = Grounding(0.3, altered=0.3, unverified=0.4, sentences=sentences)
+    document = RankedDocument(0, Document("x"), 1, 0.9, 2.0, evidence=Evidence("c", text, "complete", 9, grounding))
+    assert pack([document], 99, words).text == f"[1] (0)\n{good} {open_one} (unverified)"
+    assert pack([document], 6, words).text == f"[1] (0)\n{good}", "supported ones alone where there is no room for all"
+    only_altered = Grounding(0.0, altered=1.0, sentences=(CheckedSentence(0, len(wrong), "altered"),))
+    document = RankedDocument(0, Document("x"), 1, 0.9, 2.0, evidence=Evidence("c", wrong, "complete", 9, only_altered))
+    assert pack([document], 99, words).text == ""

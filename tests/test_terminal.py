@@ -16,7 +16,16 @@ from whyrank.cli.terminal import Terminal, json_text, printable
 from whyrank.doctor import Finding, Report
 from whyrank.events import EvidenceDelta, EvidenceDone, Finished, Ranked
 from whyrank.ranking import Ranking
-from whyrank.types import Document, DocumentError, Evidence, Grounding, RankedDocument, Unsupported, Usage
+from whyrank.types import (
+    CheckedSentence,
+    Document,
+    DocumentError,
+    Evidence,
+    Grounding,
+    RankedDocument,
+    Unsupported,
+    Usage,
+)
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\x9d8;;http://x\x9c\u202egnp.exe\u2066\x00\x08\x7f\rend"
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -75,3 +84,22 @@ def test_a_servers_error_does_not_act_on_the_terminal(form: tuple[str, ...]) -> 
     said = done.stderr.decode()
     assert "error: no\n[2J" in said
     assert not ACTING.search(said)
+
+
+def test_red_is_for_altered_and_grey_for_unverified_sentences() -> None:
+    good, wrong, open_one = "Tea is hot.", "It costs 9 euros.", "All love 5 teas."
+    text = f"{good} {wrong} {open_one}"
+    at = [text.index(part) for part in (good, wrong, open_one)]
+    sentences = (
+        CheckedSentence(at[0], at[0] + len(good), "supported"),
+        CheckedSentence(at[1], at[1] + len(wrong), "altered", "number"),
+        CheckedSentence(at[2], at[2] + len(open_one), "unverified", "wording"),
+    )
+    nine, five = text.index("9 euros"), text.index("5")
+    unsupported = (Unsupported("number", "9 euros", nine, nine + 7), Unsupported("number", "5", five, five + 1))
+    grounding = Grounding(0.3, (), unsupported, altered=0.4, unverified=0.3, sentences=sentences)
+    panel = render.evidence_panel("1", Evidence("why", text, "complete", 9, grounding))
+    shown = panel.renderable.renderables[1]  # type: ignore[union-attr]
+    styled = {text[span.start : span.end]: str(span.style) for span in shown.spans}
+    assert styled == {open_one: "bright_black", "9 euros": "bold red"}
+    assert panel.subtitle == "supported by the document: 30% · altered: 40% · unverified: 30%"

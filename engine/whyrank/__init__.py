@@ -33,6 +33,7 @@ from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.types import (
+    CheckedSentence,
     Document,
     DocumentError,
     Evidence,
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncClient",
     "BaseReranker",
+    "CheckedSentence",
     "CheckpointError",
     "Citation",
     "Client",

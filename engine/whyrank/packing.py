@@ -50,8 +50,10 @@ class Packed:
 def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable[[str], int]) -> Packed:
     """As much evidence as fits, in the order of `rows`, which come best first; rows without evidence are passed over.
 
-    A passage goes in whole or not at all; where one does not fit, shorter ones after it still may. `count_tokens` is asked
-    about the joined text, never about parts, since a join may cost more tokens than its parts.
+    Of evidence that was held against its document, sentences that say otherwise than the document are dropped, and those that
+    words alone could not check are marked "(unverified)"; where there is no room for both kinds, the supported ones go in
+    alone. A passage goes in whole or not at all; where one does not fit, shorter ones after it still may. `count_tokens` is
+    asked about the joined text, never about parts, since a join may cost more tokens than its parts.
     """
     if type(max_tokens) is not int or max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {max_tokens!r}: give a whole number of at least 1")
@@ -68,8 +70,12 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
         if twin is not None:
             cited[twin].append(row)
             continue
-        longer = f"{text}\n\n{_headed(len(cited), row, passage)}" if text else _headed(0, row, passage)
-        if (longer_tokens := count_tokens(longer)) > max_tokens:
+        for variant in dict.fromkeys((_passage(row, marked=True), _passage(row, supported_only=True))):
+            longer = f"{text}\n\n{_headed(len(cited), row, variant)}" if text else _headed(0, row, variant)
+            longer_tokens = count_tokens(longer) if variant else max_tokens + 1
+            if longer_tokens <= max_tokens:
+                break
+        else:
             left_out.append(row.index)
             continue
         text, tokens = longer, longer_tokens
@@ -80,10 +86,17 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
     return Packed(text, citations, tokens, raw_tokens, tuple(left_out))
 
 
-def _passage(row: RankedDocument) -> str:
+def _passage(row: RankedDocument, marked: bool = False, supported_only: bool = False) -> str:
     """Without blank lines: one in the packed text always means that the next mark follows."""
-    lines = row.evidence.evidence.splitlines() if row.evidence else []
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+    if not row.evidence:
+        return ""
+    text, grounding = row.evidence.evidence, row.evidence.grounding
+    for sentence in reversed(grounding.sentences if grounding else ()):
+        if sentence.verdict == "altered" or (supported_only and sentence.verdict != "supported"):
+            text = text[: sentence.start].rstrip(" ") + text[sentence.end :]
+        elif marked and sentence.verdict == "unverified":
+            text = f"{text[: sentence.end]} (unverified){text[sentence.end :]}"
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _mark(place: int) -> str:

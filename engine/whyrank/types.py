@@ -9,6 +9,8 @@ from typing import Any, Literal
 from whyrank.errors import InvalidRequest
 
 __all__ = [
+    "CheckedSentence",
+    "DifferenceKind",
     "Document",
     "DocumentError",
     "DocumentLike",
@@ -128,6 +130,24 @@ class SourceSpan:
     similarity: float
 
 
+DifferenceKind = Literal[
+    "negation",
+    "quantifier",
+    "modality",
+    "comparative",
+    "number",
+    "unit",
+    "date",
+    "name",
+    "role",
+    "url",
+    "code",
+    "inserted",
+    "dropped",
+    "joined",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredSpan:
     """A stretch of the document that was scored by itself: characters of title and text as the model saw them."""
@@ -139,12 +159,35 @@ class ScoredSpan:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Something checkable in the evidence that the document does not say. Character offsets into the evidence."""
+    """Something in the evidence that its document does not say, or says otherwise. Character offsets into the evidence.
 
-    kind: Literal["number", "date", "url", "code", "name"]
+    source_start, source_end: what stands in its place in the document, where that is known."""
+
+    kind: DifferenceKind
     text: str
     start: int
     end: int
+    source_start: int | None = None
+    source_end: int | None = None
+
+
+Verdict = Literal["supported", "altered", "unverified"]
+"""altered: it says otherwise than its source. unverified: it shares too little wording with the document to be judged by words,
+which makes it neither true nor false."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSentence:
+    """A sentence of the evidence, its verdict, and where its source stands. Character offsets into both texts.
+
+    `reason`: what differs, or "wording" where an unverified one is only worded otherwise; None if it is supported."""
+
+    start: int
+    end: int
+    verdict: Verdict
+    reason: DifferenceKind | Literal["wording"] | None = None
+    source_start: int | None = None
+    source_end: int | None = None
 
 
 GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "language", "reduced"]
@@ -153,12 +196,18 @@ GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "langu
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """How far the evidence is backed by its document. `supported`: share of the evidence's characters, 0..1."""
+    """How far the evidence is backed by its document.
+
+    `supported`, `altered`, `unverified`: shares of the characters in sentences of that verdict, 0..1. `method`: how it was
+    checked; "words" compares wording."""
 
     supported: float
     spans: tuple[SourceSpan, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
     flags: tuple[GroundingFlag, ...] = ()
+    altered: float = 0.0
+    unverified: float = 0.0
+    sentences: tuple[CheckedSentence, ...] = ()
     method: Literal["words", "verbatim"] = "words"
     """words: the evidence was compared with the document. verbatim: it consists of the document's own sentences, which says
     that they stand there and not that nothing between them matters."""

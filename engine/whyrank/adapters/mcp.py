@@ -50,6 +50,10 @@ class Explained(Ranked):
     contribution: str = Field("", description="One sentence: what the document contributes to the question.")
     evidence: str = Field("", description="What it says about the question, understandable by itself; may be quoted.")
     supported: float | None = Field(None, description="Share of the evidence that the document backs, 0 to 1.")
+    altered: float | None = Field(
+        None, description="Share of the evidence that says otherwise than the document, 0 to 1."
+    )
+    unverified: float | None = Field(None, description="Share of the evidence that words alone cannot check, 0 to 1.")
     unsupported: list[str] = Field([], description="Numbers, dates, names and such that the document does not say.")
     complete: bool = Field(False, description="Whether contribution and evidence were written to their end.")
 
@@ -175,6 +179,8 @@ def _explained(row: RankedDocument) -> Explained:
         contribution=row.evidence.contribution,
         evidence=row.evidence.evidence,
         supported=grounding.supported if grounding else None,
+        altered=grounding.altered if grounding else None,
+        unverified=grounding.unverified if grounding else None,
         unsupported=[item.text for item in grounding.unsupported] if grounding else [],
         complete=row.evidence.finish == "complete",
     )

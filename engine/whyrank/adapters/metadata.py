@@ -17,6 +17,8 @@ KEYS = (
     "evidence",
     "evidence_finish",
     "evidence_supported",
+    "evidence_altered",
+    "evidence_unverified",
     "evidence_unsupported",
     "rerank_error",
 )
@@ -44,6 +46,8 @@ def _notes(row: RankedDocument) -> dict[str, Any]:
         values["evidence_finish"] = row.evidence.finish
         if grounding := row.evidence.grounding:
             values["evidence_supported"] = grounding.supported
+            values["evidence_altered"] = grounding.altered
+            values["evidence_unverified"] = grounding.unverified
             values["evidence_unsupported"] = [item.text for item in grounding.unsupported]
     if row.error:
         values["rerank_error"] = row.error.message

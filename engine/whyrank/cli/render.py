@@ -18,7 +18,7 @@ from whyrank.cli.terminal import Terminal
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Ranked
 from whyrank.prompting.formats import PromptFormat
 from whyrank.ranking import Ranking
-from whyrank.types import Evidence, RankedDocument
+from whyrank.types import Evidence, Grounding, RankedDocument
 
 if TYPE_CHECKING:
     from whyrank.doctor import Report
@@ -74,16 +74,21 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
 
 
 def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
-    """Contribution over evidence; what the document does not say in red."""
+    """Contribution over evidence; what is altered in red, what words alone cannot check in grey."""
     text = Text(evidence.evidence)
     notes = [] if evidence.finish == "complete" else [f"finish: {evidence.finish}"]
     if grounding := evidence.grounding:
-        for item in grounding.unsupported:
-            text.stylize("bold red", item.start, item.end)
+        for start, end, style in _verdict_styles(grounding):
+            text.stylize(style, start, end)
         if grounding.method == "verbatim":
-            notes.insert(0, "sentences of the document" if grounding.spans else "no sentence of the document")
+            verdicts = ["sentences of the document" if grounding.spans else "no sentence of the document"]
         else:
-            notes.insert(0, f"supported by the document: {grounding.supported:.0%}")
+            shares = {"supported by the document": grounding.supported, "altered": grounding.altered}
+            shares["unverified"] = grounding.unverified
+            verdicts = [
+                f"{name}: {share:.0%}" for name, share in shares.items() if share or name.startswith("supported")
+            ]
+        notes = verdicts + notes
         notes += [flag.replace("_", " ") for flag in grounding.flags]
     body = Group(Text(evidence.contribution, style="bold"), text)
     subtitle = escape(" · ".join(notes)) if done else "writing …"
@@ -106,6 +111,19 @@ def spans_panel(title: str, row: RankedDocument) -> Panel:
         text.append("no part of it answers by itself", style="dim")
     notes = [f"{span.score:.3f}" for span in row.spans or ()] + ["only some sentences were scored"] * row.spans_limited
     return Panel(text, title=escape(title), subtitle=" · ".join(notes), title_align="left", subtitle_align="left")
+
+
+def _verdict_styles(grounding: Grounding) -> Iterator[tuple[int, int, str]]:
+    """An altered sentence whose difference has no place of its own is red as a whole."""
+    unverified = [one for one in grounding.sentences if one.verdict == "unverified"]
+    yield from ((one.start, one.end, "bright_black") for one in unverified)
+    differing = [
+        item for item in grounding.unsupported if not any(one.start <= item.start < one.end for one in unverified)
+    ]
+    yield from ((item.start, item.end, "bold red") for item in differing)
+    for one in grounding.sentences:
+        if one.verdict == "altered" and not any(one.start <= item.start < one.end for item in differing):
+            yield one.start, one.end, "red"
 
 
 def ranking_table(ranking: Ranking, query: str) -> Table:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from whyrank.grounding.words import MONTHS, is_unspaced
 
-__all__ = ["Quantities", "dates", "numbers"]
+__all__ = ["Date", "Quantities", "dates", "numbers", "readings_of"]
 
 _MOST_PLACES = 500  # a number that stands oftener than this is not looked at everywhere
 
@@ -207,6 +207,11 @@ def _digits(written: str) -> str:
 
 def _in_ascii(written: str) -> str:
     return written if written.isascii() else re.sub(r"\d", lambda digit: str(int(digit[0])), written)
+
+
+def readings_of(written: str) -> list[str]:
+    """What a number in digits may mean, without what is no number (3.14.6)."""
+    return [value for value in _values(written) if value.count(".") <= 1 and "," not in value]
 
 
 def _values(written: str) -> list[str]:

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 
@@ -19,11 +19,13 @@ __all__ = [
     "content_keys",
     "fold",
     "folded_words",
+    "have_same_stem",
     "is_function_word",
     "is_unspaced",
     "language_of",
     "may_be_same_language",
     "sentences",
+    "table_language",
 ]
 
 Word = tuple[int, int, str]
@@ -78,17 +80,21 @@ def is_function_word(word: str) -> bool:
     return word in _LANGUAGES_OF
 
 
-def content_keys(folded: Iterable[str]) -> Iterator[str]:
+def content_keys(folded: Sequence[str]) -> list[str]:
     """Content words; of a run in a script without spaces, the pairs of neighbouring characters."""
+    if not folded or max(folded) < "\u0e00":
+        return [word for word in folded if word not in _LANGUAGES_OF]
+    keys: list[str] = []
     for word in folded:
         if word in _LANGUAGES_OF:
             continue
         if word < "\u0e00" or len(word) == 1 or not is_unspaced(word):
-            yield word
+            keys.append(word)
             continue
         for i in range(len(word) - 1):
             if word[i] not in _FUNCTION_CHARACTERS and word[i + 1] not in _FUNCTION_CHARACTERS:
-                yield word[i : i + 2]
+                keys.append(word[i : i + 2])
+    return keys
 
 
 _MOST_ALIKE = 1000  # so many words with one beginning are no language
@@ -114,7 +120,7 @@ class Vocabulary:
         """Two thirds of the shorter word, at least four letters, begin both: reduce, reduction."""
         if len(word) < 4 or word.isdigit():
             return []
-        return [other for other in self._alike(word) if _have_same_stem(word, other)]
+        return [other for other in self._alike(word) if have_same_stem(word, other)]
 
     def holds_name(self, word: str) -> bool:
         """Plural and genitive apart: Berlins is Berlin."""
@@ -123,9 +129,15 @@ class Vocabulary:
         return any(_is_same_name(word, other) for other in self._alike(word))
 
 
-def _have_same_stem(one: str, other: str) -> bool:
-    stem = max(4, -(-2 * min(len(one), len(other)) // 3))
-    return one[:stem] == other[:stem]
+_ENDINGS = frozenset({"s", "es", "e", "n", "en", "er", "x", "d", "ed"})
+
+
+def have_same_stem(one: str, other: str) -> bool:
+    shorter, longer = (one, other) if len(one) <= len(other) else (other, one)
+    if len(shorter) < 4:
+        return len(shorter) == 3 and longer[:3] == shorter and longer[3:] in _ENDINGS
+    stem = max(4, -(-2 * len(shorter) // 3))
+    return one[:stem] == other[:stem] and len(longer) - len(shorter) <= 6
 
 
 def _is_same_name(one: str, other: str) -> bool:
@@ -261,6 +273,23 @@ def _latin_language(folded: list[str]) -> str | None:
     if most >= max(_LEAST_VOTES, _CLEAR_LEAD * next_most):
         return first
     return None if next_most >= _LEAST_VOTES else "LATIN"
+
+
+def table_language(text: str, folded: list[str]) -> str:
+    """The language whose word tables fit best, however short the text: function words decide, English where there are none."""
+    if text and max(text[:: len(text) // _SAMPLE + 1]) >= "\u0370":
+        script = _script_of(text[:: len(text) // _SAMPLE + 1])
+        if script == "CJK":
+            return "zh"
+        if script not in ("LATIN", None):
+            return script or ""
+        if script is None and any("\u3400" <= sign <= "\u9fff" for sign in text[:_SAMPLE]):
+            return "zh"
+    votes = dict.fromkeys(_FUNCTION_WORDS, 0.0)
+    for word in folded[:: len(folded) // _SAMPLE + 1]:
+        for language in _LANGUAGES_OF.get(word, ()):
+            votes[language] += 1 / len(_LANGUAGES_OF[word])
+    return max(votes, key=lambda language: votes[language])
 
 
 def may_be_same_language(one: str, other: str) -> bool:

@@ -18,7 +18,7 @@ const TIPS = {
   mass: "How much of the model’s probability is on “yes” and “no” together. Near 100% it answers the question; a low one says to trust the score less.",
   noLabel: "The model wanted to say neither yes nor no: trust this score less.",
   neutralised: "The text holds control tokens of the model. They were read as plain text, so they cannot give orders.",
-  supported: "The share of the evidence that was found in the document.",
+  supported: "The share of the evidence in sentences that say what the document says, compared word by word.",
   tokens: "Cached tokens were known from earlier prompts that begin alike, and cost nothing. Output is evidence.",
   first: "From pressing Run to the first score.",
 };
@@ -193,7 +193,7 @@ export function showDelta(run, { index, part, text }) {
 export function showEvidenceDone(run, data) {
   const row = evidenceRow(run, data.index);
   for (const name of ["contribution", "evidence"]) row[name].classList.remove("writing");
-  const grounding = data.grounding || { spans: [], unsupported: [], flags: [] };
+  const grounding = { spans: [], unsupported: [], flags: [], sentences: [], ...data.grounding };
   if (data.contribution || data.finish === "complete") { // else what was seen so far stays, and is said to be unfinished
     row.contribution.replaceChildren(...visible(data.contribution));
     showEvidence(row, data.evidence, grounding);
@@ -213,17 +213,37 @@ function pieces(points, marks, from = 0, to = points.length) {
   ]);
 }
 
-function showEvidence(row, text, { spans, unsupported }) {
+/** What is altered is red, what words alone cannot check is grey; an altered sentence without a place is red as a whole. */
+function verdictMarks({ unsupported, sentences }) {
+  const within = (item) => sentences.find((one) => one.start <= item.start && item.start < one.end);
+  const differing = unsupported.filter((item) => within(item)?.verdict !== "unverified");
+  const whole = sentences.filter((one) => one.verdict === "altered" && !differing.some((item) => within(item) === one));
+  return [...differing, ...whole.map(({ start, end, reason }) => ({ start, end, kind: reason }))];
+}
+
+function showEvidence(row, text, grounding) {
+  const { spans, sentences: verdicts } = grounding;
+  const unsupported = verdictMarks(grounding);
+  const grey = verdicts.filter((one) => one.verdict === "unverified");
   const points = Array.from(text);
   const sentences = spans.map((span) => ({ start: span.evidence_start, end: span.evidence_end, similarity: span.similarity }));
   row.evidence.replaceChildren();
   for (const [piece, inside] of sentencePieces(points, sentences)) {
     const holder = inside ? row.evidence.appendChild(sentence(row, inside)) : row.evidence;
-    for (const [part, claims] of pieces(points, unsupported, ...piece)) {
-      const claim = claims.length && element("span", "unsupported", part, `The document does not say this ${claims[0].kind}`);
+    for (const [part, marks] of pieces(points, [...unsupported, ...grey], ...piece)) {
+      const claims = marks.filter((mark) => !mark.verdict);
+      const claim = claims.length ? element("span", "unsupported", part, differenceTip(claims[0].kind))
+        : marks.length && element("span", "unverified", part, "Too little shared wording to be checked by words alone");
       holder.append(...(claim ? [claim] : visible(part)));
     }
   }
+}
+
+const KINDS_OF_WORDS = { inserted: "The document does not say this", dropped: "The document says more here", joined: "The document does not join these",
+  role: "In the document, the two have other parts" };
+
+function differenceTip(kind) {
+  return KINDS_OF_WORDS[kind] || `The document does not say this ${kind}`;
 }
 
 /** [[start, end], the backed sentence that this is, if any]. */
@@ -282,13 +302,16 @@ function reveal(box, part) {
 
 function checks(data, grounding) {
   const made = [];
-  if (data.grounding) made.push(element("span", "term", `${percent(grounding.supported)} supported by the document`, TIPS.supported));
-  else made.push(element("span", "warn", "not held against the document"));
+  if (data.grounding) {
+    made.push(element("span", "term", `${percent(grounding.supported)} supported by the document`, TIPS.supported));
+    if (grounding.altered) made.push(element("span", "bad", `${percent(grounding.altered)} altered`));
+    if (grounding.unverified) made.push(element("span", "unverified", `${percent(grounding.unverified)} unverified`));
+  } else made.push(element("span", "warn", "not held against the document"));
   made.push(element("span", data.finish === "complete" ? "" : "warn", FINISH[data.finish] || data.finish));
   if (data.output_tokens) made.push(element("span", "", count(data.output_tokens, "token")));
   made.push(...grounding.flags.map((flag) => element("span", "badge warn", FLAGS[flag] || flag)));
-  const claims = grounding.unsupported.map((claim) => `${claim.text} (${claim.kind})`);
-  if (claims.length) made.push(element("span", "bad", `not in the document: ${claims.join(", ")}`));
+  const claims = verdictMarks(grounding).filter((claim) => claim.text).map((claim) => `${claim.text} (${claim.kind})`);
+  if (claims.length) made.push(element("span", "bad", `otherwise in the document: ${claims.join(", ")}`));
   return made;
 }
 

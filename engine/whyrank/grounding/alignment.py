@@ -1,0 +1,182 @@
+"""Which words of one sentence stand where in another: in order first, then anywhere, then in another form."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from whyrank.grounding.amounts import Amount, Time
+from whyrank.grounding.reading import Clause, Reading, Token
+from whyrank.grounding.words import have_same_stem
+
+__all__ = ["Alignment", "Sources", "align", "same_value"]
+
+
+_MAX_PLACES = 24  # of one word that are looked at
+
+
+@dataclass(slots=True)
+class Sources:
+    """Sentences of the document as one row of tokens. `clause_of` and `sentence_of` number them through."""
+
+    tokens: list[Token] = field(default_factory=list)
+    clauses: list[Clause] = field(default_factory=list)
+    clause_of: list[int] = field(default_factory=list)
+    sentence_of: list[int] = field(default_factory=list)
+    first_clauses: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, readings: Sequence[Reading]) -> Sources:
+        made = cls()
+        for number, reading in enumerate(readings):
+            made.first_clauses.append(len(made.clauses))
+            made.clause_of += (token.clause + len(made.clauses) for token in reading.tokens)
+            made.sentence_of += [number] * len(reading.tokens)
+            made.tokens += reading.tokens
+            made.clauses += reading.clauses
+        return made
+
+    def tokens_of(self, clause: int) -> Iterator[int]:
+        return (place for place, number in enumerate(self.clause_of) if number == clause)
+
+
+@dataclass(slots=True)
+class Alignment:
+    """`places`: for each token of the evidence, the source token that says the same. `ordered`: found in the same order."""
+
+    reading: Reading
+    sources: Sources
+    places: list[int | None]
+    ordered: list[bool]
+    used: set[int]
+
+    @property
+    def share(self) -> float:
+        return sum(place is not None for place in self.places) / len(self.places) if self.places else 0.0
+
+    @property
+    def ordered_share(self) -> float:
+        return sum(self.ordered) / len(self.places) if self.places else 0.0
+
+
+def same_value(one: Token, other: Token) -> bool:
+    """Amounts, times and dates are compared by what they mean."""
+    mine, others = one.value, other.value
+    if isinstance(mine, Amount) and isinstance(others, Amount):
+        return mine.equals(others)
+    if isinstance(mine, Time) and isinstance(others, Time):
+        return mine.equals(others)
+    if isinstance(mine, Amount) and mine.unit is None and other.kind == "date":
+        return not isinstance(others, Amount | Time | None) and any(date[0] in mine.plain for date in others)
+    if isinstance(mine, Amount | Time):
+        return False
+    if mine is None or others is None or isinstance(others, Amount | Time):
+        return False
+    return any(_date_within(date, source) for date in mine for source in others)
+
+
+def _date_within(date: tuple[int | None, int, int | None], source: tuple[int | None, int, int | None]) -> bool:
+    """A date that says less is the same; one that adds a year is not settled by this one."""
+    return all(mine is None or theirs is None or mine == theirs for mine, theirs in zip(date, source, strict=True))
+
+
+def align(reading: Reading, sources: Sources) -> Alignment:
+    tokens, others = reading.tokens, sources.tokens
+    candidates = _candidates(tokens, others)
+    places: list[int | None] = [None] * len(tokens)
+    used: set[int] = set()
+    for mine, found_place in _longest_ordered(candidates):
+        places[mine] = found_place
+    _gather(places, candidates, sources.clause_of)
+    used.update(place for place in places if place is not None)
+    ordered = [place is not None for place in places]
+    for free in (True, False):  # a word said twice may have one place
+        for mine, found in enumerate(candidates):
+            if places[mine] is None:
+                place = next((place for place in found if not free or place not in used), None)
+                if place is not None:
+                    places[mine] = place
+                    used.add(place)
+    for mine, token in enumerate(tokens):
+        if places[mine] is None and token.kind == "word" and len(token.key) > 2 and " " not in token.key:
+            place = _other_form(token, others, used)
+            if place is not None:
+                places[mine] = place
+                ordered[mine] = _fits(places, ordered, mine)
+                used.add(place)
+    return Alignment(reading, sources, places, ordered, used)
+
+
+def _candidates(tokens: Sequence[Token], others: Sequence[Token]) -> list[list[int]]:
+    by_key: dict[str, list[int]] = {}
+    for place, other in enumerate(others):
+        if other.value is None:
+            by_key.setdefault(other.key, []).append(place)
+    valued = [place for place, other in enumerate(others) if other.value is not None]
+    codes = [place for place, other in enumerate(others) if other.kind == "code"]
+    found = []
+    for token in tokens:
+        if token.value is not None:
+            found.append([place for place in valued if same_value(token, others[place])][:_MAX_PLACES])
+        elif token.kind == "code" and token.key not in by_key:
+            found.append([place for place in codes if _is_part(token.key, others[place].key)])
+        else:
+            found.append(by_key.get(token.key, [])[:_MAX_PLACES])
+    return found
+
+
+def _is_part(code: str, longer: str) -> bool:
+    """`acquire` is in `acquire(path)`, get is not in get_all."""
+    return code in longer and re.search(rf"(?<![\w.@+-]){re.escape(code)}(?![\w@-])", longer) is not None
+
+
+def _longest_ordered(candidates: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    """The longest row of pairs in which both sides go forward (Hunt and Szymanski)."""
+    ends: list[int] = []
+    links: list[tuple[int, int, int]] = []  # token, place, link before
+    last: list[int] = []
+    for mine, found in enumerate(candidates):
+        for place in reversed(found):
+            size = bisect_left(ends, place)
+            links.append((mine, place, last[size - 1] if size else -1))
+            if size == len(ends):
+                ends.append(place)
+                last.append(len(links) - 1)
+            else:
+                ends[size], last[size] = place, len(links) - 1
+    pairs, link = [], last[-1] if last else -1
+    while link >= 0:
+        mine, place, link = links[link]
+        pairs.append((mine, place))
+    return pairs[::-1]
+
+
+def _gather(places: list[int | None], candidates: Sequence[Sequence[int]], clause_of: Sequence[int]) -> None:
+    """Of a word that its source has several times, take the place in the clause of the next word."""
+    after: int | None = None
+    for mine in range(len(places) - 1, -1, -1):
+        place = places[mine]
+        if place is None:
+            continue
+        if after is not None and clause_of[place] != clause_of[after]:
+            nearer = [
+                other for other in candidates[mine] if place < other < after and clause_of[other] == clause_of[after]
+            ]
+            place = places[mine] = nearer[-1] if nearer else place
+        after = place
+
+
+def _other_form(token: Token, others: Sequence[Token], used: set[int]) -> int | None:
+    for place, other in enumerate(others):
+        if other.kind == "word" and place not in used and have_same_stem(token.key, other.key):
+            return place
+    return None
+
+
+def _fits(places: Sequence[int | None], ordered: Sequence[bool], mine: int) -> bool:
+    before = next((places[i] for i in range(mine - 1, -1, -1) if ordered[i]), -1)
+    after = next((places[i] for i in range(mine + 1, len(places)) if ordered[i]), None)
+    place = places[mine]
+    return (before is None or place > before) and (after is None or place < after)  # type: ignore[operator]

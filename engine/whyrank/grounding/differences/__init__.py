@@ -1,0 +1,38 @@
+"""What a sentence says otherwise than its source: one function for each kind of difference.
+
+A difference is certain where the rest of the wording shows that the two places mean to say the same; else it only keeps the
+sentence from being called supported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from whyrank.grounding.differences.comparison import ENOUGH, Comparison, Difference
+from whyrank.grounding.differences.insertions import inserted_words
+from whyrank.grounding.differences.limits import conditions, cut_short, narrowing
+from whyrank.grounding.differences.polarity import modals, negations
+from whyrank.grounding.differences.roles import joins, roles
+from whyrank.grounding.differences.scope import degrees, opposites, quantifiers
+from whyrank.grounding.differences.values import lone_values, misplaced_values, unknown_units, values
+
+__all__ = ["Comparison", "Difference", "differences"]
+
+
+def differences(comparison: Comparison) -> Iterator[Difference]:
+    if comparison.share >= ENOUGH:
+        yield from values(comparison)
+        yield from unknown_units(comparison)
+        yield from misplaced_values(comparison)
+        yield from negations(comparison)
+        yield from modals(comparison)
+        yield from quantifiers(comparison)
+        yield from opposites(comparison)
+        yield from degrees(comparison)
+        yield from conditions(comparison)
+        yield from narrowing(comparison)
+        yield from cut_short(comparison)
+        yield from roles(comparison)
+        yield from joins(comparison)
+        yield from lone_values(comparison)
+    yield from inserted_words(comparison)

@@ -1,0 +1,201 @@
+"""Conditions and other limits that are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact, negations_of
+from whyrank.grounding.reading import Clause
+
+__all__ = ["conditions", "cut_short", "narrowing"]
+
+
+def conditions(comparison: Comparison) -> Iterator[Difference]:
+    sources, alignment = comparison.alignment.sources, comparison.alignment
+    mine = {clause.condition for clause in alignment.reading.clauses if clause.condition}
+    marks = {mark.key for clause in alignment.reading.clauses for mark in clause.marks}
+    negated = bool(negations_of(alignment.reading.clauses))
+    for number, clause in enumerate(sources.clauses):
+        if not clause.condition:
+            continue
+        held = [at for at in sources.tokens_of(number) if at in alignment.used]
+        size = len(clause.tokens)
+        main = _main_clause(number, comparison)
+        if clause.condition == "else" or (clause.condition == "setting" and 2 * len(held) >= size > 0):
+            if 2 * len(held) >= size > 0 and not mine:
+                yield _lost(comparison, clause, held, comparison.share >= 0.75)
+            continue
+        if clause.condition == "if" and not held and number in sources.first_clauses and not mine:
+            yield from _far_condition(comparison, number)
+        turned = negated and not negations_of(sources.clauses[max(0, number - 1) : number + 2])
+        lost_marker = held and "except" not in mine and not turned and not marks & {"only", "must", "need"}
+        if (
+            clause.condition == "except"
+            and lost_marker
+            and 4 * len(held) >= size
+            and _draws_on_beside(number, comparison)
+        ):
+            yield _lost(comparison, clause, held, comparison.share >= 0.7)
+        elif main and (len(held) * 4 < size or not held):
+            limits = clause.condition in ("if", "except", "setting")
+            certain = comparison.nearly_verbatim and limits and not mine
+            yield _lost(comparison, clause, main, certain)
+    yield from _lost_limits(comparison)
+
+
+def _far_condition(comparison: Comparison, number: int) -> Iterator[Difference]:
+    """A condition that opens its sentence holds for the clauses after the next one, too."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    sentence = next((sources.sentence_of[at] for at in sources.tokens_of(number)), None)
+    for later in range(number + 2, len(sources.clauses)):
+        places = list(sources.tokens_of(later))
+        if not places or sources.sentence_of[places[0]] != sentence:
+            continue
+        held = [at for at in places if at in alignment.used]
+        if held and 4 * len(held) >= 3 * len(places):
+            yield _lost(comparison, sources.clauses[number], held, False)
+
+
+def _lost_limits(comparison: Comparison) -> Iterator[Difference]:
+    """ "Only with consent", or a setting that opens the sentence, is gone with all its words."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    mine = {mark.key for clause in alignment.reading.clauses for mark in clause.marks}
+    drawn_on = {sources.clause_of[place] for place in alignment.used}
+    for number in drawn_on:
+        for mark in sources.clauses[number].marks:
+            at = next((place for place, token in enumerate(sources.tokens) if token is mark.token), 0)
+            gone = mark.token is not None and at not in alignment.used and at - 1 in alignment.used
+            places = list(sources.tokens_of(number))
+            mostly = 2 * sum(place in alignment.used for place in places) >= len(places) and len(places) > 2
+            if (
+                mark.key == "only"
+                and gone
+                and mostly
+                and "only" not in mine
+                and sources.clause_of[at - 1] == sources.clause_of[at] == number
+            ):
+                yield between("dropped", comparison.tokens[-1], mark, comparison.nearly_verbatim)
+    for number in sources.first_clauses:
+        clause = sources.clauses[number]
+        opening = comparison.document[clause.start :][:20].lower().split()
+        if number + 1 in drawn_on and number not in drawn_on and opening and opening[0] in comparison.language.settings:
+            yield Difference(
+                "dropped", comparison.tokens[0].start, comparison.tokens[0].end, clause.start, clause.start, False
+            )
+
+
+def _is_modifier(place: int, places: list[int], used: set[int], comparison: Comparison) -> bool:
+    """Left out after a word that is there, within the condition or at the end of one that opens its sentence; or an amount."""
+    sources = comparison.alignment.sources
+    end = place
+    while end + 1 in places and end + 1 not in used:
+        end += 1
+    run = [sources.tokens[at] for at in range(place, end + 1)]
+    if not _is_short_gap(place, places, used):
+        return False
+    if any(token.value is not None for token in run) and end + 1 in used:
+        return True
+    return place - 1 in used and (end + 1 in used or sources.clause_of[place] in sources.first_clauses)
+
+
+def _is_coordinated(place: int, comparison: Comparison) -> bool:
+    """It stands after an "and": another statement, not a modifier."""
+    tokens = comparison.alignment.sources.tokens
+    left = max((at for at in comparison.alignment.used if at < place), default=place)
+    words = PART.findall(comparison.document[tokens[left].end : tokens[place].start].lower())
+    return any(word in comparison.language.joiners for word in words)
+
+
+def _is_short_gap(place: int, places: list[int], used: set[int]) -> bool:
+    """Up to three unused tokens beside used ones are a modifier; more may be another statement."""
+    first = last = place
+    while first - 1 in places and first - 1 not in used:
+        first -= 1
+    while last + 1 in places and last + 1 not in used:
+        last += 1
+    return last - first < 3 and (first - 1 in used or last + 1 in used)
+
+
+def cut_short(comparison: Comparison) -> Iterator[Difference]:
+    """A quotation that ends before its clause does: "entry is free", where it goes on "for children"."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    if not all(alignment.ordered) or not alignment.places or comparison.share < 1:
+        return
+    last = alignment.places[-1]
+    if last is None or last + 1 >= len(sources.tokens) or sources.clause_of[last + 1] != sources.clause_of[last]:
+        return
+    following = sources.tokens[last + 1]
+    contiguous = all(after == before + 1 for before, after in pairwise(alignment.places))  # type: ignore[operator]
+    quoted = contiguous and all(is_exact(comparison, mine) for mine in range(len(comparison.tokens)))
+    if quoted and not following.light and following.before not in comparison.language.joiners:
+        sure = (
+            comparison.document[sources.tokens[last].end : following.start].lower().strip()
+            in comparison.language.limits
+        )
+        yield between("dropped", comparison.tokens[-1], following, sure)
+
+
+def _draws_on_beside(number: int, comparison: Comparison) -> bool:
+    sources, used = comparison.alignment.sources, comparison.alignment.used
+    beside = [list(sources.tokens_of(other)) for other in (number - 1, number + 1) if 0 <= other < len(sources.clauses)]
+    return any(places and 2 * sum(at in used for at in places) >= len(places) for places in beside)
+
+
+def _main_clause(number: int, comparison: Comparison) -> list[int]:
+    """Used tokens of the clause that the condition belongs to, where most of it is used up to the condition."""
+    sources = comparison.alignment.sources
+    follows = number not in sources.first_clauses and not sources.clauses[number].apart
+    beside = number - 1 if follows else number + 1
+    if not 0 <= beside < len(sources.clauses) or (not follows and beside in sources.first_clauses):
+        return []
+    places = list(sources.tokens_of(beside))
+    held = [at for at in places if at in comparison.alignment.used]
+    whole = bool(held) and 2 * len(held) >= len(places) and (len(held) >= 2 or len(places) == 1)
+    return held if whole and places[-1 if follows else 0] in held else []
+
+
+def _lost(comparison: Comparison, clause: Clause, held: list[int], certain: bool) -> Difference:
+    places = [mine for mine, place in enumerate(comparison.alignment.places) if place in held]
+    token = comparison.tokens[places[-1] if places else -1]
+    return Difference("dropped", token.start, token.end, clause.condition_start, clause.condition_end, certain)
+
+
+def narrowing(comparison: Comparison) -> Iterator[Difference]:
+    """A modifier left out of a condition, or a bound left out anywhere, makes the sentence say more than its source."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    if not comparison.nearly_verbatim:
+        return
+    in_order = {
+        place
+        for place, ordered in zip(alignment.places, alignment.ordered, strict=True)
+        if ordered and place is not None
+    }
+    for number in sorted({sources.clause_of[place] for place in alignment.used}):
+        places = list(sources.tokens_of(number))
+        held = [at for at in places if at in in_order]
+        condition = sources.clauses[number].condition
+        kept = condition in {clause.condition for clause in alignment.reading.clauses}
+        for place in places:
+            token = sources.tokens[place]
+            if place in alignment.used or token.light or not held or (not condition and 2 * len(held) < len(places)):
+                continue
+            bounded = (
+                token.kind == "amount"
+                and any(mark.kind == "bound" for mark in token.marks)
+                and _is_short_gap(place, places, in_order)
+                and not _is_coordinated(place, comparison)
+            )
+            before = sources.tokens[place - 1] if place - 1 in held else None
+            universal = before is not None and before.kind == "word" and any(mark.key == "all" for mark in before.marks)
+            if bounded or universal or condition in ("if", "until", "except"):
+                mine = alignment.places.index(max((at for at in held if at < place), default=held[0]))
+                yield between(
+                    "dropped",
+                    comparison.tokens[mine],
+                    token,
+                    bounded
+                    or universal
+                    or (condition == "if" and kept and _is_modifier(place, places, in_order, comparison)),
+                )
+                break

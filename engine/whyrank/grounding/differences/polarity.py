@@ -1,0 +1,180 @@
+"""Negation and modality."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from whyrank.grounding.differences.comparison import (
+    Comparison,
+    Difference,
+    between,
+    clauses_of,
+    first_of,
+    first_source,
+    negations_of,
+)
+from whyrank.grounding.reading import Clause, Mark, Token
+from whyrank.grounding.words import have_same_stem
+
+__all__ = ["modals", "negations"]
+
+
+def negations(comparison: Comparison) -> Iterator[Difference]:
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    drawn_on = [sources.clauses[number] for number in {sources.clause_of[place] for place in alignment.used}]
+    hedged = _turns_about(alignment.reading.clauses) or _turns_about(drawn_on)
+    certain = comparison.share >= 0.7 and (not hedged or comparison.nearly_verbatim)
+    yield from _added_negations(comparison, drawn_on, certain)
+    yield from _doubled_negations(comparison)
+    yield from _lost_negations(comparison, drawn_on, certain)
+
+
+def _added_negations(comparison: Comparison, drawn_on: list[Clause], certain: bool) -> Iterator[Difference]:
+    sources = comparison.alignment.sources
+    said = [comparison.mine_at(mark.token) for mark in negations_of(drawn_on) if mark.token is not None]
+    for clause in comparison.alignment.reading.clauses:
+        for mark in negations_of([clause]):
+            against = clauses_of(comparison, mark, clause)
+            if not against or negations_of(against) or any(mine in clause.tokens for mine in said if mine is not None):
+                continue
+            if _is_bounded(clause.marks, [other for one in against for other in one.marks]):
+                continue
+            numbers = [sources.clauses.index(one) for one in against]
+            used = sum(sources.clause_of[place] in numbers for place in comparison.alignment.used)
+            mostly = 2 * used >= sum(len(one.tokens) for one in against)
+            beside = sources.clauses[min(numbers) : max(numbers) + 2]
+            excepted = any(one.condition == "except" for one in beside) or clause.condition == "until"
+            alike = comparison.nearly_verbatim or comparison.share >= 0.85
+            yield between(
+                "negation", mark, first_source(comparison, clause), certain and mostly and alike and not excepted
+            )
+
+
+def _doubled_negations(comparison: Comparison) -> Iterator[Difference]:
+    """Not forbidden."""
+    for place, token in enumerate(comparison.tokens):
+        mine, theirs = _on(token, "negation"), _on(comparison.source(place), "negation")
+        if mine and theirs and len(mine) != len(theirs):
+            yield between("negation", mine[0], theirs[0], comparison.nearly_verbatim)
+
+
+def _lost_negations(comparison: Comparison, drawn_on: list[Clause], certain: bool) -> Iterator[Difference]:
+    alignment, clauses = comparison.alignment, comparison.alignment.reading.clauses
+    if any(negations_of([clause]) and not clause.tokens for clause in clauses):
+        return  # there is one whose place is not known
+    for clause in drawn_on:
+        for mark in negations_of([clause]):
+            mine = comparison.mine_at(mark.token)
+            at = mine if mine is not None else _any_of(comparison, clause)
+            if at is None:
+                continue
+            here = clauses[comparison.tokens[at].clause]
+            if negations_of([here]) or _is_bounded(here.marks, clause.marks) or here.condition == "except":
+                continue
+            whole = all(
+                alignment.places[other] is not None or comparison.tokens[other].kind != "word" for other in here.tokens
+            )
+            sure = mine is not None and (comparison.nearly_verbatim or (certain and whole))
+            yield between("negation", comparison.tokens[at], mark, sure)
+
+
+def _on(token: Token | None, kind: str) -> list[Mark]:
+    return [mark for mark in token.marks if mark.kind == kind] if token is not None else []
+
+
+def _any_of(comparison: Comparison, clause: Clause) -> int | None:
+    """The first token of the evidence that draws on a clause of the source, where it draws on much of it."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    number = next(number for number, other in enumerate(sources.clauses) if other is clause)
+    found = [
+        mine
+        for mine, place in enumerate(alignment.places)
+        if place is not None and sources.clause_of[place] == number and not comparison.is_topic(comparison.tokens[mine])
+    ]
+    sign = negations_of([clause])[0].token
+    governed = next((place for place, token in enumerate(sources.tokens) if token is sign), None)
+    if governed is not None and governed not in alignment.used and governed + 1 not in alignment.used:
+        return None  # what it governs is not there
+    return found[0] if found and 2 * len(found) >= len(clause.tokens) else None
+
+
+def _turns_about(clauses: list[Clause]) -> bool:
+    return any(clause.condition in ("except", "until") for clause in clauses) or any(
+        mark.key == "only" for clause in clauses for mark in clause.marks
+    )
+
+
+def _is_bounded(mine: list[Mark], theirs: list[Mark]) -> bool:
+    """ "Not more than three" is "at most three"."""
+    keys = ({mark.key for mark in mine}, {mark.key for mark in theirs})
+    return any(
+        ({"max"} & one and {"over"} & other) or ({"min"} & one and {"under"} & other)
+        for one, other in (keys, keys[::-1])
+    )
+
+
+def modals(comparison: Comparison) -> Iterator[Difference]:
+    alignment = comparison.alignment
+    for number, clause in enumerate(alignment.reading.clauses):
+        counted = comparison.source_clauses(number)
+        top = max(counted.values(), default=0)
+        if top < 1:
+            continue
+        others = [alignment.sources.clauses[other] for other, count in counted.items() if 2 * count >= top]
+        theirs = [
+            mark
+            for other in others
+            for mark in other.marks
+            if mark.kind == "modal" and (mark.token is None or comparison.mine_at(mark.token) is not None)
+        ]
+        mine = [mark for mark in clause.marks if mark.kind == "modal"]
+        if negations_of([clause]) and negations_of(others) and not {mark.key for mark in mine} & {"will", "optional"}:
+            continue  # must not, may not
+        other_keys = {_strength(mark) for mark in theirs}
+        if not mine and other_keys == {"may"} and not any(mark.kind == "negation" for mark in clause.marks):
+            yield from _lost_modal(theirs[0], clause, comparison)
+        for mark in mine:
+            yield from _changed_modal(mark, clause, theirs, bool(negations_of(others)), comparison)
+
+
+def _lost_modal(mark: Mark, clause: Clause, comparison: Comparison) -> Iterator[Difference]:
+    """ "It may open" has become "it opens"."""
+    at = comparison.mine_at(mark.token)
+    if at is not None:
+        source, token = comparison.source(at), comparison.tokens[at]
+        if (
+            any(other.kind == "modal" for other in comparison.alignment.reading.clauses[token.clause].marks)
+            or source is None
+        ):
+            return
+        words = (
+            comparison.text[token.start : token.end].lower(),
+            comparison.document[source.start : source.end].lower(),
+        )
+        same = have_same_stem(*words) or words[0] == words[1]
+    else:
+        same = True
+    same = same and not any(other.key == "max" for other in clause.marks)
+    all_but = comparison.share == 1 and comparison.ordered_share >= 0.9
+    sure = same and (comparison.nearly_verbatim if mark.key == "may" else all_but)
+    yield between("modality", first_of(comparison, clause), mark, sure)
+
+
+def _strength(mark: Mark) -> str:
+    return {"need": "must", "can": "may"}.get(mark.key, mark.key)
+
+
+def _changed_modal(
+    mark: Mark, clause: Clause, theirs: list[Mark], negated: bool, comparison: Comparison
+) -> Iterator[Difference]:
+    key, mine = _strength(mark), {_strength(other) for other in clause.marks if other.kind == "modal"}
+    keys = {_strength(other) for other in theirs}
+    beside = [m for c in clauses_of(comparison, mark, clause) for m in c.marks if m.kind == "modal"]
+    weakened = "may" in keys and "may" not in mine
+    same = (key in keys and not weakened) or key in {_strength(other) for other in beside}
+    if same and not (weakened and key == "must"):
+        return
+    if theirs:
+        yield between("modality", mark, theirs[0], comparison.share >= 0.7 and (weakened or not mine & keys))
+    elif key not in ("must", "should") and not negated:
+        yield between("modality", mark, None, comparison.nearly_verbatim and key == "will")

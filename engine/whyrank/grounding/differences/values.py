@@ -1,0 +1,231 @@
+"""Amounts, dates, times and code that the source does not say, or says of something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from whyrank.grounding.amounts import Amount
+from whyrank.grounding.differences.comparison import Comparison, Difference, between
+from whyrank.grounding.reading import Token
+from whyrank.types import DifferenceKind
+
+__all__ = ["lone_values", "misplaced_values", "unknown_units", "values"]
+
+
+def values(comparison: Comparison) -> Iterator[Difference]:
+    for mine, token in enumerate(comparison.tokens):
+        if comparison.alignment.places[mine] is not None or token.kind == "word":
+            continue
+        if isinstance(token.value, Amount) and token.value.plain == (1.0,) and token.value.unit is None:
+            continue  # "one" may be a pronoun
+        if comparison.is_topic(token) or (token.kind == "code" and _is_quoted_code(comparison, token)):
+            continue
+        gap = [comparison.alignment.sources.tokens[place] for place in comparison.gap(mine)]
+        free = [
+            other
+            for place, other in enumerate(comparison.alignment.sources.tokens)
+            if place not in comparison.alignment.used and _comparable(token, other)
+        ]
+        counterpart = next((other for other in gap if _comparable(token, other)), None) or next(iter(free), None)
+        known = comparison.is_known(token)
+        kind = _kind_of(token, counterpart)
+        certain = counterpart in gap or not known
+        if isinstance(token.value, Amount) and counterpart not in gap and _is_computed(token.value, comparison):
+            certain = False
+        written = comparison.text[token.start : token.end]
+        if isinstance(token.value, Amount) and token.value.plain == (1.0,) and not any(map(str.isdigit, written)):
+            certain = False  # "annual" is "a year"
+        yield between(kind, token, counterpart, certain)
+
+
+def _is_quoted_code(comparison: Comparison, token: Token) -> bool:
+    """Code that the source has without marks around it."""
+    tokens = comparison.alignment.sources.tokens
+    return bool(tokens) and token.key in comparison.document[tokens[0].start : tokens[-1].end + 80].lower()
+
+
+def _comparable(token: Token, other: Token) -> bool:
+    if token.kind == other.kind or {token.kind, other.kind} <= {"amount", "date"}:
+        return True
+    return {token.kind, other.kind} <= {"amount", "time"}
+
+
+def unknown_units(comparison: Comparison) -> Iterator[Difference]:
+    """22 metres for 22 of something that is not there: the numbers are the same, what they count may not be."""
+    sources, used = comparison.alignment.sources, comparison.alignment.used
+    for mine, token in enumerate(comparison.tokens):
+        place = comparison.alignment.places[mine]
+        if place is None or not isinstance(token.value, Amount):
+            continue
+        source = sources.tokens[place]
+        if not isinstance(source.value, Amount) or (source.value.unit is None) == (token.value.unit is None):
+            continue
+        following = sources.tokens[place + 1] if place + 1 < len(sources.tokens) else None
+        counted = source.value.unit is None and following is not None and following.start - source.end <= 1
+        if counted and following is not None and place + 1 not in used and following.kind == "word":
+            yield between("unit", token, following, False)
+
+
+def _kind_of(token: Token, other: Token | None) -> DifferenceKind:
+    if token.kind == "code":
+        return "code"
+    if token.kind in ("date", "time"):
+        return "date"
+    if other is None or not (isinstance(token.value, Amount) and isinstance(other.value, Amount)):
+        return "number"
+    return "number" if set(token.value.plain).isdisjoint(other.value.plain) else "unit"
+
+
+def _is_computed(amount: Amount, comparison: Comparison) -> bool:
+    """A sum or difference of two amounts of the source."""
+    values = [
+        value
+        for token in comparison.alignment.sources.tokens
+        if isinstance(token.value, Amount)
+        for value in token.value.plain[:1]
+    ][:12]
+    wanted = amount.plain[0]
+    return any(wanted in (one + other, one - other) for one in values for other in values if one > other > 0)
+
+
+def misplaced_values(comparison: Comparison) -> Iterator[Difference]:
+    """A value from elsewhere in the source, where the words beside it have a value of their own."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    for mine, token in enumerate(comparison.tokens):
+        place = alignment.places[mine]
+        if place is None or not (token.value is not None or token.kind == "code" or token.named):
+            continue
+        in_order = [i for i in alignment.reading.clauses[token.clause].tokens if alignment.ordered[i]]
+        before = max((i for i in in_order if i < mine), default=None)
+        after = min((i for i in in_order if i > mine), default=None)
+        slots = [] if before is None else _slot(comparison, alignment.places[before], place, -1)
+        slots += [] if after is None else _slot(comparison, place, alignment.places[after], 0)
+        rivals = [at for at in slots if _rivals(token, sources.tokens[at])]
+        if rivals:
+            rival = sources.tokens[rivals[0]]
+            a_range = token.value is not None and abs(rivals[-1] - place) == 1 and rival.kind == token.kind
+            if token.named and all(sources.tokens[at].named or sources.tokens[at].kind != "word" for at in slots):
+                continue  # one of a list of names
+            near = any(sources.sentence_of[at] == sources.sentence_of[place] for at in rivals)
+            certain = comparison.share >= 0.75 and not a_range and (near or comparison.nearly_verbatim)
+            if not token.named:
+                yield between("joined", token, rival, certain and _is_matched(comparison, token.clause))
+            elif comparison.nearly_verbatim:
+                yield between("joined", token, rival, False)
+    yield from _skipped_values(comparison)
+    yield from _other_names(comparison)
+
+
+def _other_names(comparison: Comparison) -> Iterator[Difference]:
+    """A name whose clause gives nothing else, in a sentence about what another name did."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    if not any(token.named for token in sources.tokens):
+        return
+    for number, clause in enumerate(alignment.reading.clauses):
+        counted = comparison.source_clauses(number)
+        home = max(counted, key=lambda other: counted[other], default=None)
+        if home is None or counted[home] < 2:
+            continue
+        foreign = [
+            mine
+            for mine in clause.tokens
+            if (place := alignment.places[mine]) is not None
+            and sources.tokens[place].named
+            and sources.clause_of[place] != home
+        ]
+        only_names = all(
+            sources.tokens[place].named
+            for place in alignment.used
+            if any(sources.clause_of[place] == sources.clause_of[alignment.places[mine] or 0] for mine in foreign)
+        )
+        rival = next(
+            (at for at in sources.tokens_of(home) if at not in alignment.used and sources.tokens[at].named), None
+        )
+        if foreign and only_names and rival is not None:
+            yield between("joined", comparison.tokens[foreign[0]], sources.tokens[rival], comparison.share >= 0.95)
+
+
+def _is_matched(comparison: Comparison, clause: int) -> bool:
+    """No word of the clause is from elsewhere."""
+    tokens, places = comparison.tokens, comparison.alignment.places
+    return all(
+        places[mine] is not None or tokens[mine].kind != "word" or tokens[mine].light
+        for mine in comparison.alignment.reading.clauses[clause].tokens
+    )
+
+
+def _skipped_values(comparison: Comparison) -> Iterator[Difference]:
+    """12 % in summer, where the source says 12 % in winter and 4 % in summer."""
+    if not any(token.kind == "amount" for token in comparison.tokens):
+        return
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    row = [
+        (mine, place) for mine, place in enumerate(alignment.places) if place is not None and alignment.ordered[mine]
+    ]
+    for (mine, place), (following, after) in pairwise(row):
+        skipped = [sources.tokens[at] for at in range(place + 1, after) if at not in alignment.used]
+        if len(skipped) < 2 or skipped[0].value is not None or sources.sentence_of[place] != sources.sentence_of[after]:
+            continue
+        clause = comparison.tokens[following].clause
+        values = [token for token in comparison.tokens[: mine + 1] if token.clause == clause and token.kind == "amount"]
+        rival = next((other for other in skipped[1:] if any(_rivals(token, other) for token in values)), None)
+        if rival is not None and rival.kind == "amount":
+            yield between(
+                "joined", comparison.tokens[following], rival, comparison.nearly_verbatim and comparison.share >= 0.9
+            )
+
+
+def _slot(comparison: Comparison, left: int | None, right: int | None, value: int) -> list[int]:
+    """Unused source tokens between two places. `value`: which of the two is the value that may come from another sentence;
+    then the slot is the token beside the other one."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    if left is None or right is None:
+        return []
+    if sources.sentence_of[left] == sources.sentence_of[right]:
+        return [at for at in range(left + 1, right) if at not in alignment.used]
+    beside, step = (left, 1) if value == -1 else (right, -1)
+    if comparison.is_topic(comparison.tokens[alignment.places.index(beside)]):
+        return []
+    return comparison.free_beside(beside, step)[:1]
+
+
+def _rivals(token: Token, other: Token) -> bool:
+    if token.named or other.named:
+        return token.named and other.named
+    if token.kind == "amount" and other.kind == "amount":
+        if (1.0,) in (token.value.plain, other.value.plain):  # type: ignore[union-attr]
+            return False
+        units = {token.value.unit, other.value.unit}  # type: ignore[union-attr]
+        return len(units) == 1 or units <= {"time", "months"}
+    return token.kind == other.kind
+
+
+def lone_values(comparison: Comparison) -> Iterator[Difference]:
+    """A value whose sentence gives nothing else to the clause it stands in."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    for clause in alignment.reading.clauses:
+        homes = [
+            (mine, sources.sentence_of[place])
+            for mine in clause.tokens
+            if (place := alignment.places[mine]) is not None
+        ]
+        for mine, home in homes:
+            if comparison.tokens[mine].value is None or len(homes) < 3 or [other for _, other in homes].count(home) > 1:
+                continue
+            others = [at for at, _ in homes if at != mine and not comparison.is_topic(comparison.tokens[at])]
+            if not others:
+                continue
+            elsewhere = {other for _, other in homes} - {home}
+            rival = any(
+                sources.sentence_of[at] in elsewhere
+                and at not in alignment.used
+                and (token.value is not None or token.kind == "code")
+                for at, token in enumerate(sources.tokens)
+            )
+            yield Difference(
+                "joined",
+                comparison.tokens[mine].start,
+                comparison.tokens[mine].end,
+                certain=rival and comparison.share >= 0.9 and comparison.ordered_share >= 0.7,
+            )

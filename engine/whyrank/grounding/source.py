@@ -1,0 +1,132 @@
+"""A document as evidence is held against it: its sentences, the words that each holds, and their readings, made when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain, islice
+
+from whyrank.grounding.alignment import same_value
+from whyrank.grounding.reading import Reading, Token, read
+from whyrank.grounding.tables import LANGUAGES, Language, language_table
+from whyrank.grounding.words import Vocabulary, content_keys, folded_words, sentences, table_language
+
+__all__ = ["MAX_TOKENS", "Source"]
+
+_MAX_VOTES = 64  # a word that stands in more sentences says little about which one is meant
+_MAX_SOURCES = 3  # sentences that one sentence of the evidence may draw on
+_TOPIC_SENTENCES = 3  # a word in so many sentences is what the document is about
+MAX_TOKENS = 240  # a longer sentence is no sentence, and is not compared
+_SHORT = 40  # words: too few for the commonest function words to tell the language
+_MAX_READ = 200  # sentences in which a value is looked for
+
+
+class Source:
+    """The query's words ask for nothing and count as the document's topic."""
+
+    def __init__(self, document: str, query: str) -> None:
+        self.document, self.query = document, query
+        self.sentences = list(sentences(document))
+        self.words: list[str] = []
+        self._places = places = dict[str, set[int]]()
+        self._readings: dict[int, Reading] = {}
+        for place, (start, end) in enumerate(self.sentences):
+            words = folded_words(document[start:end])
+            self.words += words
+            for key in content_keys(words):
+                if key in places:
+                    places[key].add(place)
+                else:
+                    places[key] = {place}
+        self.query_words = folded_words(query)
+        self.query_keys = frozenset(content_keys(self.query_words))
+        self.vocabulary = Vocabulary(chain(self._places, self.query_words))
+
+    @cached_property
+    def language(self) -> Language:
+        """Of a short text, the one whose tables know most of its words."""
+        found = table_language(self.document, self.words)
+        if len(self.words) >= _SHORT or found not in LANGUAGES:
+            return language_table(found)
+        tables = [language_table(found), *(language_table(name) for name in LANGUAGES if name != found)]
+        return max(tables, key=lambda table: sum(word in table.known for word in self.words))
+
+    def places(self, key: str) -> set[int]:
+        """Numbers of the sentences that hold the word, or else another form of it."""
+        if key in self._places:
+            return self._places[key]
+        return set().union(*(self._places.get(other, ()) for other in self.vocabulary.of_same_stem(key)))
+
+    def best_sentences(self, found: dict[str, set[int]]) -> list[int]:
+        """Those that hold most of the words, rare ones counting more. A further one has to hold two words more."""
+        rest, chosen = dict(found), []
+        for fewest in (1, *[2] * (_MAX_SOURCES - 1)):
+            votes: dict[int, float] = {}
+            counts: dict[int, int] = {}
+            for places in rest.values():
+                weight = 1 / len(places) if places else 0.0
+                for place in islice(places, _MAX_VOTES):
+                    votes[place] = votes.get(place, 0.0) + 1.0 + weight
+                    counts[place] = counts.get(place, 0) + 1
+            best = min(votes, key=lambda place: (-votes[place], place), default=0)
+            if counts.get(best, 0) < fewest:
+                break
+            chosen.append(best)
+            rest = {key: places for key, places in rest.items() if best not in places}
+        return sorted(chosen)
+
+    def reading(self, place: int) -> Reading:
+        if place not in self._readings:
+            reading = read(self.document, *self.sentences[place], self.language)
+            self._readings[place] = (
+                reading if len(reading.tokens) <= MAX_TOKENS else Reading(reading.start, reading.end)
+            )
+        return self._readings[place]
+
+    def quoted_from(self, sentence: str, places: Sequence[int]) -> int | None:
+        """Which of these sentences it is, to the letter and whole; a part of one may leave out what matters."""
+        wanted = plain(sentence)
+        return next((place for place in places if plain(self.document[slice(*self.sentences[place])]) == wanted), None)
+
+    @cached_property
+    def _first_sentence(self) -> str:
+        return self.document[slice(*self.sentences[0])] if self.sentences else ""
+
+    @cached_property
+    def _first_words(self) -> frozenset[str]:
+        return frozenset(folded_words(self._first_sentence))
+
+    def is_topic(self, token: Token, word: str) -> bool:
+        """A word that a sentence may have from its context: what the document, or the question, is about."""
+        if token.value is not None:
+            return any(same_value(token, other) for other in self._query_tokens)
+        if token.kind == "code":
+            return token.key in self._first_sentence.lower()
+        if word >= "\u3000" and len(word) <= 2:
+            return word in self._first_sentence
+        if word in self._first_words or word in self.query_keys or len(self._places.get(word, ())) >= _TOPIC_SENTENCES:
+            return True
+        return len(word) > 1 and len(self.places(word)) >= _TOPIC_SENTENCES
+
+    def knows(self, token: Token, word: str) -> bool:
+        if token.value is not None:
+            return any(same_value(token, other) for place in self._some_places for other in self.reading(place).tokens)
+        if token.kind == "code":
+            return token.key in self._lowered
+        return word in self._lowered if word >= "\u0e00" else bool(self.places(word)) or word in self.query_keys
+
+    @cached_property
+    def _lowered(self) -> str:
+        return self.document.lower()
+
+    @cached_property
+    def _query_tokens(self) -> list[Token]:
+        return read(self.query, 0, len(self.query), self.language).tokens[:MAX_TOKENS]
+
+    @property
+    def _some_places(self) -> Sequence[int]:
+        return range(min(len(self.sentences), _MAX_READ))
+
+
+def plain(sentence: str) -> str:
+    return " ".join(sentence.lower().split()).strip(" .;:!?。！？；…\"'“”«»")

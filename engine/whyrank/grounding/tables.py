@@ -1,0 +1,220 @@
+"""The word tables as data: what each word of a language means to the comparison. Read once, when a language first comes up."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["LANGUAGES", "SCALES", "UNITS", "Entry", "Language", "TimeForm", "language_table"]
+
+LANGUAGES = ("en", "de", "fr", "es")
+"""Those in Latin script that have tables, as Chinese does."""
+_FOLDER = Path(__file__).parent / "tables"
+
+Kind = Literal[
+    "function",
+    "word",
+    "negation",
+    "quantifier",
+    "bound",
+    "degree",
+    "modal",
+    "condition",
+    "number",
+    "ordinal",
+    "fixed",
+    "plus",
+]
+
+
+class Entry(NamedTuple):
+    """What a word is. `key`: its class within the kind, or the word that stands for it; `poles`: see `_with_poles`.
+
+    `light`: it may be added or left out ("begins", "is called")."""
+
+    kind: Kind
+    key: str
+    poles: tuple[str, ...] = ()
+    value: float = 0.0
+    light: bool = False
+
+
+class TimeForm(NamedTuple):
+    """A way to write a time of day. `hour`, `minute`: a number, or None where the text has it."""
+
+    pattern: re.Pattern[str]
+    hour: int | None
+    minute: int | None
+    subtract: bool
+    half: Literal["", "am", "pm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """Words are looked up in `entries`; a phrase by its first word in `phrases`, longest first.
+
+    `small`: function words that have no other part. `known`: all words that are more than words."""
+
+    name: str
+    entries: dict[str, Entry]
+    phrases: dict[str, tuple[tuple[tuple[str, ...], Entry], ...]]
+    numbers: dict[str, float]
+    articles: frozenset[str]
+    joiners: frozenset[str]
+    breaks: frozenset[str]
+    passive: frozenset[str]
+    limits: frozenset[str]
+    determiners: frozenset[str]
+    settings: frozenset[str]
+    than: frozenset[str]
+    number_joiner: str
+    only_pair: tuple[frozenset[str], ...]
+    times: tuple[TimeForm, ...]
+    time_hint: re.Pattern[str]
+    longest: int
+    small: frozenset[str]
+    known: frozenset[str]
+
+
+def _units() -> tuple[dict[str, tuple[str, float]], dict[str, float]]:
+    tables = tomllib.loads((_FOLDER / "units.toml").read_text(encoding="utf-8"))
+    scales = tables.pop("scales")
+    units = {
+        name.replace("_", " "): (dimension, float(factor))
+        for dimension, lines in tables.items()
+        for factor, listed in lines.items()
+        for name in listed.split()
+    }
+    return units, {
+        name.replace("_", " "): float(factor) for factor, listed in scales.items() for name in listed.split()
+    }
+
+
+UNITS, SCALES = _units()
+"""Name to dimension and factor; name to factor."""
+
+
+_KINDS: tuple[Kind, ...] = ("degree", "bound", "quantifier", "modal", "condition")
+
+
+@cache
+def language_table(name: str) -> Language:
+    """Of a language that has no table, every word is a word and nothing else."""
+    path = _FOLDER / f"{name}.toml"
+    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    numbers = tables.get("numbers", {})
+    entries = _with_poles(dict(_entries(tables)), tables.get("words", {}).get("opposites", ""))
+    for light, _ in _names(tables.get("light", "")):
+        entries[light] = entries[light]._replace(light=True)
+    singles = {name: entry for name, entry in entries.items() if " " not in name}
+    pair = " ".join(tables.get("only_pair", ())).split()
+    special = (
+        {*pair}
+        | {name for key in ("breaks", "passive") for name, _ in _names(tables.get(key, ""))}
+        | set(numbers.get("articles", "").split())
+    )
+    phrases: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
+    for words, entry in ((tuple(name.split(" ")), entry) for name, entry in entries.items() if " " in name):
+        phrases.setdefault(words[0], []).append((words, entry))
+    return Language(
+        name,
+        singles,
+        {first: tuple(sorted(group, key=lambda item: -len(item[0]))) for first, group in phrases.items()},
+        {word: entry.value for word, entry in singles.items() if entry.kind == "number"},
+        frozenset(numbers.get("articles", "").split()),
+        frozenset(tables.get("joiners", "").split()),
+        frozenset(tables.get("breaks", "").split()),
+        frozenset(tables.get("passive", "").split()),
+        frozenset(tables.get("limits", "").split()),
+        frozenset(tables.get("determiners", "").split()),
+        frozenset(tables.get("settings", "").split()),
+        frozenset(tables.get("than", "").split()),
+        numbers.get("and", ""),
+        tuple(frozenset(words.split()) for words in tables.get("only_pair", ())),
+        tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
+        re.compile(numbers.get("times_hint", "(?!)")),
+        max(map(len, singles), default=1),
+        frozenset(
+            word
+            for word, entry in singles.items()
+            if entry.kind == "function" and word not in special and word not in phrases
+        ),
+        frozenset(
+            [*singles, *phrases, *numbers.get("articles", "").split(), *(name for name in UNITS if len(name) > 1)]
+        ),
+    )
+
+
+def _names(listed: str) -> Iterator[tuple[str, str]]:
+    """Name and what stands after its "=". Hyphens and apostrophes part words, as in a text."""
+    for item in listed.split():
+        name, _, value = item.partition("=")
+        yield re.sub(r"[_'’-]+", " ", name).strip(), value
+
+
+def _entries(tables: dict[str, Any]) -> Iterator[tuple[str, Entry]]:
+    """Later ones win: the rarer meaning comes last."""
+    for name, _ in _names_of(tables, "light", "function", "joiners", "breaks", "passive"):
+        yield name, Entry("function", name)
+    for name, _ in _names(tables.get("words", {}).get("plain", "")):
+        yield name, Entry("word", name)
+    for group in tables.get("words", {}).get("same", "").split("|"):
+        members = [name for name, _ in _names(group)]
+        yield from ((name, Entry("word", members[0])) for name in members)
+    for name, value in _names(tables.get("negation", "")):
+        yield name, Entry("modal", "optional") if value == "optional" else Entry("negation", value)
+    for kind in _KINDS:
+        for key, listed in tables.get(kind, {}).items():
+            yield from ((name, Entry(kind, key)) for name, _ in _names(listed))
+    numbers = tables.get("numbers", {})
+    for name, value in _names(numbers.get("words", "")):
+        yield name, Entry("number", name, value=float(value))
+    for name, value in _names(numbers.get("ordinals", "")):
+        yield name, Entry("ordinal", value)
+    for name, value in _names(numbers.get("plus", "")):
+        yield name, Entry("plus", name, value=float(value))
+    for name, value in _names(numbers.get("fixed", "")):
+        amount, _, unit = value.partition("_")
+        yield name, Entry("fixed", unit, value=float(amount))
+
+
+def _names_of(tables: dict[str, Any], *keys: str) -> Iterator[tuple[str, str]]:
+    for key in keys:
+        yield from _names(tables.get(key, ""))
+
+
+def _with_poles(entries: dict[str, Entry], opposites: str) -> dict[str, Entry]:
+    """`poles` names the pairs of opposites a word belongs to, and on which side: "12+" against "12-"."""
+    for number, pair in enumerate(re.split(r"[;\n](?! )", opposites.strip())):
+        for side, listed in zip("+-", pair.split("|"), strict=False):
+            members = [name for name, _ in _names(listed)]
+            for name in members:
+                known = entries.get(name) or Entry("word", members[0])
+                if known.kind == "function":
+                    known = Entry("word", members[0])
+                entries[name] = known._replace(poles=(*known.poles, f"{number}{side}"))
+    return entries
+
+
+def _time_form(line: str, numbers: dict[str, Any]) -> TimeForm:
+    """Of a line such as "half past {h} = h:30": what is written, and the time that it means."""
+    written, _, meaning = line.rpartition(" = ")
+    words = [name for name, value in _names(numbers.get("words", "")) if float(value or 99) in range(60)]
+    number = "|".join([r"\d{1,2}", "[一二三四五六七八九十两]{1,3}", *sorted(words, key=len, reverse=True)])
+    parts = {"{h}": f"(?P<h>{number})", "{m}": f"(?P<m>{number})", "{d}": r"(?P<h>\d{1,2})", "{mm}": r"(?P<m>\d{2})"}
+    for sign, group in parts.items():
+        written = written.replace(sign, group)
+    time, _, half = meaning.partition(" ")
+    hour, sign, minute = re.match(r"(h|\d+)([:-])(m|\d+)", time).groups()  # type: ignore[union-attr]
+    return TimeForm(
+        re.compile(rf"(?<![\w:.]){written}"),
+        None if hour == "h" else int(hour),
+        None if minute == "m" else int(minute),
+        sign == "-",
+        half,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,117 @@
+"""One sentence of the evidence against its document: verdict, sources, and what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from whyrank.grounding.alignment import Sources, align
+from whyrank.grounding.claims import Claim
+from whyrank.grounding.differences import Comparison, Difference, differences
+from whyrank.grounding.reading import Token, read
+from whyrank.grounding.source import MAX_TOKENS, Source
+from whyrank.grounding.words import content_keys, fold, folded_words
+from whyrank.types import CheckedSentence, SourceSpan, Unsupported
+
+__all__ = ["Judged", "judge"]
+
+_BACKED = 0.55  # least share of the content words that a sentence with a source has from it
+_ENOUGH = 0.6  # least share of all that is compared for a difference to be certain
+
+
+class Judged(NamedTuple):
+    sentence: CheckedSentence
+    spans: tuple[SourceSpan, ...] = ()
+    unsupported: tuple[Unsupported, ...] = ()
+
+
+def judge(evidence: str, start: int, end: int, source: Source, missing: Sequence[Claim]) -> Judged | None:
+    """None: the sentence claims nothing. `missing`: what can be checked to the letter and is not in the document."""
+    words = folded_words(evidence[start:end])
+    keys = list(dict.fromkeys(content_keys(words)))
+    if not keys and not missing:
+        return None
+    found = {key: source.places(key) for key in keys}
+    held_by = source.best_sentences(
+        {key: places for key, places in found.items() if key not in source.query_keys or places}
+    )
+    quoted = source.quoted_from(evidence[start:end], held_by)
+    if quoted is not None:
+        span = SourceSpan(start, end, *source.sentences[quoted], 1.0)
+        return Judged(CheckedSentence(start, end, "supported", None, span.start, span.end), (span,))
+    reading = read(evidence, start, end, source.language)
+    if len(reading.tokens) > MAX_TOKENS:
+        return Judged(CheckedSentence(start, end, "unverified", "wording"))
+    alignment = align(reading, Sources.of([source.reading(place) for place in held_by]))
+
+    topics: dict[int, bool] = {}
+
+    def is_topic(token: Token) -> bool:
+        if token.start not in topics:
+            topics[token.start] = source.is_topic(token, fold(evidence[token.start : token.end]))
+        return topics[token.start]
+
+    def is_known(token: Token) -> bool:
+        return source.knows(token, fold(evidence[token.start : token.end]))
+
+    comparison = Comparison(evidence, source.document, alignment, source.language, is_known, is_topic)
+    differing = [*differences(comparison), *_missing(comparison, missing)]
+    similarity = round(comparison.share, 6)
+    spans = tuple(_spans(start, end, held_by, source, similarity)) if similarity >= _BACKED else ()
+    certain = [difference for difference in differing if difference.certain]
+    sentence = _sentence(start, end, comparison, differing, certain, spans)
+    shown = certain or [item for item in differing if any(item.start == claim.start for claim in missing)]
+    return Judged(sentence, spans, tuple(_unsupported(evidence, shown)))
+
+
+def _sentence(
+    start: int,
+    end: int,
+    comparison: Comparison,
+    differing: Sequence[Difference],
+    certain: Sequence[Difference],
+    spans: Sequence[SourceSpan],
+) -> CheckedSentence:
+    place = (spans[0].start, spans[0].end) if spans else (None, None)
+    if certain:
+        return CheckedSentence(start, end, "altered", certain[0].kind, *place)
+    if spans and not differing and comparison.share >= 0.999:
+        return CheckedSentence(start, end, "supported", None, *place)
+    reason = next((one.kind for one in differing if one.kind != "inserted"), "wording")
+    return CheckedSentence(start, end, "unverified", reason if spans else "wording", *place)  # type: ignore[arg-type]
+
+
+def _missing(comparison: Comparison, missing: Sequence[Claim]) -> Iterator[Difference]:
+    """Claims that the document does not hold, unless the words around them were found to mean the same."""
+    alignment = comparison.alignment
+    for claim in missing:
+        inside = [
+            mine
+            for mine, token in enumerate(alignment.reading.tokens)
+            if token.start < claim.end and claim.start < token.end
+        ]
+        if inside and all(alignment.places[mine] is not None for mine in inside):
+            continue
+        yield Difference(claim.kind, claim.start, claim.end, certain=comparison.share >= _ENOUGH)
+
+
+def _spans(start: int, end: int, held_by: Sequence[int], source: Source, similarity: float) -> Iterator[SourceSpan]:
+    """Neighbouring sentences are one stretch."""
+    first = last = held_by[0]
+    for place in [*held_by[1:], None]:
+        if place is not None and place == last + 1:
+            last = place
+            continue
+        yield SourceSpan(start, end, source.sentences[first][0], source.sentences[last][1], similarity)
+        if place is not None:
+            first = last = place
+
+
+def _unsupported(evidence: str, differing: Sequence[Difference]) -> Iterator[Unsupported]:
+    seen_end = -1
+    for one in sorted(differing, key=lambda one: (one.start, -one.end)):
+        if one.start >= seen_end:
+            yield Unsupported(
+                one.kind, evidence[one.start : one.end], one.start, one.end, one.source_start, one.source_end
+            )
+            seen_end = one.end
