@@ -40,6 +40,8 @@ NATURAL = Path(__file__).parents[1] / "tests" / "data" / "demo" / "natural.toml"
 _FAMILIES = ("relation", "event", "plain", "chinese")
 _SHARES = (0.45, 0.25, 0.2, 0.1)
 _CANDIDATES = 20
+# What the model writes by itself.
+EVIDENCE: dict[str, Any] = {"evidence_min_score": 0.0, "evidence_style": "rewrite"}
 
 _TABLE_BEGINS, _TABLE_ENDS = "<!-- figures -->", "<!-- end of figures -->"
 
@@ -67,7 +69,7 @@ class Judge:
         for query, document in pairs:
             asked.setdefault(query, {})[document] = None
         answers = await self._reranker.rerank_many(
-            RerankRequest.of(query, list(texts), mode=mode, evidence_top_n=len(texts), evidence_min_score=0.0)
+            RerankRequest.of(query, list(texts), mode=mode, evidence_top_n=len(texts), **EVIDENCE)
             for query, texts in asked.items()
         )
         rows: dict[Pair, RankedDocument] = {}

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from whyrank.__main__ import app
 from whyrank.config import EngineConfig
+from whyrank.options import options_of
 
 
 def whyrank(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -177,7 +177,7 @@ def test_evidence_as_events_and_as_panels(checkpoint: Callable[[str], Path]) -> 
 
 
 def test_engine_options_and_their_defaults_are_those_of_the_config() -> None:
-    wanted = {field.name: field.default for field in fields(EngineConfig) if field.name != "model"}
+    wanted = {option.name: option.default for option in options_of(EngineConfig).values() if option.flag}
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name in ("rerank", "doctor"):
         offered = {parameter.name: parameter.default for parameter in commands[name].params}

@@ -351,7 +351,7 @@ FAULTS = [
     ({"query": "q", "DOCUMENTS": "a"}, "DOCUMENTS: Input should be a valid list"),
     ({"query": "q", "DOCUMENTS": ["a", 5]}, "DOCUMENTS[1]: Input should be a valid string"),
     ({"query": "q", "DOCUMENTS": ["a"], "top_n": -1}, "top_n is -1: give a whole number"),
-    ({"query": "q", "DOCUMENTS": ["a"], "mode": "explain"}, "mode: Input should be 'score' or 'evidence'"),
+    ({"query": "q", "DOCUMENTS": ["a"], "mode": "explain"}, "mode: Input should be 'score', 'evidence' or 'spans'"),
     ({"query": "q", "DOCUMENTS": ["long " * 40_000], "truncation": False}, "longer than the model reads"),
     ({"DOCUMENTS": ["a"]}, "quer"),
 ]
