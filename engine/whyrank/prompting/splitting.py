@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -41,6 +40,8 @@ _PARTNERS, _STEP = 4, 17
 _WINDOW = 24
 # So many places are tried, from the user text onwards.
 _TRIALS = 3
+# A trusted text takes milliseconds to try. A format has a few, but words of a document's metadata may make more without end.
+_MAX_TEXTS = 128
 # Patterns that look back, or at where the text or the last match began, in a pre-tokenizer's description as JSON.
 _LOOKS_BACK = re.compile(r"\(\?<|\\\\[bBGAKyYX]")
 
@@ -57,7 +58,7 @@ class RunSplitter:
         self._can_split = not any(token.lstrip or token.rstrip or token.single_word for token in added)
         steps = [step.__getstate__().decode() for step in (tokenizer.pre_tokenizer, tokenizer.normalizer) if step]
         self._has_words = tokenizer.pre_tokenizer is not None and not any(map(_LOOKS_BACK.search, steps))
-        self._pieces = lru_cache(1024)(self._split_trusted)
+        self._known: dict[tuple[Span, bool, bool], Sequence[Span]] = {}
 
     def split(self, run: Run) -> list[Run]:
         """The run in parts. One without user text beside trusted text is its own only part."""
@@ -72,8 +73,16 @@ class RunSplitter:
         kept = (tuple(span for span in part if span.text or not span.trusted) for part in parts)
         return [part for part in kept if part]
 
+    def _pieces(self, span: Span, text_before: bool, text_after: bool) -> Sequence[Span]:
+        """A trusted span in pieces. `text_before` and `text_after` say whether user text stands beside it."""
+        known = self._known.get((span, text_before, text_after))
+        if known is None:
+            if len(self._known) >= _MAX_TEXTS:
+                return (span,)
+            known = self._known[span, text_before, text_after] = self._split_trusted(span, text_before, text_after)
+        return known
+
     def _split_trusted(self, span: Span, text_before: bool, text_after: bool) -> Sequence[Span]:
-        """A trusted span in pieces: `text_before` and `text_after` say whether user text stands beside it."""
         text, places = span.text, set[int]()
         candidates = self._candidates(text)
         for wanted, order in ((text_before, candidates), (text_after, candidates[::-1])):
