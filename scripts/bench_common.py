@@ -27,7 +27,11 @@ _QWEN3_5 |= {"head_dim": 256, "intermediate_size": 3584, "vocab_size": 248320}
 _QWEN3_5 |= {"linear_num_key_heads": 16, "linear_num_value_heads": 16}
 _QWEN3_5 |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
 
+_NANO = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+_NANO |= {"head_dim": 32, "intermediate_size": 128}
+
 SHAPES: dict[str, tuple[str, dict[str, int]]] = {
+    "nano-qwen3": ("qwen3", _NANO),
     "tiny-qwen3": ("qwen3", {}),
     "tiny-qwen3.5": ("qwen3_5", {}),
     "qwen3-0.6b": ("qwen3", _QWEN3),
@@ -44,12 +48,14 @@ def on_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def write_model(shape: str, folder: Path) -> Path:
+def write_model(shape: str, folder: Path, vocab_size: int | None = None) -> Path:
     """Write a checkpoint with random weights, which are as fast as trained ones, into a folder that prompt "prism" fits."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, sizes = SHAPES[shape]
+    if vocab_size is not None:
+        sizes = sizes | {"vocab_size": vocab_size}
     model = write_checkpoint(kind, folder / f"prism-{shape}")
     if sizes:
         config = AutoConfig.from_pretrained(model)

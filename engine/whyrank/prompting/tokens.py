@@ -2,8 +2,9 @@
 
 Three promises, each with its mechanism here:
 
-- *The card's own ids.* A run is joined to one string and goes through the checkpoint's own tokenizer (`_encode_run`).
-- *User text is never control.* The control tokens of a run must be the frame's own, each at its own place. If text of a
+- *The card's own ids.* A run has the ids that the checkpoint's own tokenizer gives to it as one string. It goes there in
+  parts where that makes no difference (`splitting.py`), and a part that several prompts share goes there once (`_encode_all`).
+- *User text is never control.* The control tokens of a part must be the frame's own, each at its own place. If text of a
   query, document or instruction forms one, alone or together with the frame beside it, the run is encoded again in pieces,
   by a tokenizer that does not know control tokens (`_encode_escaped`).
 - *The frame is never cut.* The ids of query and document are known by position; only they give way (`_fit`).
@@ -13,14 +14,15 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.prompting.rendering import Run, Span, instruction_text, render
+from whyrank.prompting.splitting import RunSplitter
 from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy, Window
 
 if TYPE_CHECKING:
@@ -67,7 +69,8 @@ class LabelIds:
 class _Encoded:
     """Ids, and which of them are the query's and the document's.
 
-    `offsets`: the characters of the document's ids, counted like `origin`, where the document's text begins.
+    `offsets`: the characters of the ids of the text that holds the document. There the document's ids begin at place `first`
+    and its characters at `origin`.
     `shared`: tokens with characters of both frame and document (" Water" after "<Document>:"). They are never cut.
     """
 
@@ -75,9 +78,25 @@ class _Encoded:
     query: range = range(0)
     document: range = range(0)
     offsets: Sequence[tuple[int, int]] = ()
+    first: int = 0
     origin: int = 0
     shared: int = 0
     neutralised: bool = False
+    is_hostile: bool = False
+    """The control tokens are not the frame's: the ids are not to be used."""
+
+
+class _Offsets(Sequence[tuple[int, int]]):
+    """Start and end of each token's characters, looked up as they are needed: a list of all costs as much as making the ids."""
+
+    def __init__(self, encoding: Any) -> None:
+        self._encoding = encoding
+
+    def __len__(self) -> int:
+        return len(self._encoding)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._encoding.token_to_chars(place)
 
 
 class PromptEncoder:
@@ -89,7 +108,8 @@ class PromptEncoder:
         self.max_length = max_length
         self._reserved_tokens = reserved_tokens
         self._tokenizer, self._tokenizer_without_control, self._control = _two_tokenizers(tokenizer, fmt)
-        self._controls_of_text = lru_cache(1024)(self._find_controls)
+        self._encode_trusted = lru_cache(1024)(self._encode_and_locate)
+        self.splitter = RunSplitter(self._tokenizer, self._edges_of_controls)
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
         self.labels = self._label_ids()
         self._require_room(instruction_text(fmt, None), f"max_length {max_length} is too short", CheckpointError)
@@ -150,19 +170,32 @@ class PromptEncoder:
     # Encoding.
 
     def _encode_all(self, rendered: list[list[Run]]) -> Iterator[_Encoded]:
-        """One row per document. A run that several documents share is encoded once."""
-        distinct = list({run: None for runs in rendered for run in runs})
-        encodings = self._tokenizer.encode_batch(
-            ["".join(span.text for span in run) for run in distinct], add_special_tokens=False
-        )
-        encoded = {run: self._encode_run(run, e) for run, e in zip(distinct, encodings, strict=True)}
-        return (_joined([encoded[run] for run in runs]) for runs in rendered)
+        """One row per document. A part of a run that several documents share is encoded once."""
+        parts = {run: self.splitter.split(run) for runs in rendered for run in runs}
+        encoded = self._encode_parts({part: None for each in parts.values() for part in each})
+        rows = {run: self._checked(run, [encoded[part] for part in each]) for run, each in parts.items()}
+        return (_joined([row for run in runs for row in rows[run]]) for runs in rendered)
 
-    def _encode_run(self, run: Run, encoding: Any) -> _Encoded:
-        frame, located = self._frame_controls(run), self._controls(encoding)
-        if located == frame:
-            return _located(run, encoding.ids, encoding.offsets)
-        return self._encode_escaped(run, frame, neutralised=_any_inside_user_text(located, run))
+    def _encode_parts(self, parts: Iterable[Run]) -> dict[Run, _Encoded]:
+        trusted = {part for part in parts if len(part) == 1 and part[0].trusted}
+        encoded = {part: _Encoded(self._encode_trusted(part[0].text)[0]) for part in trusted}
+        others = [part for part in parts if part not in trusted]
+        texts = ["".join(span.text for span in part) for part in others]
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return encoded | {part: self._encode_part(part, e) for part, e in zip(others, encodings, strict=True)}
+
+    def _encode_part(self, part: Run, encoding: Any) -> _Encoded:
+        ids = encoding.ids
+        controls = self._controls(ids, encoding)
+        if controls == self._frame_controls(part):
+            return _located(part, ids, _Offsets(encoding))
+        return _Encoded([], neutralised=_any_inside_user_text(controls, part), is_hostile=True)
+
+    def _checked(self, run: Run, parts: list[_Encoded]) -> list[_Encoded]:
+        """The run's parts, or all of it in one where one of them is hostile."""
+        if not any(part.is_hostile for part in parts):
+            return parts
+        return [self._encode_escaped(run, self._frame_controls(run), any(part.neutralised for part in parts))]
 
     def _frame_controls(self, run: Run) -> list[Control]:
         """The control tokens that the run should have: those of its trusted text."""
@@ -170,18 +203,20 @@ class PromptEncoder:
             (token, at + start, at + end)
             for span, at in _placed(run)
             if span.trusted
-            for token, start, end in self._controls_of_text(span.text)
+            for token, start, end in self._encode_trusted(span.text)[1]
         ]
 
-    def _find_controls(self, text: str) -> list[Control]:
-        return self._controls(self._tokenizer.encode(text, add_special_tokens=False))
+    def _encode_and_locate(self, text: str) -> tuple[list[int], list[Control]]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, self._controls(encoding.ids, encoding)
 
-    def _controls(self, encoding: Any) -> list[Control]:
-        return [
-            (token, *encoding.token_to_chars(place))
-            for place, token in enumerate(encoding.ids)
-            if token in self._control
-        ]
+    def _edges_of_controls(self, text: str) -> list[tuple[int, int]]:
+        return [(start, end) for _, start, end in self._encode_trusted(text)[1]]
+
+    def _controls(self, ids: list[int], encoding: Any) -> list[Control]:
+        if self._control.isdisjoint(ids):
+            return []
+        return [(token, *encoding.token_to_chars(at)) for at, token in enumerate(ids) if token in self._control]
 
     def _encode_escaped(self, run: Run, frame: Sequence[Control], neutralised: bool) -> _Encoded:
         """The frame's control tokens stay what they are; all text between them goes through the plain tokenizer."""
@@ -218,6 +253,9 @@ class PromptEncoder:
         frame = len(row.ids) - query - document
         wanted = document if max_tokens is None else min(document, max(1, max_tokens - row.shared))
         query_room, document_room = self._share(self.max_length - frame, query, wanted)
+        if (query_room, document_room) == (query, document):
+            tokens = document + row.shared
+            return EncodedDocument((Prompt(tuple(row.ids), Truncation(tokens, tokens, policy)),), row.neutralised)
         prompts = []
         windows = _kept(document, document_room, policy)
         if max_windows is not None and len(windows) > max_windows:
@@ -236,7 +274,7 @@ class PromptEncoder:
             window = read = None
             if used < document:
                 read = tuple(
-                    (row.offsets[low][0] - row.origin, row.offsets[high - 1][1] - row.origin)
+                    (row.offsets[row.first + low][0] - row.origin, row.offsets[row.first + high - 1][1] - row.origin)
                     for low, high in kept
                     if high > low
                 )
@@ -344,10 +382,9 @@ def _any_inside_user_text(controls: Sequence[Control], run: Run) -> bool:
     return any(start <= low and high <= end for _, low, high in controls for start, end in user_text)
 
 
-def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralised: bool = False) -> _Encoded:
+def _located(run: Run, ids: list[int], offsets: Sequence[tuple[int, int]], neutralised: bool = False) -> _Encoded:
     """Find the query's and the document's ids by their characters."""
     located: dict[str, range] = {}
-    inside: Sequence[tuple[int, int]] = ()
     at = shared = origin = 0
     for span in run:
         end = at + len(span.text)
@@ -356,15 +393,16 @@ def _located(run: Run, ids: list[int], offsets: list[tuple[int, int]], neutralis
             last = max(first, bisect_right(offsets, end, key=lambda o: o[1]))
             located[span.owner] = range(first, last)
             if span.owner == "document":
-                inside, origin = offsets[first:last], at
+                origin = at
                 ends = (offsets[i] for i in (first - 1, last) if 0 <= i < len(offsets))
                 shared = sum(low < end and high > at for low, high in ends)
         at = end
-    return _Encoded(ids, offsets=inside, origin=origin, shared=shared, neutralised=neutralised, **located)
+    query, document = located.get("query", range(0)), located.get("document", range(0))
+    return _Encoded(ids, query, document, offsets, document.start, origin, shared, neutralised)
 
 
 def _joined(rows: Sequence[_Encoded]) -> _Encoded:
-    """The runs of a prompt, one after the other. Query and document each stand in one of them."""
+    """The parts of a prompt, one after the other. Query and document each stand in one of them."""
     ids: list[int] = []
     query = document = range(0)
     of_document = rows[0]
@@ -376,13 +414,9 @@ def _joined(rows: Sequence[_Encoded]) -> _Encoded:
             of_document = row
         ids.extend(row.ids)
     shared = sum(row.shared for row in rows)
-    return replace(
-        of_document,
-        ids=ids,
-        query=query,
-        document=document,
-        shared=shared,
-        neutralised=any(row.neutralised for row in rows),
+    neutralised = any(row.neutralised for row in rows)
+    return _Encoded(
+        ids, query, document, of_document.offsets, of_document.first, of_document.origin, shared, neutralised
     )
 
 

