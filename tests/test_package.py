@@ -147,7 +147,8 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["prompting/formats"] = {"config", "errors", "prompting/scoring"}
     pure["prompting/identity"] = set()
     pure["prompting/rendering"] = {"errors", "prompting/formats", "prompting/identity", "types"}
-    pure["prompting/tokens"] = {"errors", "prompting/formats", "prompting/rendering", "types"}
+    pure["prompting/splitting"] = {"prompting/rendering"}
+    pure["prompting/tokens"] = {"errors", "prompting/formats", "prompting/rendering", "prompting/splitting", "types"}
     pure["options"] = {"errors"}
     pure["request"] = {"errors", "options", "types"}
     pure["prompting/evidence"] = {"errors", "prompting/formats", "types"}
