@@ -30,7 +30,6 @@ from tiny_checkpoint import write_checkpoint
 from whyrank import Reranker
 from whyrank.config import DEMO
 from whyrank.pipeline.verbatim import GAP
-from whyrank.process import prepare_process
 from whyrank.types import RankedDocument
 
 _BUDGET = 64
@@ -141,7 +140,6 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=500)
     parser.add_argument("--memory", type=int, default=0, metavar="DOCUMENTS")
     options = parser.parse_args()
-    prepare_process()
     report = asyncio.run(run(options))
     print(json.dumps(report))
     sys.exit(any(of["faults"] for name, of in report.items() if name != "engine_mib"))
