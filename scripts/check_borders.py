@@ -19,15 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from unicodedata import normalize
-
-from rich.console import Console
-from rich.progress import track
 
 import vocabularies
 from cards import CARDS, INSTRUCTED
@@ -208,23 +204,18 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    options, console = _options(), Console(stderr=True)
-    total: Counter[str] = Counter()
-    differing: list[str] = []
-    by_vocabulary = {}
-    for name in options.vocabulary:
-        vocabulary, counts = Vocabulary.of(name, vocabularies.named(name)), Counter[str]()
-        for fmt in track(options.format, name, console=console):
+    options = _options()
+
+    def sweep_of(name: str, tokenizer: Any) -> vocabularies.Sweep:
+        vocabulary = Vocabulary.of(name, tokenizer)
+
+        def sweep_format(fmt: str) -> tuple[Counter[str], list[str]]:
             outcome = sweep(vocabulary, fmt, every=True, limit=options.limit)
-            counts += outcome.counts
-            differing += outcome.differing
-        by_vocabulary[name] = dict(counts)
-        total += counts
-        print(f"{name}: {dict(counts)}", file=sys.stderr)
-    print(*differing[:20], sep="\n", file=sys.stderr)
-    wrong = sum(count for kind, count in total.items() if kind.startswith("wrong"))
-    print(json.dumps({"texts": total.total(), "wrong": wrong, "by_vocabulary": by_vocabulary}))
-    sys.exit(wrong > 0)
+            return outcome.counts, outcome.differing
+
+        return sweep_format
+
+    vocabularies.sweep_all(options.vocabulary, options.format, sweep_of, "wrong", "wrong")
 
 
 if __name__ == "__main__":

@@ -17,18 +17,13 @@ Exit code 1 if anything differs. The last line of stdout is one JSON document.
 from __future__ import annotations
 
 import argparse
-import json
 import pydoc_data.topics
 import random
-import sys
 import unicodedata
 from collections import Counter
 from copy import copy
 from functools import cache
 from typing import Any, get_args
-
-from rich.console import Console
-from rich.progress import track
 
 import vocabularies
 from whyrank.config import DEMO
@@ -154,21 +149,12 @@ def main() -> None:
     parser.add_argument("--format", nargs="+", default=sorted(builtin_formats()), metavar="NAME")
     parser.add_argument("--texts", type=int, default=20_000, help="so many of each vocabulary")
     parser.add_argument("--seed", default="")
-    options, console = parser.parse_args(), Console(stderr=True)
-    by_vocabulary, total, differing = {}, Counter[str](), list[str]()
-    for name in options.vocabulary:
-        tokenizer, counts = vocabularies.named(name), Counter[str]()
-        for fmt in track(options.format, name, console=console):
-            of_format, wrong = sweep(name, tokenizer, fmt, options.texts // len(options.format), options.seed)
-            counts += of_format
-            differing += wrong
-        by_vocabulary[name] = dict(counts)
-        total += counts
-        print(f"{name}: {dict(counts)}", file=sys.stderr)
-    print(*differing[:20], sep="\n", file=sys.stderr)
-    wrong_texts = sum(count for kind, count in total.items() if kind.startswith("differs"))
-    print(json.dumps({"texts": total.total(), "differing": wrong_texts, "by_vocabulary": by_vocabulary}))
-    sys.exit(wrong_texts > 0)
+    options = parser.parse_args()
+
+    def sweep_of(name: str, tokenizer: Any) -> vocabularies.Sweep:
+        return lambda fmt: sweep(name, tokenizer, fmt, options.texts // len(options.format), options.seed)
+
+    vocabularies.sweep_all(options.vocabulary, options.format, sweep_of, "differs", "differing")
 
 
 if __name__ == "__main__":

@@ -4,16 +4,25 @@ any tokenizer.json."""
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 from tiny_checkpoint import write_checkpoint
 from whyrank.config import DEMO, EngineConfig
 
-__all__ = ["NAMES", "TINY", "has_qwen", "load", "named", "qwen"]
+__all__ = ["NAMES", "TINY", "Sweep", "has_qwen", "load", "named", "qwen", "sweep_all"]
+
+Sweep = Callable[[str], tuple[Counter[str], list[str]]]
+"""Checks texts in a format: the counts by outcome, and a few texts for which something is wrong."""
 
 TINY = {"tiny-qwen": "qwen3", "tiny-gemma": "gemma", "tiny-deberta": "deberta", "tiny-xlm-roberta": "xlm-roberta"}
 """By name, the kind of tiny checkpoint that has the vocabulary."""
@@ -66,3 +75,24 @@ def named(name: str) -> Any:
         with tempfile.TemporaryDirectory() as scratch:
             return load(write_checkpoint(TINY[name], Path(scratch)) / "tokenizer.json")
     return load(Path(EngineConfig(DEMO).source) / "tokenizer.json" if name == DEMO else Path(name))
+
+
+def sweep_all(
+    names: Iterable[str], formats: Sequence[str], sweep_of: Callable[[str, Any], Sweep], faults: str, key: str
+) -> None:
+    """Every vocabulary with every format. Progress and faults go to stderr, one JSON document to stdout; exits with 1 where
+    an outcome begins with `faults`, whose number stands under `key`. `sweep_of` gets a name and its tokenizer."""
+    by_vocabulary, total, wrong = {}, Counter[str](), list[str]()
+    for name in names:
+        sweep, counts = sweep_of(name, named(name)), Counter[str]()
+        for fmt in track(formats, name, console=Console(stderr=True)):
+            of_format, texts = sweep(fmt)
+            counts += of_format
+            wrong += texts
+        by_vocabulary[name] = dict(counts)
+        total += counts
+        print(f"{name}: {dict(counts)}", file=sys.stderr)
+    print(*wrong[:20], sep="\n", file=sys.stderr)
+    count = sum(count for outcome, count in total.items() if outcome.startswith(faults))
+    print(json.dumps({"texts": total.total(), key: count, "by_vocabulary": by_vocabulary}))
+    sys.exit(count > 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, TypedDict, Unpack
 
 from whyrank.errors import InvalidRequest
@@ -113,6 +113,10 @@ class RerankRequest:
                 f"and at least {_MIN_WINDOW}"
             )
         return request
+
+    def to_score(self, documents: Iterable[Document]) -> RerankRequest:
+        """The same for the scores of these documents, all of them."""
+        return replace(self, documents=tuple(documents), mode="score", top_n=None, min_score=None)
 
 
 def _is_salt(value: str) -> bool:

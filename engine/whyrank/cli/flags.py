@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from whyrank.cli.common import choice
 from whyrank.options import Option, options_of, spread
 
 __all__ = ["Flags", "flags_of"]
@@ -32,7 +33,7 @@ def _flag(option: Option) -> inspect.Parameter:
     kind: Any = str if option.choices else option.kind
     if option.optional:
         kind |= None
-    metavar = f"[{'|'.join(option.choices)}]" if option.choices else option.metavar
+    metavar = choice(option.kind) if option.choices else option.metavar
     flag = typer.Option(f"--{option.name.replace('_', '-')}", help=option.help, metavar=metavar)
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=Annotated[kind, flag]

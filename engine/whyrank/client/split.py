@@ -90,7 +90,8 @@ async def _score_parts(
     async def score_part(number: int) -> Ranking | WhyrankError:
         part = parts[number]
         try:
-            return await send(score_request(request, part), documents[part.start : part.stop])
+            part_request = request.to_score(request.documents[part.start : part.stop])
+            return await send(part_request, documents[part.start : part.stop])
         except WhyrankError as error:
             return error
 
@@ -111,15 +112,8 @@ async def _explain(ranking: Ranking, request: RerankRequest, send: SendPart) -> 
         answer = await send(evidence_only, documents)
         if served_by(answer) != served_by(ranking):
             answer = await send(evidence_only, documents)
-    if request.mode == "spans":
-        return ranking if answer is None else _with_spans(ranking, chosen, answer)
-    return with_evidence(ranking, chosen, answer, "error" if request.deadline_ms is None else "deadline")
-
-
-def score_request(request: RerankRequest, part: range) -> RerankRequest:
-    """For every score of this part."""
-    documents = request.documents[part.start : part.stop]
-    return replace(request, documents=documents, mode="score", top_n=None, min_score=None)
+    finish: Finish = "error" if request.deadline_ms is None else "deadline"
+    return with_evidence(ranking, chosen, answer, finish if request.mode == "evidence" else None)
 
 
 def rejoined(request: RerankRequest, answers: Mapping[range, Ranking | WhyrankError]) -> Ranking:
@@ -147,30 +141,23 @@ def evidence_request(request: RerankRequest, chosen: Sequence[RankedDocument]) -
     return replace(request, documents=documents, top_n=None, min_score=None, evidence_min_score=0.0)
 
 
-def _with_spans(ranking: Ranking, chosen: Sequence[RankedDocument], answer: Ranking) -> Ranking:
-    _served([ranking, answer])
-    explained = {chosen[row.index].index: row for row in answer.results if row.spans is not None}
-    results = tuple(
-        replace(row, spans=explained[row.index].spans, spans_limited=explained[row.index].spans_limited)
-        if row.index in explained
-        else row
-        for row in ranking.results
-    )
-    usage = ranking.usage + answer.usage
-    return replace(ranking, results=results, usage=usage, evidence_usage=answer.evidence_usage)
-
-
 def with_evidence(
-    ranking: Ranking, chosen: Sequence[RankedDocument], answer: Ranking | None, otherwise: Finish
+    ranking: Ranking, chosen: Sequence[RankedDocument], answer: Ranking | None, otherwise: Finish | None
 ) -> Ranking:
-    """`otherwise`: how the evidence ended that is not in the answer."""
-    evidence = {row.index: Evidence("", "", otherwise) for row in chosen}
+    """The ranking with evidence or spans of the chosen. `otherwise`: how evidence ended that is not in the answer."""
+    missing = None if otherwise is None else Evidence("", "", otherwise)
+    explained = {row.index: replace(row, evidence=missing) for row in chosen}
     usage = evidence_usage = Usage()
     if answer is not None:
         _served([ranking, answer])
-        evidence |= {chosen[row.index].index: row.evidence for row in answer.results if row.evidence is not None}
+        explained |= {chosen[row.index].index: replace(row, evidence=row.evidence or missing) for row in answer.results}
         usage, evidence_usage = answer.usage, answer.evidence_usage
-    results = tuple(replace(row, evidence=evidence.get(row.index)) for row in ranking.results)
+    results = tuple(
+        replace(row, evidence=known.evidence, spans=known.spans, spans_limited=known.spans_limited)
+        if (known := explained.get(row.index))
+        else row
+        for row in ranking.results
+    )
     return replace(ranking, results=results, usage=ranking.usage + usage, evidence_usage=evidence_usage)
 
 

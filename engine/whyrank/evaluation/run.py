@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Unpack, get_args, get_type_hints
+from typing import Any, NamedTuple, Protocol, Unpack
 
 from whyrank.config import EngineConfig
 from whyrank.connect import is_url, masked, open_model, open_server
@@ -19,6 +19,7 @@ from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open
 from whyrank.evaluation.trec import run_line, trec_order
 from whyrank.fan_out import map_ordered
 from whyrank.jsonl import LineFile, SameModel, json_line, naming, write_file
+from whyrank.options import options_of
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import Document, RankedDocument, Usage
@@ -62,31 +63,29 @@ async def open_target(name: str, **options: Any) -> AsyncIterator[Target]:
 def target_options(name: str) -> tuple[str, Mapping[str, Any]]:
     """ "model,key=value,..." → model and EngineConfig's fields."""
     model, *pairs = name.split(",")
-    hints = get_type_hints(EngineConfig)
-    kinds = {field.name: hints[field.name] for field in fields(EngineConfig) if field.name != "model"}
+    known = {option.name: option for option in options_of(EngineConfig).values() if option.flag}
     options = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
-        if not equals or key not in kinds:
+        if not equals or key not in known:
             raise InvalidRequest(
-                f"{masked(name)!r}: {pair!r} is no option of an engine; write key=value with one of {', '.join(kinds)}"
+                f"{masked(name)!r}: {pair!r} is no option of an engine; write key=value with one of {', '.join(known)}"
             )
-        options[key] = _parse_option({kinds[key], *get_args(kinds[key])}, value, f"{masked(name)!r}: {key}")
+        options[key] = _parse_option(known[key].kind, value, f"{masked(name)!r}: {key}")
     return model, options
 
 
-def _parse_option(kinds: set[Any], value: str, where: str) -> Any:
-    for kind, parse, remedy in (
-        (bool, {"true": True, "false": False}.__getitem__, "say true or false"),
-        (int, int, "give a number"),
-        (float, float, "give a number"),
-    ):
-        if kind in kinds:
-            try:
-                return parse(value)
-            except (KeyError, ValueError) as cause:
-                raise InvalidRequest(f"{where} is {value!r}: {remedy}") from cause
-    return value
+def _parse_option(kind: Any, value: str, where: str) -> Any:
+    parsers: dict[Any, Callable[[str], Any]] = {
+        bool: {"true": True, "false": False}.__getitem__,
+        int: int,
+        float: float,
+    }
+    try:
+        return parsers.get(kind, str)(value)
+    except (KeyError, ValueError) as cause:
+        remedy = "say true or false" if kind is bool else "give a number"
+        raise InvalidRequest(f"{where} is {value!r}: {remedy}") from cause
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from whyrank.grounding.alignment import Sources, align
 from whyrank.grounding.claims import Claim
-from whyrank.grounding.differences import Comparison, Difference, differences
+from whyrank.grounding.differences import ENOUGH, Comparison, Difference, differences
 from whyrank.grounding.reading import Token, read
 from whyrank.grounding.source import MAX_TOKENS, Source
 from whyrank.grounding.words import content_keys, fold, folded_words
@@ -16,7 +16,6 @@ from whyrank.types import CheckedSentence, SourceSpan, Unsupported
 __all__ = ["Judged", "judge"]
 
 _BACKED = 0.55  # least share of the content words that a sentence with a source has from it
-_ENOUGH = 0.6  # least share of all that is compared for a difference to be certain
 
 
 class Judged(NamedTuple):
@@ -92,7 +91,7 @@ def _missing(comparison: Comparison, missing: Sequence[Claim]) -> Iterator[Diffe
         ]
         if inside and all(alignment.places[mine] is not None for mine in inside):
             continue
-        yield Difference(claim.kind, claim.start, claim.end, certain=comparison.share >= _ENOUGH)
+        yield Difference(claim.kind, claim.start, claim.end, certain=comparison.share >= ENOUGH)
 
 
 def _spans(start: int, end: int, held_by: Sequence[int], source: Source, similarity: float) -> Iterator[SourceSpan]:

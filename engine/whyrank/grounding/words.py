@@ -258,8 +258,8 @@ def _script_of(sample: str) -> str | None:
         letters["KANA" if script in ("HIRAGANA", "KATAKANA") else script] += _LETTERS_WORTH.get(script, 1.0)
     if letters["KANA"] > letters["CJK"] / 10:  # Japanese
         letters["KANA"] += letters.pop("CJK")
-    script, most = max(letters.items(), key=lambda item: item[1])
-    return script if most >= max(_LEAST_LETTERS, _DOMINANT_SHARE * sum(letters.values())) else None
+    script, top = max(letters.items(), key=lambda item: item[1])
+    return script if top >= max(_LEAST_LETTERS, _DOMINANT_SHARE * sum(letters.values())) else None
 
 
 def _latin_language(folded: list[str]) -> str | None:
@@ -269,10 +269,10 @@ def _latin_language(folded: list[str]) -> str | None:
     for word in folded:
         for language in _LANGUAGES_OF.get(word, ()):
             votes[language] += 1 / len(_LANGUAGES_OF[word])
-    (first, most), (_, next_most), *_ = sorted(votes.items(), key=lambda item: -item[1])
-    if most >= max(_LEAST_VOTES, _CLEAR_LEAD * next_most):
+    (first, top), (_, runner_up), *_ = sorted(votes.items(), key=lambda item: -item[1])
+    if top >= max(_LEAST_VOTES, _CLEAR_LEAD * runner_up):
         return first
-    return None if next_most >= _LEAST_VOTES else "LATIN"
+    return None if runner_up >= _LEAST_VOTES else "LATIN"
 
 
 def table_language(text: str, folded: list[str]) -> str:

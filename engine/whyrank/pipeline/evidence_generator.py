@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from whyrank.errors import EngineDead, EnginePaused, InvalidRequest
@@ -65,8 +66,8 @@ class EvidenceGenerator:
         quotable = await self._quotable(state, chosen) if self._style == "verbatim" else {}
         waiting = dict(enumerate(chosen.values()))
         readers = [SectionReader(self._continuation, self._budgets, self._encoder.decode) for _ in chosen]
-        params = self._params([quotable.get(indexes[0]) for indexes in chosen.values()])
-        pieces = deadline.during(self._runtime.write([ids + self._opening for ids in chosen], params))
+        prompts = [ids + self._opening for ids in chosen]
+        pieces = deadline.during(self._runtime.write(prompts, self._params(chosen, quotable)))
         try:
             async with aclosing(pieces):
                 async for place, piece in pieces:
@@ -103,13 +104,13 @@ class EvidenceGenerator:
         # In a thread, because documents may be long.
         return await asyncio.to_thread(find, [index for indexes in chosen.values() for index in indexes])
 
-    def _params(self, quotable: Sequence[Quotable | None]) -> GenerationParams:
-        forbidden = self._encoder.control_texts()
-        free = writing_grammar(self._continuation, self._budgets, forbidden)
-        grammars = [
-            free if one is None else writing_grammar(self._continuation, self._budgets, forbidden, one.grammar())
-            for one in quotable
-        ]
+    def _params(self, chosen: Mapping[Ids, list[int]], quotable: Mapping[int, Quotable]) -> GenerationParams:
+        """Documents that are quoted have a grammar each, all others the same one."""
+        grammar = partial(writing_grammar, self._continuation, self._budgets, self._encoder.control_texts())
+        if self._style == "verbatim":
+            grammars = [grammar(quotable[index].grammar()) for index, *_ in chosen.values()]
+        else:
+            grammars = [grammar()] * len(chosen)
         return GenerationParams(
             grammars,
             max_new_tokens(grammar_budgets(self._continuation, self._budgets)),

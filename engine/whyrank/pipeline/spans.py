@@ -4,6 +4,7 @@ route can do it, classifiers and encoders included.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -17,7 +18,7 @@ from whyrank.pipeline.scorer import Scorer
 from whyrank.pipeline.sentences import most_relevant
 from whyrank.prompting.scoring import ScoreRule
 from whyrank.request import RerankRequest
-from whyrank.types import Document, RankedDocument, ScoredSpan, Usage
+from whyrank.types import Document, ScoredSpan, Usage
 
 __all__ = ["SpanFinder", "passages"]
 
@@ -34,52 +35,43 @@ class SpanFinder:
 
     async def explain(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[EvidenceDone, None]:
         """One event for every chosen document, in their order, all when all passages are scored."""
-        chosen = state.chosen()
-        places: list[tuple[int, int, int]] = []
-        limited: set[int] = set()
-        documents: list[Document] = []
-        for row in chosen:
-            parts = passages(row.document)
-            texts = [row.document.content[start:end] for start, end in parts]
-            kept = most_relevant(texts, self._request.query, _MAX_PASSAGES)
-            if len(kept) < len(parts):
-                limited.add(row.index)
-            places += [(row.index, *parts[i]) for i in kept]
-            documents += [replace(row.document, text=texts[i], id=None) for i in kept]
-        scores = await self._scores(documents, deadline) if documents else {}
-        for row in chosen:
+        request, chosen = self._request, state.chosen()
+        # In a thread, because documents may be long.
+        found = await asyncio.to_thread(lambda: [self._most_relevant_passages(row.document) for row in chosen])
+        documents = [
+            replace(row.document, text=row.document.content[start:end], id=None)
+            for row, (places, _) in zip(chosen, found, strict=True)
+            for start, end in places
+        ]
+        scores = iter(await self._scores(documents, deadline))
+        for row, (places, limited) in zip(chosen, found, strict=True):
             spans = [
-                ScoredSpan(start, end, scored.score)
-                for place, (index, start, end) in enumerate(places)
-                if index == row.index and (scored := scores.get(place)) is not None and scored.score is not None
+                ScoredSpan(start, end, score)
+                for (start, end), score in zip(places, scores, strict=False)  # the next of them are the next document's
+                if score is not None and score >= request.span_min_score
             ]
-            best = sorted(spans, key=lambda span: -span.score)
-            wanted = [span for span in best if span.score >= self._request.span_min_score]
-            yield EvidenceDone(
-                state.add_spans(row.index, tuple(wanted[: self._request.max_spans]), row.index in limited)
-            )
+            best = sorted(spans, key=lambda span: -span.score)[: request.max_spans]
+            yield EvidenceDone(state.add_spans(row.index, tuple(best), limited))
 
-    async def _scores(self, documents: Sequence[Document], deadline: Deadline) -> dict[int, RankedDocument]:
-        """By place; without those that failed or came too late."""
-        request = replace(
-            self._request,
-            documents=tuple(documents),
-            mode="score",
-            top_n=None,
-            min_score=None,
-            truncation="tail",
-            max_tokens_per_doc=None,
-        )
+    def _most_relevant_passages(self, document: Document) -> tuple[list[tuple[int, int]], bool]:
+        """Their places, and whether there are others."""
+        places = passages(document)
+        texts = [document.content[start:end] for start, end in places]
+        kept = most_relevant(texts, self._request.query, _MAX_PASSAGES)
+        return [places[i] for i in kept], len(kept) < len(places)
+
+    async def _scores(self, documents: Sequence[Document], deadline: Deadline) -> list[float | None]:
+        """In the order of the documents; None for one that failed or came too late."""
+        request = replace(self._request.to_score(documents), truncation="tail", max_tokens_per_doc=None)
         scorer, state = self._make_scorer(request), RequestState(request, self._rule)
-        rows: dict[int, RankedDocument] = {}
         try:
             async with aclosing(scorer.read(state, deadline)) as scored:
-                async for row in scored:
-                    rows[row.index] = row
+                async for _ in scored:
+                    pass
         except (EngineDead, EnginePaused):
             pass  # the documents have their scores: what is missing are spans
         self.usage = state.usage() + scorer.warm_usage
-        return rows
+        return [row.score for row in sorted(state.results(), key=lambda row: row.index)]
 
 
 def passages(document: Document) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from whyrank.grounding.differences.roles import joins, roles
 from whyrank.grounding.differences.scope import degrees, opposites, quantifiers
 from whyrank.grounding.differences.values import lone_values, misplaced_values, unknown_units, values
 
-__all__ = ["Comparison", "Difference", "differences"]
+__all__ = ["ENOUGH", "Comparison", "Difference", "differences"]
 
 
 def differences(comparison: Comparison) -> Iterator[Difference]:

@@ -78,8 +78,13 @@ def _lost_limits(comparison: Comparison) -> Iterator[Difference]:
                 yield between("dropped", comparison.tokens[-1], mark, comparison.nearly_verbatim)
     for number in sources.first_clauses:
         clause = sources.clauses[number]
-        opening = comparison.document[clause.start :][:20].lower().split()
-        if number + 1 in drawn_on and number not in drawn_on and opening and opening[0] in comparison.language.settings:
+        beginning = comparison.document[clause.start :][:20].lower().split()
+        if (
+            number + 1 in drawn_on
+            and number not in drawn_on
+            and beginning
+            and beginning[0] in comparison.language.settings
+        ):
             yield Difference(
                 "dropped", comparison.tokens[0].start, comparison.tokens[0].end, clause.start, clause.start, False
             )

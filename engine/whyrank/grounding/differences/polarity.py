@@ -31,11 +31,15 @@ def negations(comparison: Comparison) -> Iterator[Difference]:
 
 def _added_negations(comparison: Comparison, drawn_on: list[Clause], certain: bool) -> Iterator[Difference]:
     sources = comparison.alignment.sources
-    said = [comparison.mine_at(mark.token) for mark in negations_of(drawn_on) if mark.token is not None]
+    stated = [comparison.mine_at(mark.token) for mark in negations_of(drawn_on) if mark.token is not None]
     for clause in comparison.alignment.reading.clauses:
         for mark in negations_of([clause]):
             against = clauses_of(comparison, mark, clause)
-            if not against or negations_of(against) or any(mine in clause.tokens for mine in said if mine is not None):
+            if (
+                not against
+                or negations_of(against)
+                or any(mine in clause.tokens for mine in stated if mine is not None)
+            ):
                 continue
             if _is_bounded(clause.marks, [other for one in against for other in one.marks]):
                 continue

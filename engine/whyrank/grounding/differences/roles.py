@@ -137,10 +137,10 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
             for mine in clause.tokens
             if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
         )
-        said = frozenset(drawn_from) if worded and several else frozenset()
-        if len(said) >= 2 and said in drawn and comparison.share >= 0.9:
+        sources_drawn = frozenset(drawn_from) if worded and several else frozenset()
+        if len(sources_drawn) >= 2 and sources_drawn in drawn and comparison.share >= 0.9:
             yield _over(comparison, clause, "role", True)
-        drawn.append(said)
+        drawn.append(sources_drawn)
     yield from _exchanged_subjects(comparison)
 
 
@@ -173,10 +173,10 @@ def _exchanged_subjects(comparison: Comparison) -> Iterator[Difference]:
             for mine in clause.tokens
             if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
         ]
-        opening = next(sources.tokens_of(homes[0]), None) if homes else None
+        beginning = next(sources.tokens_of(homes[0]), None) if homes else None
         if (
-            opening is None
-            or opening not in {alignment.places[mine] for mine in clause.tokens}
+            beginning is None
+            or beginning not in {alignment.places[mine] for mine in clause.tokens}
             or len(clause.tokens) < 2
         ):
             continue

@@ -92,10 +92,14 @@ class RelevantSpans(BaseModel):
     threshold: float | None = Field(None, ge=0, le=1, description="Least score of a span; 0.1 by default.")
     max_spans: int | None = Field(None, ge=0)
 
+    @property
+    def min_score(self) -> float:
+        return 0.1 if self.threshold is None else self.threshold
+
     def options(self, documents: int) -> RerankOptions:
         return {
             "mode": "spans",
-            "span_min_score": 0.1 if self.threshold is None else self.threshold,
+            "span_min_score": self.min_score,
             "max_spans": self.max_spans or _MAX_SPANS,
             "evidence_top_n": min(documents, _MAX_DOCUMENTS_WITH_SPANS),
             "evidence_min_score": 0.0,
@@ -104,8 +108,7 @@ class RelevantSpans(BaseModel):
     def of(self, row: RankedDocument) -> list[CohereSpan]:
         spans: list[CohereSpan] = [{"start": one.start, "end": one.end, "score": one.score} for one in row.spans or ()]
         if row.evidence is not None and row.evidence.grounding is not None:
-            threshold = 0.1 if self.threshold is None else self.threshold
-            similar = [span for span in row.evidence.grounding.spans if span.similarity >= threshold]
+            similar = [span for span in row.evidence.grounding.spans if span.similarity >= self.min_score]
             best = sorted(similar, key=lambda span: -span.similarity)
             spans = [{"start": span.start, "end": span.end, "score": span.similarity} for span in best]
         return spans[: self.max_spans]
