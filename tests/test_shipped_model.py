@@ -82,6 +82,13 @@ def test_the_demo_ends_well() -> None:
     command = [sys.executable, "scripts/demo.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.count("sentences of the document") == 4 and "What next?" in done.stdout
+    for answer in (
+        "Harbour Systems was founded in 2011 by Ingrid Solberg",
+        "The on-call rotation changes every Tuesday at 10:00.",
+        "Lunch is served from 11:30 to 14:00.",
+        "林海公司成立于2011年。",
+    ):
+        assert f"\n│ {answer}" in done.stdout
     assert done.stderr == ""
 
 

@@ -63,8 +63,16 @@ def test_sentences_in_their_order_and_nothing_else() -> None:
 def test_a_title_is_no_sentence_and_moves_the_places() -> None:
     titled = quotable_sentences(Document("It rains. It snows.", title="Weather"), "rain", (), lambda text: True)
     assert texts(titled) == ["It rains.", "It snows."]
+    assert all(admits(titled, output) for output in ("It snows.", "Weather It rains.", " Weather It snows."))
+    assert not admits(titled, "Weather ") and not admits(titled, "It rains. Weather It snows.")
+    assert titled.quote(" Weather It rains. It snows.")[0] == "It rains. It snows."
     (span,) = titled.quote("It snows.")[1].spans
     assert Document("It rains. It snows.", title="Weather").content[span.start : span.end] == "It snows."
+
+
+def test_a_sentence_may_begin_like_the_title() -> None:
+    alike = quotable_sentences(Document("Rain is wet. It is cold.", title="Rain"), "rain", (), lambda text: True)
+    assert alike.quote("Rain is wet.")[0] == "Rain is wet." and alike.quote("Rain Rain is wet.")[0] == "Rain is wet."
 
 
 def test_scripts_without_spaces() -> None:

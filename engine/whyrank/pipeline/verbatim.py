@@ -37,6 +37,8 @@ class Quotable:
     document: str
     sentences: tuple[_Sentence, ...]
     reduced: bool = False
+    title: str = ""
+    """What the model may begin with, since it reads the title as the beginning of the text. No part of the evidence."""
 
     def grammar(self) -> str:
         """EBNF: each sentence in turn may be taken or left, and at least one is taken. A chain of rules: a row of optional
@@ -45,9 +47,9 @@ class Quotable:
             return 'root ::= ""'
         last = len(self.sentences) - 1
         # Models that copy words with the space before them get to do so at the beginning, too.
-        rules = ['root ::= " "? t0']
+        rules = [f'root ::= " "? ({_quoted(self.title)})? t0' if self.title else 'root ::= " "? t0']
         for i, sentence in enumerate(self.sentences):
-            text, separator = (json.dumps(part, ensure_ascii=False) for part in (sentence.text, sentence.separator))
+            text, separator = _quoted(sentence.text), _quoted(sentence.separator)
             rules.append(f"t{i} ::= {text}" if i == last else f"t{i} ::= {text} ({separator} t{i + 1})? | t{i + 1}")
         return "\n".join(rules)
 
@@ -56,6 +58,8 @@ class Quotable:
         generated = generated.removeprefix(" ")
         # By position in the output: the sentences up to there. A sentence may begin where another one is complete.
         paths: dict[int, list[_Sentence]] = {0: []}
+        if generated.startswith(self.title):
+            paths[len(self.title)] = []
         ends: dict[int, list[_Sentence]] = {}
         for sentence in self.sentences:
             for at, path in list(paths.items()):
@@ -93,6 +97,9 @@ def quotable_sentences(
     sentence is within the budget. `read`: the stretches of the content that the model has read, where that is not all."""
     content, origin = document.content, len(document.content) - len(document.text)
     never, seen, candidates = tuple(forbidden), set[str](), list[_Sentence]()
+    title = content[:origin]
+    if any(part in title for part in never) or not _is_utf8(title):
+        title = ""
     for start, end in ((origin + start, origin + end) for start, end in sentences(document.text)):
         text = content[start:end]
         if text in seen or any(part in text for part in never) or not _is_utf8(text) or not fits(text):
@@ -102,7 +109,12 @@ def quotable_sentences(
         seen.add(text)
         candidates.append(_Sentence(start, end, text, " " if content[end : end + 1].strip() == "" else ""))
     best = most_relevant([sentence.text for sentence in candidates], query, _MAX_SENTENCES)
-    return Quotable(content, tuple(candidates[i] for i in best), len(best) < len(candidates))
+    return Quotable(content, tuple(candidates[i] for i in best), len(best) < len(candidates), title)
+
+
+def _quoted(text: str) -> str:
+    """A string of a grammar."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _is_utf8(text: str) -> bool:
