@@ -6,6 +6,7 @@ last line of stdout is one JSON document.
 
     scripts/eval_grounding.py
     scripts/eval_grounding.py --wrong          # the pairs with a wrong verdict, too
+    scripts/eval_grounding.py --table second   # the second table, of other documents by another writer
     scripts/eval_grounding.py --held-back      # the other half, run once after the last rule has changed
 """
 
@@ -26,16 +27,19 @@ NEARLY_VERBATIM = ("verbatim", "near_verbatim")
 REWORDED = ("condensed", "reworded")
 FORMATS = ("unit_format", "date_format", "number_format")
 VERDICTS = ("supported", "altered", "unverified")
+TABLES = {"first": "", "second": "second-"}
+"""Each with the beginning of its files' names."""
 
 Row = dict[str, Any]
 
 
-def load(held_back: bool) -> tuple[dict[str, Row], list[Row]]:
+def load(table: str, held_back: bool) -> tuple[dict[str, Row], list[Row]]:
     """Documents by id, and pairs."""
+    beginning = TABLES[table]
     if held_back:
-        text = lzma.decompress((DATA / "held-back.jsonl.xz").read_bytes()).decode()
+        text = lzma.decompress((DATA / f"{beginning}held-back.jsonl.xz").read_bytes()).decode()
     else:
-        text = (DATA / "documents.jsonl").read_text() + (DATA / "pairs.jsonl").read_text()
+        text = "".join((DATA / f"{beginning}{name}.jsonl").read_text() for name in ("documents", "pairs"))
     rows = [json.loads(line) for line in text.splitlines() if line.strip()]
     return {row["id"]: row for row in rows if "text" in row}, [row for row in rows if "evidence" in row]
 
@@ -94,11 +98,12 @@ def is_wrong(row: Row) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=TABLES, default="first", help="the first by default")
     parser.add_argument("--held-back", action="store_true", help="the half that no rule was written for")
     parser.add_argument("--wrong", action="store_true", help="list the pairs with a wrong verdict")
     parser.add_argument("--documents", nargs="*", help="only pairs of these documents")
     options = parser.parse_args()
-    documents, pairs = load(options.held_back)
+    documents, pairs = load(options.table, options.held_back)
     pairs = [pair for pair in pairs if not options.documents or pair["document"] in options.documents]
     rows = [judge(pair, documents[pair["document"]]) for pair in pairs]
     print_table(rows, "kind")
