@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from whyrank.grounding.claims import Claim, Reference, claims
+from whyrank.grounding.facts import Fact
 from whyrank.grounding.source import Source
 from whyrank.grounding.verdict import judge
 from whyrank.grounding.words import UNSPACED_SCRIPTS, Passage, language_of, may_be_same_language
@@ -42,13 +42,8 @@ def ground(evidence: str, document: str, query: str = "") -> Grounding:
     """
     passage, source = Passage(evidence[:_LONGEST_EVIDENCE]), Source(document, query)
     language = language_of(evidence, passage.folded)
-    checked = list(claims(passage, Reference(f"{document}\n{query}", source.vocabulary), language))
-    missing = sorted((claim for claim in checked if not claim.held), key=lambda claim: claim.start)
-    judged = [
-        one
-        for start, end in passage.sentences
-        if (one := judge(passage.text, start, end, source, [claim for claim in missing if start <= claim.start < end]))
-    ]
+    judged = [one for start, end in passage.sentences if (one := judge(passage.text, start, end, source))]
+    checked = [fact for one in judged for fact in one.facts]
     sentences = tuple(one.sentence for one in judged)
     shares = _shares(passage.text, sentences, len(evidence))
     return Grounding(
@@ -75,9 +70,9 @@ def _shares(text: str, sentences: Sequence[CheckedSentence], length: int) -> dic
 
 
 def _flags(
-    passage: Passage, length: int, language: str | None, checked: Sequence[Claim], source: Source
+    passage: Passage, length: int, language: str | None, checked: Sequence[Fact], source: Source
 ) -> Iterator[GroundingFlag]:
-    if checked and sum(claim.held for claim in checked) < _CHECKED_SHARE * len(checked):
+    if checked and sum(fact.held for fact in checked) < _CHECKED_SHARE * len(checked):
         yield "unsupported_entities"
     unspaced = language in UNSPACED_SCRIPTS
     words = passage.folded

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from whyrank.grounding.amounts import Amount, Time
-from whyrank.grounding.reading import Clause, Reading, Token
+from whyrank.grounding.scan import holds_code
+from whyrank.grounding.tokens import Clause, Reading, Token
+from whyrank.grounding.values import same_value
 from whyrank.grounding.words import have_same_stem
 
-__all__ = ["Alignment", "Sources", "align", "same_value"]
+__all__ = ["Alignment", "Sources", "align"]
 
 
 _MAX_PLACES = 24  # of one word that are looked at
@@ -61,27 +61,6 @@ class Alignment:
         return sum(self.ordered) / len(self.places) if self.places else 0.0
 
 
-def same_value(one: Token, other: Token) -> bool:
-    """Amounts, times and dates are compared by what they mean."""
-    mine, others = one.value, other.value
-    if isinstance(mine, Amount) and isinstance(others, Amount):
-        return mine.equals(others)
-    if isinstance(mine, Time) and isinstance(others, Time):
-        return mine.equals(others)
-    if isinstance(mine, Amount) and mine.unit is None and other.kind == "date":
-        return not isinstance(others, Amount | Time | None) and any(date[0] in mine.plain for date in others)
-    if isinstance(mine, Amount | Time):
-        return False
-    if mine is None or others is None or isinstance(others, Amount | Time):
-        return False
-    return any(_date_within(date, source) for date in mine for source in others)
-
-
-def _date_within(date: tuple[int | None, int, int | None], source: tuple[int | None, int, int | None]) -> bool:
-    """A date that says less is the same; one that adds a year is not settled by this one."""
-    return all(mine is None or theirs is None or mine == theirs for mine, theirs in zip(date, source, strict=True))
-
-
 def align(reading: Reading, sources: Sources) -> Alignment:
     tokens, others = reading.tokens, sources.tokens
     candidates = _candidates(tokens, others)
@@ -119,17 +98,12 @@ def _candidates(tokens: Sequence[Token], others: Sequence[Token]) -> list[list[i
     found = []
     for token in tokens:
         if token.value is not None:
-            found.append([place for place in valued if same_value(token, others[place])][:_MAX_PLACES])
+            found.append([place for place in valued if same_value(token.value, others[place].value)][:_MAX_PLACES])
         elif token.kind == "code" and token.key not in by_key:
-            found.append([place for place in codes if _is_part(token.key, others[place].key)])
+            found.append([place for place in codes if holds_code(token.key, others[place].key)])
         else:
             found.append(by_key.get(token.key, [])[:_MAX_PLACES])
     return found
-
-
-def _is_part(code: str, longer: str) -> bool:
-    """`acquire` is in `acquire(path)`, get is not in get_all."""
-    return code in longer and re.search(rf"(?<![\w.@+-]){re.escape(code)}(?![\w@-])", longer) is not None
 
 
 def _longest_ordered(candidates: Sequence[Sequence[int]]) -> list[tuple[int, int]]:

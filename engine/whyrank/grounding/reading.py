@@ -3,105 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
 
-from whyrank.grounding.amounts import (
-    Amount,
-    Time,
-    amount_of_digits,
-    amount_of_han,
-    amount_of_words,
-    fixed_amount,
-    times,
-)
-from whyrank.grounding.quantities import Date, dates
+from whyrank.grounding.amounts import amount_of, amount_of_digits, fixed_amount, one_of
+from whyrank.grounding.dates import dates, times
+from whyrank.grounding.names import is_name
+from whyrank.grounding.numerals import HAN_NUMBER, goes_on, han_number, in_one_word, number_of_words
+from whyrank.grounding.scan import code_key, has_signs, scan
 from whyrank.grounding.tables import UNITS, Entry, Language
+from whyrank.grounding.tokens import Clause, Mark, Reading, Token, TokenKind
+from whyrank.grounding.values import Amount, Value
 
-__all__ = ["Clause", "Mark", "Reading", "Token", "read"]
+__all__ = ["read"]
 
-TokenKind = Literal["word", "amount", "date", "time", "code", "ordinal"]
-
-
-@dataclass(slots=True)
-class Mark:
-    """A word that governs others. `token`: the token that it stands beside."""
-
-    kind: Literal["negation", "quantifier", "bound", "degree", "modal"]
-    key: str
-    start: int
-    end: int
-    token: Token | None = None
-    poles: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class Token:
-    """What is held against the other text. `key` is equal where the meaning is; `before`: the small word before it."""
-
-    kind: TokenKind
-    key: str
-    start: int
-    end: int
-    clause: int
-    value: Amount | Time | tuple[Date, ...] | None = None
-    poles: tuple[str, ...] = ()
-    before: str = ""
-    named: bool = False
-    light: bool = False
-    preposition: str = ""
-    marks: list[Mark] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Clause:
-    """`condition`: "if", "except", "until", "setting" or "else", where a word of that kind opens it.
-
-    `apart`: it does not belong to the clause before it."""
-
-    start: int
-    condition: str = ""
-    condition_start: int = 0
-    condition_end: int = 0
-    tokens: list[int] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    passive: bool = False
-    apart: bool = False
-
-
-@dataclass(slots=True)
-class Reading:
-    start: int
-    end: int
-    tokens: list[Token] = field(default_factory=list)
-    clauses: list[Clause] = field(default_factory=list)
-
-
-_CODE = (
-    r"(?P<code>`[^`\n]{1,300}`|(?:https?://|www\.)[^\s<>\"'`\u3000-\u9fff\uff00-\uffef]+[^\s<>\"'`.,;:!?)\u3000-\u9fff\uff00-\uffef]"
-    r"|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}|(?<![\w-])--[a-zA-Z][\w-]{0,64}|(?<![\w.])/[a-z][\w/.-]{0,200}\w"
-    r"|(?<![\w.])[a-zA-Z_]\w{0,64}(?:(?:\.|::|->|/)[a-zA-Z_][\w-]{1,64}){1,9}|(?<![\w.-])[A-Za-z]\w{0,64}_\w{1,64}"
-    r"|(?<![\d/.])\d{1,4}/(?:19|20)\d\d(?![\d/])|(?<![\w-])[A-Z][A-Za-z]{0,9}-?\d[\w-]{0,64}|(?<![\w-])[a-z]{1,3}\d\w{0,64})|"
+_RANGE = re.compile(
+    r"\s*(?:-|–|—|to|bis|à|a|au|und|and|et|y|至|到|~|～|×|x|by|mal|auf|sur|por|or|oder|ou|o)\s*", re.IGNORECASE
 )
-_PLAIN = (
-    r"(?P<word>[^\W\d_\u3005-\u9fff]{1,64})"
-    r"|(?P<stop>[,;:()\[\]—–…“”«»，；：（）、。！？!?]|\.(?=\s|$)| - )"
-    r"|(?P<number>\d+(?:(?<!\d{4})[ \u00a0\u202f]\d{3}(?!\d))*(?:[.,'’]\d+)*)"
-    r"|(?P<han>[\u3400-\u9fff\u3005-\u3007]{1,64})"
-)
-_RAW = re.compile(_PLAIN)
-_RAW_WITH_CODE = re.compile(_CODE + _PLAIN)
-_MAY_BE_CODE = re.compile(r"[`@_/\d]|--|\w\.\w|->|::")
-_HAN_NUMBER = re.compile(
-    r"[〇零一二三四五六七八九十百千两]+(?:万[〇零一二三四五六七八九十百千两]*)?(?:亿[〇零一二三四五六七八九十百千两万]*)?"
-)
-_HAN_DATE = re.compile(
-    r"(?:([〇零一二三四五六七八九]{4})年)?([一二三四五六七八九十]{1,2})月(?:([一二三四五六七八九十]{1,3})[日号])?"
-)
-_RANGE = re.compile(r"\s*(?:-|–|—|to|bis|à|a|au|und|and|et|y|至|到|~|～|×|x|or|oder|ou|o)\s*", re.IGNORECASE)
-_PREPOSED = frozenset({"in", "aus", "nach", "von", "bei", "herr", "herrn", "frau", "firma", "dr", "prof", "durch"})
+_ORDINAL = re.compile(r"(?:st|nd|rd|th|ère|ème|er|re|e|[ºª])(?![^\W\d_])|\.(?= \w)")
+_QUOTES = ("、", "“", "”", "«", "»")
 
 
 def read(text: str, start: int, end: int, language: Language) -> Reading:
@@ -116,19 +35,18 @@ class _Reader:
         self.reading = Reading(start, end)
         self._waiting: list[Mark] = []
         self._opened_pair = False
-        self._pending_condition = ""
         self._before = self._last_small = self._preposition = ""
-        self._open_clause(start, False)
-        self._signs = _MAY_BE_CODE.search(self._text) is not None
-        pattern = _RAW_WITH_CODE if self._signs else _RAW
-        self._raw = [(match.lastgroup, *match.span(), match.group()) for match in pattern.finditer(self._text)]
-        self._lowered = [item[3].lower() if item[0] == "word" else item[3] for item in self._raw]
-        self._fixed = dict(self._dates_and_times())
         self._seen = 0
+        self._open_clause(start, False)
+        signs = has_signs(self._text)
+        self._items = items = scan(self._text, signs)
+        self._fixed: dict[int, tuple[TokenKind, int, Value]] = {}
+        if signs or language.name == "zh":
+            self._fixed.update((begin, ("date", stop, date)) for begin, stop, date in dates(self._text, language))
+        self._fixed.update((begin, ("time", stop, time)) for begin, stop, time in times(self._text, language))
         place, small, german = 0, language.small, language.name == "de"
-        while place < len(self._raw):
-            kind, start, end, written = self._raw[place]
-            word = self._lowered[place]
+        while place < len(items):
+            kind, start, end, written, word = items[place]
             if kind != "word" or start < self._seen or start in self._fixed:
                 place = self._step(place)
             elif word in small:
@@ -139,117 +57,120 @@ class _Reader:
             elif word in language.known or german:
                 place = self._word(place)
             else:
-                self._add("word", word, start, end, named=written[0].isupper() and self._is_name(place))
+                self._add("word", word, start, end, named=written[0].isupper() and is_name(items, place, language))
                 place += 1
         self._close_clause()
         self._join_ranges()
 
-    def _dates_and_times(self) -> Iterator[tuple[int, tuple[TokenKind, int, tuple[Date, ...] | Time]]]:
-        text = self._text
-        if self._signs:
-            for start, end, readings in dates(text):
-                yield start, ("date", end, tuple(readings))
-        for match in _HAN_DATE.finditer(text) if "月" in text else ():
-            yield match.start(), ("date", match.end(), (_han_date(match, self._language),))
-        for start, end, time in times(text, self._language):
-            yield start, ("time", end, time)
-
     def _step(self, place: int) -> int:
         """Takes one item, or several that belong together, and returns the place of the next."""
-        kind, start, end, written = self._raw[place]
+        kind, start, end, written, _ = self._items[place]
         if start < self._seen and (kind != "han" or end <= self._seen):
             return place + 1
         if start in self._fixed:
-            fixed_kind, fixed_end, value = self._fixed[start]
-            self._add(fixed_kind, "", start, fixed_end, value=value)
+            self._add_fixed(start)
         elif kind == "word":
             return self._word(place)
         elif kind == "stop":
-            if written != "、" and written not in ("“", "”", "«", "»"):
+            if written not in _QUOTES:
                 self._close_clause()
                 self._open_clause(self._offset + end, written not in ",，")
         elif kind == "number":
-            if place == 0 and self._text[end : end + 2] in (". ", ") "):
-                return place + 1  # of a list
-            amount, unit_end = amount_of_digits(self._text, start, end, self._language)
-            amount = self._per_hour(amount, start) if self._language.name == "zh" else amount
-            self._add("amount", written, start, unit_end, value=amount)
+            self._number(place)
         elif kind == "code":
-            self._add("code", written.strip("`").lower().split("://")[-1].rstrip("/").removesuffix("()"), start, end)
-        else:
+            marks = written.startswith("`")
+            self._add("code", code_key(written), start + marks, end - marks)
+        if kind == "han":
             self._han(start, written)
         return place + 1
 
+    def _add_fixed(self, start: int) -> None:
+        kind, end, value = self._fixed[start]
+        self._add(kind, "", start, end, value=value)
+
+    # ------------------------------------------------------------------------------------------------------- words
+
     def _word(self, place: int) -> int:
-        language, word = self._language, self._lowered[place]
-        _, start, end, written = self._raw[place]
+        language = self._language
+        _, start, end, written, word = self._items[place]
         for words, phrase in language.phrases.get(word, ()):
-            if tuple(self._lowered[place : place + len(words)]) == words and self._is_meant(
-                phrase, word, place + len(words)
+            last = place + len(words)
+            if all(item.word == other for item, other in zip(self._items[place:last], words, strict=False)) and (
+                last <= len(self._items) and self._is_meant(phrase, word, last)
             ):
-                return self._entry(phrase, word, place, place + len(words) - 1)
+                return self._entry_at(phrase, place, last - 1)
         if word in language.articles:
             return self._article(place)
         entry = language.entries.get(word)
         if entry is not None and not (written == "May" and place > 0 and entry.kind == "modal"):
-            return self._entry(entry, word, place, place)
-        compound = _compound(word, language.numbers) if language.name == "de" else None
-        if compound:
-            amount, unit_end = amount_of_words([compound], self._text, end, language)
+            return self._entry_at(entry, place, place)
+        number = in_one_word(word, language.numbers) if language.name == "de" else None
+        unit = UNITS.get(word) if len(word) > 1 else None
+        if number:
+            amount, unit_end = amount_of((number,), self._text, end, language)
             self._add("amount", word, start, unit_end, value=amount)
+        elif unit and self._is_rate(unit.dimension):
+            self._add("amount", "1", start, end, value=one_of(unit))
         else:
-            unit = UNITS.get(word) if len(word) > 1 else None
-            key = f"unit {unit[0]} {unit[1]}" if unit else word
-            self._add("word", key, start, end, named=not unit and written[0].isupper() and self._is_name(place))
+            key = f"unit {unit.dimension} {unit.factor}" if unit else word
+            named = not unit and written[0].isupper() and is_name(self._items, place, language)
+            self._add("word", key, start, end, named=named)
         return place + 1
+
+    def _is_rate(self, dimension: str) -> bool:
+        """40 euros per month, 40 Euro im Monat: nothing but a small word is between the amount and the unit."""
+        last = self.reading.tokens[-1] if self.reading.tokens else None
+        clause = self.reading.clauses[-1]
+        if dimension not in ("time", "months") or last is None or not clause.tokens or not self._before:
+            return False
+        return (
+            isinstance(last.value, Amount)
+            and last.value.dimension not in (None, "time", "months")
+            and not self._waiting
+        )
 
     def _is_meant(self, entry: Entry, word: str, after: int) -> bool:
         """ "Longer than" is a bound before a number; before anything else, it compares two things."""
         first = self._language.entries.get(word)
-        if entry.kind != "bound" or first is None or not first.poles or after >= len(self._raw):
+        if entry.kind != "bound" or first is None or not first.poles or after >= len(self._items):
             return True
-        kind, _, _, _ = self._raw[after]
-        return (
-            kind == "number"
-            or self._lowered[after] in self._language.numbers
-            or self._lowered[after] in self._language.articles
-        )
-
-    def _is_name(self, place: int) -> bool:
-        if place == 0 or self._raw[place - 1][3] in _SENTENCE_OPENERS:
-            return False
-        if self._language.name != "de":
-            return True
-        beside = (self._raw[other][3] for other in (place - 1, place + 1) if other < len(self._raw))
-        several = sum(map(str.isupper, self._raw[place][3])) > 1
-        return (
-            several
-            or self._lowered[place - 1] in _PREPOSED
-            or any(word[:1].isupper() and word.lower() not in self._language.entries for word in beside)
-        )
+        item, language = self._items[after], self._language
+        return item.kind == "number" or item.word in language.numbers or item.word in language.articles
 
     def _article(self, place: int) -> int:
         """ "an hour" is 1 hour; else an article is nothing."""
-        _, start, end, word = self._raw[place]
-        amount, unit_end = amount_of_words([1.0], self._text, end, self._language)
+        _, start, end, _, word = self._items[place]
+        amount, unit_end = amount_of((1.0,), self._text, end, self._language)
         if amount.unit and unit_end > end:
             self._add("amount", "1", start, unit_end, value=amount)
-        elif word.lower() in self._language.numbers:
+        elif word in self._language.numbers:
             self._add("amount", "1", start, end, value=Amount((1.0,), (1.0,)))
         else:
-            self._before = word.lower()
+            self._before = word
         return place + 1
 
-    def _entry(self, entry: Entry, word: str, place: int, last: int) -> int:
-        start, end = self._raw[place][1], self._raw[last][2]
+    def _entry_at(self, entry: Entry, place: int, last: int) -> int:
+        start, end, written, word = (
+            self._items[place].start,
+            self._items[last].end,
+            self._items[place].written,
+            self._items[place].word,
+        )
+        if entry.kind == "number":
+            return self._number_words(place, last, entry)
+        if entry.kind == "word":
+            named = written[0].isupper() and is_name(self._items, place, self._language) and self._language.name != "de"
+            self._add("word", entry.key, start, end, poles=entry.poles, named=named, light=entry.light and not named)
+        else:
+            self._entry(entry, word, start, end)
+        return last + 1
+
+    def _entry(self, entry: Entry, word: str, start: int, end: int) -> None:
         kind = entry.kind
         if kind == "function":
             self._function(word, start)
         elif kind == "word":
-            named = self._raw[place][3][0].isupper() and self._language.name != "de" and self._is_name(place)
-            self._add("word", entry.key, start, end, poles=entry.poles, named=named, light=entry.light and not named)
-        elif kind == "number":
-            return self._number_words(place, last, entry)
+            self._add("word", entry.key, start, end, poles=entry.poles, light=entry.light)
         elif kind == "ordinal":
             self._add("ordinal", entry.key, start, end, poles=entry.poles)
         elif kind == "fixed":
@@ -257,22 +178,21 @@ class _Reader:
         elif kind == "plus":
             self._plus(entry.value, end)
         elif kind == "condition":
-            self._condition(entry.key, start, end)
+            self._condition(entry, start, end)
         else:
             self._mark(entry, start, end)
-        return last + 1
 
     def _function(self, word: str, start: int) -> None:
-        clause = self.reading.clauses[-1]
-        if word in self._language.breaks and clause.tokens and not self._waiting:
+        clause, language = self.reading.clauses[-1], self._language
+        if word in language.breaks and clause.tokens and not self._waiting:
             self._close_clause()
             self._open_clause(self._offset + start, False)
-        if word in self._language.limits:
+        if word in language.limits:
             self._preposition = word
-        if word in self._language.passive:
+        if word in language.passive:
             self.reading.clauses[-1].passive = True
         self._before = self._last_small = word
-        for place, words in enumerate(self._language.only_pair):
+        for place, words in enumerate(language.only_pair):
             if word in words:
                 self._only_pair(place, start, start + len(word))
 
@@ -284,34 +204,103 @@ class _Reader:
             self._opened_pair = False
             self._mark(Entry("quantifier", "only"), start, end)
 
+    # ----------------------------------------------------------------------------------------------------- numbers
+
+    def _number(self, place: int) -> None:
+        _, start, end, written, _ = self._items[place]
+        if place == 0 and self._text[end : end + 2] in (". ", ") "):
+            return  # of a list
+        ordinal = _ORDINAL.match(self._text, end)
+        if ordinal and written.isdigit():
+            self._add("ordinal", str(int(written)), start, ordinal.end())
+        elif (found := amount_of_digits(self._text, start, end, self._language)) is None:
+            self._add("code", written, start, end)
+        else:
+            self._add("amount", written, start, found[1], value=self._per_hour(found[0], start))
+
     def _number_words(self, place: int, last: int, entry: Entry) -> int:
         """A row of number words, and what stands between them ("and", hyphens)."""
-        language, values, place_after = self._language, [entry.value], last + 1
-        while place_after < len(self._raw):
-            word = self._lowered[place_after]
-            step = 2 if word == language.number_joiner and place_after + 1 < len(self._raw) else 1
-            next_word = self._lowered[place_after + step - 1]
-            following = language.numbers.get(next_word, 1.0 if step == 2 and next_word in language.articles else None)
-            close = self._raw[place_after][1] - self._raw[place_after - 1][2] <= 1
-            if following is None or not close or not _goes_on(values[-1], following, step == 2):
+        language, items, values, after = self._language, self._items, [entry.value], last + 1
+        while after < len(items):
+            step = 2 if items[after].word == language.number_joiner and after + 1 < len(items) else 1
+            word = items[after + step - 1].word
+            following = language.numbers.get(word, 1.0 if step == 2 and word in language.articles else None)
+            close = items[after].start - items[after - 1].end <= 1
+            if following is None or not close or not goes_on(values[-1], following, step == 2):
                 break
             values.append(following)
-            place_after += step
-        amount, end = amount_of_words(values, self._text, self._raw[place_after - 1][2], language)
-        self._add("amount", entry.key, self._raw[place][1], end, value=amount, poles=entry.poles)
-        return place_after
+            after += step
+        amount, end = amount_of((number_of_words(values),), self._text, items[after - 1].end, language)
+        self._add("amount", entry.key, items[place].start, end, value=amount, poles=entry.poles)
+        return after
 
     def _plus(self, part: float, end: int) -> None:
         last = self.reading.tokens[-1] if self.reading.tokens else None
         if last and isinstance(last.value, Amount):
             last.value = last.value.plus(part)
-            unit, end = amount_of_words([1.0], self._text, end, self._language)
-            if unit.unit and not last.value.unit:
-                last.value = last.value.with_unit_of(unit)
+            unit, end = amount_of((1.0,), self._text, end, self._language)
+            if not last.value.unit:
+                last.value = last.value.with_unit(unit.unit)
             last.end, self._seen = end + self._offset, end
 
-    def _condition(self, key: str, start: int, end: int) -> None:
-        clause = self.reading.clauses[-1]
+    def _per_hour(self, amount: Amount, start: int) -> Amount:
+        """每小时25公里 is 25 km/h."""
+        if self._language.name != "zh" or amount.dimension != "length":
+            return amount
+        clause = re.split(r"[，。；]", self._text[max(0, start - 14) : start])[-1]
+        return amount.with_unit(UNITS["km/h"]) if "每小时" in clause or "时速" in clause else amount
+
+    def _join_ranges(self) -> None:
+        """What the first of two amounts does not say, the second does: 5 to 10 million euros."""
+        for one, other in pairwise(self.reading.tokens):
+            if not (isinstance(one.value, Amount) and isinstance(other.value, Amount)) or one.value.unit is not None:
+                continue
+            between = self._text[one.end - self._offset : other.start - self._offset]
+            says_more = other.value.unit is not None or other.value.scaled > 1
+            if says_more and len(between) < 8 and _RANGE.fullmatch(between):
+                one.value = one.value.like_following(other.value)
+
+    # ----------------------------------------------------------------------------------------------------- Chinese
+
+    def _han(self, start: int, written: str) -> None:
+        """Longest words first; signs that are no known word stand alone."""
+        language, place = self._language, 0
+        while place < len(written):
+            here = start + place
+            if here < self._seen:
+                place += 1
+                continue
+            if here in self._fixed:
+                self._add_fixed(here)
+                continue
+            longest = min(language.longest, len(written) - place)
+            size = next((n for n in range(longest, 0, -1) if written[place : place + n] in language.entries), 0)
+            share = written.startswith("百分之", place)
+            number = HAN_NUMBER.match(written, place + 3 * share)
+            end = here + max(size, 1)
+            if number and (size == 0 or number.end() - place >= size):
+                value = han_number(number.group())
+                amount, end = amount_of((value,), self._text, start + number.end(), language)
+                amount = fixed_amount(value, "%") if share else self._per_hour(amount, here)
+                self._add("amount", number.group(), here, end, value=amount)
+            elif size:
+                self._han_word(language.entries[written[place : place + size]], here, end)
+            else:
+                self._add("word", written[place], here, end)
+            place = max(end, self._seen) - start
+
+    def _han_word(self, entry: Entry, start: int, end: int) -> None:
+        word = self._text[start:end]
+        if entry.kind == "number":
+            amount, unit_end = amount_of((entry.value,), self._text, end, self._language)
+            self._add("amount", word, start, unit_end, value=amount)
+        else:
+            self._entry(entry, word, start, end)
+
+    # ------------------------------------------------------------------------------------------- marks and clauses
+
+    def _condition(self, entry: Entry, start: int, end: int) -> None:
+        clause, key = self.reading.clauses[-1], entry.key
         whole = self._language.name == "zh"
         if clause.tokens and not whole:
             clause = self._open_clause(self._offset + start, False)
@@ -326,76 +315,15 @@ class _Reader:
     def _mark(self, entry: Entry, start: int, end: int) -> None:
         start, end = start + self._offset, end + self._offset
         clause = self.reading.clauses[-1]
+        mark = Mark(entry.kind, entry.key.removeprefix("suffix_"), start, end, poles=entry.poles)  # type: ignore[arg-type]
+        clause.marks.append(mark)
         if entry.kind == "negation":
             self._opened_pair = False
-            clause.marks.append(mark := Mark("negation", entry.key, start, end))
+        if mark.key == entry.key:
             self._waiting.append(mark)
-        elif entry.kind == "bound" and entry.key.startswith("suffix_"):
-            last = self.reading.tokens[-1] if clause.tokens else None
-            clause.marks.append(mark := Mark("bound", entry.key.removeprefix("suffix_"), start, end, last))
-            if last:
-                last.marks.append(mark)
-        else:
-            clause.marks.append(mark := Mark(entry.kind, entry.key, start, end))  # type: ignore[arg-type]
-            self._waiting.append(mark)
-        mark.poles = entry.poles
-
-    def _per_hour(self, amount: Amount, start: int) -> Amount:
-        """每小时25公里 is 25 km/h."""
-        clause = re.split(r"[，。；]", self._text[max(0, start - 14) : start])[-1]
-        if amount.unit != "length" or not ("每小时" in clause or "时速" in clause):
-            return amount
-        return Amount(tuple(value / 1000 for value in amount.values), amount.plain, "speed")
-
-    def _han(self, start: int, written: str) -> None:
-        language, place = self._language, 0
-        while place < len(written):
-            here = start + place
-            if here < self._seen:
-                place += 1
-                continue
-            if here in self._fixed:
-                kind, end, value = self._fixed[here]
-                self._add(kind, "", here, end, value=value)
-                continue
-            size = next(
-                (
-                    n
-                    for n in range(min(language.longest, len(written) - place), 0, -1)
-                    if written[place : place + n] in language.entries
-                ),
-                0,
-            )
-            share = written.startswith("百分之", place)
-            number = _HAN_NUMBER.match(written, place + 3 * share)
-            if number and (size == 0 or number.end() - place >= size):
-                amount, end = amount_of_han(number.group(), self._text, start + number.end(), language)
-                amount = fixed_amount(amount.plain[0], "%") if share else self._per_hour(amount, here)
-                self._add("amount", number.group(), here, end, value=amount)
-            elif size:
-                self._han_entry(
-                    language.entries[written[place : place + size]], here, here + size, written[place : place + size]
-                )
-            else:
-                self._add("word", written[place], here, here + 1)
-            place = max(place + 1, self._seen - start) if number or not size else place + size
-
-    def _han_entry(self, entry: Entry, start: int, end: int, word: str) -> None:
-        if entry.kind == "function":
-            self._function(word, start)
-        elif entry.kind == "word":
-            self._add("word", entry.key, start, end, poles=entry.poles)
-        elif entry.kind == "number":
-            amount, unit_end = amount_of_words([entry.value], self._text, end, self._language)
-            self._add("amount", word, start, unit_end, value=amount)
-        elif entry.kind == "ordinal":
-            self._add("ordinal", entry.key, start, end)
-        elif entry.kind == "fixed":
-            self._add("amount", word, start, end, value=fixed_amount(entry.value, entry.key))
-        elif entry.kind == "condition":
-            self._condition(entry.key, start, end)
-        elif entry.kind != "plus":
-            self._mark(entry, start, end)
+        elif clause.tokens:
+            mark.token = self.reading.tokens[-1]
+            mark.token.marks.append(mark)
 
     def _add(
         self,
@@ -403,15 +331,13 @@ class _Reader:
         key: str,
         start: int,
         end: int,
-        value: Amount | Time | tuple[Date, ...] | None = None,
+        value: Value | None = None,
         poles: tuple[str, ...] = (),
         named: bool = False,
         light: bool = False,
     ) -> None:
-        reading = self.reading
-        clause = reading.clauses[-1]
+        reading, offset, marks = self.reading, self._offset, self._waiting
         number = len(reading.clauses) - 1
-        offset, marks = self._offset, self._waiting
         token = Token(
             kind,
             key,
@@ -426,11 +352,10 @@ class _Reader:
             self._preposition,
             marks,
         )
-        if marks:
-            for mark in marks:
-                mark.token = token
+        for mark in marks:
+            mark.token = token
         self._waiting = []
-        clause.tokens.append(len(reading.tokens))
+        reading.clauses[-1].tokens.append(len(reading.tokens))
         reading.tokens.append(token)
         self._before = self._last_small = self._preposition = ""
         self._seen = end
@@ -455,49 +380,3 @@ class _Reader:
             last.marks = last.marks + self._waiting
             self._waiting = []
         self._before = ""
-
-    def _join_ranges(self) -> None:
-        tokens = self.reading.tokens
-        for one, other in pairwise(tokens):
-            if not (isinstance(one.value, Amount) and isinstance(other.value, Amount)):
-                continue
-            between = self._text[one.end - self._offset : other.start - self._offset]
-            if one.value.unit is None and other.value.unit and len(between) < 8 and _RANGE.fullmatch(between):
-                one.value = one.value.with_unit_of(other.value)
-
-
-_SENTENCE_OPENERS = frozenset({":", ".", "…", "“", "«", "!", "?"})
-
-
-def _goes_on(before: float, following: float, joined: bool) -> bool:
-    """Whether two number words are one number: twenty three, not ten twelve."""
-    if following >= 100:
-        return before < following
-    if 0 < following < 1 or (before == 4 and following == 20):
-        return not joined or before >= 1
-    return before >= 100 or (before in range(20, 100, 10) and following < 20)
-
-
-def _compound(word: str, numbers: dict[str, float]) -> float | None:
-    """German writes zweiundzwanzig and dreitausendfünfhundert as one word."""
-    if word in numbers:
-        return numbers[word]
-    if word == "ein":
-        return 1.0
-    for sign, factor in (("tausend", 1000), ("hundert", 100)):
-        left, found, right = word.partition(sign)
-        if found:
-            many = _compound(left, numbers) if left else 1.0
-            rest = _compound(right.removeprefix("und"), numbers) if right else 0.0
-            return None if many is None or rest is None else many * factor + rest
-    left, found, right = word.partition("und")
-    if found and right in numbers and (left in numbers or left == "ein"):
-        return numbers.get(left, 1.0) + numbers[right]
-    return None
-
-
-def _han_date(match: re.Match[str], language: Language) -> Date:
-    year, month, day = (
-        int(amount_of_han(part, "", 0, language)[0].plain[0]) if part else None for part in match.groups()
-    )
-    return year, month or 0, day

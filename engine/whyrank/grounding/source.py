@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain, islice
 
-from whyrank.grounding.alignment import same_value
-from whyrank.grounding.reading import Reading, Token, read
+from whyrank.grounding.reading import read
+from whyrank.grounding.scan import holds_code
 from whyrank.grounding.tables import LANGUAGES, Language, language_table
+from whyrank.grounding.tokens import Reading, Token
+from whyrank.grounding.values import Value, same_value
 from whyrank.grounding.words import Vocabulary, content_keys, folded_words, sentences, table_language
 
 __all__ = ["MAX_TOKENS", "Source"]
@@ -30,6 +33,7 @@ class Source:
         self.words: list[str] = []
         self._places = places = dict[str, set[int]]()
         self._readings: dict[int, Reading] = {}
+        self._known: dict[Value, bool] = {}
         for place, (start, end) in enumerate(self.sentences):
             words = folded_words(document[start:end])
             self.words += words
@@ -99,7 +103,7 @@ class Source:
     def is_topic(self, token: Token, word: str) -> bool:
         """A word that a sentence may have from its context: what the document, or the question, is about."""
         if token.value is not None:
-            return any(same_value(token, other) for other in self._query_tokens)
+            return any(same_value(token.value, other.value) for other in self._query_tokens)
         if token.kind == "code":
             return token.key in self._first_sentence.lower()
         if word >= "\u3000" and len(word) <= 2:
@@ -110,14 +114,21 @@ class Source:
 
     def knows(self, token: Token, word: str) -> bool:
         if token.value is not None:
-            return any(same_value(token, other) for place in self._some_places for other in self.reading(place).tokens)
+            if token.value not in self._known:
+                tokens = chain(self._query_tokens, *(self.reading(place).tokens for place in self._some_places))
+                self._known[token.value] = any(same_value(token.value, other.value) for other in tokens)
+            return self._known[token.value]
         if token.kind == "code":
-            return token.key in self._lowered
+            return holds_code(token.key, self._without_spaces)
         return word in self._lowered if word >= "\u0e00" else bool(self.places(word)) or word in self.query_keys
 
     @cached_property
     def _lowered(self) -> str:
         return self.document.lower()
+
+    @cached_property
+    def _without_spaces(self) -> str:
+        return re.sub(r" ?([^\w -]) ?", r"\1", " ".join(f"{self._lowered} {self.query.lower()}".split()))
 
     @cached_property
     def _query_tokens(self) -> list[Token]:

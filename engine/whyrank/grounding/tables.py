@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from whyrank.grounding.values import Unit
+
 __all__ = ["LANGUAGES", "SCALES", "UNITS", "Entry", "Language", "TimeForm", "language_table"]
 
 LANGUAGES = ("en", "de", "fr", "es")
@@ -81,22 +83,36 @@ class Language:
     known: frozenset[str]
 
 
-def _units() -> tuple[dict[str, tuple[str, float]], dict[str, float]]:
+def _units() -> tuple[dict[str, Unit], dict[str, float]]:
     tables = tomllib.loads((_FOLDER / "units.toml").read_text(encoding="utf-8"))
-    scales = tables.pop("scales")
-    units = {
-        name.replace("_", " "): (dimension, float(factor))
-        for dimension, lines in tables.items()
-        for factor, listed in lines.items()
-        for name in listed.split()
-    }
+    scales, metric, prefixes = tables.pop("scales"), tables.pop("metric"), tables.pop("prefixes")
+    units = {name: unit for dimension, line in metric.items() for name, unit in _metric(dimension, prefixes, *line)}
+    for dimension, lines in tables.items():
+        for worth, listed in lines.items():
+            unit = Unit(dimension, *map(float, worth.split()))
+            units.update((name.replace("_", " "), unit) for name in listed.split())
     return units, {
         name.replace("_", " "): float(factor) for factor, listed in scales.items() for name in listed.split()
     }
 
 
+def _metric(
+    dimension: str, prefixes: dict[str, str], wanted: str, symbol: str, names: str
+) -> Iterator[tuple[str, Unit]]:
+    """The unit alone, and with each of these prefixes."""
+    own = [name.replace("_", " ") for name in names.split()]
+    yield from ((name, Unit(dimension, 1.0)) for name in (symbol, *own))
+    for factor, listed in prefixes.items():
+        sign, *written = listed.split()
+        if sign in wanted.split():
+            unit = Unit(dimension, float(factor))
+            short = {sign, *(other for other in written if len(other) == 1)}
+            yield from ((f"{other}{symbol}".lower(), unit) for other in short)
+            yield from ((f"{other}{name}", unit) for other in written if len(other) > 1 for name in own)
+
+
 UNITS, SCALES = _units()
-"""Name to dimension and factor; name to factor."""
+"""By name."""
 
 
 _KINDS: tuple[Kind, ...] = ("degree", "bound", "quantifier", "modal", "condition")

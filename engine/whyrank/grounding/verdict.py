@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from whyrank.grounding.alignment import Sources, align
-from whyrank.grounding.claims import Claim
 from whyrank.grounding.differences import ENOUGH, Comparison, Difference, differences
-from whyrank.grounding.reading import Token, read
+from whyrank.grounding.facts import Fact, facts
+from whyrank.grounding.reading import read
 from whyrank.grounding.source import MAX_TOKENS, Source
+from whyrank.grounding.tokens import Token
 from whyrank.grounding.words import content_keys, fold, folded_words
 from whyrank.types import CheckedSentence, SourceSpan, Unsupported
 
@@ -22,26 +23,30 @@ class Judged(NamedTuple):
     sentence: CheckedSentence
     spans: tuple[SourceSpan, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
+    facts: tuple[Fact, ...] = ()
 
 
-def judge(evidence: str, start: int, end: int, source: Source, missing: Sequence[Claim]) -> Judged | None:
-    """None: the sentence claims nothing. `missing`: what can be checked to the letter and is not in the document."""
+def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
+    """None: the sentence claims nothing."""
     words = folded_words(evidence[start:end])
     keys = list(dict.fromkeys(content_keys(words)))
-    if not keys and not missing:
-        return None
+    reading = read(evidence, start, end, source.language)
     found = {key: source.places(key) for key in keys}
     held_by = source.best_sentences(
         {key: places for key, places in found.items() if key not in source.query_keys or places}
     )
     quoted = source.quoted_from(evidence[start:end], held_by)
     if quoted is not None:
+        checked = tuple(facts(reading, evidence, source, range(start, end)))
         span = SourceSpan(start, end, *source.sentences[quoted], 1.0)
-        return Judged(CheckedSentence(start, end, "supported", None, span.start, span.end), (span,))
-    reading = read(evidence, start, end, source.language)
+        return Judged(CheckedSentence(start, end, "supported", None, span.start, span.end), (span,), (), checked)
     if len(reading.tokens) > MAX_TOKENS:
         return Judged(CheckedSentence(start, end, "unverified", "wording"))
     alignment = align(reading, Sources.of([source.reading(place) for place in held_by]))
+    placed = {token.start for token, place in zip(reading.tokens, alignment.places, strict=True) if place is not None}
+    checked = tuple(facts(reading, evidence, source, placed))
+    if not keys and not checked:
+        return None
 
     topics: dict[int, bool] = {}
 
@@ -54,13 +59,15 @@ def judge(evidence: str, start: int, end: int, source: Source, missing: Sequence
         return source.knows(token, fold(evidence[token.start : token.end]))
 
     comparison = Comparison(evidence, source.document, alignment, source.language, is_known, is_topic)
-    differing = [*differences(comparison), *_missing(comparison, missing)]
+    differing = [*differences(comparison), *_missing(comparison, checked)]
     similarity = round(comparison.share, 6)
     spans = tuple(_spans(start, end, held_by, source, similarity)) if similarity >= _BACKED else ()
     certain = [difference for difference in differing if difference.certain]
     sentence = _sentence(start, end, comparison, differing, certain, spans)
-    shown = certain or [item for item in differing if any(item.start == claim.start for claim in missing)]
-    return Judged(sentence, spans, tuple(_unsupported(evidence, shown)))
+    shown = certain or [
+        item for item in differing if any(item.start == fact.start and not fact.held for fact in checked)
+    ]
+    return Judged(sentence, spans, tuple(_unsupported(evidence, shown)), checked)
 
 
 def _sentence(
@@ -80,18 +87,20 @@ def _sentence(
     return CheckedSentence(start, end, "unverified", reason if spans else "wording", *place)  # type: ignore[arg-type]
 
 
-def _missing(comparison: Comparison, missing: Sequence[Claim]) -> Iterator[Difference]:
-    """Claims that the document does not hold, unless the words around them were found to mean the same."""
+def _missing(comparison: Comparison, checked: Sequence[Fact]) -> Iterator[Difference]:
+    """Facts that the document does not hold, unless the words around them were found to mean the same."""
     alignment = comparison.alignment
-    for claim in missing:
+    for fact in checked:
+        if fact.held:
+            continue
         inside = [
             mine
             for mine, token in enumerate(alignment.reading.tokens)
-            if token.start < claim.end and claim.start < token.end
+            if token.start < fact.end and fact.start < token.end
         ]
         if inside and all(alignment.places[mine] is not None for mine in inside):
             continue
-        yield Difference(claim.kind, claim.start, claim.end, certain=comparison.share >= ENOUGH)
+        yield Difference(fact.kind, fact.start, fact.end, certain=comparison.share >= ENOUGH)
 
 
 def _spans(start: int, end: int, held_by: Sequence[int], source: Source, similarity: float) -> Iterator[SourceSpan]:

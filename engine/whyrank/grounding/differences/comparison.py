@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from whyrank.grounding.alignment import Alignment
-from whyrank.grounding.reading import Clause, Mark, Token
 from whyrank.grounding.tables import Language
+from whyrank.grounding.tokens import Clause, Mark, Token
 from whyrank.types import DifferenceKind
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from whyrank.grounding.differences.comparison import ENOUGH, PART, Comparison, Difference, between, is_exact
-from whyrank.grounding.reading import Token
+from whyrank.grounding.tokens import Token
 
 __all__ = ["inserted_words"]
 

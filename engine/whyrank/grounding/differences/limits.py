@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact, negations_of
-from whyrank.grounding.reading import Clause
+from whyrank.grounding.tokens import Clause
 
 __all__ = ["conditions", "cut_short", "narrowing"]
 

@@ -13,7 +13,7 @@ from whyrank.grounding.differences.comparison import (
     first_source,
     negations_of,
 )
-from whyrank.grounding.reading import Clause, Mark, Token
+from whyrank.grounding.tokens import Clause, Mark, Token
 from whyrank.grounding.words import have_same_stem
 
 __all__ = ["modals", "negations"]

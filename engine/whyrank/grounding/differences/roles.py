@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact
-from whyrank.grounding.reading import Clause
+from whyrank.grounding.tokens import Clause
 from whyrank.types import DifferenceKind
 
 __all__ = ["joins", "roles"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from whyrank.grounding.differences.comparison import Comparison, Difference, between, negations_of
-from whyrank.grounding.reading import Mark
+from whyrank.grounding.tokens import Mark
 
 __all__ = ["degrees", "opposites", "quantifiers"]
 

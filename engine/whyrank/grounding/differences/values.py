@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from whyrank.grounding.amounts import Amount
 from whyrank.grounding.differences.comparison import Comparison, Difference, between
-from whyrank.grounding.reading import Token
+from whyrank.grounding.tokens import Token
+from whyrank.grounding.values import Amount
 from whyrank.types import DifferenceKind
 
 __all__ = ["lone_values", "misplaced_values", "unknown_units", "values"]
@@ -196,7 +196,7 @@ def _rivals(token: Token, other: Token) -> bool:
     if token.kind == "amount" and other.kind == "amount":
         if (1.0,) in (token.value.plain, other.value.plain):  # type: ignore[union-attr]
             return False
-        units = {token.value.unit, other.value.unit}  # type: ignore[union-attr]
+        units = {token.value.dimension, other.value.dimension}  # type: ignore[union-attr]
         return len(units) == 1 or units <= {"time", "months"}
     return token.kind == other.kind
 

@@ -1,0 +1,64 @@
+"""A text cut into words, stops, numbers, code and runs of Chinese."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import NamedTuple
+
+from whyrank.grounding.numerals import FRACTION_SIGNS
+
+__all__ = ["Item", "code_key", "has_signs", "holds_code", "scan"]
+
+_CODE = (
+    r"(?P<code>`[^`\n]{1,300}`|(?:https?://|www\.)[^\s<>\"'`\u3000-\u9fff\uff00-\uffef]+[^\s<>\"'`.,;:!?)\u3000-\u9fff\uff00-\uffef]"
+    r"|(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}|(?<![\w-])--[a-zA-Z][\w-]{0,64}|(?<![\w.])/[a-z][\w/.-]{0,200}\w"
+    r"|(?<![\w.])[a-zA-Z_]\w{0,64}(?:(?:\.|::|->|/)[a-zA-Z_][\w-]{1,64}){1,9}|(?<![\w.-])[A-Za-z]\w{0,64}_\w{1,64}"
+    r"|(?<![\d/.])\d{1,4}/(?:19|20)\d\d(?![\d/])|(?<![\w-])[A-Z][A-Za-z]{0,9}-?\d[\w-]{0,64}|(?<![\w-])[a-z]{1,3}\d\w{0,64})|"
+)
+_PLAIN = (
+    r"(?P<word>[^\W\d_\u3005-\u9fff]{1,64}(?:[\u0300-\u036f]{1,9}[^\W\d_\u3005-\u9fff]{0,64}){0,9})"
+    r"|(?P<stop>[,;:()\[\]—–…“”«»，；：（）、。！？!?]|\.(?=\s|$)| - )"
+    rf"|(?P<number>(?:\d+ )?\d+/\d+(?![\d/])|\d+(?:(?<!\d{{4}})[ \u00a0\u202f]\d{{3}}(?!\d))*(?:[.,'’]\d+)*[{FRACTION_SIGNS}]?"
+    rf"|[{FRACTION_SIGNS}])"
+    r"|(?P<han>[\u3400-\u9fff\u3005-\u3007]{1,64})"
+)
+_RAW = re.compile(_PLAIN)
+_RAW_WITH_CODE = re.compile(_CODE + _PLAIN)
+_SIGNS = re.compile(r"[`@_/\d]|--|\w\.\w|->|::")
+
+
+class Item(NamedTuple):
+    """`word`: as it is looked up, without case."""
+
+    kind: str | None
+    start: int
+    end: int
+    written: str
+    word: str
+
+
+def has_signs(text: str) -> bool:
+    """Whether there may be code, numbers or dates in digits."""
+    return _SIGNS.search(text) is not None
+
+
+def scan(text: str, signs: bool) -> list[Item]:
+    pattern = _RAW_WITH_CODE if signs else _RAW
+    return [
+        Item(match.lastgroup, *match.span(), match.group(), _folded(match.group())) for match in pattern.finditer(text)
+    ]
+
+
+def _folded(written: str) -> str:
+    return written.lower() if written.isascii() else unicodedata.normalize("NFC", written.lower())
+
+
+def code_key(written: str) -> str:
+    """Code without its marks; a link without scheme and final slash."""
+    return re.sub(r"\s", "", written).strip("`").lower().split("://")[-1].rstrip("/").removesuffix("()")
+
+
+def holds_code(code: str, text: str) -> bool:
+    """Both without spaces and case: `acquire` is in `acquire(path)`, get is not in get_all."""
+    return code in text and re.search(rf"(?<![\w.@+-]){re.escape(code)}(?![\w@-]|/\w)", text) is not None
