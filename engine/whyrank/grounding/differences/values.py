@@ -34,9 +34,13 @@ def values(comparison: Comparison) -> Iterator[Difference]:
         if isinstance(token.value, Amount) and counterpart not in gap and _is_computed(token.value, comparison):
             certain = False
         written = comparison.text[token.start : token.end]
-        if isinstance(token.value, Amount) and token.value.plain == (1.0,) and not any(map(str.isdigit, written)):
+        if _is_one(token) and not any(map(str.isdigit, written)) and not (counterpart in gap and _is_one(counterpart)):
             certain = False  # "annual" is "a year"
         yield between(kind, token, counterpart, certain)
+
+
+def _is_one(token: Token | None) -> bool:
+    return token is not None and isinstance(token.value, Amount) and token.value.plain == (1.0,)
 
 
 def _is_quoted_code(comparison: Comparison, token: Token) -> bool:
