@@ -64,20 +64,13 @@ class Alignment:
 def align(reading: Reading, sources: Sources) -> Alignment:
     tokens, others = reading.tokens, sources.tokens
     candidates = _candidates(tokens, others)
-    places: list[int | None] = [None] * len(tokens)
-    used: set[int] = set()
-    for mine, found_place in _longest_ordered(candidates):
-        places[mine] = found_place
-    _gather(places, candidates, sources.clause_of)
-    used.update(place for place in places if place is not None)
-    ordered = [place is not None for place in places]
-    for free in (True, False):  # a word said twice may have one place
-        for mine, found in enumerate(candidates):
-            if places[mine] is None:
-                place = next((place for place in found if not free or place not in used), None)
-                if place is not None:
-                    places[mine] = place
-                    used.add(place)
+    places = _shortest_way(candidates, sources)
+    used = {place for place in places if place is not None}
+    for mine, found in enumerate(candidates):  # a word said twice may have one place
+        if places.count(places[mine]) > 1 and (free := next((place for place in found if place not in used), None)):
+            places[mine] = free
+            used.add(free)
+    ordered = _ordered(places)
     for mine, token in enumerate(tokens):
         if places[mine] is None and token.kind == "word" and len(token.key) > 2 and " " not in token.key:
             place = _other_form(token, others, used)
@@ -86,6 +79,49 @@ def align(reading: Reading, sources: Sources) -> Alignment:
                 ordered[mine] = _fits(places, ordered, mine)
                 used.add(place)
     return Alignment(reading, sources, places, ordered, used)
+
+
+def _shortest_way(candidates: Sequence[Sequence[int]], sources: Sources) -> list[int | None]:
+    """A place for each token that has one, so that the way between them seldom leaves clause, sentence or order."""
+    clause_of, sentence_of = sources.clause_of, sources.sentence_of
+    steps: list[tuple[int, list[tuple[float, int, int]]]] = []  # token; its places with cost and which one was before
+    last = [(0.0, -1, -1)]
+    for mine, found in enumerate(candidates):
+        if not found:
+            continue
+        if len(found) == 1 == len(last):
+            last = [(last[0][0], found[0], 0)]
+        else:
+            last = [
+                min(
+                    (cost + _step_cost(before, place, clause_of, sentence_of), place, number)
+                    for number, (cost, before, _) in enumerate(last)
+                )
+                for place in found
+            ]
+        steps.append((mine, last))
+    places: list[int | None] = [None] * len(candidates)
+    number = min(range(len(last)), key=lambda one: last[one][0])
+    for mine, row in reversed(steps):
+        _, places[mine], number = row[number]
+    return places
+
+
+def _step_cost(before: int, place: int, clause_of: Sequence[int], sentence_of: Sequence[int]) -> float:
+    if place == before + 1 or before < 0:
+        return 0.0
+    if sentence_of[before] != sentence_of[place]:
+        return 3.0
+    away = min(8, abs(place - before)) / 16
+    if clause_of[before] != clause_of[place]:
+        return 1.0 + away if place > before else 2.5
+    return away if place > before else 2.0 + away
+
+
+def _ordered(places: Sequence[int | None]) -> list[bool]:
+    """Which are in the longest row that goes forward."""
+    kept = {mine for mine, _ in _longest_ordered([[] if place is None else [place] for place in places])}
+    return [mine in kept for mine in range(len(places))]
 
 
 def _candidates(tokens: Sequence[Token], others: Sequence[Token]) -> list[list[int]]:
@@ -125,21 +161,6 @@ def _longest_ordered(candidates: Sequence[Sequence[int]]) -> list[tuple[int, int
         mine, place, link = links[link]
         pairs.append((mine, place))
     return pairs[::-1]
-
-
-def _gather(places: list[int | None], candidates: Sequence[Sequence[int]], clause_of: Sequence[int]) -> None:
-    """Of a word that its source has several times, take the place in the clause of the next word."""
-    after: int | None = None
-    for mine in range(len(places) - 1, -1, -1):
-        place = places[mine]
-        if place is None:
-            continue
-        if after is not None and clause_of[place] != clause_of[after]:
-            nearer = [
-                other for other in candidates[mine] if place < other < after and clause_of[other] == clause_of[after]
-            ]
-            place = places[mine] = nearer[-1] if nearer else place
-        after = place
 
 
 def _other_form(token: Token, others: Sequence[Token], used: set[int]) -> int | None:

@@ -16,9 +16,7 @@ from whyrank.grounding.values import Amount, Value
 
 __all__ = ["read"]
 
-_RANGE = re.compile(
-    r"\s*(?:-|–|—|to|bis|à|a|au|und|and|et|y|至|到|~|～|×|x|by|or|oder|ou|o)\s*", re.IGNORECASE
-)
+_RANGE = re.compile(r"\s*(?:-|–|—|to|bis|à|a|au|und|and|et|y|至|到|~|～|×|x|by|or|oder|ou|o)\s*", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|ère|ème|er|re|e|[ºª])(?![^\W\d_])|\.(?= \w)")
 _QUOTES = ("、", "“", "”", "«", "»")
 

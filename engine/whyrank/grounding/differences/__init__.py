@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from whyrank.grounding.differences.comparison import ENOUGH, Comparison, Difference
 from whyrank.grounding.differences.insertions import inserted_words
 from whyrank.grounding.differences.limits import conditions, cut_short, narrowing
+from whyrank.grounding.differences.moves import mixed_names, moves
 from whyrank.grounding.differences.polarity import modals, negations
 from whyrank.grounding.differences.roles import joins, roles
 from whyrank.grounding.differences.scope import degrees, opposites, quantifiers
@@ -34,5 +35,7 @@ def differences(comparison: Comparison) -> Iterator[Difference]:
         yield from cut_short(comparison)
         yield from roles(comparison)
         yield from joins(comparison)
+        yield from moves(comparison)
+        yield from mixed_names(comparison)
         yield from lone_values(comparison)
     yield from inserted_words(comparison)

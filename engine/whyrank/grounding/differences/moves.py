@@ -1,0 +1,185 @@
+"""Parts of the source put together otherwise: what is said of one is said of another.
+
+The evidence's clauses are cut into pieces that stand in one clause of the source each, in the same order. Where two pieces meet
+that the source does not have side by side, it shows what they were cut off from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between
+from whyrank.grounding.tokens import Clause, Token
+
+__all__ = ["mixed_names", "moves"]
+
+
+class Piece(NamedTuple):
+    """First and last token of the evidence, and the clause of the source."""
+
+    first: int
+    last: int
+    clause: int
+
+
+def moves(comparison: Comparison) -> Iterator[Difference]:
+    if comparison.share < 0.75:
+        return
+    before: Piece | None = None
+    for clause in comparison.alignment.reading.clauses:
+        pieces = list(_pieces(comparison, clause))
+        own = [piece for piece in pieces if not _is_topic(comparison, piece)]
+        for one, other in pairwise(own if len(own) > 1 else pieces):
+            yield from _meeting(comparison, one, other, clause.passive)
+        if before is not None and pieces:
+            yield from _across(comparison, before, pieces[0])
+        before = pieces[-1] if pieces else before
+
+
+def _pieces(comparison: Comparison, clause: Clause) -> Iterator[Piece]:
+    places, clause_of = comparison.alignment.places, comparison.alignment.sources.clause_of
+    run: list[int] = []
+    for mine in clause.tokens:
+        place = places[mine]
+        if place is None or comparison.tokens[mine].light:
+            continue
+        if run:
+            last = places[run[-1]] or 0
+            if clause_of[last] != clause_of[place] or place <= last:
+                yield Piece(run[0], run[-1], clause_of[last])
+                run = []
+        run.append(mine)
+    if run:
+        yield Piece(run[0], run[-1], clause_of[places[run[0]] or 0])
+
+
+def _meeting(comparison: Comparison, one: Piece, other: Piece, passive: bool) -> Iterator[Difference]:
+    """Two pieces within one clause of the evidence."""
+    token, source = comparison.tokens[other.first], comparison.source(other.first)
+    if _is_coordinated(comparison, one.last, other.first):
+        yield from _inherited_subject(comparison, one, other)
+    elif one.clause == other.clause:
+        if (
+            _has_noun(comparison, one)
+            and _has_noun(comparison, other)
+            and not _is_adjunct(comparison, one)
+            and not _is_adjunct(comparison, other)
+        ):
+            yield between("role", token, source, _has_lost_preposition(comparison, one, passive))
+    else:
+        after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
+        sure = comparison.share >= 0.9
+        if comparison.language.name == "zh":
+            if len(after) > 1 or len(before) > 1:
+                yield between("joined", token, (after or before)[0], sure and len(after) > 1 and len(before) > 1)
+        elif (
+            after and source is not None and not _is_noun(comparison, one.last) and _alike(comparison, source, after[0])
+        ):
+            yield between("joined", token, after[0], sure)
+        elif before and _alike(comparison, comparison.source(one.last), before[-1]):
+            yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
+        elif after and before and not _is_adjunct(comparison, other):
+            yield between("joined", token, before[0], False)
+
+
+def _has_lost_preposition(comparison: Comparison, piece: Piece, passive: bool) -> bool:
+    """Who was sold to now sells."""
+    token, source, sources = (
+        comparison.tokens[piece.first],
+        comparison.source(piece.first),
+        comparison.alignment.sources,
+    )
+    if source is None or not token.named or sources.clauses[piece.clause].passive != passive:
+        return False
+    return bool(source.preposition) and not token.preposition and comparison.share >= 0.9
+
+
+def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
+    """A clause of the evidence that stands beside another one than in the source: the name it belongs to may be another."""
+    place = comparison.alignment.places[other.first] or 0
+    token = comparison.tokens[one.last]
+    source = comparison.alignment.sources.tokens[place - 1] if place else None
+    if source is None or comparison.source(one.last) is source:
+        return
+    if token.named and source.named and source.key != token.key and place - 1 not in comparison.alignment.used:
+        yield between("joined", token, source, comparison.share >= 0.9)
+
+
+def _inherited_subject(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
+    """ "Brandt sold it to Finch and later gave it away": in the source, a name stands before what follows the "and"."""
+    cut = [token for token in _cut_off(comparison, other.first, -1) if token.named]
+    subject = comparison.tokens[one.first]
+    if cut and subject.named and all(token.key != subject.key for token in cut):
+        yield between("joined", comparison.tokens[other.first], cut[0], False)
+
+
+def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
+    """What the source has beside the token, in the clause and in its order, and the evidence has not."""
+    place = comparison.alignment.places[mine] or 0
+    tokens = [comparison.alignment.sources.tokens[at] for at in comparison.free_beside(place, step)]
+    return [token for token in tokens[::step] if not token.light]
+
+
+def _alike(comparison: Comparison, one: Token | None, other: Token) -> bool:
+    """One may stand for the other: two names, two amounts of one kind, two nouns after the same preposition."""
+    if one is None or one.preposition != other.preposition:
+        return False
+    if one.named or other.named:
+        return one.named and other.named
+    if one.value is not None or other.value is not None:
+        return one.kind == other.kind
+    determiners = comparison.language.determiners
+    return one.before in determiners and other.before in determiners
+
+
+def _is_topic(comparison: Comparison, piece: Piece) -> bool:
+    return all(comparison.is_topic(token) for token in comparison.tokens[piece.first : piece.last + 1])
+
+
+def _is_adjunct(comparison: Comparison, piece: Piece) -> bool:
+    """It has kept its preposition, or is a date: it may stand anywhere in its clause."""
+    token, source = comparison.tokens[piece.first], comparison.source(piece.first)
+    if token.kind in ("date", "time"):
+        return True
+    return bool(token.preposition) and source is not None and source.preposition == token.preposition
+
+
+def _is_noun(comparison: Comparison, mine: int) -> bool:
+    token = comparison.tokens[mine]
+    return token.named or token.before in comparison.language.determiners
+
+
+def _has_noun(comparison: Comparison, piece: Piece) -> bool:
+    if comparison.language.name == "zh":
+        return piece.last > piece.first
+    return any(_is_noun(comparison, mine) for mine in range(piece.first, piece.last + 1))
+
+
+def _is_coordinated(comparison: Comparison, one: int, other: int) -> bool:
+    """An "and" is between them."""
+    text = comparison.text[comparison.tokens[one].end : comparison.tokens[other].start].lower()
+    return any(word in comparison.language.joiners for word in PART.findall(text))
+
+
+def mixed_names(comparison: Comparison) -> Iterator[Difference]:
+    """Oliver Petersen, where the document has Oliver Thoma and Irmgard Petersen."""
+    for one, other in pairwise(comparison.tokens):
+        if not (one.named and other.named) or comparison.text[one.end : other.start] not in (" ", "-", "\u00a0"):
+            continue
+        first, last = (comparison.text[token.start : token.end] for token in (one, other))
+        if not _is_beside(comparison.document, first, last) and _has_name_beside(comparison.document, first, last):
+            yield Difference("name", one.start, other.end, certain=comparison.share >= 0.75)
+
+
+def _is_beside(document: str, first: str, last: str) -> bool:
+    pattern = rf"(?<!\w){re.escape(first)}\w{{0,2}}(?:\W{{1,3}}\w+){{0,2}}?\W{{1,3}}{re.escape(last)}"
+    return re.search(pattern, document, re.IGNORECASE) is not None
+
+
+def _has_name_beside(document: str, first: str, last: str) -> bool:
+    after = re.search(rf"(?<!\w){re.escape(first)}\.? [^\W\d_a-zß-ÿ]\w", document)
+    before = re.search(rf"[^\W\d_a-zß-ÿ]\w+ {re.escape(last)}(?!\w)", document)
+    return after is not None and before is not None
