@@ -92,19 +92,24 @@ def _shortest_way(candidates: Sequence[Sequence[int]], sources: Sources) -> list
         if len(found) == 1 == len(last):
             last = [(last[0][0], found[0], 0)]
         else:
-            last = [
-                min(
-                    (cost + _step_cost(before, place, clause_of, sentence_of), place, number)
-                    for number, (cost, before, _) in enumerate(last)
-                )
-                for place in found
-            ]
+            last = [_cheapest(last, place, clause_of, sentence_of) for place in found]
         steps.append((mine, last))
     places: list[int | None] = [None] * len(candidates)
     number = min(range(len(last)), key=lambda one: last[one][0])
     for mine, row in reversed(steps):
         _, places[mine], number = row[number]
     return places
+
+
+def _cheapest(
+    last: Sequence[tuple[float, int, int]], place: int, clause_of: Sequence[int], sentence_of: Sequence[int]
+) -> tuple[float, int, int]:
+    """Of equal ways, the one that has left its clause earlier: what follows a subject belongs together."""
+    cost, _, number = min(
+        (cost + _step_cost(before, place, clause_of, sentence_of), -cost, number)
+        for number, (cost, before, _) in enumerate(last)
+    )
+    return cost, place, number
 
 
 def _step_cost(before: int, place: int, clause_of: Sequence[int], sentence_of: Sequence[int]) -> float:

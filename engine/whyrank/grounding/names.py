@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from whyrank.grounding.scan import Item
 from whyrank.grounding.tables import Language
@@ -31,8 +31,10 @@ _GERMAN_NOUN_ENDINGS = (
 )
 
 
-def is_name(items: Sequence[Item], place: int, language: Language) -> bool:
-    """Of a word with a capital. In a text of a script without spaces, all Latin words are terms."""
+def is_name(items: Sequence[Item], place: int, language: Language, names: Container[str]) -> bool:
+    """Of a word with a capital. `names`: what the document has with a capital where none is due.
+
+    In a text of a script without spaces, all Latin words are terms."""
     written, word = items[place].written, items[place].word
     if sum(map(str.isupper, written)) > 1 and len(written) > 1:
         return not is_function_word(word)
@@ -41,7 +43,7 @@ def is_name(items: Sequence[Item], place: int, language: Language) -> bool:
     if language.name == "de":
         return _is_german_name(items, place, language)
     if place == 0 or items[place - 1].written[-1] in _OPENERS:
-        return _opens_name(items, place, language)
+        return word in names or _opens_name(items, place, language)
     return len(written) > 1 or _is_capital(items, place - 1, language) or _is_capital(items, place + 1, language)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from itertools import pairwise
 
 from whyrank.grounding.amounts import amount_of, amount_of_digits, fixed_amount, one_of
@@ -21,16 +22,18 @@ _ORDINAL = re.compile(r"(?:st|nd|rd|th|ère|ème|er|re|e|[ºª])(?![^\W\d_])|\.(
 _QUOTES = ("、", "“", "”", "«", "»")
 
 
-def read(text: str, start: int, end: int, language: Language) -> Reading:
-    return _Reader(text, start, end, language).reading
+def read(text: str, start: int, end: int, language: Language, names: Container[str] = ()) -> Reading:
+    """`names`: words that are names even where they open a sentence."""
+    return _Reader(text, start, end, language, names).reading
 
 
 class _Reader:
     """Goes through the words once. Marks wait for the token that they govern; at a clause's end they go to the last one."""
 
-    def __init__(self, text: str, start: int, end: int, language: Language) -> None:
+    def __init__(self, text: str, start: int, end: int, language: Language, names: Container[str]) -> None:
         self._text, self._language, self._offset = text[start:end], language, start
         self.reading = Reading(start, end)
+        self._names = names
         self._waiting: list[Mark] = []
         self._opened_pair = False
         self._before = self._last_small = self._preposition = ""
@@ -55,7 +58,9 @@ class _Reader:
             elif word in language.known or german:
                 place = self._word(place)
             else:
-                self._add("word", word, start, end, named=written[0].isupper() and is_name(items, place, language))
+                self._add(
+                    "word", word, start, end, named=written[0].isupper() and is_name(items, place, language, names)
+                )
                 place += 1
         self._close_clause()
         self._join_ranges()
@@ -111,7 +116,7 @@ class _Reader:
             self._add("amount", "1", start, end, value=one_of(unit))
         else:
             key = f"unit {unit.dimension} {unit.factor}" if unit else word
-            named = not unit and written[0].isupper() and is_name(self._items, place, language)
+            named = not unit and written[0].isupper() and is_name(self._items, place, language, self._names)
             self._add("word", key, start, end, named=named)
         return place + 1
 
@@ -157,7 +162,11 @@ class _Reader:
         if entry.kind == "number":
             return self._number_words(place, last, entry)
         if entry.kind == "word":
-            named = written[0].isupper() and is_name(self._items, place, self._language) and self._language.name != "de"
+            named = (
+                written[0].isupper()
+                and is_name(self._items, place, self._language, self._names)
+                and self._language.name != "de"
+            )
             self._add("word", entry.key, start, end, poles=entry.poles, named=named, light=entry.light and not named)
         else:
             self._entry(entry, word, start, end)
@@ -300,6 +309,8 @@ class _Reader:
     def _condition(self, entry: Entry, start: int, end: int) -> None:
         clause, key = self.reading.clauses[-1], entry.key
         whole = self._language.name == "zh"
+        if entry.poles:
+            self._waiting.append(Mark("order", key, self._offset + start, self._offset + end, poles=entry.poles))
         if clause.tokens and not whole:
             clause = self._open_clause(self._offset + start, False)
         if not clause.condition:

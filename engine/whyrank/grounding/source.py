@@ -21,6 +21,7 @@ _MAX_SOURCES = 3  # sentences that one sentence of the evidence may draw on
 _TOPIC_SENTENCES = 3  # a word in so many sentences is what the document is about
 MAX_TOKENS = 240  # a longer sentence is no sentence, and is not compared
 _SHORT = 40  # words: too few for the commonest function words to tell the language
+_CAPITAL = re.compile(r"(?<=[\w,;] )[^\W\d_a-zß-ÿ]\w+")
 _MAX_READ = 200  # sentences in which a value is looked for
 
 
@@ -79,9 +80,14 @@ class Source:
             rest = {key: places for key, places in rest.items() if best not in places}
         return sorted(chosen)
 
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Words with a capital that they do not have from a sentence's start; in German, all nouns have one."""
+        return frozenset() if self.language.name == "de" else frozenset(map(str.lower, _CAPITAL.findall(self.document)))
+
     def reading(self, place: int) -> Reading:
         if place not in self._readings:
-            reading = read(self.document, *self.sentences[place], self.language)
+            reading = read(self.document, *self.sentences[place], self.language, self.names)
             self._readings[place] = (
                 reading if len(reading.tokens) <= MAX_TOKENS else Reading(reading.start, reading.end)
             )

@@ -16,7 +16,7 @@ TokenKind = Literal["word", "amount", "date", "time", "code", "ordinal"]
 class Mark:
     """A word that governs others. `token`: the token that it stands beside."""
 
-    kind: Literal["negation", "quantifier", "bound", "degree", "modal"]
+    kind: Literal["negation", "quantifier", "bound", "degree", "modal", "order"]
     key: str
     start: int
     end: int

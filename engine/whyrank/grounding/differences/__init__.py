@@ -14,7 +14,7 @@ from whyrank.grounding.differences.limits import conditions, cut_short, narrowin
 from whyrank.grounding.differences.moves import mixed_names, moves
 from whyrank.grounding.differences.polarity import modals, negations
 from whyrank.grounding.differences.roles import joins, roles
-from whyrank.grounding.differences.scope import degrees, opposites, quantifiers
+from whyrank.grounding.differences.scope import degrees, opposites, orders, quantifiers
 from whyrank.grounding.differences.values import lone_values, misplaced_values, unknown_units, values
 
 __all__ = ["ENOUGH", "Comparison", "Difference", "differences"]
@@ -29,6 +29,7 @@ def differences(comparison: Comparison) -> Iterator[Difference]:
         yield from modals(comparison)
         yield from quantifiers(comparison)
         yield from opposites(comparison)
+        yield from orders(comparison)
         yield from degrees(comparison)
         yield from conditions(comparison)
         yield from narrowing(comparison)

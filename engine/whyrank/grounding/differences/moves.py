@@ -31,12 +31,14 @@ def moves(comparison: Comparison) -> Iterator[Difference]:
     before: Piece | None = None
     for clause in comparison.alignment.reading.clauses:
         pieces = list(_pieces(comparison, clause))
-        own = [piece for piece in pieces if not _is_topic(comparison, piece)]
-        for one, other in pairwise(own if len(own) > 1 else pieces):
-            yield from _meeting(comparison, one, other, clause.passive)
+        yield from _skips(comparison, clause)
         if before is not None and pieces:
             yield from _across(comparison, before, pieces[0])
         before = pieces[-1] if pieces else before
+        if len(pieces) > 2 and _is_topic(comparison, pieces[0]):
+            pieces = pieces[1:]
+        for one, other in pairwise(pieces):
+            yield from _meeting(comparison, one, other, clause.passive)
 
 
 def _pieces(comparison: Comparison, clause: Clause) -> Iterator[Piece]:
@@ -44,7 +46,7 @@ def _pieces(comparison: Comparison, clause: Clause) -> Iterator[Piece]:
     run: list[int] = []
     for mine in clause.tokens:
         place = places[mine]
-        if place is None or comparison.tokens[mine].light:
+        if place is None:
             continue
         if run:
             last = places[run[-1]] or 0
@@ -56,33 +58,86 @@ def _pieces(comparison: Comparison, clause: Clause) -> Iterator[Piece]:
         yield Piece(run[0], run[-1], clause_of[places[run[0]] or 0])
 
 
+def _skips(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
+    """ "Raised by Lacey", where it was raised by Quill and introduced by Lacey."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    placed = [(mine, place) for mine in clause.tokens if (place := alignment.places[mine]) is not None]
+    for (_, place), (following, after) in pairwise(placed):
+        if not place + 2 < after or sources.clause_of[place] != sources.clause_of[after]:
+            continue
+        source, skipped = (
+            sources.tokens[after],
+            [sources.tokens[at] for at in range(place + 1, after) if at not in alignment.used],
+        )
+        if len(skipped) < 2 or not source.preposition or not _alike(comparison, source, skipped[0]):
+            continue
+        if any(not _is_noun(comparison, other) and not other.preposition and not other.named for other in skipped[1:]):
+            yield between("joined", comparison.tokens[following], skipped[0], comparison.share >= 0.9)
+
+
 def _meeting(comparison: Comparison, one: Piece, other: Piece, passive: bool) -> Iterator[Difference]:
     """Two pieces within one clause of the evidence."""
     token, source = comparison.tokens[other.first], comparison.source(other.first)
     if _is_coordinated(comparison, one.last, other.first):
         yield from _inherited_subject(comparison, one, other)
     elif one.clause == other.clause:
-        if (
-            _has_noun(comparison, one)
-            and _has_noun(comparison, other)
-            and not _is_adjunct(comparison, one)
-            and not _is_adjunct(comparison, other)
-        ):
-            yield between("role", token, source, _has_lost_preposition(comparison, one, passive))
+        if _is_pure_swap(comparison, one, other) or _has_lost_preposition(comparison, one, passive):
+            yield between("role", comparison.tokens[one.first], comparison.source(one.first), comparison.share >= 0.9)
+        elif all(_has_noun(comparison, piece) and not _is_adjunct(comparison, piece) for piece in (one, other)):
+            yield between("role", token, source, False)
     else:
-        after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
-        sure = comparison.share >= 0.9
-        if comparison.language.name == "zh":
-            if len(after) > 1 or len(before) > 1:
-                yield between("joined", token, (after or before)[0], sure and len(after) > 1 and len(before) > 1)
-        elif (
-            after and source is not None and not _is_noun(comparison, one.last) and _alike(comparison, source, after[0])
-        ):
-            yield between("joined", token, after[0], sure)
-        elif before and _alike(comparison, comparison.source(one.last), before[-1]):
-            yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
-        elif after and before and not _is_adjunct(comparison, other):
-            yield between("joined", token, before[0], False)
+        yield from _cut_and_joined(comparison, one, other)
+
+
+def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
+    token, source, sure = comparison.tokens[other.first], comparison.source(other.first), comparison.share >= 0.9
+    after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
+    if before and before[-1].key == comparison.tokens[one.last].key:
+        return  # the same is said of it there
+    subject = _cut_subject(comparison, other)
+    if comparison.language.name == "zh":
+        if len(after) > 1 or len(before) > 1:
+            yield between("joined", token, (after or before)[0], sure and len(after) > 1 and len(before) > 1)
+    elif (
+        after
+        and source is not None
+        and not _is_noun(comparison, comparison.tokens[one.last])
+        and _alike(comparison, source, after[0])
+    ):
+        yield between("joined", token, after[0], sure)
+    elif subject is not None and comparison.tokens[one.last].named:
+        yield between("joined", comparison.tokens[one.last], subject, sure)
+    elif before and _alike(comparison, comparison.source(one.last), before[-1]):
+        yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
+    elif after and before and not _is_adjunct(comparison, other):
+        yield between("joined", token, before[0], False)
+
+
+def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
+    """A name before it that opens a clause, with nothing of the evidence between: "Oona, her neighbour, knitted it"."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    place = (alignment.places[piece.first] or 0) - 1
+    home = sources.sentence_of[place + 1]
+    keys = {token.key for token in comparison.tokens}
+    while place >= 0 and place not in alignment.used and sources.sentence_of[place] == home:
+        token = sources.tokens[place]
+        opens = place == 0 or sources.clause_of[place - 1] != sources.clause_of[place]
+        if token.named and opens and token.key not in keys:
+            return token
+        place -= 1
+    return None
+
+
+def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:
+    """Both have changed places around the same words: "A asked B"."""
+    tokens, mine = comparison.tokens, (comparison.source(other.last), comparison.source(one.first))
+    if mine[0] is None or mine[1] is None or other.first != one.last + 1:
+        return False
+    here = comparison.text[tokens[one.last].end : tokens[other.first].start].strip().lower()
+    there = comparison.document[mine[0].end : mine[1].start].strip().lower()
+    return (
+        here == there and PART.search(here) is not None and _has_noun(comparison, one) and _has_noun(comparison, other)
+    )
 
 
 def _has_lost_preposition(comparison: Comparison, piece: Piece, passive: bool) -> bool:
@@ -92,7 +147,12 @@ def _has_lost_preposition(comparison: Comparison, piece: Piece, passive: bool) -
         comparison.source(piece.first),
         comparison.alignment.sources,
     )
-    if source is None or not token.named or sources.clauses[piece.clause].passive != passive:
+    if (
+        source is None
+        or not token.named
+        or token.before in comparison.language.determiners
+        or sources.clauses[piece.clause].passive != passive
+    ):
         return False
     return bool(source.preposition) and not token.preposition and comparison.share >= 0.9
 
@@ -101,8 +161,9 @@ def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Differ
     """A clause of the evidence that stands beside another one than in the source: the name it belongs to may be another."""
     place = comparison.alignment.places[other.first] or 0
     token = comparison.tokens[one.last]
+    sentence_of = comparison.alignment.sources.sentence_of
     source = comparison.alignment.sources.tokens[place - 1] if place else None
-    if source is None or comparison.source(one.last) is source:
+    if source is None or sentence_of[place - 1] != sentence_of[place] or comparison.source(one.last) is source:
         return
     if token.named and source.named and source.key != token.key and place - 1 not in comparison.alignment.used:
         yield between("joined", token, source, comparison.share >= 0.9)
@@ -147,15 +208,16 @@ def _is_adjunct(comparison: Comparison, piece: Piece) -> bool:
     return bool(token.preposition) and source is not None and source.preposition == token.preposition
 
 
-def _is_noun(comparison: Comparison, mine: int) -> bool:
-    token = comparison.tokens[mine]
-    return token.named or token.before in comparison.language.determiners
+def _is_noun(comparison: Comparison, token: Token) -> bool:
+    return token.named or (token.value is None and token.before in comparison.language.determiners)
 
 
 def _has_noun(comparison: Comparison, piece: Piece) -> bool:
     if comparison.language.name == "zh":
         return piece.last > piece.first
-    return any(_is_noun(comparison, mine) for mine in range(piece.first, piece.last + 1))
+    return any(
+        _is_noun(comparison, token) for token in comparison.tokens[piece.first : piece.last + 1] if not token.light
+    )
 
 
 def _is_coordinated(comparison: Comparison, one: int, other: int) -> bool:

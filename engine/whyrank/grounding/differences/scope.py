@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from whyrank.grounding.differences.comparison import Comparison, Difference, between, negations_of
 from whyrank.grounding.tokens import Mark
 
-__all__ = ["degrees", "opposites", "quantifiers"]
+__all__ = ["degrees", "opposites", "orders", "quantifiers"]
 
 
 def opposites(comparison: Comparison) -> Iterator[Difference]:
@@ -35,8 +35,19 @@ def opposites(comparison: Comparison) -> Iterator[Difference]:
                 continue
             found = next(((s, e) for _, other, s, e in theirs if against in other), None)
             if found:
-                yield Difference("comparative", start, end, *found, certain=comparison.share >= 0.75)
+                certain = comparison.share >= 0.75 and comparison.ordered_share >= 0.6
+                yield Difference("comparative", start, end, *found, certain=certain)
                 break
+
+
+def orders(comparison: Comparison) -> Iterator[Difference]:
+    """after for before, beside the same word."""
+    for mine, token in enumerate(comparison.tokens):
+        source = comparison.source(mine)
+        for mark in token.marks if source is not None else ():
+            against = [other for other in source.marks if mark.kind == other.kind == "order"]  # type: ignore[union-attr]
+            if against and not set(mark.poles) & set(against[0].poles):
+                yield between("comparative", mark, against[0], comparison.ordered_share >= 0.75)
 
 
 def degrees(comparison: Comparison) -> Iterator[Difference]:
