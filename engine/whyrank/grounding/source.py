@@ -22,6 +22,7 @@ _TOPIC_SENTENCES = 3  # a word in so many sentences is what the document is abou
 MAX_TOKENS = 240  # a longer sentence is no sentence, and is not compared
 _SHORT = 40  # words: too few for the commonest function words to tell the language
 _CAPITAL = re.compile(r"(?<=[\w,;] )[^\W\d_a-zß-ÿ]\w+")
+_MAX_VALUES = 40  # that are added and subtracted
 _MAX_READ = 200  # sentences in which a value is looked for
 
 
@@ -127,6 +128,10 @@ class Source:
         if token.kind == "code":
             return holds_code(token.key, self._without_spaces)
         return word in self._lowered if word >= "\u0e00" else bool(self.places(word)) or word in self.query_keys
+
+    def values(self) -> list[Value]:
+        found = (token.value for place in self._some_places for token in self.reading(place).tokens)
+        return list(islice((value for value in found if value is not None), _MAX_VALUES))
 
     @cached_property
     def _lowered(self) -> str:

@@ -58,7 +58,7 @@ def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
     def is_known(token: Token) -> bool:
         return source.knows(token, fold(evidence[token.start : token.end]))
 
-    comparison = Comparison(evidence, source.document, alignment, source.language, is_known, is_topic)
+    comparison = Comparison(evidence, source.document, alignment, source.language, is_known, is_topic, source.values)
     differing = [*differences(comparison), *_missing(comparison, checked)]
     similarity = round(comparison.share, 6)
     spans = tuple(_spans(start, end, held_by, source, similarity)) if similarity >= _BACKED else ()

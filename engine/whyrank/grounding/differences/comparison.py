@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from whyrank.grounding.alignment import Alignment
 from whyrank.grounding.tables import Language
 from whyrank.grounding.tokens import Clause, Mark, Token
+from whyrank.grounding.values import Value
 from whyrank.types import DifferenceKind
 
 __all__ = [
@@ -45,7 +46,9 @@ class Difference:
 
 @dataclass(slots=True)
 class Comparison:
-    """A sentence of the evidence beside its sources. `is_known`: the document has the word, if not in these sentences."""
+    """A sentence of the evidence beside its sources. `is_known`: the document has the word, if not in these sentences.
+
+    `values`: those of the document."""
 
     text: str
     document: str
@@ -53,6 +56,7 @@ class Comparison:
     language: Language
     is_known: Callable[[Token], bool]
     is_topic: Callable[[Token], bool]
+    values: Callable[[], list[Value]]
     share: float = 0.0
     ordered_share: float = 0.0
     tokens: list[Token] = field(default_factory=list)

@@ -135,7 +135,12 @@ def modals(comparison: Comparison) -> Iterator[Difference]:
         if negations_of([clause]) and negations_of(others) and not {mark.key for mark in mine} & {"will", "optional"}:
             continue  # must not, may not
         other_keys = {_strength(mark) for mark in theirs}
-        if not mine and other_keys == {"may"} and not any(mark.kind == "negation" for mark in clause.marks):
+        if (
+            not mine
+            and other_keys
+            and other_keys <= {"may", "should"}
+            and not any(mark.kind == "negation" for mark in clause.marks)
+        ):
             yield from _lost_modal(theirs[0], clause, comparison)
         for mark in mine:
             yield from _changed_modal(mark, clause, theirs, bool(negations_of(others)), comparison)
@@ -160,7 +165,8 @@ def _lost_modal(mark: Mark, clause: Clause, comparison: Comparison) -> Iterator[
         same = True
     same = same and not any(other.key == "max" for other in clause.marks)
     all_but = comparison.share == 1 and comparison.ordered_share >= 0.9
-    sure = same and (comparison.nearly_verbatim if mark.key == "may" else all_but)
+    likely = comparison.nearly_verbatim or comparison.share >= 0.9
+    sure = same and (likely if mark.key == "may" else all_but)
     yield between("modality", first_of(comparison, clause), mark, sure)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 from whyrank.grounding.differences.comparison import Comparison, Difference, between
 from whyrank.grounding.tokens import Token
-from whyrank.grounding.values import Amount
+from whyrank.grounding.values import Amount, Dates, Time, Value
 from whyrank.types import DifferenceKind
 
 __all__ = ["lone_values", "misplaced_values", "unknown_units", "values"]
@@ -31,12 +32,29 @@ def values(comparison: Comparison) -> Iterator[Difference]:
         known = comparison.is_known(token)
         kind = _kind_of(token, counterpart)
         certain = counterpart in gap or not known
-        if isinstance(token.value, Amount) and counterpart not in gap and _is_computed(token.value, comparison):
+        if (
+            certain
+            and (_is_fraction(token.value) or _is_computed(token.value, comparison))
+            and not _is_in_slot(token, counterpart, gap)
+        ):
             certain = False
         written = comparison.text[token.start : token.end]
         if _is_one(token) and not any(map(str.isdigit, written)) and not (counterpart in gap and _is_one(counterpart)):
             certain = False  # "annual" is "a year"
         yield between(kind, token, counterpart, certain)
+
+
+def _is_in_slot(token: Token, counterpart: Token | None, gap: list[Token]) -> bool:
+    """Another value of its kind stands right where it stands."""
+    if counterpart is None or counterpart not in gap[:1] + gap[-1:]:
+        return False
+    mine, other = token.value, counterpart.value
+    return not (isinstance(mine, Amount) and isinstance(other, Amount)) or mine.dimension == other.dimension
+
+
+def _is_fraction(value: Value | None) -> bool:
+    """A half or a third is said of many things."""
+    return isinstance(value, Amount) and value.unit is None and 0 < value.plain[0] < 1
 
 
 def _is_one(token: Token | None) -> bool:
@@ -81,16 +99,34 @@ def _kind_of(token: Token, other: Token | None) -> DifferenceKind:
     return "number" if set(token.value.plain).isdisjoint(other.value.plain) else "unit"
 
 
-def _is_computed(amount: Amount, comparison: Comparison) -> bool:
-    """A sum or difference of two amounts of the source."""
-    values = [
-        value
-        for token in comparison.alignment.sources.tokens
-        if isinstance(token.value, Amount)
-        for value in token.value.plain[:1]
-    ][:12]
-    wanted = amount.plain[0]
-    return any(wanted in (one + other, one - other) for one in values for other in values if one > other > 0)
+def _is_computed(value: Value | None, comparison: Comparison) -> bool:
+    """From two values of the document: a sum or difference, a share, the time from one to the other."""
+    if isinstance(value, Dates) or value is None:
+        return False
+    values = comparison.values()
+    times = sorted({minute for other in values if isinstance(other, Time) for minute in other.minutes})
+    amounts = [other for other in values if isinstance(other, Amount)]
+    spans = [other.values[0] / 60 for other in amounts if other.dimension == "time"]
+    if isinstance(value, Time):
+        return any(
+            value.minutes & {round(time - span) % 1440, round(time + span) % 1440} for time in times for span in spans
+        )
+    if value.dimension == "time" and any(value.values[0] == 60 * (late - early) for early in times for late in times):
+        return True
+    wanted = value.values[0]
+    for one, other in combinations(amounts, 2):
+        if one.dimension == other.dimension and one.dimension in (value.dimension, None):
+            larger, smaller = sorted((one.values[0], other.values[0]), reverse=True)
+            if wanted in (larger + smaller, larger - smaller) and smaller:
+                return True
+            if (
+                value.dimension in (None, "share")
+                and 0 < wanted < 1
+                and larger
+                and math.isclose(wanted, smaller / larger, rel_tol=0.02)
+            ):
+                return True
+    return False
 
 
 def misplaced_values(comparison: Comparison) -> Iterator[Difference]:
