@@ -13,7 +13,8 @@ from whyrank.grounding.numerals import HAN_NUMBER, goes_on, han_number, in_one_w
 from whyrank.grounding.scan import code_key, has_signs, scan
 from whyrank.grounding.tables import UNITS, Entry, Language
 from whyrank.grounding.tokens import Clause, Mark, Reading, Token, TokenKind
-from whyrank.grounding.values import Amount, Value
+from whyrank.grounding.values import Amount, Dates, Value
+from whyrank.grounding.words import MONTHS
 
 __all__ = ["read"]
 
@@ -105,7 +106,10 @@ class _Reader:
         if word in language.articles:
             return self._article(place)
         entry = language.entries.get(word)
-        if entry is not None and not (written == "May" and place > 0 and entry.kind == "modal"):
+        if word in MONTHS and (entry is None or (written == "May" and place > 0)) and self._is_month(written):
+            self._add("date", "", start, end, value=Dates(((None, MONTHS[word], None),)))
+            return place + 1
+        if entry is not None:
             return self._entry_at(entry, place, place)
         number = in_one_word(word, language.numbers) if language.name == "de" else None
         unit = UNITS.get(word) if len(word) > 1 else None
@@ -119,6 +123,12 @@ class _Reader:
             named = not unit and written[0].isupper() and is_name(self._items, place, language, self._names)
             self._add("word", key, start, end, named=named)
         return place + 1
+
+    def _is_month(self, written: str) -> bool:
+        """Alone, it is one if written out."""
+        return (len(written) > 3 or written in ("May", "Mai")) and (
+            written[0].isupper() or self._language.name in ("fr", "es")
+        )
 
     def _is_rate(self, dimension: str) -> bool:
         """40 euros per month, 40 Euro im Monat: nothing but a small word is between the amount and the unit."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
 
+from whyrank.grounding.alignment import Alignment
 from whyrank.grounding.reading import read
 from whyrank.grounding.scan import holds_code
 from whyrank.grounding.tables import LANGUAGES, Language, language_table
 from whyrank.grounding.tokens import Reading, Token
-from whyrank.grounding.values import Value, same_value
+from whyrank.grounding.values import Amount, Dates, Time, Value, same_value
 from whyrank.grounding.words import Vocabulary, content_keys, folded_words, sentences, table_language
 
 __all__ = ["MAX_TOKENS", "Source"]
@@ -81,6 +82,25 @@ class Source:
             rest = {key: places for key, places in rest.items() if best not in places}
         return sorted(chosen)
 
+    def further_sentences(self, alignment: Alignment, chosen: Sequence[int]) -> list[int]:
+        """Those with a value that the chosen ones lack, where they share a word with the sentence."""
+        places: list[int] = []
+        keys = {token.key for token in alignment.reading.tokens if token.kind == "word" and not token.light}
+        for token, found in zip(alignment.reading.tokens, alignment.places, strict=True):
+            if found is not None or not isinstance(token.value, Amount | Dates | Time) or _is_one(token.value):
+                continue
+            places += (
+                place
+                for place in self._places_of(token.value)
+                if place not in chosen and any(place in self._places.get(key, ()) for key in keys)
+            )
+        return list(dict.fromkeys(places))[: _MAX_SOURCES - 1]
+
+    def _places_of(self, value: Value) -> Iterator[int]:
+        for place in self._some_places:
+            if any(same_value(value, other.value) for other in self.reading(place).tokens):
+                yield place
+
     @cached_property
     def names(self) -> frozenset[str]:
         """Words with a capital that they do not have from a sentence's start; in German, all nouns have one."""
@@ -148,6 +168,10 @@ class Source:
     @property
     def _some_places(self) -> Sequence[int]:
         return range(min(len(self.sentences), _MAX_READ))
+
+
+def _is_one(value: Value) -> bool:
+    return isinstance(value, Amount) and value.plain == (1.0,)
 
 
 def plain(sentence: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from whyrank.grounding.values import Unit
+from whyrank.grounding.words import MONTHS
 
 __all__ = ["LANGUAGES", "SCALES", "UNITS", "Entry", "Language", "TimeForm", "language_table"]
 
@@ -161,7 +162,13 @@ def language_table(name: str) -> Language:
             if entry.kind == "function" and word not in special and word not in phrases
         ),
         frozenset(
-            [*singles, *phrases, *numbers.get("articles", "").split(), *(name for name in UNITS if len(name) > 1)]
+            [
+                *singles,
+                *phrases,
+                *numbers.get("articles", "").split(),
+                *(name for name in UNITS if len(name) > 1),
+                *MONTHS,
+            ]
         ),
     )
 

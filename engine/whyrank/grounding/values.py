@@ -106,7 +106,8 @@ class Dates(NamedTuple):
 
 
 def _is_within(date: Date, other: Date) -> bool:
-    return all(mine is None or theirs is None or mine == theirs for mine, theirs in zip(date, other, strict=True))
+    (year, month, day), (other_year, other_month, other_day) = date, other
+    return month == other_month and day in (None, other_day) and (year is None or other_year in (None, year))
 
 
 Value = Amount | Time | Dates

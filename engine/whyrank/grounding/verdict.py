@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 from whyrank.grounding.alignment import Sources, align
@@ -43,6 +43,9 @@ def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
     if len(reading.tokens) > MAX_TOKENS:
         return Judged(CheckedSentence(start, end, "unverified", "wording"))
     alignment = align(reading, Sources.of([source.reading(place) for place in held_by]))
+    if further := source.further_sentences(alignment, held_by):
+        held_by = sorted([*held_by, *further])
+        alignment = align(reading, Sources.of([source.reading(place) for place in held_by]))
     placed = {token.start for token, place in zip(reading.tokens, alignment.places, strict=True) if place is not None}
     checked = tuple(facts(reading, evidence, source, placed))
     if not keys and not checked:
@@ -59,7 +62,8 @@ def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
         return source.knows(token, fold(evidence[token.start : token.end]))
 
     comparison = Comparison(evidence, source.document, alignment, source.language, is_known, is_topic, source.values)
-    differing = [*differences(comparison), *_missing(comparison, checked)]
+    differing = list(differences(comparison))
+    differing += _missing(comparison, checked, {difference.start for difference in differing})
     similarity = round(comparison.share, 6)
     spans = tuple(_spans(start, end, held_by, source, similarity)) if similarity >= _BACKED else ()
     certain = [difference for difference in differing if difference.certain]
@@ -87,11 +91,11 @@ def _sentence(
     return CheckedSentence(start, end, "unverified", reason if spans else "wording", *place)  # type: ignore[arg-type]
 
 
-def _missing(comparison: Comparison, checked: Sequence[Fact]) -> Iterator[Difference]:
-    """Facts that the document does not hold, unless the words around them were found to mean the same."""
+def _missing(comparison: Comparison, checked: Sequence[Fact], judged: Container[int]) -> Iterator[Difference]:
+    """Facts that the document does not hold, unless they are judged already or the words around them mean the same."""
     alignment = comparison.alignment
     for fact in checked:
-        if fact.held:
+        if fact.held or fact.start in judged:
             continue
         inside = [
             mine

@@ -185,6 +185,8 @@ def narrowing(comparison: Comparison) -> Iterator[Difference]:
             token = sources.tokens[place]
             if place in alignment.used or token.light or not held or (not condition and 2 * len(held) < len(places)):
                 continue
+            if condition == "until" and place > held[-1] and token.preposition:
+                break  # what follows says something else
             bounded = (
                 token.kind == "amount"
                 and any(mark.kind == "bound" for mark in token.marks)

@@ -94,10 +94,10 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
     after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
     if before and before[-1].key == comparison.tokens[one.last].key:
         return  # the same is said of it there
-    subject = _cut_subject(comparison, other)
+    subject = _cut_subject(comparison, one, other)
     if comparison.language.name == "zh":
-        if len(after) > 1 or len(before) > 1:
-            yield between("joined", token, (after or before)[0], sure and len(after) > 1 and len(before) > 1)
+        if len(after) > 1 and len(before) > 1:
+            yield between("joined", token, after[0], sure)
     elif (
         after
         and source is not None
@@ -113,7 +113,7 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
         yield between("joined", token, before[0], False)
 
 
-def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
+def _cut_subject(comparison: Comparison, one: Piece, piece: Piece) -> Token | None:
     """A name before it that opens a clause, with nothing of the evidence between: "Oona, her neighbour, knitted it"."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     place = (alignment.places[piece.first] or 0) - 1
@@ -123,9 +123,14 @@ def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
         token = sources.tokens[place]
         opens = place == 0 or sources.clause_of[place - 1] != sources.clause_of[place]
         if token.named and opens and token.key not in keys:
-            return token
+            return None if _is_apposition(comparison, comparison.source(one.last), token) else token
         place -= 1
     return None
+
+
+def _is_apposition(comparison: Comparison, one: Token | None, other: Token) -> bool:
+    """17 Quarry Road, Melby."""
+    return one is not None and comparison.document[one.end : other.start].strip() == ","
 
 
 def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:

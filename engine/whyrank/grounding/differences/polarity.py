@@ -135,12 +135,10 @@ def modals(comparison: Comparison) -> Iterator[Difference]:
         if negations_of([clause]) and negations_of(others) and not {mark.key for mark in mine} & {"will", "optional"}:
             continue  # must not, may not
         other_keys = {_strength(mark) for mark in theirs}
-        if (
-            not mine
-            and other_keys
-            and other_keys <= {"may", "should"}
-            and not any(mark.kind == "negation" for mark in clause.marks)
-        ):
+        advised = other_keys == {"should"} and clause.tokens[0] != comparison.mine_at(
+            theirs[0].token
+        )  # or an imperative
+        if not mine and (advised or other_keys == {"may"}) and not negations_of([clause]):
             yield from _lost_modal(theirs[0], clause, comparison)
         for mark in mine:
             yield from _changed_modal(mark, clause, theirs, bool(negations_of(others)), comparison)

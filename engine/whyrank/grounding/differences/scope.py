@@ -82,7 +82,9 @@ def quantifiers(comparison: Comparison) -> Iterator[Difference]:
         keys = {mark.key for mark in theirs}
         negated = bool(negations_of([clause])) != any(mark.kind == "negation" for mark in theirs)
         for mark in clause.marks:
-            rate = mark.token is not None and (mark.token.kind == "amount" or mark.token.key.startswith("unit "))
+            rate = mark.token is not None and (
+                mark.token.kind in ("amount", "ordinal") or mark.token.key.startswith("unit ")
+            )
             rate = rate and not any(other.kind == "quantifier" and other.key != "all" for other in theirs)
             changed = mark.key not in keys or _is_turned(mark, clause.tokens, comparison)
             if mark.kind in ("quantifier", "bound") and changed and not (rate and mark.key == "all"):

@@ -16,6 +16,8 @@ __all__ = ["lone_values", "misplaced_values", "unknown_units", "values"]
 
 def values(comparison: Comparison) -> Iterator[Difference]:
     for mine, token in enumerate(comparison.tokens):
+        if isinstance(token.value, Dates) and _adds_year(token.value, comparison.source(mine), comparison.document):
+            yield between("date", token, comparison.source(mine), False)
         if comparison.alignment.places[mine] is not None or token.kind == "word":
             continue
         if isinstance(token.value, Amount) and token.value.plain == (1.0,) and token.value.unit is None:
@@ -32,12 +34,10 @@ def values(comparison: Comparison) -> Iterator[Difference]:
         known = comparison.is_known(token)
         kind = _kind_of(token, counterpart)
         certain = counterpart in gap or not known
-        if (
-            certain
-            and (_is_fraction(token.value) or _is_computed(token.value, comparison))
-            and not _is_in_slot(token, counterpart, gap)
-        ):
-            certain = False
+        if certain and not _is_in_slot(token, counterpart, gap):
+            certain = (
+                token.kind != "ordinal" and not _is_fraction(token.value) and not _is_computed(token.value, comparison)
+            )
         written = comparison.text[token.start : token.end]
         if _is_one(token) and not any(map(str.isdigit, written)) and not (counterpart in gap and _is_one(counterpart)):
             certain = False  # "annual" is "a year"
@@ -45,11 +45,18 @@ def values(comparison: Comparison) -> Iterator[Difference]:
 
 
 def _is_in_slot(token: Token, counterpart: Token | None, gap: list[Token]) -> bool:
-    """Another value of its kind stands right where it stands."""
-    if counterpart is None or counterpart not in gap[:1] + gap[-1:]:
+    """Another value of its kind stands right where it stands, alone."""
+    if counterpart is None or len(gap) != 1 or gap[0] is not counterpart:
         return False
     mine, other = token.value, counterpart.value
     return not (isinstance(mine, Amount) and isinstance(other, Amount)) or mine.dimension == other.dimension
+
+
+def _adds_year(dates: Dates, source: Token | None, document: str) -> bool:
+    if source is None or not isinstance(source.value, Dates):
+        return False
+    years = [date[0] for date in dates.readings if date[0]]
+    return not any(date[0] for date in source.value.readings) and not all(str(year) in document for year in years)
 
 
 def _is_fraction(value: Value | None) -> bool:
