@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from whyrank.grounding.numerals import FRACTION_SIGNS
 
-__all__ = ["Item", "code_key", "has_signs", "holds_code", "scan"]
+__all__ = ["Item", "code_key", "has_signs", "holds_code", "scan", "squeezed"]
 
 _CODE = (
     r"(?P<code>`[^`\n]{1,300}`|(?:https?://|www\.)[^\s<>\"'`\u3000-\u9fff\uff00-\uffef]+[^\s<>\"'`.,;:!?)\u3000-\u9fff\uff00-\uffef]"
@@ -56,9 +56,14 @@ def _folded(written: str) -> str:
 
 def code_key(written: str) -> str:
     """Code without its marks; a link without scheme and final slash."""
-    return re.sub(r"\s", "", written).strip("`").lower().split("://")[-1].rstrip("/").removesuffix("()")
+    return squeezed(written.strip("`").lower().split("://")[-1].rstrip("/").removesuffix("()"))
+
+
+def squeezed(text: str) -> str:
+    """Without spaces around signs, of which code may have any number."""
+    return re.sub(r" ?([^\w -]) ?", r"\1", " ".join(text.split()))
 
 
 def holds_code(code: str, text: str) -> bool:
     """Both without spaces and case: `acquire` is in `acquire(path)`, get is not in get_all."""
-    return code in text and re.search(rf"(?<![\w.@+-]){re.escape(code)}(?![\w@-]|/\w)", text) is not None
+    return code in text and re.search(rf"(?<![\w.@+-]){re.escape(code)}(?![\w@-]|/\w)", text, re.ASCII) is not None

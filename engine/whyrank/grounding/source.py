@@ -9,7 +9,7 @@ from itertools import chain, islice
 
 from whyrank.grounding.alignment import Alignment
 from whyrank.grounding.reading import read
-from whyrank.grounding.scan import holds_code
+from whyrank.grounding.scan import holds_code, squeezed
 from whyrank.grounding.tables import LANGUAGES, Language, language_table
 from whyrank.grounding.tokens import Reading, Token
 from whyrank.grounding.values import Amount, Dates, Time, Value, same_value
@@ -159,7 +159,7 @@ class Source:
 
     @cached_property
     def _without_spaces(self) -> str:
-        return re.sub(r" ?([^\w -]) ?", r"\1", " ".join(f"{self._lowered} {self.query.lower()}".split()))
+        return squeezed(f"{self._lowered} {self.query.lower()}")
 
     @cached_property
     def _query_tokens(self) -> list[Token]:

@@ -63,7 +63,7 @@ def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
 
     comparison = Comparison(evidence, source.document, alignment, source.language, is_known, is_topic, source.values)
     differing = list(differences(comparison))
-    differing += _missing(comparison, checked, {difference.start for difference in differing})
+    differing += _missing(comparison, checked, {one.start for one in differing if one.kind in ("number", "date")})
     similarity = round(comparison.share, 6)
     spans = tuple(_spans(start, end, held_by, source, similarity)) if similarity >= _BACKED else ()
     certain = [difference for difference in differing if difference.certain]

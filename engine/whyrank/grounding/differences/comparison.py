@@ -24,6 +24,7 @@ __all__ = [
     "first_source",
     "is_exact",
     "negations_of",
+    "stand_together",
 ]
 
 
@@ -117,6 +118,15 @@ class Comparison:
         left = self.free_beside(before, 1) if before is not None else []
         return left + (self.free_beside(after, -1) if after is not None else [])
 
+    def free_before(self, place: int) -> list[int]:
+        """Unused source tokens of the sentence right before this one, nearest first, over the borders of clauses."""
+        sources, found = self.alignment.sources, []
+        for at in range(place - 1, -1, -1):
+            if at in self.alignment.used or sources.sentence_of[at] != sources.sentence_of[place]:
+                break
+            found.append(at)
+        return found
+
     def free_beside(self, place: int, step: int) -> list[int]:
         """Unused source tokens from here to the end of the clause."""
         sources, found = self.alignment.sources, []
@@ -150,6 +160,12 @@ def clauses_of(comparison: Comparison, mark: Mark, clause: Clause) -> list[Claus
     counted = comparison.source_clauses(comparison.alignment.reading.clauses.index(clause))
     top = max(counted.values(), default=0)
     return [sources.clauses[number] for number, count in counted.items() if 2 * count >= top]
+
+
+def stand_together(document: str, first: str, last: str) -> bool:
+    """Two names, with at most two words between them."""
+    pattern = rf"(?<!\w){re.escape(first)}\w{{0,2}}(?:\W{{1,3}}\w+){{0,2}}?\W{{1,3}}{re.escape(last)}"
+    return re.search(pattern, document, re.IGNORECASE) is not None
 
 
 def first_source(comparison: Comparison, clause: Clause) -> Token | None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from whyrank.grounding.differences.comparison import ENOUGH, PART, Comparison, Difference, between, is_exact
+from whyrank.grounding.differences.comparison import (
+    ENOUGH,
+    PART,
+    Comparison,
+    Difference,
+    between,
+    is_exact,
+    stand_together,
+)
 from whyrank.grounding.tokens import Token
 
 __all__ = ["inserted_words"]
@@ -30,13 +38,22 @@ def inserted_words(comparison: Comparison) -> Iterator[Difference]:
             and (token.named or (named and comparison.text[token.start].isupper()))
             and (not known or named)
         ):
-            yield between("name", token, named, True)
+            yield between("name", token, named, not (known and _is_full_name(comparison, mine)))
         elif _is_other_name(comparison, mine, gap):
             yield between("name", token, gap[0], True)
         elif not gap and _is_insertion(comparison, mine):
             yield between("inserted", token, None, not known or _is_joined(comparison, mine))
         else:
             yield between("inserted", token, next(iter(gap), None), False)
+
+
+def _is_full_name(comparison: Comparison, mine: int) -> bool:
+    """The document has it together with the name after it."""
+    following = comparison.tokens[mine + 1] if mine + 1 < len(comparison.tokens) else None
+    if following is None or not following.named:
+        return False
+    first, last = (comparison.text[token.start : token.end] for token in (comparison.tokens[mine], following))
+    return stand_together(comparison.document, first, last)
 
 
 def _is_other_name(comparison: Comparison, mine: int, gap: list[Token]) -> bool:

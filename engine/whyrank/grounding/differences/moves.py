@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between
+from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, stand_together
 from whyrank.grounding.tokens import Clause, Token
 
 __all__ = ["mixed_names", "moves"]
@@ -83,10 +83,23 @@ def _meeting(comparison: Comparison, one: Piece, other: Piece, passive: bool) ->
     elif one.clause == other.clause:
         if _is_pure_swap(comparison, one, other) or _has_lost_preposition(comparison, one, passive):
             yield between("role", comparison.tokens[one.first], comparison.source(one.first), comparison.share >= 0.9)
-        elif all(_has_noun(comparison, piece) and not _is_adjunct(comparison, piece) for piece in (one, other)):
+        elif passive == comparison.alignment.sources.clauses[one.clause].passive and _is_exchange(
+            comparison, one, other
+        ):
             yield between("role", token, source, False)
     else:
         yield from _cut_and_joined(comparison, one, other)
+
+
+def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
+    """Both of those that have changed places may do or suffer something."""
+    places = comparison.alignment.places
+    first, last = places[one.first] or 0, places[one.last] or 0
+    moved = [mine for mine in range(other.first, other.last + 1) if (places[mine] or 0) < last]
+    passed = [mine for mine in range(one.first, one.last + 1) if (places[mine] or 0) > (places[other.first] or first)]
+    if _is_adjunct(comparison, one) or _is_adjunct(comparison, other):
+        return False
+    return all(any(_is_noun(comparison, comparison.tokens[mine]) for mine in part) for part in (moved, passed))
 
 
 def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
@@ -94,43 +107,35 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
     after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
     if before and before[-1].key == comparison.tokens[one.last].key:
         return  # the same is said of it there
-    subject = _cut_subject(comparison, one, other)
+    subject = _cut_subject(comparison, other)
     if comparison.language.name == "zh":
         if len(after) > 1 and len(before) > 1:
-            yield between("joined", token, after[0], sure)
+            yield between("joined", token, after[0], sure and after[0].key == token.key)
     elif (
         after
         and source is not None
         and not _is_noun(comparison, comparison.tokens[one.last])
         and _alike(comparison, source, after[0])
     ):
-        yield between("joined", token, after[0], sure)
+        yield between("joined", token, after[0], sure and token.value is None)
     elif subject is not None and comparison.tokens[one.last].named:
         yield between("joined", comparison.tokens[one.last], subject, sure)
     elif before and _alike(comparison, comparison.source(one.last), before[-1]):
         yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
-    elif after and before and not _is_adjunct(comparison, other):
+    elif after and before and after[-1] is not before[-1] and not _is_adjunct(comparison, other):
         yield between("joined", token, before[0], False)
 
 
-def _cut_subject(comparison: Comparison, one: Piece, piece: Piece) -> Token | None:
-    """A name before it that opens a clause, with nothing of the evidence between: "Oona, her neighbour, knitted it"."""
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    place = (alignment.places[piece.first] or 0) - 1
-    home = sources.sentence_of[place + 1]
+def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
+    """A name before it that opens a clause after an "and": "and Oona, her neighbour, knitted it"."""
+    place, sources = comparison.alignment.places[piece.first] or 0, comparison.alignment.sources
     keys = {token.key for token in comparison.tokens}
-    while place >= 0 and place not in alignment.used and sources.sentence_of[place] == home:
-        token = sources.tokens[place]
-        opens = place == 0 or sources.clause_of[place - 1] != sources.clause_of[place]
-        if token.named and opens and token.key not in keys:
-            return None if _is_apposition(comparison, comparison.source(one.last), token) else token
-        place -= 1
+    for at in comparison.free_before(place):
+        token = sources.tokens[at]
+        if token.named and at and token.key not in keys and sources.clause_of[at - 1] != sources.clause_of[at]:
+            written = comparison.document[sources.tokens[at - 1].end : token.start].lower()
+            return token if ";" in written or set(PART.findall(written)) & comparison.language.joiners else None
     return None
-
-
-def _is_apposition(comparison: Comparison, one: Token | None, other: Token) -> bool:
-    """17 Quarry Road, Melby."""
-    return one is not None and comparison.document[one.end : other.start].strip() == ","
 
 
 def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:
@@ -164,13 +169,13 @@ def _has_lost_preposition(comparison: Comparison, piece: Piece, passive: bool) -
 
 def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
     """A clause of the evidence that stands beside another one than in the source: the name it belongs to may be another."""
-    place = comparison.alignment.places[other.first] or 0
-    token = comparison.tokens[one.last]
-    sentence_of = comparison.alignment.sources.sentence_of
-    source = comparison.alignment.sources.tokens[place - 1] if place else None
-    if source is None or sentence_of[place - 1] != sentence_of[place] or comparison.source(one.last) is source:
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    place, token = alignment.places[other.first] or 0, comparison.tokens[one.last]
+    row = comparison.free_before(place)
+    if not row or not token.named or alignment.places[one.last] == row[-1] - 1:
         return
-    if token.named and source.named and source.key != token.key and place - 1 not in comparison.alignment.used:
+    source = sources.tokens[row[0]]
+    if source.named and source.key != token.key:
         yield between("joined", token, source, comparison.share >= 0.9)
 
 
@@ -214,15 +219,15 @@ def _is_adjunct(comparison: Comparison, piece: Piece) -> bool:
 
 
 def _is_noun(comparison: Comparison, token: Token) -> bool:
+    if token.light:
+        return False
     return token.named or (token.value is None and token.before in comparison.language.determiners)
 
 
 def _has_noun(comparison: Comparison, piece: Piece) -> bool:
     if comparison.language.name == "zh":
         return piece.last > piece.first
-    return any(
-        _is_noun(comparison, token) for token in comparison.tokens[piece.first : piece.last + 1] if not token.light
-    )
+    return any(_is_noun(comparison, token) for token in comparison.tokens[piece.first : piece.last + 1])
 
 
 def _is_coordinated(comparison: Comparison, one: int, other: int) -> bool:
@@ -237,13 +242,8 @@ def mixed_names(comparison: Comparison) -> Iterator[Difference]:
         if not (one.named and other.named) or comparison.text[one.end : other.start] not in (" ", "-", "\u00a0"):
             continue
         first, last = (comparison.text[token.start : token.end] for token in (one, other))
-        if not _is_beside(comparison.document, first, last) and _has_name_beside(comparison.document, first, last):
+        if not stand_together(comparison.document, first, last) and _has_name_beside(comparison.document, first, last):
             yield Difference("name", one.start, other.end, certain=comparison.share >= 0.75)
-
-
-def _is_beside(document: str, first: str, last: str) -> bool:
-    pattern = rf"(?<!\w){re.escape(first)}\w{{0,2}}(?:\W{{1,3}}\w+){{0,2}}?\W{{1,3}}{re.escape(last)}"
-    return re.search(pattern, document, re.IGNORECASE) is not None
 
 
 def _has_name_beside(document: str, first: str, last: str) -> bool:

@@ -135,10 +135,8 @@ def modals(comparison: Comparison) -> Iterator[Difference]:
         if negations_of([clause]) and negations_of(others) and not {mark.key for mark in mine} & {"will", "optional"}:
             continue  # must not, may not
         other_keys = {_strength(mark) for mark in theirs}
-        advised = other_keys == {"should"} and clause.tokens[0] != comparison.mine_at(
-            theirs[0].token
-        )  # or an imperative
-        if not mine and (advised or other_keys == {"may"}) and not negations_of([clause]):
+        imperative = bool(theirs) and clause.tokens[0] == comparison.mine_at(theirs[0].token)
+        if not mine and not imperative and other_keys in ({"should"}, {"may"}) and not negations_of([clause]):
             yield from _lost_modal(theirs[0], clause, comparison)
         for mark in mine:
             yield from _changed_modal(mark, clause, theirs, bool(negations_of(others)), comparison)
@@ -159,8 +157,9 @@ def _lost_modal(mark: Mark, clause: Clause, comparison: Comparison) -> Iterator[
             comparison.document[source.start : source.end].lower(),
         )
         same = have_same_stem(*words) or words[0] == words[1]
+        same = same and (mark.key != "should" or source.before not in comparison.language.determiners)
     else:
-        same = True
+        same = mark.key != "should"
     same = same and not any(other.key == "max" for other in clause.marks)
     all_but = comparison.share == 1 and comparison.ordered_share >= 0.9
     likely = comparison.nearly_verbatim or comparison.share >= 0.9

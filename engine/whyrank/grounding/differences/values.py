@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import combinations, pairwise
 
 from whyrank.grounding.differences.comparison import Comparison, Difference, between
+from whyrank.grounding.scan import squeezed
 from whyrank.grounding.tokens import Token
 from whyrank.grounding.values import Amount, Dates, Time, Value
 from whyrank.types import DifferenceKind
@@ -71,7 +72,7 @@ def _is_one(token: Token | None) -> bool:
 def _is_quoted_code(comparison: Comparison, token: Token) -> bool:
     """Code that the source has without marks around it."""
     tokens = comparison.alignment.sources.tokens
-    return bool(tokens) and token.key in comparison.document[tokens[0].start : tokens[-1].end + 80].lower()
+    return bool(tokens) and token.key in squeezed(comparison.document[tokens[0].start : tokens[-1].end + 80].lower())
 
 
 def _comparable(token: Token, other: Token) -> bool:
@@ -161,36 +162,6 @@ def misplaced_values(comparison: Comparison) -> Iterator[Difference]:
             elif comparison.nearly_verbatim:
                 yield between("joined", token, rival, False)
     yield from _skipped_values(comparison)
-    yield from _other_names(comparison)
-
-
-def _other_names(comparison: Comparison) -> Iterator[Difference]:
-    """A name whose clause gives nothing else, in a sentence about what another name did."""
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    if not any(token.named for token in sources.tokens):
-        return
-    for number, clause in enumerate(alignment.reading.clauses):
-        counted = comparison.source_clauses(number)
-        home = max(counted, key=lambda other: counted[other], default=None)
-        if home is None or counted[home] < 2:
-            continue
-        foreign = [
-            mine
-            for mine in clause.tokens
-            if (place := alignment.places[mine]) is not None
-            and sources.tokens[place].named
-            and sources.clause_of[place] != home
-        ]
-        only_names = all(
-            sources.tokens[place].named
-            for place in alignment.used
-            if any(sources.clause_of[place] == sources.clause_of[alignment.places[mine] or 0] for mine in foreign)
-        )
-        rival = next(
-            (at for at in sources.tokens_of(home) if at not in alignment.used and sources.tokens[at].named), None
-        )
-        if foreign and only_names and rival is not None:
-            yield between("joined", comparison.tokens[foreign[0]], sources.tokens[rival], comparison.share >= 0.95)
 
 
 def _is_matched(comparison: Comparison, clause: int) -> bool:
