@@ -16,7 +16,7 @@ _CASED = frozenset(
     {"a", "v", "w", "ma", "pa", "mpa", "to", "go", "mo", "ko", "b", "j", "mi"}
 )  # a unit only with a capital
 _UNIT_WORD = re.compile(
-    r"[ \u00a0\u202f-]{0,2}(?:d[e'’] ?)?([%％‰€$£¥℃]|°?[CF]\b|[^\W\d_]+[²³23]?(?:/[^\W\d_]+[²³3]?)?)"
+    r"[ \u00a0\u202f-]{0,2}(?:de |d['’])?([%％‰€$£¥℃]|°?[CF]\b|[^\W\d_]+[²³23]?(?:/[^\W\d_]+[²³3]?)?)"
 )
 _NEXT_WORD = re.compile(r"[ \u00a0-]([^\W\d_]+)")
 _PER = re.compile(r"(?:/| (?:per|pro|par|por) |每)")

@@ -54,7 +54,7 @@ class _Reader:
             elif word in small:
                 self._before = self._last_small = word
                 if word in language.limits:
-                    self._preposition = word
+                    self._preposition = language.contractions.get(word, word)
                 place += 1
             elif word in language.known or german:
                 place = self._word(place)
@@ -64,7 +64,7 @@ class _Reader:
                 )
                 place += 1
         self._close_clause()
-        self._join_ranges()
+        self._join_amounts()
 
     def _step(self, place: int) -> int:
         """Takes one item, or several that belong together, and returns the place of the next."""
@@ -205,7 +205,7 @@ class _Reader:
             self._close_clause()
             self._open_clause(self._offset + start, False)
         if word in language.limits:
-            self._preposition = word
+            self._preposition = language.contractions.get(word, word)
         if word in language.passive:
             self.reading.clauses[-1].passive = True
         self._before = self._last_small = word
@@ -247,9 +247,35 @@ class _Reader:
                 break
             values.append(following)
             after += step
-        amount, end = amount_of((number_of_words(values),), self._text, items[after - 1].end, language)
-        self._add("amount", entry.key, items[place].start, end, value=amount, poles=entry.poles)
+        number, start = number_of_words(values), items[place].start
+        ordinal, last = self._ordinal_at(after)
+        if ordinal and number >= 20:
+            self._add("ordinal", f"{number + ordinal:.0f}", start, items[last].end)
+            return last + 1
+        decimals = self._decimals_at(after)
+        if decimals:
+            number, after = float(f"{number:.0f}.{decimals}"), after + 1 + len(decimals)
+        amount, end = amount_of((number,), self._text, items[after - 1].end, language)
+        self._add("amount", entry.key, start, end, value=amount, poles=entry.poles)
         return after
+
+    def _ordinal_at(self, place: int) -> tuple[int, int]:
+        """The "twentieth" of "one hundred and twentieth", and its place."""
+        words = [item.word for item in self._items[place : place + 2]]
+        at = 1 if words[:1] == [self._language.number_joiner] else 0
+        entry = self._language.entries.get(words[at]) if at < len(words) else None
+        return (int(entry.key), place + at) if entry is not None and entry.kind == "ordinal" else (0, place)
+
+    def _decimals_at(self, place: int) -> str:
+        """Four point two."""
+        digits: list[str] = []
+        if place < len(self._items) and self._items[place].word in self._language.decimal:
+            for item in self._items[place + 1 :]:
+                digit = self._language.numbers.get(item.word, 10)
+                if not 0 <= digit < 10 or digit % 1:
+                    break
+                digits.append(f"{digit:.0f}")
+        return "".join(digits)
 
     def _plus(self, part: float, end: int) -> None:
         last = self.reading.tokens[-1] if self.reading.tokens else None
@@ -267,15 +293,19 @@ class _Reader:
         clause = re.split(r"[，。；]", self._text[max(0, start - 14) : start])[-1]
         return amount.with_unit(UNITS["km/h"]) if "每小时" in clause or "时速" in clause else amount
 
-    def _join_ranges(self) -> None:
-        """What the first of two amounts does not say, the second does: 5 to 10 million euros."""
+    def _join_amounts(self) -> None:
+        """Of 5 to 10 million euros, the first has the second's unit; an hour and forty minutes are one amount."""
         for one, other in pairwise(self.reading.tokens):
-            if not (isinstance(one.value, Amount) and isinstance(other.value, Amount)) or one.value.unit is not None:
+            if not (isinstance(one.value, Amount) and isinstance(other.value, Amount)) or other.start - one.end > 7:
                 continue
-            between = self._text[one.end - self._offset : other.start - self._offset]
+            between = self._text[one.end - self._offset : other.start - self._offset].lower()
             says_more = other.value.unit is not None or other.value.scaled > 1
-            if says_more and len(between) < 8 and _RANGE.fullmatch(between):
+            if one.value.unit is None and says_more and _RANGE.fullmatch(between):
                 one.value = one.value.like_following(other.value)
+            elif between.strip() in ("", self._language.number_joiner) and other.value.is_rest_of(one.value):
+                other.value = one.value.with_rest(other.value)
+                other.start, other.marks, other.before = one.start, one.marks + other.marks, one.before
+                one.kind, one.key, one.value, one.light = "word", "", None, True
 
     # ----------------------------------------------------------------------------------------------------- Chinese
 

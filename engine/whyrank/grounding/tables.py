@@ -76,6 +76,8 @@ class Language:
     settings: frozenset[str]
     than: frozenset[str]
     number_joiner: str
+    decimal: frozenset[str]
+    contractions: dict[str, str]
     only_pair: tuple[frozenset[str], ...]
     times: tuple[TimeForm, ...]
     time_hint: re.Pattern[str]
@@ -152,6 +154,8 @@ def language_table(name: str) -> Language:
         frozenset(tables.get("settings", "").split()),
         frozenset(tables.get("than", "").split()),
         numbers.get("and", ""),
+        frozenset(numbers.get("decimal", "").split()),
+        dict(_names(tables.get("contractions", ""))),
         tuple(frozenset(words.split()) for words in tables.get("only_pair", ())),
         tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
         re.compile(numbers.get("times_hint", "(?!)")),

@@ -54,6 +54,15 @@ class Amount(NamedTuple):
         plain = tuple(value + part for value in self.plain)
         return self._replace(plain=plain, values=plain, unit=None).with_unit(self.unit)
 
+    def is_rest_of(self, larger: Amount) -> bool:
+        """The 40 minutes of "1 hour 40 minutes"."""
+        if self.unit is None or larger.unit is None or self.dimension != larger.dimension or self.unit.zero:
+            return False
+        return self.unit.factor < larger.unit.factor and 0 < self.values[0] < larger.unit.factor
+
+    def with_rest(self, rest: Amount) -> Amount:
+        return self._replace(values=(self.values[0] + rest.values[0],), plain=(math.nan,), step=rest.step)
+
     def equals(self, other: Amount) -> bool:
         mine, others = self.dimension, other.dimension
         if mine and others and mine != others:

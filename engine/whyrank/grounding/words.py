@@ -192,6 +192,8 @@ def _ends_sentence(text: str, start: int, dot: int) -> bool:
         is_list_number = not text[max(start, dot - 9) : dot - len(before)].strip()
         is_day = len(before) <= 2 and after.lower() in (*MONTHS, "jahrhundert")
         return not is_list_number and not is_day
+    if before == "m" and text[dot - 4 : dot - 1].lower() in ("a. ", " a.", " p.", "p. ") and after[:1].isupper():
+        return True
     if before in _ABBREVIATIONS or (len(before) == 1 and before.isalpha() and before < "\u0e00"):
         return False
     return len(before) > 3 or not after[:1].islower()

@@ -38,7 +38,7 @@ def inserted_words(comparison: Comparison) -> Iterator[Difference]:
             and (token.named or (named and comparison.text[token.start].isupper()))
             and (not known or named)
         ):
-            yield between("name", token, named, not (known and _is_full_name(comparison, mine)))
+            yield between("name", token, named, not known or (len(gap) <= 2 and not _is_full_name(comparison, mine)))
         elif _is_other_name(comparison, mine, gap):
             yield between("name", token, gap[0], True)
         elif not gap and _is_insertion(comparison, mine):

@@ -10,6 +10,8 @@ from whyrank.grounding.tokens import Clause
 
 __all__ = ["conditions", "cut_short", "narrowing"]
 
+_SETTING = 4  # words of a phrase such as "in winter"; more are a statement
+
 
 def conditions(comparison: Comparison) -> Iterator[Difference]:
     sources, alignment = comparison.alignment.sources, comparison.alignment
@@ -81,6 +83,7 @@ def _lost_limits(comparison: Comparison) -> Iterator[Difference]:
         beginning = comparison.document[clause.start :][:20].lower().split()
         if (
             number + 1 in drawn_on
+            and len(clause.tokens) <= _SETTING
             and number not in drawn_on
             and beginning
             and beginning[0] in comparison.language.settings

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, stand_together
+from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact, stand_together
 from whyrank.grounding.tokens import Clause, Token
 
 __all__ = ["mixed_names", "moves"]
@@ -28,6 +28,7 @@ class Piece(NamedTuple):
 def moves(comparison: Comparison) -> Iterator[Difference]:
     if comparison.share < 0.75:
         return
+    yield from _argument_flips(comparison)
     before: Piece | None = None
     for clause in comparison.alignment.reading.clauses:
         pieces = list(_pieces(comparison, clause))
@@ -81,7 +82,7 @@ def _meeting(comparison: Comparison, one: Piece, other: Piece, passive: bool) ->
     if _is_coordinated(comparison, one.last, other.first):
         yield from _inherited_subject(comparison, one, other)
     elif one.clause == other.clause:
-        if _is_pure_swap(comparison, one, other) or _has_lost_preposition(comparison, one, passive):
+        if _is_pure_swap(comparison, one, other) or _has_lost_preposition(comparison, one, other, passive):
             yield between("role", comparison.tokens[one.first], comparison.source(one.first), comparison.share >= 0.9)
         elif passive == comparison.alignment.sources.clauses[one.clause].passive and _is_exchange(
             comparison, one, other
@@ -93,17 +94,14 @@ def _meeting(comparison: Comparison, one: Piece, other: Piece, passive: bool) ->
 
 def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
     """Both of those that have changed places may do or suffer something."""
-    places = comparison.alignment.places
-    first, last = places[one.first] or 0, places[one.last] or 0
-    moved = [mine for mine in range(other.first, other.last + 1) if (places[mine] or 0) < last]
-    passed = [mine for mine in range(one.first, one.last + 1) if (places[mine] or 0) > (places[other.first] or first)]
     if _is_adjunct(comparison, one) or _is_adjunct(comparison, other):
         return False
-    return all(any(_is_noun(comparison, comparison.tokens[mine]) for mine in part) for part in (moved, passed))
+    parts = _changed(comparison, one, other)
+    return all(any(_is_noun(comparison, comparison.tokens[mine]) for mine in part) for part in parts)
 
 
 def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
-    token, source, sure = comparison.tokens[other.first], comparison.source(other.first), comparison.share >= 0.9
+    token, sure = comparison.tokens[other.first], comparison.share >= 0.9
     after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
     if before and before[-1].key == comparison.tokens[one.last].key:
         return  # the same is said of it there
@@ -111,16 +109,11 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
     if comparison.language.name == "zh":
         if len(after) > 1 and len(before) > 1:
             yield between("joined", token, after[0], sure and after[0].key == token.key)
-    elif (
-        after
-        and source is not None
-        and not _is_noun(comparison, comparison.tokens[one.last])
-        and _alike(comparison, source, after[0])
-    ):
+    elif after and not _is_noun(comparison, comparison.tokens[one.last]) and _alike(comparison, token, after[0]):
         yield between("joined", token, after[0], sure and token.value is None)
     elif subject is not None and comparison.tokens[one.last].named:
         yield between("joined", comparison.tokens[one.last], subject, sure)
-    elif before and _alike(comparison, comparison.source(one.last), before[-1]):
+    elif before and _alike(comparison, comparison.tokens[one.last], before[-1]):
         yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
     elif after and before and after[-1] is not before[-1] and not _is_adjunct(comparison, other):
         yield between("joined", token, before[0], False)
@@ -140,30 +133,70 @@ def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
 
 def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:
     """Both have changed places around the same words: "A asked B"."""
-    tokens, mine = comparison.tokens, (comparison.source(other.last), comparison.source(one.first))
-    if mine[0] is None or mine[1] is None or other.first != one.last + 1:
+    moved, passed = _changed(comparison, one, other)
+    if not moved or not passed or moved[0] != one.last + 1 or passed[-1] != one.last:
         return False
+    tokens, ends = comparison.tokens, (comparison.source(moved[-1]), comparison.source(passed[0]))
     here = comparison.text[tokens[one.last].end : tokens[other.first].start].strip().lower()
-    there = comparison.document[mine[0].end : mine[1].start].strip().lower()
-    return (
-        here == there and PART.search(here) is not None and _has_noun(comparison, one) and _has_noun(comparison, other)
-    )
-
-
-def _has_lost_preposition(comparison: Comparison, piece: Piece, passive: bool) -> bool:
-    """Who was sold to now sells."""
-    token, source, sources = (
-        comparison.tokens[piece.first],
-        comparison.source(piece.first),
-        comparison.alignment.sources,
-    )
-    if (
-        source is None
-        or not token.named
-        or token.before in comparison.language.determiners
-        or sources.clauses[piece.clause].passive != passive
-    ):
+    there = comparison.document[ends[0].end : ends[1].start].strip().lower()  # type: ignore[union-attr]
+    if here != there or not PART.search(here):
         return False
+    if comparison.language.name == "zh":
+        return len(moved) > 1 and len(passed) > 1
+    return all(any(_is_noun(comparison, tokens[mine]) for mine in part) for part in (moved, passed))
+
+
+def _changed(comparison: Comparison, one: Piece, other: Piece) -> tuple[list[int], list[int]]:
+    """What of the second piece stands before the first in the source, and what of the first stands behind that."""
+    places = comparison.alignment.places
+    placed = [(mine, place) for mine in range(one.first, other.last + 1) if (place := places[mine]) is not None]
+    last, first = places[one.last] or 0, places[other.first] or 0
+    moved = [mine for mine, place in placed if mine >= other.first and place < last]
+    return moved, [mine for mine, place in placed if mine <= one.last and place > first]
+
+
+def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
+    """ "Lind gave Holm permission" for "Holm had given Lind permission": around one word, two have changed sides."""
+    places, tokens, sources = comparison.alignment.places, comparison.tokens, comparison.alignment.sources
+    nouns = [
+        (mine, place)
+        for mine, place in enumerate(places)
+        if place is not None and _is_noun(comparison, tokens[mine]) and _is_noun(comparison, sources.tokens[place])
+    ]
+    if len(nouns) < 2 or comparison.language.name == "de":
+        return
+    clauses = comparison.alignment.reading.clauses
+    for verb, at in enumerate(places):
+        if (
+            at is None
+            or tokens[verb].kind != "word"
+            or _is_noun(comparison, tokens[verb])
+            or not is_exact(comparison, verb)
+        ):
+            continue
+        home = sources.sentence_of[at]
+        inside = [(mine, place) for mine, place in nouns if sources.sentence_of[place] == home]
+        before = [mine for mine, place in inside if mine < verb and place > at and not tokens[mine].preposition]
+        after = [mine for mine, place in inside if mine > verb and place < at and not tokens[mine].preposition]
+        voice = clauses[tokens[verb].clause].passive == sources.clauses[sources.clause_of[at]].passive
+        if before and after and voice:
+            sure = (
+                comparison.share >= 0.9 and tokens[before[0]].clause == tokens[verb].clause == tokens[after[0]].clause
+            )
+            yield between("role", tokens[before[0]], comparison.source(before[0]), sure)
+            return
+
+
+def _has_lost_preposition(comparison: Comparison, one: Piece, other: Piece, passive: bool) -> bool:
+    """Who was sold to now sells."""
+    token, source, sources = comparison.tokens[one.first], comparison.source(one.first), comparison.alignment.sources
+    if source is None or not token.named or sources.clauses[one.clause].passive != passive:
+        return False
+    if (
+        token.before in comparison.language.determiners
+        and (comparison.alignment.places[one.first] or 0) - 1 == comparison.alignment.places[other.first]
+    ):
+        return False  # a technician of Stellar is a Stellar technician
     return bool(source.preposition) and not token.preposition and comparison.share >= 0.9
 
 
@@ -194,9 +227,9 @@ def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
     return [token for token in tokens[::step] if not token.light]
 
 
-def _alike(comparison: Comparison, one: Token | None, other: Token) -> bool:
+def _alike(comparison: Comparison, one: Token, other: Token) -> bool:
     """One may stand for the other: two names, two amounts of one kind, two nouns after the same preposition."""
-    if one is None or one.preposition != other.preposition:
+    if one.preposition != other.preposition:
         return False
     if one.named or other.named:
         return one.named and other.named
@@ -222,12 +255,6 @@ def _is_noun(comparison: Comparison, token: Token) -> bool:
     if token.light:
         return False
     return token.named or (token.value is None and token.before in comparison.language.determiners)
-
-
-def _has_noun(comparison: Comparison, piece: Piece) -> bool:
-    if comparison.language.name == "zh":
-        return piece.last > piece.first
-    return any(_is_noun(comparison, token) for token in comparison.tokens[piece.first : piece.last + 1])
 
 
 def _is_coordinated(comparison: Comparison, one: int, other: int) -> bool:

@@ -126,20 +126,26 @@ def modals(comparison: Comparison) -> Iterator[Difference]:
             continue
         others = [alignment.sources.clauses[other] for other, count in counted.items() if 2 * count >= top]
         theirs = [
-            mark
-            for other in others
-            for mark in other.marks
-            if mark.kind == "modal" and (mark.token is None or comparison.mine_at(mark.token) is not None)
+            mark for other in others for mark in other.marks if mark.kind == "modal" and _is_drawn_on(comparison, mark)
         ]
         mine = [mark for mark in clause.marks if mark.kind == "modal"]
         if negations_of([clause]) and negations_of(others) and not {mark.key for mark in mine} & {"will", "optional"}:
             continue  # must not, may not
         other_keys = {_strength(mark) for mark in theirs}
-        imperative = bool(theirs) and clause.tokens[0] == comparison.mine_at(theirs[0].token)
+        first = comparison.tokens[clause.tokens[0]]
+        imperative = bool(theirs) and not first.before and clause.tokens[0] == comparison.mine_at(theirs[0].token)
         if not mine and not imperative and other_keys in ({"should"}, {"may"}) and not negations_of([clause]):
             yield from _lost_modal(theirs[0], clause, comparison)
         for mark in mine:
             yield from _changed_modal(mark, clause, theirs, bool(negations_of(others)), comparison)
+
+
+def _is_drawn_on(comparison: Comparison, mark: Mark) -> bool:
+    """The verb is there, or it is one that may be another, and what follows it is there."""
+    if mark.token is None or comparison.mine_at(mark.token) is not None:
+        return True
+    following = next((token for token in comparison.alignment.sources.tokens if token.start > mark.token.end), None)
+    return mark.token.light and comparison.mine_at(following) is not None
 
 
 def _lost_modal(mark: Mark, clause: Clause, comparison: Comparison) -> Iterator[Difference]:

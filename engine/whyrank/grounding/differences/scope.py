@@ -136,7 +136,7 @@ def _lost_quantifiers(comparison: Comparison) -> Iterator[Difference]:
         for mark in source.marks:
             if mark.kind != "quantifier" or mark.key not in _NARROW or any(other.key == mark.key for other in here):
                 continue
-            if mark.key == "only" and token.value is not None:
+            if mark.key in ("only", "some") and token.value is not None:
                 continue
             if bool(negations_of([clauses[token.clause]])) != any(other.kind == "negation" for other in theirs):
                 continue
