@@ -104,6 +104,9 @@ class _Reader:
             ):
                 return self._entry_at(phrase, place, last - 1)
         if word in language.articles:
+            following = self._items[place + 1].word if place + 1 < len(self._items) else ""
+            if language.numbers.get(following, 0.0) >= 100:
+                return self._number_words(place, place, Entry("number", word, value=1.0))
             return self._article(place)
         entry = language.entries.get(word)
         if word in MONTHS and (entry is None or (written == "May" and place > 0)) and self._is_month(written):

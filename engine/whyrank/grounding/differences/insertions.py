@@ -29,10 +29,10 @@ def inserted_words(comparison: Comparison) -> Iterator[Difference]:
         unit = next((other for other in gap if other.key.startswith("unit ")), None)
         if token.key.startswith("unit ") and unit is not None:
             yield between("unit", token, unit, comparison.share >= ENOUGH)
-        if token.light or comparison.is_topic(token):
+        named = next((other for other in gap if other.named), None)
+        if token.light or (comparison.is_topic(token) and not (token.named and named and comparison.share >= 0.9)):
             continue
         known = comparison.is_known(token)
-        named = next((other for other in gap if other.named), None)
         if (
             comparison.share >= ENOUGH
             and (token.named or (named and comparison.text[token.start].isupper()))

@@ -17,6 +17,9 @@ from whyrank.grounding.tokens import Clause, Token
 __all__ = ["mixed_names", "moves"]
 
 
+_OF = frozenset({"of", "von", "de"})
+
+
 class Piece(NamedTuple):
     """First and last token of the evidence, and the clause of the source."""
 
@@ -29,6 +32,8 @@ def moves(comparison: Comparison) -> Iterator[Difference]:
     if comparison.share < 0.75:
         return
     yield from _argument_flips(comparison)
+    if comparison.language.name == "de":
+        yield from _cases(comparison)
     before: Piece | None = None
     for clause in comparison.alignment.reading.clauses:
         pieces = list(_pieces(comparison, clause))
@@ -76,6 +81,14 @@ def _skips(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
             yield between("joined", comparison.tokens[following], skipped[0], comparison.share >= 0.9)
 
 
+def _cases(comparison: Comparison) -> Iterator[Difference]:
+    """Der Kunde is now den Kunden."""
+    for mine, token in enumerate(comparison.tokens):
+        source = comparison.source(mine)
+        if source is not None and {token.before, source.before} in ({"der", "den"}, {"der", "dem"}):
+            yield between("role", token, source, False)
+
+
 def _meeting(comparison: Comparison, one: Piece, other: Piece, passive: bool) -> Iterator[Difference]:
     """Two pieces within one clause of the evidence."""
     token, source = comparison.tokens[other.first], comparison.source(other.first)
@@ -97,7 +110,7 @@ def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
     if _is_adjunct(comparison, one) or _is_adjunct(comparison, other):
         return False
     parts = _changed(comparison, one, other)
-    return all(any(_is_noun(comparison, comparison.tokens[mine]) for mine in part) for part in parts)
+    return all(any(_is_noun_in_both(comparison, mine) for mine in part) for part in parts)
 
 
 def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
@@ -139,11 +152,11 @@ def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:
     tokens, ends = comparison.tokens, (comparison.source(moved[-1]), comparison.source(passed[0]))
     here = comparison.text[tokens[one.last].end : tokens[other.first].start].strip().lower()
     there = comparison.document[ends[0].end : ends[1].start].strip().lower()  # type: ignore[union-attr]
-    if here != there or not PART.search(here):
+    if here != there or not PART.search(here) or here in comparison.language.settings | comparison.language.joiners:
         return False
     if comparison.language.name == "zh":
         return len(moved) > 1 and len(passed) > 1
-    return all(any(_is_noun(comparison, tokens[mine]) for mine in part) for part in (moved, passed))
+    return all(any(_is_noun_in_both(comparison, mine) for mine in part) for part in (moved, passed))
 
 
 def _changed(comparison: Comparison, one: Piece, other: Piece) -> tuple[list[int], list[int]]:
@@ -159,9 +172,7 @@ def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
     """ "Lind gave Holm permission" for "Holm had given Lind permission": around one word, two have changed sides."""
     places, tokens, sources = comparison.alignment.places, comparison.tokens, comparison.alignment.sources
     nouns = [
-        (mine, place)
-        for mine, place in enumerate(places)
-        if place is not None and _is_noun(comparison, tokens[mine]) and _is_noun(comparison, sources.tokens[place])
+        (mine, place) for mine, place in enumerate(places) if place is not None and _is_noun_in_both(comparison, mine)
     ]
     if len(nouns) < 2 or comparison.language.name == "de":
         return
@@ -189,15 +200,16 @@ def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
 
 def _has_lost_preposition(comparison: Comparison, one: Piece, other: Piece, passive: bool) -> bool:
     """Who was sold to now sells."""
-    token, source, sources = comparison.tokens[one.first], comparison.source(one.first), comparison.alignment.sources
-    if source is None or not token.named or sources.clauses[one.clause].passive != passive:
+    places, sources = comparison.alignment.places, comparison.alignment.sources
+    mine = next((mine for mine in _changed(comparison, one, other)[1] if comparison.tokens[mine].named), None)
+    if mine is None or sources.clauses[one.clause].passive != passive or comparison.share < 0.9:
         return False
-    if (
-        token.before in comparison.language.determiners
-        and (comparison.alignment.places[one.first] or 0) - 1 == comparison.alignment.places[other.first]
-    ):
+    token, place = comparison.tokens[mine], places[mine] or 0
+    if comparison.text[token.end : token.end + 2] in ("'s", "’s"):
+        return False
+    if token.before in comparison.language.determiners and place - 1 == places[other.first]:
         return False  # a technician of Stellar is a Stellar technician
-    return bool(source.preposition) and not token.preposition and comparison.share >= 0.9
+    return bool(sources.tokens[place].preposition) and not token.preposition
 
 
 def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
@@ -246,7 +258,7 @@ def _is_topic(comparison: Comparison, piece: Piece) -> bool:
 def _is_adjunct(comparison: Comparison, piece: Piece) -> bool:
     """It has kept its preposition, or is a date: it may stand anywhere in its clause."""
     token, source = comparison.tokens[piece.first], comparison.source(piece.first)
-    if token.kind in ("date", "time"):
+    if token.kind in ("date", "time") or (piece.first and token.preposition in _OF):
         return True
     return bool(token.preposition) and source is not None and source.preposition == token.preposition
 
@@ -255,6 +267,16 @@ def _is_noun(comparison: Comparison, token: Token) -> bool:
     if token.light:
         return False
     return token.named or (token.value is None and token.before in comparison.language.determiners)
+
+
+def _is_noun_in_both(comparison: Comparison, mine: int) -> bool:
+    source = comparison.source(mine)
+    return source is not None and _is_noun(comparison, comparison.tokens[mine]) and _is_noun(comparison, source)
+
+
+def _is_verb(comparison: Comparison, token: Token) -> bool:
+    """As far as it can be seen: no noun, no value."""
+    return token.kind == "word" and not _is_noun(comparison, token)
 
 
 def _is_coordinated(comparison: Comparison, one: int, other: int) -> bool:

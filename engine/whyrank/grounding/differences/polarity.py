@@ -111,6 +111,8 @@ def _turns_about(clauses: list[Clause]) -> bool:
 def _is_bounded(mine: list[Mark], theirs: list[Mark]) -> bool:
     """ "Not more than three" is "at most three"."""
     keys = ({mark.key for mark in mine}, {mark.key for mark in theirs})
+    if "under" in keys[1] and not any(mark.kind == "bound" for mark in mine):
+        return True  # not yet forty
     return any(
         ({"max"} & one and {"over"} & other) or ({"min"} & one and {"under"} & other)
         for one, other in (keys, keys[::-1])
@@ -163,7 +165,9 @@ def _lost_modal(mark: Mark, clause: Clause, comparison: Comparison) -> Iterator[
             comparison.document[source.start : source.end].lower(),
         )
         same = have_same_stem(*words) or words[0] == words[1]
-        same = same and (mark.key != "should" or source.before not in comparison.language.determiners)
+        same = same and (
+            mark.key != "should" or (source.kind == "word" and source.before not in comparison.language.determiners)
+        )
     else:
         same = mark.key != "should"
     same = same and not any(other.key == "max" for other in clause.marks)

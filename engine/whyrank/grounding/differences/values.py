@@ -127,6 +127,15 @@ def _is_computed(value: Value | None, comparison: Comparison) -> bool:
             larger, smaller = sorted((one.values[0], other.values[0]), reverse=True)
             if wanted in (larger + smaller, larger - smaller) and smaller:
                 return True
+        times_many = [
+            (many, much)
+            for many, much in ((one, other), (other, one))
+            if many.unit is None and much.dimension == value.dimension
+        ]
+        if any(
+            math.isclose(wanted, many.plain[0] * much.values[0]) for many, much in times_many if 1 < many.plain[0] < 100
+        ):
+            return True
             if (
                 value.dimension in (None, "share")
                 and 0 < wanted < 1
