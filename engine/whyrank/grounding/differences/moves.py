@@ -122,7 +122,7 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
     if comparison.language.name == "zh":
         if len(after) > 1 and len(before) > 1:
             yield between("joined", token, after[0], sure and after[0].key == token.key)
-    elif after and not _is_noun(comparison, comparison.tokens[one.last]) and _alike(comparison, token, after[0]):
+    elif after and _is_verb(comparison, comparison.tokens[one.last]) and _alike(comparison, token, after[0]):
         yield between("joined", token, after[0], sure and token.value is None)
     elif subject is not None and comparison.tokens[one.last].named:
         yield between("joined", comparison.tokens[one.last], subject, sure)
@@ -172,7 +172,9 @@ def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
     """ "Lind gave Holm permission" for "Holm had given Lind permission": around one word, two have changed sides."""
     places, tokens, sources = comparison.alignment.places, comparison.tokens, comparison.alignment.sources
     nouns = [
-        (mine, place) for mine, place in enumerate(places) if place is not None and _is_noun_in_both(comparison, mine)
+        (mine, place)
+        for mine, place in enumerate(places)
+        if place is not None and _is_noun_in_both(comparison, mine) and not _is_genitive(comparison, tokens[mine])
     ]
     if len(nouns) < 2 or comparison.language.name == "de":
         return
@@ -205,11 +207,15 @@ def _has_lost_preposition(comparison: Comparison, one: Piece, other: Piece, pass
     if mine is None or sources.clauses[one.clause].passive != passive or comparison.share < 0.9:
         return False
     token, place = comparison.tokens[mine], places[mine] or 0
-    if comparison.text[token.end : token.end + 2] in ("'s", "’s"):
+    if _is_genitive(comparison, token):
         return False
     if token.before in comparison.language.determiners and place - 1 == places[other.first]:
         return False  # a technician of Stellar is a Stellar technician
     return bool(sources.tokens[place].preposition) and not token.preposition
+
+
+def _is_genitive(comparison: Comparison, token: Token) -> bool:
+    return comparison.text[token.end : token.end + 2] in ("'s", "’s")
 
 
 def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
