@@ -20,6 +20,7 @@ __all__ = ["read"]
 
 _RANGE = re.compile(r"\s*(?:-|–|—|to|bis|à|a|au|und|and|et|y|至|到|~|～|×|x|by|or|oder|ou|o)\s*", re.IGNORECASE)
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|ère|ème|er|re|e|[ºª])(?![^\W\d_])|\.(?= \w)")
+_GOVERNING = ("quantifier", "degree", "bound", "modal")
 _QUOTES = ("、", "“", "”", "«", "»")
 
 
@@ -112,7 +113,7 @@ class _Reader:
         if word in MONTHS and (entry is None or (written == "May" and place > 0)) and self._is_month(written):
             self._add("date", "", start, end, value=Dates(((None, MONTHS[word], None),)))
             return place + 1
-        if entry is not None:
+        if entry is not None and not (entry.kind in _GOVERNING and self._is_part_of_name(place)):
             return self._entry_at(entry, place, place)
         number = in_one_word(word, language.numbers) if language.name == "de" else None
         unit = UNITS.get(word) if len(word) > 1 else None
@@ -126,6 +127,18 @@ class _Reader:
             named = not unit and written[0].isupper() and is_name(self._items, place, language, self._names)
             self._add("word", key, start, end, named=named)
         return place + 1
+
+    def _is_part_of_name(self, place: int) -> bool:
+        """Little Faldon."""
+        following = self._items[place + 1] if place + 1 < len(self._items) else None
+        if (
+            place == 0
+            or following is None
+            or not self._items[place].written.istitle()
+            or not following.written.istitle()
+        ):
+            return False
+        return self._language.name != "de" and is_name(self._items, place, self._language, self._names)
 
     def _is_month(self, written: str) -> bool:
         """Alone, it is one if written out."""

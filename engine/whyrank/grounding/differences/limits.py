@@ -179,6 +179,7 @@ def narrowing(comparison: Comparison) -> Iterator[Difference]:
         for place, ordered in zip(alignment.places, alignment.ordered, strict=True)
         if ordered and place is not None
     }
+    keys = {token.key for token in comparison.tokens}
     for number in sorted({sources.clause_of[place] for place in alignment.used}):
         places = list(sources.tokens_of(number))
         held = [at for at in places if at in in_order]
@@ -188,8 +189,8 @@ def narrowing(comparison: Comparison) -> Iterator[Difference]:
             token = sources.tokens[place]
             if place in alignment.used or token.light or not held or (not condition and 2 * len(held) < len(places)):
                 continue
-            if condition == "until" and place > held[-1] and token.preposition:
-                break  # what follows says something else
+            if condition == "until" and place > held[-1] and (token.preposition or token.key in keys):
+                break  # what follows says something else, or is said already
             bounded = (
                 token.kind == "amount"
                 and any(mark.kind == "bound" for mark in token.marks)

@@ -7,7 +7,7 @@ that the source does not have side by side, it shows what they were cut off from
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -116,13 +116,13 @@ def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
 def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
     token, sure = comparison.tokens[other.first], comparison.share >= 0.9
     after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
-    if before and before[-1].key == comparison.tokens[one.last].key:
+    if before and before[-1].key == comparison.tokens[one.last].key and not _is_namesake(comparison, one.last, before):
         return  # the same is said of it there
     subject = _cut_subject(comparison, other)
     if comparison.language.name == "zh":
         if len(after) > 1 and len(before) > 1:
             yield between("joined", token, after[0], sure and after[0].key == token.key)
-    elif after and _is_verb(comparison, comparison.tokens[one.last]) and _alike(comparison, token, after[0]):
+    elif after and _is_verb(comparison, comparison.tokens[one.last]) and _is_in_place_of(comparison, token, after[0]):
         yield between("joined", token, after[0], sure and token.value is None)
     elif subject is not None and comparison.tokens[one.last].named:
         yield between("joined", comparison.tokens[one.last], subject, sure)
@@ -130,6 +130,14 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
         yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
     elif after and before and after[-1] is not before[-1] and not _is_adjunct(comparison, other):
         yield between("joined", token, before[0], False)
+
+
+def _is_namesake(comparison: Comparison, mine: int, cut: Sequence[Token]) -> bool:
+    """Little Faldon is not Great Faldon."""
+    first, other = comparison.tokens[mine - 1] if mine else None, cut[-2] if len(cut) > 1 else None
+    if first is None or other is None or not (first.named and other.named):
+        return False
+    return first.key != other.key and comparison.text[first.end : comparison.tokens[mine].start] == " "
 
 
 def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
@@ -243,6 +251,11 @@ def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
     place = comparison.alignment.places[mine] or 0
     tokens = [comparison.alignment.sources.tokens[at] for at in comparison.free_beside(place, step)]
     return [token for token in tokens[::step] if not token.light]
+
+
+def _is_in_place_of(comparison: Comparison, one: Token, other: Token) -> bool:
+    """ "It opens with a song": behind a word, the same preposition brings in what it is about."""
+    return _alike(comparison, one, other) or (bool(one.preposition) and one.preposition == other.preposition)
 
 
 def _alike(comparison: Comparison, one: Token, other: Token) -> bool:
