@@ -46,7 +46,9 @@ class _Reader:
         self._fixed: dict[int, tuple[TokenKind, int, Value]] = {}
         if signs or language.name == "zh":
             self._fixed.update((begin, ("date", stop, date)) for begin, stop, date in dates(self._text, language))
-        self._fixed.update((begin, ("time", stop, time)) for begin, stop, time in times(self._text, language))
+        for begin, stop, time in times(self._text, language):
+            if begin not in self._fixed or self._fixed[begin][1] < stop:
+                self._fixed[begin] = ("time", stop, time)
         place, small, german = 0, language.small, language.name == "de"
         while place < len(items):
             kind, start, end, written, word = items[place]

@@ -239,7 +239,7 @@ def _time_form(line: str, numbers: dict[str, Any]) -> TimeForm:
     time, _, half = meaning.partition(" ")
     hour, sign, minute = re.match(r"(h|\d+)([:-])(m|\d+)", time).groups()  # type: ignore[union-attr]
     return TimeForm(
-        re.compile(rf"(?<![\w:.]){written}"),
+        re.compile(rf"(?<![:.])(?<![^\W\u3005-\u9fff]){written}"),
         None if hour == "h" else int(hour),
         None if minute == "m" else int(minute),
         sign == "-",

@@ -11,6 +11,10 @@ __all__ = ["Amount", "Date", "Dates", "Time", "Unit", "Value", "same_value"]
 _CONVERTED = 0.02  # so far may an amount in another system of units be rounded: 5 miles are 8 km
 
 
+CURRENCIES = frozenset({"euro", "dollar", "pound", "franc"})
+"""Those with a hundredth."""
+
+
 class Unit(NamedTuple):
     """`factor`: its worth in the dimension's own measure, counted from `zero` (Fahrenheit)."""
 
@@ -55,13 +59,16 @@ class Amount(NamedTuple):
         return self._replace(plain=plain, values=plain, unit=None).with_unit(self.unit)
 
     def is_rest_of(self, larger: Amount) -> bool:
-        """The 40 minutes of "1 hour 40 minutes"."""
+        """The 40 minutes of "1 hour 40 minutes", the 50 of "3 euros 50"."""
+        if self.unit is None and larger.unit is not None and larger.unit == Unit(larger.unit.dimension, 1.0):
+            return larger.unit.dimension in CURRENCIES and 9 < self.plain[0] < 100 and self.plain[0] % 1 == 0
         if self.unit is None or larger.unit is None or self.dimension != larger.dimension or self.unit.zero:
             return False
         return self.unit.factor < larger.unit.factor and 0 < self.values[0] < larger.unit.factor
 
     def with_rest(self, rest: Amount) -> Amount:
-        return self._replace(values=(self.values[0] + rest.values[0],), plain=(math.nan,), step=rest.step)
+        added = rest.values[0] if rest.unit else rest.plain[0] / 100
+        return self._replace(values=(self.values[0] + added,), plain=(math.nan,), step=rest.step)
 
     def equals(self, other: Amount) -> bool:
         mine, others = self.dimension, other.dimension

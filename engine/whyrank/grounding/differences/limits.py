@@ -39,9 +39,9 @@ def conditions(comparison: Comparison) -> Iterator[Difference]:
             and _draws_on_beside(number, comparison)
         ):
             yield _lost(comparison, clause, held, comparison.share >= 0.7)
-        elif main and (len(held) * 4 < size or not held):
+        elif main and (len(held) * 4 < size or not held or (2 * len(held) <= size and not mine)):
             limits = clause.condition in ("if", "except", "setting")
-            certain = comparison.nearly_verbatim and limits and not mine
+            certain = comparison.nearly_verbatim and limits and not mine and len(held) * 4 < max(1, size)
             yield _lost(comparison, clause, main, certain)
     yield from _lost_limits(comparison)
 
@@ -155,6 +155,8 @@ def _main_clause(number: int, comparison: Comparison) -> list[int]:
     sources = comparison.alignment.sources
     follows = number not in sources.first_clauses and not sources.clauses[number].apart
     beside = number - 1 if follows else number + 1
+    while not follows and beside + 1 < len(sources.clauses) and sources.clauses[beside].condition == "until":
+        beside += 1
     if not 0 <= beside < len(sources.clauses) or (not follows and beside in sources.first_clauses):
         return []
     places = list(sources.tokens_of(beside))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact, stand_together
 from whyrank.grounding.tokens import Clause, Token
+from whyrank.grounding.values import Amount
 
 __all__ = ["mixed_names", "moves"]
 
@@ -34,6 +35,10 @@ def moves(comparison: Comparison) -> Iterator[Difference]:
     yield from _argument_flips(comparison)
     if comparison.language.name == "de":
         yield from _cases(comparison)
+    elif comparison.language.name == "zh":
+        yield from _cut_words(comparison)
+    else:
+        yield from _agents(comparison)
     before: Piece | None = None
     for clause in comparison.alignment.reading.clauses:
         pieces = list(_pieces(comparison, clause))
@@ -81,6 +86,53 @@ def _skips(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
             yield between("joined", comparison.tokens[following], skipped[0], comparison.share >= 0.9)
 
 
+def _agents(comparison: Comparison) -> Iterator[Difference]:
+    """Who acts stands before the word for it, or after "by": neither may have taken the other's place."""
+    by, places, sources = comparison.language.passive, comparison.alignment.places, comparison.alignment.sources
+    for mine, token in enumerate(comparison.tokens):
+        source = comparison.source(mine)
+        if source is None or not _is_noun_in_both(comparison, mine):
+            continue
+        place, verb, acted = places[mine] or 0, None, False
+        if token.preposition in by and not source.preposition:
+            done = _done_by(comparison, comparison.text, comparison.tokens, mine)
+            verb = places[done] if done is not None else None
+            acted = verb is not None and verb < place and sources.sentence_of[verb] == sources.sentence_of[place]
+            turned = acted
+        elif source.preposition in by and not token.preposition:
+            verb = _done_by(comparison, comparison.document, sources.tokens, place)
+            acted = verb in comparison.alignment.used
+            turned = verb is not None and (not acted or places.index(verb) < mine)
+        else:
+            continue
+        if turned:
+            yield between("role", token, source, acted and comparison.share >= 0.9)
+            return
+
+
+def _done_by(comparison: Comparison, text: str, tokens: Sequence[Token], agent: int) -> int | None:
+    """The word that "by" belongs to: right before it, but for nouns that have a preposition themselves."""
+    at = agent - 1
+    while at >= 0 and tokens[at].preposition and _is_noun(comparison, tokens[at]):
+        at -= 1
+    if at < 0 or not _is_verb(comparison, tokens[at]) or tokens[at].before in comparison.language.determiners:
+        return None
+    return at if len(PART.findall(text[tokens[at].end : tokens[at + 1].start])) <= 2 else None
+
+
+def _cut_words(comparison: Comparison) -> Iterator[Difference]:
+    """What a Chinese clause begins with may be one word with the next sign: the vice-director is not the director."""
+    alignment, clause_of = comparison.alignment, comparison.alignment.sources.clause_of
+    for clause in alignment.reading.clauses:
+        place = next((alignment.places[mine] for mine in clause.tokens[:1]), None)
+        if not place or place - 1 in alignment.used or clause_of[place - 1] != clause_of[place]:
+            continue
+        cut, source = alignment.sources.tokens[place - 1], alignment.sources.tokens[place]
+        opens = place == 1 or clause_of[place - 2] != clause_of[place]
+        if opens and cut.kind == "word" and cut.end == source.start:
+            yield between("dropped", comparison.tokens[clause.tokens[0]], cut, False)
+
+
 def _cases(comparison: Comparison) -> Iterator[Difference]:
     """Der Kunde is now den Kunden."""
     for mine, token in enumerate(comparison.tokens):
@@ -116,14 +168,20 @@ def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
 def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
     token, sure = comparison.tokens[other.first], comparison.share >= 0.9
     after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
-    if before and before[-1].key == comparison.tokens[one.last].key and not _is_namesake(comparison, one.last, before):
-        return  # the same is said of it there
+    if before and before[-1].key == comparison.tokens[one.last].key:
+        if _is_parallel(comparison, one.last, before):
+            yield between("joined", comparison.tokens[one.last], before[-1], sure)
+        return  # else, the same is said of it there
     subject = _cut_subject(comparison, other)
-    if comparison.language.name == "zh":
+    if before and _is_other_object(comparison, other, after):
+        yield between("joined", token, before[-1], sure)
+    elif comparison.language.name == "zh":
         if len(after) > 1 and len(before) > 1:
-            yield between("joined", token, after[0], sure and after[0].key == token.key)
+            yield between("joined", token, after[0], False)
     elif after and _is_verb(comparison, comparison.tokens[one.last]) and _is_in_place_of(comparison, token, after[0]):
-        yield between("joined", token, after[0], sure and token.value is None)
+        yield between("joined", token, after[0], sure and (token.value is None or _is_rival(token, after[0])))
+    elif (rival := _rival_value(comparison, one, other)) is not None:
+        yield between("joined", token, rival, False)
     elif subject is not None and comparison.tokens[one.last].named:
         yield between("joined", comparison.tokens[one.last], subject, sure)
     elif before and _alike(comparison, comparison.tokens[one.last], before[-1]):
@@ -132,12 +190,20 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
         yield between("joined", token, before[0], False)
 
 
-def _is_namesake(comparison: Comparison, mine: int, cut: Sequence[Token]) -> bool:
-    """Little Faldon is not Great Faldon."""
-    first, other = comparison.tokens[mine - 1] if mine else None, cut[-2] if len(cut) > 1 else None
-    if first is None or other is None or not (first.named and other.named):
+def _is_other_object(comparison: Comparison, piece: Piece, cut: Sequence[Token]) -> bool:
+    """One does this, the other does that: the same word, and then another one."""
+    if len(cut) < 2 or piece.last == piece.first or cut[0].key != comparison.tokens[piece.first].key:
         return False
-    return first.key != other.key and comparison.text[first.end : comparison.tokens[mine].start] == " "
+    return cut[1].key != comparison.tokens[piece.first + 1].key
+
+
+def _is_parallel(comparison: Comparison, mine: int, cut: Sequence[Token]) -> bool:
+    """Little Faldon is not Great Faldon; herons nest on the bank, and swans nest under the pier."""
+    first, other = comparison.tokens[mine - 1] if mine else None, cut[-2] if len(cut) > 1 else None
+    if first is None or other is None or first.kind != "word" or other.kind != "word":
+        return False
+    keys = {token.key for token in comparison.tokens}
+    return other.key not in keys and first.named == other.named and first.clause == comparison.tokens[mine].clause
 
 
 def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
@@ -204,7 +270,11 @@ def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
             sure = (
                 comparison.share >= 0.9 and tokens[before[0]].clause == tokens[verb].clause == tokens[after[0]].clause
             )
-            yield between("role", tokens[before[0]], comparison.source(before[0]), sure)
+            told = any(
+                sign in comparison.document[sources.tokens[min(place for _, place in inside)].start :][:300]
+                for sign in '“”"«»„'
+            )
+            yield between("role", tokens[before[0]], comparison.source(before[0]), sure and not told)
             return
 
 
@@ -255,7 +325,31 @@ def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
 
 def _is_in_place_of(comparison: Comparison, one: Token, other: Token) -> bool:
     """ "It opens with a song": behind a word, the same preposition brings in what it is about."""
+    if one.kind in ("date", "time"):
+        return False
     return _alike(comparison, one, other) or (bool(one.preposition) and one.preposition == other.preposition)
+
+
+def _rival_value(comparison: Comparison, one: Piece, other: Piece) -> Token | None:
+    """350 on Sundays, where the source has 200 beside "Sundays", perhaps after a comma."""
+    place, alignment = comparison.alignment.places[one.last] or 0, comparison.alignment
+    values = [token for token in comparison.tokens[other.first : other.last + 1] if isinstance(token.value, Amount)]
+    if (alignment.places[other.first] or 0) - 1 in alignment.used:
+        return None  # it belongs to what stands before it
+    for at in range(place + 1, min(place + 3, len(alignment.sources.tokens))):
+        if at in alignment.used or alignment.sources.sentence_of[at] != alignment.sources.sentence_of[place]:
+            break
+        if any(_is_rival(token, alignment.sources.tokens[at]) for token in values):
+            return alignment.sources.tokens[at]
+    return None
+
+
+def _is_rival(one: Token, other: Token) -> bool:
+    return (
+        isinstance(one.value, Amount)
+        and isinstance(other.value, Amount)
+        and one.value.dimension == other.value.dimension
+    )
 
 
 def _alike(comparison: Comparison, one: Token, other: Token) -> bool:
