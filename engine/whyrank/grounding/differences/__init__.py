@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from whyrank.grounding.differences.comparison import ENOUGH, Comparison, Difference
 from whyrank.grounding.differences.insertions import inserted_words
+from whyrank.grounding.differences.joins import cut_off, joins, mixed_names
 from whyrank.grounding.differences.limits import conditions, cut_short, narrowing
-from whyrank.grounding.differences.moves import mixed_names, moves
 from whyrank.grounding.differences.polarity import modals, negations
-from whyrank.grounding.differences.roles import joins, roles
+from whyrank.grounding.differences.roles import changed_sides, roles
 from whyrank.grounding.differences.scope import degrees, opposites, orders, quantifiers
 from whyrank.grounding.differences.values import lone_values, misplaced_values, unknown_units, values
 
@@ -36,7 +36,8 @@ def differences(comparison: Comparison) -> Iterator[Difference]:
         yield from cut_short(comparison)
         yield from roles(comparison)
         yield from joins(comparison)
-        yield from moves(comparison)
+        yield from changed_sides(comparison)
+        yield from cut_off(comparison)
         yield from mixed_names(comparison)
         yield from lone_values(comparison)
     yield from inserted_words(comparison)

@@ -1,15 +1,25 @@
-"""Who does what, and what is said of whom."""
+"""Who does what: two have changed places, or their voice or case."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact
-from whyrank.grounding.tokens import Clause
+from whyrank.grounding.differences.parts import (
+    Piece,
+    changed,
+    is_adjunct,
+    is_coordinated,
+    is_genitive,
+    is_noun,
+    is_noun_in_both,
+    is_verb,
+    meetings,
+)
+from whyrank.grounding.tokens import Token
 from whyrank.types import DifferenceKind
 
-__all__ = ["joins", "roles"]
+__all__ = ["changed_sides", "roles"]
 
 
 def roles(comparison: Comparison) -> Iterator[Difference]:
@@ -68,7 +78,7 @@ def _changed_places(before: int, after: int, between: list[tuple[int, int]], com
     values = [comparison.tokens[mine].value is not None for mine in (before, after)]
     if values[0] == values[1] and (values[0] or any(_compares(comparison, last) for _, last in between)):
         return True
-    return not any(values) and all(_is_noun(comparison, mine) for mine in (before, after))
+    return not any(values) and all(_looks_like_noun(comparison, mine) for mine in (before, after))
 
 
 def _compares(comparison: Comparison, mine: int) -> bool:
@@ -77,7 +87,7 @@ def _compares(comparison: Comparison, mine: int) -> bool:
     return following is not None and following.group().lower() in comparison.language.than
 
 
-def _is_noun(comparison: Comparison, mine: int) -> bool:
+def _looks_like_noun(comparison: Comparison, mine: int) -> bool:
     """By its looks, in both texts: in the same form, after an article or with a capital. Chinese shows nothing of it."""
     source, token, language = comparison.source(mine), comparison.tokens[mine], comparison.language
     if source is None or not is_exact(comparison, mine):
@@ -103,116 +113,134 @@ def _moved_with_preposition(before: int, after: int, comparison: Comparison) -> 
     return False
 
 
-def joins(comparison: Comparison) -> Iterator[Difference]:
-    """Within one clause, words of distant clauses take turns, or two clauses have exchanged their second halves."""
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    drawn: list[frozenset[int]] = []
-    several = sum(bool(clause.tokens) for clause in alignment.reading.clauses) > 1
-    if len(sources.first_clauses) == 1 and all(
-        alignment.ordered[mine] for mine, place in enumerate(alignment.places) if place is not None
-    ):
+def changed_sides(comparison: Comparison) -> Iterator[Difference]:
+    if comparison.share < 0.75:
         return
-    for clause in alignment.reading.clauses:
-        places = [
-            place
-            for mine in clause.tokens
-            if (place := alignment.places[mine]) is not None and not comparison.is_topic(comparison.tokens[mine])
-        ]
-        homes = [sources.sentence_of[place] for place in places]
-        turns = sum(home != following for home, following in pairwise([*homes, -1]))
-        often = [home for home in set(homes) if homes.count(home) >= 2]
-        if (len(often) >= 2 and turns >= 3) or len(set(homes)) >= 3:
-            yield _over(
-                comparison,
-                clause,
-                "joined",
-                comparison.share >= 0.95 and comparison.nearly_verbatim and _skips_subject(comparison, places),
-            )
-        elif len(often) >= 2 and not _is_coordinated(comparison, clause):
-            yield _over(comparison, clause, "joined", False)
-        yield from _jumps(comparison, clause)
-        worded = any(comparison.tokens[mine].kind == "word" for mine in clause.tokens)
-        drawn_from = (
-            sources.clause_of[place]
-            for mine in clause.tokens
-            if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
-        )
-        sources_drawn = frozenset(drawn_from) if worded and several else frozenset()
-        if len(sources_drawn) >= 2 and sources_drawn in drawn and comparison.share >= 0.9:
-            yield _over(comparison, clause, "role", True)
-        drawn.append(sources_drawn)
-    yield from _exchanged_subjects(comparison)
-
-
-def _is_own_word(comparison: Comparison, mine: int) -> bool:
-    return comparison.tokens[mine].kind == "word" and not comparison.is_topic(comparison.tokens[mine])
-
-
-def _jumps(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
-    """From the verb of one sentence to an object of another one: "the storm destroyed the lighthouse"."""
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    row = [mine for mine in clause.tokens if alignment.places[mine] is not None]
-    for mine, following in pairwise(row):
-        one, other = alignment.places[mine] or 0, alignment.places[following] or 0
-        if sources.sentence_of[one] == sources.sentence_of[other] or not _is_own_word(comparison, mine):
+    sources = comparison.alignment.sources
+    for one, other, clause in meetings(comparison):
+        if one.clause != other.clause or is_coordinated(comparison, one.last, other.first):
             continue
-        skipped = comparison.free_beside(one, 1)
-        if skipped and sources.tokens[skipped[0]].kind == "word" and not _is_coordinated(comparison, clause):
-            yield between("joined", comparison.tokens[following], sources.tokens[skipped[0]], False)
+        if _is_pure_swap(comparison, one, other) or _has_lost_preposition(comparison, one, other, clause.passive):
+            yield between("role", comparison.tokens[one.first], comparison.source(one.first), comparison.share >= 0.9)
+        elif clause.passive == sources.clauses[one.clause].passive and _is_exchange(comparison, one, other):
+            yield between("role", comparison.tokens[other.first], comparison.source(other.first), False)
+    yield from _argument_flips(comparison)
+    if comparison.language.name == "de":
+        yield from _cases(comparison)
+    elif comparison.language.name != "zh":
+        yield from _agents(comparison)
 
 
-def _exchanged_subjects(comparison: Comparison) -> Iterator[Difference]:
-    """Two clauses of which each opens with a word of the other one's source."""
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    opened: list[tuple[int, int | None]] = []
-    if sum(bool(clause.tokens) for clause in alignment.reading.clauses) < 2 or all(alignment.ordered):
+def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:
+    """Both have changed places around the same words: "A asked B"."""
+    moved, passed = changed(comparison, one, other)
+    if not moved or not passed or moved[0] != one.last + 1 or passed[-1] != one.last:
+        return False
+    tokens, ends = comparison.tokens, (comparison.source(moved[-1]), comparison.source(passed[0]))
+    here = comparison.text[tokens[one.last].end : tokens[other.first].start].strip().lower()
+    there = comparison.document[ends[0].end : ends[1].start].strip().lower()  # type: ignore[union-attr]
+    if here != there or not PART.search(here) or here in comparison.language.settings | comparison.language.joiners:
+        return False
+    if comparison.language.name == "zh":
+        return len(moved) > 1 and len(passed) > 1
+    return all(any(is_noun_in_both(comparison, mine) for mine in part) for part in (moved, passed))
+
+
+def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
+    """Both of those that have changed places may do or suffer something."""
+    if is_adjunct(comparison, one) or is_adjunct(comparison, other):
+        return False
+    parts = changed(comparison, one, other)
+    return all(any(is_noun_in_both(comparison, mine) for mine in part) for part in parts)
+
+
+def _has_lost_preposition(comparison: Comparison, one: Piece, other: Piece, passive: bool) -> bool:
+    """Who was sold to now sells."""
+    places, sources = comparison.alignment.places, comparison.alignment.sources
+    mine = next((mine for mine in changed(comparison, one, other)[1] if comparison.tokens[mine].named), None)
+    if mine is None or sources.clauses[one.clause].passive != passive or comparison.share < 0.9:
+        return False
+    token, place = comparison.tokens[mine], places[mine] or 0
+    if is_genitive(comparison, token):
+        return False
+    if token.before in comparison.language.determiners and place - 1 == places[other.first]:
+        return False  # a technician of Stellar is a Stellar technician
+    return bool(sources.tokens[place].preposition) and not token.preposition
+
+
+def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
+    """ "Lind gave Holm permission" for "Holm had given Lind permission": around one word, two have changed sides."""
+    places, tokens, sources = comparison.alignment.places, comparison.tokens, comparison.alignment.sources
+    nouns = [
+        (mine, place)
+        for mine, place in enumerate(places)
+        if place is not None and is_noun_in_both(comparison, mine) and not is_genitive(comparison, tokens[mine])
+    ]
+    if len(nouns) < 2 or comparison.language.name == "de":
         return
-    for clause in alignment.reading.clauses:
-        homes = [
-            sources.clause_of[place]
-            for mine in clause.tokens
-            if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
-        ]
-        beginning = next(sources.tokens_of(homes[0]), None) if homes else None
+    clauses = comparison.alignment.reading.clauses
+    for verb, at in enumerate(places):
         if (
-            beginning is None
-            or beginning not in {alignment.places[mine] for mine in clause.tokens}
-            or len(clause.tokens) < 2
+            at is None
+            or tokens[verb].kind != "word"
+            or is_noun(comparison, tokens[verb])
+            or not is_exact(comparison, verb)
         ):
             continue
-        rest = max(set(homes[1:]), key=homes[1:].count, default=None)
-        for first, other in opened:
-            crossed = first != homes[0] and other == homes[0] and rest in (None, first)
-            if crossed and comparison.share >= 0.9:
-                yield _over(comparison, clause, "role", True)
-        if rest != homes[0]:
-            opened.append((homes[0], rest))
+        home = sources.sentence_of[at]
+        inside = [(mine, place) for mine, place in nouns if sources.sentence_of[place] == home]
+        before = [mine for mine, place in inside if mine < verb and place > at and not tokens[mine].preposition]
+        after = [mine for mine, place in inside if mine > verb and place < at and not tokens[mine].preposition]
+        voice = clauses[tokens[verb].clause].passive == sources.clauses[sources.clause_of[at]].passive
+        if before and after and voice:
+            sure = (
+                comparison.share >= 0.9 and tokens[before[0]].clause == tokens[verb].clause == tokens[after[0]].clause
+            )
+            told = any(
+                sign in comparison.document[sources.tokens[min(place for _, place in inside)].start :][:300]
+                for sign in '“”"«»„'
+            )
+            yield between("role", tokens[before[0]], comparison.source(before[0]), sure and not told)
+            return
 
 
-def _is_once(comparison: Comparison, place: int) -> bool:
-    """The sentence has the word in no other place."""
-    sources = comparison.alignment.sources
-    source, home = sources.tokens[place], sources.sentence_of[place]
-    others = (token for at, token in enumerate(sources.tokens) if at != place and sources.sentence_of[at] == home)
-    return source.value is not None or all(other.key != source.key for other in others)
+def _agents(comparison: Comparison) -> Iterator[Difference]:
+    """Who acts stands before the word for it, or after "by": neither may have taken the other's place."""
+    by, places, sources = comparison.language.passive, comparison.alignment.places, comparison.alignment.sources
+    for mine, token in enumerate(comparison.tokens):
+        source = comparison.source(mine)
+        if source is None or not is_noun_in_both(comparison, mine):
+            continue
+        place, verb, acted = places[mine] or 0, None, False
+        if token.preposition in by and not source.preposition:
+            done = _done_by(comparison, comparison.text, comparison.tokens, mine)
+            verb = places[done] if done is not None else None
+            acted = verb is not None and verb < place and sources.sentence_of[verb] == sources.sentence_of[place]
+            turned = acted
+        elif source.preposition in by and not token.preposition:
+            verb = _done_by(comparison, comparison.document, sources.tokens, place)
+            acted = verb in comparison.alignment.used
+            turned = verb is not None and (not acted or places.index(verb) < mine)
+        else:
+            continue
+        if turned:
+            yield between("role", token, source, acted and comparison.share >= 0.9)
+            return
 
 
-def _is_coordinated(comparison: Comparison, clause: Clause) -> bool:
-    """Two sentences may well be joined by "and" or "with"."""
-    text = comparison.text[comparison.tokens[clause.tokens[0]].start : comparison.tokens[clause.tokens[-1]].end].lower()
-    return any(word in comparison.language.joiners for word in PART.findall(text))
+def _done_by(comparison: Comparison, text: str, tokens: Sequence[Token], agent: int) -> int | None:
+    """The word that "by" belongs to: right before it, but for nouns that have a preposition themselves."""
+    at = agent - 1
+    while at >= 0 and tokens[at].preposition and is_noun(comparison, tokens[at]):
+        at -= 1
+    if at < 0 or not is_verb(comparison, tokens[at]) or tokens[at].before in comparison.language.determiners:
+        return None
+    return at if len(PART.findall(text[tokens[at].end : tokens[at + 1].start])) <= 2 else None
 
 
-def _skips_subject(comparison: Comparison, places: list[int]) -> bool:
-    """A clause of the source is drawn on without its first word, which the evidence does not have anywhere."""
-    sources, keys = comparison.alignment.sources, {token.key for token in comparison.tokens}
-    for number in {sources.clause_of[place] for place in places}:
-        first = sources.tokens[next(sources.tokens_of(number))]
-        if first.key not in keys and not comparison.is_topic(first):
-            return True
-    return False
-
-
-def _over(comparison: Comparison, clause: Clause, kind: DifferenceKind, certain: bool) -> Difference:
-    first, last = comparison.tokens[clause.tokens[0]], comparison.tokens[clause.tokens[-1]]
-    return Difference(kind, first.start, last.end, certain=certain)
+def _cases(comparison: Comparison) -> Iterator[Difference]:
+    """Der Kunde is now den Kunden."""
+    for mine, token in enumerate(comparison.tokens):
+        source = comparison.source(mine)
+        if source is not None and {token.before, source.before} in ({"der", "den"}, {"der", "dem"}):
+            yield between("role", token, source, False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import combinations
 
 from whyrank.grounding.differences.comparison import Comparison, Difference, between
 from whyrank.grounding.scan import squeezed
@@ -170,7 +170,6 @@ def misplaced_values(comparison: Comparison) -> Iterator[Difference]:
                 yield between("joined", token, rival, certain and _is_matched(comparison, token.clause))
             elif comparison.nearly_verbatim:
                 yield between("joined", token, rival, False)
-    yield from _skipped_values(comparison)
 
 
 def _is_matched(comparison: Comparison, clause: int) -> bool:
@@ -180,27 +179,6 @@ def _is_matched(comparison: Comparison, clause: int) -> bool:
         places[mine] is not None or tokens[mine].kind != "word" or tokens[mine].light
         for mine in comparison.alignment.reading.clauses[clause].tokens
     )
-
-
-def _skipped_values(comparison: Comparison) -> Iterator[Difference]:
-    """12 % in summer, where the source says 12 % in winter and 4 % in summer."""
-    if not any(token.kind == "amount" for token in comparison.tokens):
-        return
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    row = [
-        (mine, place) for mine, place in enumerate(alignment.places) if place is not None and alignment.ordered[mine]
-    ]
-    for (mine, place), (following, after) in pairwise(row):
-        skipped = [sources.tokens[at] for at in range(place + 1, after) if at not in alignment.used]
-        if len(skipped) < 2 or skipped[0].value is not None or sources.sentence_of[place] != sources.sentence_of[after]:
-            continue
-        clause = comparison.tokens[following].clause
-        values = [token for token in comparison.tokens[: mine + 1] if token.clause == clause and token.kind == "amount"]
-        rival = next((other for other in skipped[1:] if any(_rivals(token, other) for token in values)), None)
-        if rival is not None and rival.kind == "amount":
-            yield between(
-                "joined", comparison.tokens[following], rival, comparison.nearly_verbatim and comparison.share >= 0.9
-            )
 
 
 def _slot(comparison: Comparison, left: int | None, right: int | None, value: int) -> list[int]:

@@ -1,0 +1,272 @@
+"""What is said of one is said of another: parts of the source are put together otherwise.
+
+Where two pieces of the evidence meet that the source does not have side by side, it shows what they were cut off from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, stand_together
+from whyrank.grounding.differences.parts import Piece, is_adjunct, is_coordinated, is_noun, is_verb, meetings, pieces
+from whyrank.grounding.tokens import Clause, Token
+from whyrank.grounding.values import Amount
+from whyrank.types import DifferenceKind
+
+__all__ = ["cut_off", "joins", "mixed_names"]
+
+
+def cut_off(comparison: Comparison) -> Iterator[Difference]:
+    if comparison.share < 0.75:
+        return
+    for one, other, _ in meetings(comparison):
+        if is_coordinated(comparison, one.last, other.first):
+            yield from _inherited_subject(comparison, one, other)
+        elif one.clause != other.clause:
+            yield from _cut_and_joined(comparison, one, other)
+    before: Piece | None = None
+    for clause in comparison.alignment.reading.clauses:
+        yield from _skips(comparison, clause)
+        found = list(pieces(comparison, clause))
+        if before is not None and found:
+            yield from _across(comparison, before, found[0])
+        before = found[-1] if found else before
+    if comparison.language.name == "zh":
+        yield from _cut_words(comparison)
+
+
+def _skips(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
+    """ "Raised by Lacey", where it was raised by Quill and introduced by Lacey."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    placed = [(mine, place) for mine in clause.tokens if (place := alignment.places[mine]) is not None]
+    for (_, place), (following, after) in pairwise(placed):
+        if not place + 2 < after or sources.clause_of[place] != sources.clause_of[after]:
+            continue
+        source, skipped = (
+            sources.tokens[after],
+            [sources.tokens[at] for at in range(place + 1, after) if at not in alignment.used],
+        )
+        if len(skipped) < 2 or not source.preposition or not _alike(comparison, source, skipped[0]):
+            continue
+        if any(not is_noun(comparison, other) and not other.preposition and not other.named for other in skipped[1:]):
+            yield between("joined", comparison.tokens[following], skipped[0], comparison.share >= 0.9)
+
+
+def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
+    token, sure = comparison.tokens[other.first], comparison.share >= 0.9
+    after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
+    if before and before[-1].key == comparison.tokens[one.last].key:
+        if _is_parallel(comparison, one.last, before):
+            yield between("joined", comparison.tokens[one.last], before[-1], sure)
+        return  # else, the same is said of it there
+    subject = _cut_subject(comparison, other)
+    if before and _is_other_object(comparison, other, after):
+        yield between("joined", token, before[-1], sure)
+    elif comparison.language.name == "zh":
+        if len(after) > 1 and len(before) > 1:
+            yield between("joined", token, after[0], False)
+    elif after and is_verb(comparison, comparison.tokens[one.last]) and _is_in_place_of(comparison, token, after[0]):
+        yield between("joined", token, after[0], sure and (token.value is None or _is_rival(token, after[0])))
+    elif (rival := _rival_value(comparison, one, other)) is not None:
+        yield between("joined", token, rival, False)
+    elif subject is not None and comparison.tokens[one.last].named:
+        yield between("joined", comparison.tokens[one.last], subject, sure)
+    elif before and _alike(comparison, comparison.tokens[one.last], before[-1]):
+        yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
+    elif after and before and after[-1] is not before[-1] and not is_adjunct(comparison, other):
+        yield between("joined", token, before[0], False)
+
+
+def _is_other_object(comparison: Comparison, piece: Piece, cut: Sequence[Token]) -> bool:
+    """One does this, the other does that: the same word, and then another one."""
+    if len(cut) < 2 or piece.last == piece.first or cut[0].key != comparison.tokens[piece.first].key:
+        return False
+    return cut[1].key != comparison.tokens[piece.first + 1].key
+
+
+def _is_parallel(comparison: Comparison, mine: int, cut: Sequence[Token]) -> bool:
+    """Little Faldon is not Great Faldon; herons nest on the bank, and swans nest under the pier."""
+    first, other = comparison.tokens[mine - 1] if mine else None, cut[-2] if len(cut) > 1 else None
+    if first is None or other is None or first.kind != "word" or other.kind != "word":
+        return False
+    keys = {token.key for token in comparison.tokens}
+    return other.key not in keys and first.named == other.named and first.clause == comparison.tokens[mine].clause
+
+
+def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
+    """A name before it that opens a clause after an "and": "and Oona, her neighbour, knitted it"."""
+    place, sources = comparison.alignment.places[piece.first] or 0, comparison.alignment.sources
+    keys = {token.key for token in comparison.tokens}
+    for at in comparison.free_before(place):
+        token = sources.tokens[at]
+        if token.named and at and token.key not in keys and sources.clause_of[at - 1] != sources.clause_of[at]:
+            written = comparison.document[sources.tokens[at - 1].end : token.start].lower()
+            return token if ";" in written or set(PART.findall(written)) & comparison.language.joiners else None
+    return None
+
+
+def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
+    """A clause of the evidence that stands beside another one than in the source: the name it belongs to may be another."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    place, token = alignment.places[other.first] or 0, comparison.tokens[one.last]
+    row = comparison.free_before(place)
+    if not row or not token.named or alignment.places[one.last] == row[-1] - 1:
+        return
+    source = sources.tokens[row[0]]
+    if source.named and source.key != token.key:
+        yield between("joined", token, source, comparison.share >= 0.9)
+
+
+def _inherited_subject(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
+    """ "Brandt sold it to Finch and later gave it away": in the source, a name stands before what follows the "and"."""
+    cut = [token for token in _cut_off(comparison, other.first, -1) if token.named]
+    subject = comparison.tokens[one.first]
+    if cut and subject.named and all(token.key != subject.key for token in cut):
+        yield between("joined", comparison.tokens[other.first], cut[0], False)
+
+
+def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
+    """What the source has beside the token, in the clause and in its order, and the evidence has not."""
+    place = comparison.alignment.places[mine] or 0
+    tokens = [comparison.alignment.sources.tokens[at] for at in comparison.free_beside(place, step)]
+    return [token for token in tokens[::step] if not token.light]
+
+
+def _is_in_place_of(comparison: Comparison, one: Token, other: Token) -> bool:
+    """ "It opens with a song": behind a word, the same preposition brings in what it is about."""
+    if one.kind in ("date", "time"):
+        return False
+    return _alike(comparison, one, other) or (bool(one.preposition) and one.preposition == other.preposition)
+
+
+def _rival_value(comparison: Comparison, one: Piece, other: Piece) -> Token | None:
+    """350 on Sundays, where the source has 200 beside "Sundays", perhaps after a comma."""
+    place, alignment = comparison.alignment.places[one.last] or 0, comparison.alignment
+    values = [token for token in comparison.tokens[other.first : other.last + 1] if isinstance(token.value, Amount)]
+    if (alignment.places[other.first] or 0) - 1 in alignment.used:
+        return None  # it belongs to what stands before it
+    for at in range(place + 1, min(place + 3, len(alignment.sources.tokens))):
+        if at in alignment.used or alignment.sources.sentence_of[at] != alignment.sources.sentence_of[place]:
+            break
+        if any(_is_rival(token, alignment.sources.tokens[at]) for token in values):
+            return alignment.sources.tokens[at]
+    return None
+
+
+def _is_rival(one: Token, other: Token) -> bool:
+    return (
+        isinstance(one.value, Amount)
+        and isinstance(other.value, Amount)
+        and one.value.dimension == other.value.dimension
+    )
+
+
+def _alike(comparison: Comparison, one: Token, other: Token) -> bool:
+    """One may stand for the other: two names, two amounts of one kind, two nouns after the same preposition."""
+    if one.preposition != other.preposition:
+        return False
+    if one.named or other.named:
+        return one.named and other.named
+    if one.value is not None or other.value is not None:
+        return one.kind == other.kind
+    determiners = comparison.language.determiners
+    return one.before in determiners and other.before in determiners
+
+
+def _cut_words(comparison: Comparison) -> Iterator[Difference]:
+    """What a Chinese clause begins with may be one word with the next sign: the vice-director is not the director."""
+    alignment, clause_of = comparison.alignment, comparison.alignment.sources.clause_of
+    for clause in alignment.reading.clauses:
+        place = next((alignment.places[mine] for mine in clause.tokens[:1]), None)
+        if not place or place - 1 in alignment.used or clause_of[place - 1] != clause_of[place]:
+            continue
+        cut, source = alignment.sources.tokens[place - 1], alignment.sources.tokens[place]
+        opens = place == 1 or clause_of[place - 2] != clause_of[place]
+        if opens and cut.kind == "word" and cut.end == source.start:
+            yield between("dropped", comparison.tokens[clause.tokens[0]], cut, False)
+
+
+def joins(comparison: Comparison) -> Iterator[Difference]:
+    """Within one clause, words of distant clauses take turns, or two clauses have exchanged their second halves."""
+    alignment, sources = comparison.alignment, comparison.alignment.sources
+    drawn: list[frozenset[int]] = []
+    several = sum(bool(clause.tokens) for clause in alignment.reading.clauses) > 1
+    if len(sources.first_clauses) == 1 and all(
+        alignment.ordered[mine] for mine, place in enumerate(alignment.places) if place is not None
+    ):
+        return
+    for clause in alignment.reading.clauses:
+        places = [
+            place
+            for mine in clause.tokens
+            if (place := alignment.places[mine]) is not None and not comparison.is_topic(comparison.tokens[mine])
+        ]
+        homes = [sources.sentence_of[place] for place in places]
+        turns = sum(home != following for home, following in pairwise([*homes, -1]))
+        often = [home for home in set(homes) if homes.count(home) >= 2]
+        if (len(often) >= 2 and turns >= 3) or len(set(homes)) >= 3:
+            yield _over(
+                comparison,
+                clause,
+                "joined",
+                comparison.share >= 0.95 and comparison.nearly_verbatim and _skips_subject(comparison, places),
+            )
+        elif len(often) >= 2 and not _has_joiner(comparison, clause):
+            yield _over(comparison, clause, "joined", False)
+        worded = any(comparison.tokens[mine].kind == "word" for mine in clause.tokens)
+        drawn_from = (
+            sources.clause_of[place]
+            for mine in clause.tokens
+            if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
+        )
+        sources_drawn = frozenset(drawn_from) if worded and several else frozenset()
+        if len(sources_drawn) >= 2 and sources_drawn in drawn and comparison.share >= 0.9:
+            yield _over(comparison, clause, "role", True)
+        drawn.append(sources_drawn)
+
+
+def _is_once(comparison: Comparison, place: int) -> bool:
+    """The sentence has the word in no other place."""
+    sources = comparison.alignment.sources
+    source, home = sources.tokens[place], sources.sentence_of[place]
+    others = (token for at, token in enumerate(sources.tokens) if at != place and sources.sentence_of[at] == home)
+    return source.value is not None or all(other.key != source.key for other in others)
+
+
+def _has_joiner(comparison: Comparison, clause: Clause) -> bool:
+    """Two sentences may well be joined by "and" or "with"."""
+    text = comparison.text[comparison.tokens[clause.tokens[0]].start : comparison.tokens[clause.tokens[-1]].end].lower()
+    return any(word in comparison.language.joiners for word in PART.findall(text))
+
+
+def _skips_subject(comparison: Comparison, places: list[int]) -> bool:
+    """A clause of the source is drawn on without its first word, which the evidence does not have anywhere."""
+    sources, keys = comparison.alignment.sources, {token.key for token in comparison.tokens}
+    for number in {sources.clause_of[place] for place in places}:
+        first = sources.tokens[next(sources.tokens_of(number))]
+        if first.key not in keys and not comparison.is_topic(first):
+            return True
+    return False
+
+
+def _over(comparison: Comparison, clause: Clause, kind: DifferenceKind, certain: bool) -> Difference:
+    first, last = comparison.tokens[clause.tokens[0]], comparison.tokens[clause.tokens[-1]]
+    return Difference(kind, first.start, last.end, certain=certain)
+
+
+def mixed_names(comparison: Comparison) -> Iterator[Difference]:
+    """Oliver Petersen, where the document has Oliver Thoma and Irmgard Petersen."""
+    for one, other in pairwise(comparison.tokens):
+        if not (one.named and other.named) or comparison.text[one.end : other.start] not in (" ", "-", "\u00a0"):
+            continue
+        first, last = (comparison.text[token.start : token.end] for token in (one, other))
+        if not stand_together(comparison.document, first, last) and _has_name_beside(comparison.document, first, last):
+            yield Difference("name", one.start, other.end, certain=comparison.share >= 0.75)
+
+
+def _has_name_beside(document: str, first: str, last: str) -> bool:
+    after = re.search(rf"(?<!\w){re.escape(first)}\.? [^\W\d_a-zß-ÿ]\w", document)
+    before = re.search(rf"[^\W\d_a-zß-ÿ]\w+ {re.escape(last)}(?!\w)", document)
+    return after is not None and before is not None

@@ -1,0 +1,106 @@
+"""The parts of a sentence that stand together in its source, and what a word is by its looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+from whyrank.grounding.differences.comparison import PART, Comparison
+from whyrank.grounding.tokens import Clause, Token
+
+__all__ = [
+    "Piece",
+    "changed",
+    "is_adjunct",
+    "is_coordinated",
+    "is_genitive",
+    "is_noun",
+    "is_noun_in_both",
+    "is_verb",
+    "meetings",
+    "pieces",
+]
+
+_OF = frozenset({"of", "von", "de"})
+
+
+class Piece(NamedTuple):
+    """First and last token of the evidence, and the clause of the source."""
+
+    first: int
+    last: int
+    clause: int
+
+
+def meetings(comparison: Comparison) -> Iterator[tuple[Piece, Piece, Clause]]:
+    """Two pieces that meet within a clause of the evidence. A topic before the others may stand for any subject."""
+    for clause in comparison.alignment.reading.clauses:
+        found = list(pieces(comparison, clause))
+        if len(found) > 2 and _is_topic(comparison, found[0]):
+            found = found[1:]
+        yield from ((one, other, clause) for one, other in pairwise(found))
+
+
+def pieces(comparison: Comparison, clause: Clause) -> Iterator[Piece]:
+    places, clause_of = comparison.alignment.places, comparison.alignment.sources.clause_of
+    run: list[int] = []
+    for mine in clause.tokens:
+        place = places[mine]
+        if place is None:
+            continue
+        if run:
+            last = places[run[-1]] or 0
+            if clause_of[last] != clause_of[place] or place <= last:
+                yield Piece(run[0], run[-1], clause_of[last])
+                run = []
+        run.append(mine)
+    if run:
+        yield Piece(run[0], run[-1], clause_of[places[run[0]] or 0])
+
+
+def _is_topic(comparison: Comparison, piece: Piece) -> bool:
+    return all(comparison.is_topic(token) for token in comparison.tokens[piece.first : piece.last + 1])
+
+
+def is_adjunct(comparison: Comparison, piece: Piece) -> bool:
+    """It has kept its preposition, or is a date: it may stand anywhere in its clause."""
+    token, source = comparison.tokens[piece.first], comparison.source(piece.first)
+    if token.kind in ("date", "time") or (piece.first and token.preposition in _OF):
+        return True
+    return bool(token.preposition) and source is not None and source.preposition == token.preposition
+
+
+def changed(comparison: Comparison, one: Piece, other: Piece) -> tuple[list[int], list[int]]:
+    """What of the second piece stands before the first in the source, and what of the first stands behind that."""
+    places = comparison.alignment.places
+    placed = [(mine, place) for mine in range(one.first, other.last + 1) if (place := places[mine]) is not None]
+    last, first = places[one.last] or 0, places[other.first] or 0
+    moved = [mine for mine, place in placed if mine >= other.first and place < last]
+    return moved, [mine for mine, place in placed if mine <= one.last and place > first]
+
+
+def is_noun(comparison: Comparison, token: Token) -> bool:
+    if token.light:
+        return False
+    return token.named or (token.value is None and token.before in comparison.language.determiners)
+
+
+def is_noun_in_both(comparison: Comparison, mine: int) -> bool:
+    source = comparison.source(mine)
+    return source is not None and is_noun(comparison, comparison.tokens[mine]) and is_noun(comparison, source)
+
+
+def is_verb(comparison: Comparison, token: Token) -> bool:
+    """As far as it can be seen: no noun, no value."""
+    return token.kind == "word" and not is_noun(comparison, token)
+
+
+def is_genitive(comparison: Comparison, token: Token) -> bool:
+    return comparison.text[token.end : token.end + 2] in ("'s", "’s")
+
+
+def is_coordinated(comparison: Comparison, one: int, other: int) -> bool:
+    """An "and" is between them."""
+    text = comparison.text[comparison.tokens[one].end : comparison.tokens[other].start].lower()
+    return any(word in comparison.language.joiners for word in PART.findall(text))
