@@ -19,7 +19,13 @@ from collections.abc import Iterator, Sequence
 from whyrank.grounding.facts import Fact
 from whyrank.grounding.source import Source
 from whyrank.grounding.verdict import judge
-from whyrank.grounding.words import UNSPACED_SCRIPTS, Passage, language_of, may_be_same_language
+from whyrank.grounding.words import (
+    UNSPACED_SCRIPTS,
+    folded_words,
+    language_of,
+    may_be_same_language,
+    sentences,
+)
 from whyrank.types import CheckedSentence, Grounding, GroundingFlag, Verdict
 
 __all__ = ["ground"]
@@ -40,20 +46,21 @@ def ground(evidence: str, document: str, query: str = "") -> Grounding:
     `spans` has each sentence that has a source once, or more often where it joins distant sentences of the document.
     Sentences without content words ("Yes.") are left out of the shares. What the query says is neither support nor made up.
     """
-    passage, source = Passage(evidence[:_LONGEST_EVIDENCE]), Source(document, query)
-    language = language_of(evidence, passage.folded)
-    judged = [one for start, end in passage.sentences if (one := judge(passage.text, start, end, source))]
+    text, source = evidence[:_LONGEST_EVIDENCE], Source(document, query)
+    words = folded_words(text)
+    language = language_of(evidence, words)
+    judged = [one for start, end in sentences(text) if (one := judge(text, start, end, source))]
     checked = [fact for one in judged for fact in one.facts]
-    sentences = tuple(one.sentence for one in judged)
-    shares = _shares(passage.text, sentences, len(evidence))
+    checked_sentences = tuple(one.sentence for one in judged)
+    shares = _shares(text, checked_sentences, len(evidence))
     return Grounding(
         shares["supported"],
         tuple(span for one in judged for span in one.spans),
         tuple(item for one in judged for item in one.unsupported),
-        tuple(_flags(passage, len(evidence), language, checked, source)),
+        tuple(_flags(words, len(evidence), language, checked, source)),
         shares["altered"],
         shares["unverified"],
-        sentences,
+        checked_sentences,
     )
 
 
@@ -70,13 +77,12 @@ def _shares(text: str, sentences: Sequence[CheckedSentence], length: int) -> dic
 
 
 def _flags(
-    passage: Passage, length: int, language: str | None, checked: Sequence[Fact], source: Source
+    words: Sequence[str], length: int, language: str | None, checked: Sequence[Fact], source: Source
 ) -> Iterator[GroundingFlag]:
     if checked and sum(fact.held for fact in checked) < _CHECKED_SHARE * len(checked):
         yield "unsupported_entities"
     unspaced = language in UNSPACED_SCRIPTS
-    words = passage.folded
-    if _repeated_share(list("".join(words)) if unspaced else words) > _REPEATED_SHARE:
+    if _repeated_share("".join(words) if unspaced else words) > _REPEATED_SHARE:
         yield "repetition"
     long = len(source.document) >= (_LONG_DOCUMENT // 2 if unspaced else _LONG_DOCUMENT)
     if long and length > _LENGTH_SHARE * len(source.document):

@@ -10,7 +10,7 @@ from whyrank.grounding.amounts import amount_of, amount_of_digits, fixed_amount,
 from whyrank.grounding.dates import dates, times
 from whyrank.grounding.names import is_name
 from whyrank.grounding.numerals import HAN_NUMBER, goes_on, han_number, in_one_word, number_of_words
-from whyrank.grounding.scan import code_key, has_signs, scan
+from whyrank.grounding.scan import code_key, scan
 from whyrank.grounding.tables import UNITS, Entry, Language
 from whyrank.grounding.tokens import Clause, Mark, Reading, Token, TokenKind
 from whyrank.grounding.values import Amount, Dates, Value
@@ -19,6 +19,7 @@ from whyrank.grounding.words import MONTHS
 __all__ = ["read"]
 
 _RANGE = re.compile(r"\s*(?:-|–|—|to|bis|à|a|au|und|and|et|y|至|到|~|～|×|x|by|or|oder|ou|o)\s*", re.IGNORECASE)
+_DIGIT = re.compile(r"\d")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|ère|ème|er|re|e|[ºª])(?![^\W\d_])|\.(?= \w)")
 _GOVERNING = ("quantifier", "degree", "bound", "modal")
 _QUOTES = ("、", "“", "”", "«", "»")
@@ -41,10 +42,10 @@ class _Reader:
         self._before = self._last_small = self._preposition = ""
         self._seen = 0
         self._open_clause(start, False)
-        signs = has_signs(self._text)
-        self._items = items = scan(self._text, signs)
+        self._items = items = scan(self._text)
+        self._words = tuple([item.word for item in items])
         self._fixed: dict[int, tuple[TokenKind, int, Value]] = {}
-        if signs or language.name == "zh":
+        if language.name == "zh" or _DIGIT.search(self._text):
             self._fixed.update((begin, ("date", stop, date)) for begin, stop, date in dates(self._text, language))
         for begin, stop, time in times(self._text, language):
             if begin not in self._fixed or self._fixed[begin][1] < stop:
@@ -102,9 +103,7 @@ class _Reader:
         _, start, end, written, word = self._items[place]
         for words, phrase in language.phrases.get(word, ()):
             last = place + len(words)
-            if all(item.word == other for item, other in zip(self._items[place:last], words, strict=False)) and (
-                last <= len(self._items) and self._is_meant(phrase, word, last)
-            ):
+            if self._words[place:last] == words and self._is_meant(phrase, word, last):
                 return self._entry_at(phrase, place, last - 1)
         if word in language.articles:
             following = self._items[place + 1].word if place + 1 < len(self._items) else ""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from whyrank.grounding.numerals import FRACTION_SIGNS
 
-__all__ = ["Item", "code_key", "has_signs", "holds_code", "scan", "squeezed"]
+__all__ = ["Item", "code_key", "holds_code", "scan", "squeezed"]
 
 _CODE = (
     r"(?P<code>`[^`\n]{1,300}`|(?:https?://|www\.)[^\s<>\"'`\u3000-\u9fff\uff00-\uffef]+[^\s<>\"'`.,;:!?)\u3000-\u9fff\uff00-\uffef]"
@@ -25,7 +25,7 @@ _PLAIN = (
 )
 _RAW = re.compile(_PLAIN)
 _RAW_WITH_CODE = re.compile(_CODE + _PLAIN)
-_SIGNS = re.compile(r"[`@_/\d]|--|\w\.\w|->|::")
+_CODE_SIGNS = re.compile(r"[`@_/]|--|[^\W\d]\.\w|->|::|[A-Za-z]-?\d")
 
 
 class Item(NamedTuple):
@@ -38,15 +38,14 @@ class Item(NamedTuple):
     word: str
 
 
-def has_signs(text: str) -> bool:
-    """Whether there may be code, numbers or dates in digits."""
-    return _SIGNS.search(text) is not None
-
-
-def scan(text: str, signs: bool) -> list[Item]:
-    pattern = _RAW_WITH_CODE if signs else _RAW
+def scan(text: str) -> list[Item]:
+    pattern = _RAW_WITH_CODE if _CODE_SIGNS.search(text) else _RAW
+    if not text.isascii():
+        return [Item(match.lastgroup, *match.span(), match[0], _folded(match[0])) for match in pattern.finditer(text)]
+    lowered = text.lower()
     return [
-        Item(match.lastgroup, *match.span(), match.group(), _folded(match.group())) for match in pattern.finditer(text)
+        Item(match.lastgroup, start := match.start(), end := match.end(), text[start:end], lowered[start:end])
+        for match in pattern.finditer(text)
     ]
 
 

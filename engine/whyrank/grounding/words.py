@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -13,9 +12,7 @@ from itertools import islice
 __all__ = [
     "MONTHS",
     "UNSPACED_SCRIPTS",
-    "Passage",
     "Vocabulary",
-    "Word",
     "content_keys",
     "fold",
     "folded_words",
@@ -27,9 +24,6 @@ __all__ = [
     "sentences",
     "table_language",
 ]
-
-Word = tuple[int, int, str]
-"""Start, end, and the word without case. Of a script without spaces, a whole run is one word."""
 
 # Thai to Khmer, Kana, Han, and Hangul, which has spaces but glues particles to its words.
 _UNSPACED = (
@@ -212,28 +206,6 @@ def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         if visible := visible.rstrip():
             yield first, first + len(visible)
         start = cut
-
-
-class Passage:
-    """A text with its words and its sentences."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sentences = list(sentences(text))
-        if text.isascii():
-            found = _ASCII_WORD.finditer(text.lower())
-            self.words: list[Word] = [(match.start(), match.end(), match.group()) for match in found]
-        else:
-            self.words = [(match.start(), match.end(), fold(match.group())) for match in _WORD.finditer(text)]
-
-    @property
-    def folded(self) -> list[str]:
-        return [word for _, _, word in self.words]
-
-    def inside(self, start: int, end: int) -> list[Word]:
-        """The words of a stretch."""
-        first = bisect_left(self.words, (start,))
-        return self.words[first : bisect_left(self.words, (end,), lo=first)]
 
 
 UNSPACED_SCRIPTS = frozenset({"CJK", "KANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR"})

@@ -12,6 +12,7 @@ from whyrank.grounding.differences.comparison import ENOUGH, Comparison, Differe
 from whyrank.grounding.differences.insertions import inserted_words
 from whyrank.grounding.differences.joins import cut_off, joins, mixed_names
 from whyrank.grounding.differences.limits import conditions, cut_short, narrowing
+from whyrank.grounding.differences.parts import meetings
 from whyrank.grounding.differences.polarity import modals, negations
 from whyrank.grounding.differences.roles import changed_sides, roles
 from whyrank.grounding.differences.scope import degrees, opposites, orders, quantifiers
@@ -36,8 +37,9 @@ def differences(comparison: Comparison) -> Iterator[Difference]:
         yield from cut_short(comparison)
         yield from roles(comparison)
         yield from joins(comparison)
-        yield from changed_sides(comparison)
-        yield from cut_off(comparison)
+        met = list(meetings(comparison))
+        yield from changed_sides(comparison, met)
+        yield from cut_off(comparison, met)
         yield from mixed_names(comparison)
         yield from lone_values(comparison)
     yield from inserted_words(comparison)

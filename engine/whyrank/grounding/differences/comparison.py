@@ -164,6 +164,8 @@ def clauses_of(comparison: Comparison, mark: Mark, clause: Clause) -> list[Claus
 
 def stand_together(document: str, first: str, last: str) -> bool:
     """Two names, with at most two words between them."""
+    if f"{first} {last}" in document:
+        return True
     pattern = rf"(?<!\w){re.escape(first)}\w{{0,2}}(?:\W{{1,3}}\w+){{0,2}}?\W{{1,3}}{re.escape(last)}"
     return re.search(pattern, document, re.IGNORECASE) is not None
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, stand_together
-from whyrank.grounding.differences.parts import Piece, is_adjunct, is_coordinated, is_noun, is_verb, meetings, pieces
+from whyrank.grounding.differences.parts import Meeting, Piece, is_adjunct, is_coordinated, is_noun, is_verb, pieces
 from whyrank.grounding.tokens import Clause, Token
 from whyrank.grounding.values import Amount
 from whyrank.types import DifferenceKind
@@ -18,10 +18,10 @@ from whyrank.types import DifferenceKind
 __all__ = ["cut_off", "joins", "mixed_names"]
 
 
-def cut_off(comparison: Comparison) -> Iterator[Difference]:
+def cut_off(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Difference]:
     if comparison.share < 0.75:
         return
-    for one, other, _ in meetings(comparison):
+    for one, other, _ in met:
         if is_coordinated(comparison, one.last, other.first):
             yield from _inherited_subject(comparison, one, other)
         elif one.clause != other.clause:

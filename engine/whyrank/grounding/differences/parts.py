@@ -10,6 +10,7 @@ from whyrank.grounding.differences.comparison import PART, Comparison
 from whyrank.grounding.tokens import Clause, Token
 
 __all__ = [
+    "Meeting",
     "Piece",
     "changed",
     "is_adjunct",
@@ -33,7 +34,10 @@ class Piece(NamedTuple):
     clause: int
 
 
-def meetings(comparison: Comparison) -> Iterator[tuple[Piece, Piece, Clause]]:
+Meeting = tuple[Piece, Piece, Clause]
+
+
+def meetings(comparison: Comparison) -> Iterator[Meeting]:
     """Two pieces that meet within a clause of the evidence. A topic before the others may stand for any subject."""
     for clause in comparison.alignment.reading.clauses:
         found = list(pieces(comparison, clause))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, is_exact
 from whyrank.grounding.differences.parts import (
+    Meeting,
     Piece,
     changed,
     is_adjunct,
@@ -14,7 +15,6 @@ from whyrank.grounding.differences.parts import (
     is_noun,
     is_noun_in_both,
     is_verb,
-    meetings,
 )
 from whyrank.grounding.tokens import Token
 from whyrank.types import DifferenceKind
@@ -113,18 +113,19 @@ def _moved_with_preposition(before: int, after: int, comparison: Comparison) -> 
     return False
 
 
-def changed_sides(comparison: Comparison) -> Iterator[Difference]:
+def changed_sides(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Difference]:
     if comparison.share < 0.75:
         return
     sources = comparison.alignment.sources
-    for one, other, clause in meetings(comparison):
+    for one, other, clause in met:
         if one.clause != other.clause or is_coordinated(comparison, one.last, other.first):
             continue
         if _is_pure_swap(comparison, one, other) or _has_lost_preposition(comparison, one, other, clause.passive):
             yield between("role", comparison.tokens[one.first], comparison.source(one.first), comparison.share >= 0.9)
         elif clause.passive == sources.clauses[one.clause].passive and _is_exchange(comparison, one, other):
             yield between("role", comparison.tokens[other.first], comparison.source(other.first), False)
-    yield from _argument_flips(comparison)
+    if not all(comparison.alignment.ordered):
+        yield from _argument_flips(comparison)
     if comparison.language.name == "de":
         yield from _cases(comparison)
     elif comparison.language.name != "zh":
@@ -209,7 +210,11 @@ def _agents(comparison: Comparison) -> Iterator[Difference]:
     by, places, sources = comparison.language.passive, comparison.alignment.places, comparison.alignment.sources
     for mine, token in enumerate(comparison.tokens):
         source = comparison.source(mine)
-        if source is None or not is_noun_in_both(comparison, mine):
+        if (
+            source is None
+            or (token.preposition in by) == (source.preposition in by)
+            or not is_noun_in_both(comparison, mine)
+        ):
             continue
         place, verb, acted = places[mine] or 0, None, False
         if token.preposition in by and not source.preposition:
