@@ -69,14 +69,12 @@ class Source:
         rest, chosen = dict(found), []
         for fewest in (1, *[2] * (_MAX_SOURCES - 1)):
             votes: dict[int, float] = {}
-            counts: dict[int, int] = {}
             for places in rest.values():
-                weight = 1 / len(places) if places else 0.0
-                for place in islice(places, _MAX_VOTES):
-                    votes[place] = votes.get(place, 0.0) + 1.0 + weight
-                    counts[place] = counts.get(place, 0) + 1
+                weight = 1 + 1 / len(places) if places else 1.0
+                for place in places if len(places) <= _MAX_VOTES else islice(places, _MAX_VOTES):
+                    votes[place] = votes.get(place, 0.0) + weight
             best = min(votes, key=lambda place: (-votes[place], place), default=0)
-            if counts.get(best, 0) < fewest:
+            if sum(best in places for places in rest.values()) < fewest:
                 break
             chosen.append(best)
             rest = {key: places for key, places in rest.items() if best not in places}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -239,14 +239,21 @@ def _script_of(sample: str) -> str | None:
 def _latin_language(folded: list[str]) -> str | None:
     if sum(map(str.isalpha, folded)) < _LEAST_WORDS:
         return None
-    votes = dict.fromkeys(_FUNCTION_WORDS, 0.0)
-    for word in folded:
-        for language in _LANGUAGES_OF.get(word, ()):
-            votes[language] += 1 / len(_LANGUAGES_OF[word])
+    votes = _votes(folded)
     (first, top), (_, runner_up), *_ = sorted(votes.items(), key=lambda item: -item[1])
     if top >= max(_LEAST_VOTES, _CLEAR_LEAD * runner_up):
         return first
     return None if runner_up >= _LEAST_VOTES else "LATIN"
+
+
+def _votes(folded: Sequence[str]) -> dict[str, float]:
+    """For each language, its function words; one of several languages counts a part for each."""
+    votes = dict.fromkeys(_FUNCTION_WORDS, 0.0)
+    for word, count in Counter(filter(_LANGUAGES_OF.__contains__, folded)).items():
+        languages = _LANGUAGES_OF[word]
+        for language in languages:
+            votes[language] += count / len(languages)
+    return votes
 
 
 def table_language(text: str, folded: list[str]) -> str:
@@ -259,10 +266,7 @@ def table_language(text: str, folded: list[str]) -> str:
             return script or ""
         if script is None and any("\u3400" <= sign <= "\u9fff" for sign in text[:_SAMPLE]):
             return "zh"
-    votes = dict.fromkeys(_FUNCTION_WORDS, 0.0)
-    for word in folded[:: len(folded) // _SAMPLE + 1]:
-        for language in _LANGUAGES_OF.get(word, ()):
-            votes[language] += 1 / len(_LANGUAGES_OF[word])
+    votes = _votes(folded[:: len(folded) // _SAMPLE + 1])
     return max(votes, key=lambda language: votes[language])
 
 

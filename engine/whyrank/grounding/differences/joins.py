@@ -189,42 +189,37 @@ def _cut_words(comparison: Comparison) -> Iterator[Difference]:
 
 
 def joins(comparison: Comparison) -> Iterator[Difference]:
-    """Within one clause, words of distant clauses take turns, or two clauses have exchanged their second halves."""
+    """Within one clause, words of distant sentences take turns."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
-    drawn: list[frozenset[int]] = []
-    several = sum(bool(clause.tokens) for clause in alignment.reading.clauses) > 1
-    if len(sources.first_clauses) == 1 and all(
-        alignment.ordered[mine] for mine, place in enumerate(alignment.places) if place is not None
-    ):
-        return
+    if len(sources.first_clauses) > 1:
+        for clause in alignment.reading.clauses:
+            own = [
+                place
+                for mine in clause.tokens
+                if (place := alignment.places[mine]) is not None and not comparison.is_topic(comparison.tokens[mine])
+            ]
+            homes = [sources.sentence_of[place] for place in own]
+            turns = sum(home != following for home, following in pairwise([*homes, -1]))
+            often = [home for home in set(homes) if homes.count(home) >= 2]
+            if (len(often) >= 2 and turns >= 3) or len(set(homes)) >= 3:
+                sure = comparison.share >= 0.95 and comparison.nearly_verbatim and _skips_subject(comparison, own)
+                yield _over(comparison, clause, "joined", sure)
+            elif len(often) >= 2 and not _has_joiner(comparison, clause):
+                yield _over(comparison, clause, "joined", False)
+    if comparison.share >= 0.9 and not all(alignment.ordered):
+        yield from _exchanged_halves(comparison)
+
+
+def _exchanged_halves(comparison: Comparison) -> Iterator[Difference]:
+    """Two clauses of the evidence draw on the same two of the source."""
+    alignment, sources, drawn = comparison.alignment, comparison.alignment.sources, []
     for clause in alignment.reading.clauses:
-        places = [
-            place
-            for mine in clause.tokens
-            if (place := alignment.places[mine]) is not None and not comparison.is_topic(comparison.tokens[mine])
-        ]
-        homes = [sources.sentence_of[place] for place in places]
-        turns = sum(home != following for home, following in pairwise([*homes, -1]))
-        often = [home for home in set(homes) if homes.count(home) >= 2]
-        if (len(often) >= 2 and turns >= 3) or len(set(homes)) >= 3:
-            yield _over(
-                comparison,
-                clause,
-                "joined",
-                comparison.share >= 0.95 and comparison.nearly_verbatim and _skips_subject(comparison, places),
-            )
-        elif len(often) >= 2 and not _has_joiner(comparison, clause):
-            yield _over(comparison, clause, "joined", False)
-        worded = any(comparison.tokens[mine].kind == "word" for mine in clause.tokens)
-        drawn_from = (
-            sources.clause_of[place]
-            for mine in clause.tokens
-            if (place := alignment.places[mine]) is not None and _is_once(comparison, place)
-        )
-        sources_drawn = frozenset(drawn_from) if worded and several else frozenset()
-        if len(sources_drawn) >= 2 and sources_drawn in drawn and comparison.share >= 0.9:
-            yield _over(comparison, clause, "role", True)
-        drawn.append(sources_drawn)
+        if any(comparison.tokens[mine].kind == "word" for mine in clause.tokens):
+            places = [place for mine in clause.tokens if (place := alignment.places[mine]) is not None]
+            homes = {sources.clause_of[place] for place in places if _is_once(comparison, place)}
+            if len(homes) >= 2 and homes in drawn:
+                yield _over(comparison, clause, "role", True)
+            drawn.append(homes)
 
 
 def _is_once(comparison: Comparison, place: int) -> bool:

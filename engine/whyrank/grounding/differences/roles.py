@@ -177,7 +177,8 @@ def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
         for mine, place in enumerate(places)
         if place is not None and is_noun_in_both(comparison, mine) and not is_genitive(comparison, tokens[mine])
     ]
-    if len(nouns) < 2 or comparison.language.name == "de":
+    ways = [place for _, place in nouns]
+    if ways == sorted(ways) or comparison.language.name == "de":
         return
     clauses = comparison.alignment.reading.clauses
     for verb, at in enumerate(places):

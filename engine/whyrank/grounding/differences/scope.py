@@ -43,7 +43,7 @@ def opposites(comparison: Comparison) -> Iterator[Difference]:
 def orders(comparison: Comparison) -> Iterator[Difference]:
     """after for before, beside the same word."""
     for mine, token in enumerate(comparison.tokens):
-        source = comparison.source(mine)
+        source = comparison.source(mine) if token.marks else None
         for mark in token.marks if source is not None else ():
             against = [other for other in source.marks if mark.kind == other.kind == "order"]  # type: ignore[union-attr]
             if against and not set(mark.poles) & set(against[0].poles):
@@ -53,6 +53,8 @@ def orders(comparison: Comparison) -> Iterator[Difference]:
 def degrees(comparison: Comparison) -> Iterator[Difference]:
     """more for less, beside the same word."""
     for mine, token in enumerate(comparison.tokens):
+        if not token.marks:
+            continue
         source = comparison.source(mine)
         degrees = [mark for mark in token.marks if mark.kind == "degree"]
         theirs = [mark for mark in source.marks if mark.kind == "degree"] if source is not None else []
