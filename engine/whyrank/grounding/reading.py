@@ -389,7 +389,7 @@ class _Reader:
             self._waiting.append(mark)
         elif clause.tokens:
             mark.token = self.reading.tokens[-1]
-            mark.token.marks.append(mark)
+            mark.token.marks += (mark,)
 
     def _add(
         self,
@@ -416,11 +416,12 @@ class _Reader:
             named,
             light,
             self._preposition,
-            marks,
+            tuple(marks),
         )
-        for mark in marks:
-            mark.token = token
-        self._waiting = []
+        if marks:
+            for mark in marks:
+                mark.token = token
+            self._waiting = []
         reading.clauses[-1].tokens.append(len(reading.tokens))
         reading.tokens.append(token)
         self._before = self._last_small = self._preposition = ""
@@ -443,6 +444,6 @@ class _Reader:
             last = self.reading.tokens[clause.tokens[-1]]
             for mark in self._waiting:
                 mark.token = last
-            last.marks = last.marks + self._waiting
+            last.marks += tuple(self._waiting)
             self._waiting = []
         self._before = ""

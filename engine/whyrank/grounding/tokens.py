@@ -39,7 +39,7 @@ class Token:
     named: bool = False
     light: bool = False
     preposition: str = ""
-    marks: list[Mark] = field(default_factory=list)
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(slots=True)

@@ -206,7 +206,8 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
                 yield _over(comparison, clause, "joined", sure)
             elif len(often) >= 2 and not _has_joiner(comparison, clause):
                 yield _over(comparison, clause, "joined", False)
-    if comparison.share >= 0.9 and not all(alignment.ordered):
+    several = sum(bool(clause.tokens) for clause in alignment.reading.clauses) > 1
+    if several and comparison.share >= 0.9 and not all(alignment.ordered):
         yield from _exchanged_halves(comparison)
 
 

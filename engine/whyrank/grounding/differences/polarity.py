@@ -57,7 +57,8 @@ def _added_negations(comparison: Comparison, drawn_on: list[Clause], certain: bo
 def _doubled_negations(comparison: Comparison) -> Iterator[Difference]:
     """Not forbidden."""
     for place, token in enumerate(comparison.tokens):
-        mine, theirs = _on(token, "negation"), _on(comparison.source(place), "negation")
+        mine = _on(token, "negation") if token.marks else []
+        theirs = _on(comparison.source(place), "negation") if mine else []
         if mine and theirs and len(mine) != len(theirs):
             yield between("negation", mine[0], theirs[0], comparison.nearly_verbatim)
 
