@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Sequence
 
 from whyrank.grounding.scan import Item
 from whyrank.grounding.tables import Language
@@ -31,8 +31,8 @@ _GERMAN_NOUN_ENDINGS = (
 )
 
 
-def is_name(items: Sequence[Item], place: int, language: Language, names: Container[str]) -> bool:
-    """Of a word with a capital. `names`: what the document has with a capital where none is due.
+def is_name(items: Sequence[Item], place: int, language: Language, is_inside: Callable[[str], bool]) -> bool:
+    """Of a word with a capital. `is_inside`: whether the document has it with a capital where none is due.
 
     In a text of a script without spaces, all Latin words are terms."""
     written, word = items[place].written, items[place].word
@@ -43,7 +43,7 @@ def is_name(items: Sequence[Item], place: int, language: Language, names: Contai
     if language.name == "de":
         return _is_german_name(items, place, language)
     if place == 0 or items[place - 1].written[-1] in _OPENERS:
-        return word in names or _opens_name(items, place, language)
+        return is_inside(written) or _opens_name(items, place, language)
     return len(written) > 1 or _is_capital(items, place - 1, language) or _is_capital(items, place + 1, language)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Callable
 from itertools import pairwise
 
 from whyrank.grounding.amounts import amount_of, amount_of_digits, fixed_amount, one_of
@@ -25,18 +25,18 @@ _GOVERNING = ("quantifier", "degree", "bound", "modal")
 _QUOTES = ("、", "“", "”", "«", "»")
 
 
-def read(text: str, start: int, end: int, language: Language, names: Container[str] = ()) -> Reading:
-    """`names`: words that are names even where they open a sentence."""
-    return _Reader(text, start, end, language, names).reading
+def read(text: str, start: int, end: int, language: Language, is_inside: Callable[[str], bool]) -> Reading:
+    """`is_inside`: whether a word has its capital inside a sentence as well."""
+    return _Reader(text, start, end, language, is_inside).reading
 
 
 class _Reader:
     """Goes through the words once. Marks wait for the token that they govern; at a clause's end they go to the last one."""
 
-    def __init__(self, text: str, start: int, end: int, language: Language, names: Container[str]) -> None:
+    def __init__(self, text: str, start: int, end: int, language: Language, is_inside: Callable[[str], bool]) -> None:
         self._text, self._language, self._offset = text[start:end], language, start
         self.reading = Reading(start, end)
-        self._names = names
+        self._is_inside = is_inside
         self._waiting: list[Mark] = []
         self._opened_pair = False
         self._before = self._last_small = self._preposition = ""
@@ -64,7 +64,7 @@ class _Reader:
                 place = self._word(place)
             else:
                 self._add(
-                    "word", word, start, end, named=written[0].isupper() and is_name(items, place, language, names)
+                    "word", word, start, end, named=written[0].isupper() and is_name(items, place, language, is_inside)
                 )
                 place += 1
         self._close_clause()
@@ -125,7 +125,7 @@ class _Reader:
             self._add("amount", "1", start, end, value=one_of(unit))
         else:
             key = f"unit {unit.dimension} {unit.factor}" if unit else word
-            named = not unit and written[0].isupper() and is_name(self._items, place, language, self._names)
+            named = not unit and written[0].isupper() and is_name(self._items, place, language, self._is_inside)
             self._add("word", key, start, end, named=named)
         return place + 1
 
@@ -139,7 +139,7 @@ class _Reader:
             or not following.written.istitle()
         ):
             return False
-        return self._language.name != "de" and is_name(self._items, place, self._language, self._names)
+        return self._language.name != "de" and is_name(self._items, place, self._language, self._is_inside)
 
     def _is_month(self, written: str) -> bool:
         """Alone, it is one if written out."""
@@ -191,7 +191,7 @@ class _Reader:
         if entry.kind == "word":
             named = (
                 written[0].isupper()
-                and is_name(self._items, place, self._language, self._names)
+                and is_name(self._items, place, self._language, self._is_inside)
                 and self._language.name != "de"
             )
             self._add("word", entry.key, start, end, poles=entry.poles, named=named, light=entry.light and not named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import chain, islice
@@ -22,7 +21,6 @@ _MAX_SOURCES = 3  # sentences that one sentence of the evidence may draw on
 _TOPIC_SENTENCES = 3  # a word in so many sentences is what the document is about
 MAX_TOKENS = 240  # a longer sentence is no sentence, and is not compared
 _SHORT = 40  # words: too few for the commonest function words to tell the language
-_CAPITAL = re.compile(r"(?<=[\w,;] )[^\W\d_a-zß-ÿ]\w+")
 _MAX_VALUES = 40  # that are added and subtracted
 _MAX_READ = 200  # sentences in which a value is looked for
 
@@ -99,14 +97,20 @@ class Source:
             if any(same_value(value, other.value) for other in self.reading(place).tokens):
                 yield place
 
-    @cached_property
-    def names(self) -> frozenset[str]:
-        """Words with a capital that they do not have from a sentence's start; in German, all nouns have one."""
-        return frozenset() if self.language.name == "de" else frozenset(map(str.lower, _CAPITAL.findall(self.document)))
+    def is_name(self, written: str) -> bool:
+        """It has its capital inside a sentence as well; in German, all nouns have one."""
+        if self.language.name == "de":
+            return False
+        end = -1
+        while (end := self.document.find(f" {written}", end + 1)) > 0:
+            after = self.document[end + len(written) + 1 :][:1]
+            if not after.isalnum() and (self.document[end - 1].isalnum() or self.document[end - 1] in ",;"):
+                return True
+        return False
 
     def reading(self, place: int) -> Reading:
         if place not in self._readings:
-            reading = read(self.document, *self.sentences[place], self.language, self.names)
+            reading = read(self.document, *self.sentences[place], self.language, self.is_name)
             self._readings[place] = (
                 reading if len(reading.tokens) <= MAX_TOKENS else Reading(reading.start, reading.end)
             )
@@ -161,7 +165,7 @@ class Source:
 
     @cached_property
     def _query_tokens(self) -> list[Token]:
-        return read(self.query, 0, len(self.query), self.language).tokens[:MAX_TOKENS]
+        return read(self.query, 0, len(self.query), self.language, self.is_name).tokens[:MAX_TOKENS]
 
     @property
     def _some_places(self) -> Sequence[int]:

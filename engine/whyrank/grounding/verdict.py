@@ -30,7 +30,7 @@ def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
     """None: the sentence claims nothing."""
     words = folded_words(evidence[start:end])
     keys = list(dict.fromkeys(content_keys(words)))
-    reading = read(evidence, start, end, source.language, source.names)
+    reading = read(evidence, start, end, source.language, source.is_name)
     found = {key: source.places(key) for key in keys}
     held_by = source.best_sentences(
         {key: places for key, places in found.items() if key not in source.query_keys or places}

@@ -81,6 +81,12 @@ class Comparison:
     def nearly_verbatim(self) -> bool:
         return self.ordered_share >= NEARLY_VERBATIM
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether a word on either side governs others."""
+        clauses = (*self.alignment.reading.clauses, *self.alignment.sources.clauses)
+        return any(clause.marks for clause in clauses) or any(token.marks for token in self.tokens)
+
     def source(self, mine: int) -> Token | None:
         place = self.alignment.places[mine]
         return None if place is None else self.alignment.sources.tokens[place]
