@@ -102,8 +102,11 @@ class Source:
         if self.language.name == "de":
             return False
         end = -1
-        while (end := self.document.find(f" {written}", end + 1)) > 0:
-            after = self.document[end + len(written) + 1 :][:1]
+        for _ in range(_MAX_VOTES):
+            end = self.document.find(f" {written}", end + 1)
+            if end < 1:
+                break
+            after = self.document[end + len(written) + 1 : end + len(written) + 2]
             if not after.isalnum() and (self.document[end - 1].isalnum() or self.document[end - 1] in ",;"):
                 return True
         return False

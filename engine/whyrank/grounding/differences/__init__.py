@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from whyrank.grounding.differences.comparison import ENOUGH, Comparison, Difference
 from whyrank.grounding.differences.insertions import inserted_words
-from whyrank.grounding.differences.joins import cut_off, joins, mixed_names
+from whyrank.grounding.differences.joins import cut_off, joins
 from whyrank.grounding.differences.limits import conditions, cut_short, narrowing
 from whyrank.grounding.differences.parts import meetings
 from whyrank.grounding.differences.polarity import modals, negations
@@ -41,6 +41,5 @@ def differences(comparison: Comparison) -> Iterator[Difference]:
         met = list(meetings(comparison))
         yield from changed_sides(comparison, met)
         yield from cut_off(comparison, met)
-        yield from mixed_names(comparison)
         yield from lone_values(comparison)
     yield from inserted_words(comparison)

@@ -5,26 +5,23 @@ Where two pieces of the evidence meet that the source does not have side by side
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between, stand_together
+from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between
 from whyrank.grounding.differences.parts import Meeting, Piece, is_adjunct, is_coordinated, is_noun, is_verb, pieces
 from whyrank.grounding.tokens import Clause, Token
 from whyrank.grounding.values import Amount
 from whyrank.types import DifferenceKind
 
-__all__ = ["cut_off", "joins", "mixed_names"]
+__all__ = ["cut_off", "joins"]
 
 
 def cut_off(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Difference]:
     if comparison.share < 0.75:
         return
     for one, other, _ in met:
-        if is_coordinated(comparison, one.last, other.first):
-            yield from _inherited_subject(comparison, one, other)
-        elif one.clause != other.clause:
+        if one.clause != other.clause and not is_coordinated(comparison, one.last, other.first):
             yield from _cut_and_joined(comparison, one, other)
     before: Piece | None = None
     for clause in comparison.alignment.reading.clauses:
@@ -58,9 +55,7 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
     token, sure = comparison.tokens[other.first], comparison.share >= 0.9
     after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
     if before and before[-1].key == comparison.tokens[one.last].key:
-        if _is_parallel(comparison, one.last, before):
-            yield between("joined", comparison.tokens[one.last], before[-1], sure)
-        return  # else, the same is said of it there
+        return  # the same is said of it there
     subject = _cut_subject(comparison, other)
     if before and _is_other_object(comparison, other, after):
         yield between("joined", token, before[-1], sure)
@@ -86,15 +81,6 @@ def _is_other_object(comparison: Comparison, piece: Piece, cut: Sequence[Token])
     return cut[1].key != comparison.tokens[piece.first + 1].key
 
 
-def _is_parallel(comparison: Comparison, mine: int, cut: Sequence[Token]) -> bool:
-    """Little Faldon is not Great Faldon; herons nest on the bank, and swans nest under the pier."""
-    first, other = comparison.tokens[mine - 1] if mine else None, cut[-2] if len(cut) > 1 else None
-    if first is None or other is None or first.kind != "word" or other.kind != "word":
-        return False
-    keys = {token.key for token in comparison.tokens}
-    return other.key not in keys and first.named == other.named and first.clause == comparison.tokens[mine].clause
-
-
 def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
     """A name before it that opens a clause after an "and": "and Oona, her neighbour, knitted it"."""
     place, sources = comparison.alignment.places[piece.first] or 0, comparison.alignment.sources
@@ -117,14 +103,6 @@ def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Differ
     source = sources.tokens[row[0]]
     if source.named and source.key != token.key:
         yield between("joined", token, source, comparison.share >= 0.9)
-
-
-def _inherited_subject(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
-    """ "Brandt sold it to Finch and later gave it away": in the source, a name stands before what follows the "and"."""
-    cut = [token for token in _cut_off(comparison, other.first, -1) if token.named]
-    subject = comparison.tokens[one.first]
-    if cut and subject.named and all(token.key != subject.key for token in cut):
-        yield between("joined", comparison.tokens[other.first], cut[0], False)
 
 
 def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
@@ -202,10 +180,7 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
             turns = sum(home != following for home, following in pairwise([*homes, -1]))
             often = [home for home in set(homes) if homes.count(home) >= 2]
             if (len(often) >= 2 and turns >= 3) or len(set(homes)) >= 3:
-                sure = comparison.share >= 0.95 and comparison.nearly_verbatim and _skips_subject(comparison, own)
-                yield _over(comparison, clause, "joined", sure)
-            elif len(often) >= 2 and not _has_joiner(comparison, clause):
-                yield _over(comparison, clause, "joined", False)
+                yield _over(comparison, clause, "joined", comparison.share >= 0.95 and comparison.nearly_verbatim)
     several = sum(bool(clause.tokens) for clause in alignment.reading.clauses) > 1
     if several and comparison.share >= 0.9 and not all(alignment.ordered):
         yield from _exchanged_halves(comparison)
@@ -217,52 +192,12 @@ def _exchanged_halves(comparison: Comparison) -> Iterator[Difference]:
     for clause in alignment.reading.clauses:
         if any(comparison.tokens[mine].kind == "word" for mine in clause.tokens):
             places = [place for mine in clause.tokens if (place := alignment.places[mine]) is not None]
-            homes = {sources.clause_of[place] for place in places if _is_once(comparison, place)}
+            homes = {sources.clause_of[place] for place in places}
             if len(homes) >= 2 and homes in drawn:
                 yield _over(comparison, clause, "role", True)
             drawn.append(homes)
 
 
-def _is_once(comparison: Comparison, place: int) -> bool:
-    """The sentence has the word in no other place."""
-    sources = comparison.alignment.sources
-    source, home = sources.tokens[place], sources.sentence_of[place]
-    others = (token for at, token in enumerate(sources.tokens) if at != place and sources.sentence_of[at] == home)
-    return source.value is not None or all(other.key != source.key for other in others)
-
-
-def _has_joiner(comparison: Comparison, clause: Clause) -> bool:
-    """Two sentences may well be joined by "and" or "with"."""
-    text = comparison.text[comparison.tokens[clause.tokens[0]].start : comparison.tokens[clause.tokens[-1]].end].lower()
-    return any(word in comparison.language.joiners for word in PART.findall(text))
-
-
-def _skips_subject(comparison: Comparison, places: list[int]) -> bool:
-    """A clause of the source is drawn on without its first word, which the evidence does not have anywhere."""
-    sources, keys = comparison.alignment.sources, {token.key for token in comparison.tokens}
-    for number in {sources.clause_of[place] for place in places}:
-        first = sources.tokens[next(sources.tokens_of(number))]
-        if first.key not in keys and not comparison.is_topic(first):
-            return True
-    return False
-
-
 def _over(comparison: Comparison, clause: Clause, kind: DifferenceKind, certain: bool) -> Difference:
     first, last = comparison.tokens[clause.tokens[0]], comparison.tokens[clause.tokens[-1]]
     return Difference(kind, first.start, last.end, certain=certain)
-
-
-def mixed_names(comparison: Comparison) -> Iterator[Difference]:
-    """Oliver Petersen, where the document has Oliver Thoma and Irmgard Petersen."""
-    for one, other in pairwise(comparison.tokens):
-        if not (one.named and other.named) or comparison.text[one.end : other.start] not in (" ", "-", "\u00a0"):
-            continue
-        first, last = (comparison.text[token.start : token.end] for token in (one, other))
-        if not stand_together(comparison.document, first, last) and _has_name_beside(comparison.document, first, last):
-            yield Difference("name", one.start, other.end, certain=comparison.share >= 0.75)
-
-
-def _has_name_beside(document: str, first: str, last: str) -> bool:
-    after = re.search(rf"(?<!\w){re.escape(first)}\.? [^\W\d_a-zß-ÿ]\w", document)
-    before = re.search(rf"[^\W\d_a-zß-ÿ]\w+ {re.escape(last)}(?!\w)", document)
-    return after is not None and before is not None

@@ -71,9 +71,7 @@ def _swapped(blocks: list[tuple[int, int]], passive: bool, comparison: Compariso
 
 
 def _changed_places(before: int, after: int, between: list[tuple[int, int]], comparison: Comparison) -> bool:
-    if not any(is_exact(comparison, first) for first, _ in between) or _moved_with_preposition(
-        before, after, comparison
-    ):
+    if not any(is_exact(comparison, first) for first, _ in between):
         return False
     values = [comparison.tokens[mine].value is not None for mine in (before, after)]
     if values[0] == values[1] and (values[0] or any(_compares(comparison, last) for _, last in between)):
@@ -98,19 +96,6 @@ def _looks_like_noun(comparison: Comparison, mine: int) -> bool:
         one.before in language.determiners or text[one.start].isupper()
         for one, text in ((token, comparison.text), (source, comparison.document))
     )
-
-
-def _moved_with_preposition(before: int, after: int, comparison: Comparison) -> bool:
-    """One of them has kept its preposition: "von Janssen" and "in der Nacht" mean the same wherever they stand."""
-    one, other = comparison.source(before), comparison.source(after)
-    alike = comparison.tokens[before].preposition == comparison.tokens[after].preposition
-    if alike and one is not None and other is not None and one.preposition == other.preposition:
-        return False
-    for mine in (before, after):
-        token, source = comparison.tokens[mine], comparison.source(mine)
-        if source is not None and token.preposition and token.preposition == source.preposition:
-            return True
-    return False
 
 
 def changed_sides(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Difference]:
