@@ -348,6 +348,25 @@ VERDICTS = [
     ("La sala abre todos los días.", "La sala abre algunos días.", "altered", "quantifier"),
     ("儿童可以使用本机。", "儿童不得使用本机。", "altered", "negation"),
     ("A poem about rivers was read aloud by schoolchildren.", WATER, "unverified", "wording"),
+    ("The lane is 0.93 miles long.", "The lane is 1.5 km long.", "supported", None),
+    ("The lane is 0.5 miles long.", "The lane is 1.5 km long.", "altered", "number"),
+    ("Add 750 µl of buffer.", "Add 0.75 ml of buffer.", "supported", None),
+    ("The oven reaches 100 °C.", "The oven reaches 212 °F.", "supported", None),
+    ("She needed 100 minutes.", "She needed one hour and forty minutes.", "supported", None),
+    ("Fahrräder kosten drei Euro fünfzig.", "Fahrräder kosten 3,50 Euro.", "supported", None),
+    ("Two thirds of the seats are taken.", "2/3 of the seats are taken.", "supported", None),
+    ("Elle obtient cinquante-deux virgule quatre pour cent.", "Elle obtient 52,4 %.", "supported", None),
+    ("It is the society's 120th concert.", "It is the society's one hundred and twentieth concert.", "supported", None),
+    ("图书馆开放到20:30。", "图书馆开放到晚上八点半。", "supported", None),
+    ("Frau Irma Thoma leitet das Haus.", "Frau Irma Petersen leitet das Haus, Herr Oliver Thoma den Hof.", "altered", None),
+    ("Rui Pinto handles the vouchers.", "Rui Pinto handles the rebooking, Solveig Aas the vouchers.", "altered", "joined"),
+    ("Ivo Stark rebuilt the mill.", "Ivo Stark repaired the tower, Dora Finch rebuilt the mill.", "altered", None),
+    ("It was raised by Edwin Lacey.", "It was raised by Basil Quill and sold by Edwin Lacey.", "altered", "joined"),
+    ("Holm had given Lind permission.", "Lind, the driver, had given Holm permission.", "altered", "role"),
+    ("Mrs Tomlin lets the garage.", "The garage is let to Mrs Tomlin.", "altered", "role"),
+    ("The council was lent the map by the museum.", "The museum lent the council the map.", "supported", None),
+    ("The drawings were lent by the council.", "The museum lent the council the drawings.", "altered", "role"),
+    ("It flowers a week after 'Carver'.", "It flowers a week before 'Carver'.", "altered", "comparative"),
 ]
 
 
@@ -378,13 +397,16 @@ def rows_of(path: Path) -> list[Pair]:
 
 CLAIM_FILES = {
     "claims": [DATA.parent / "claims" / "documents.jsonl", DATA.parent / "claims" / "pairs.jsonl"],
+    "second": [DATA.parent / "claims" / "second-documents.jsonl", DATA.parent / "claims" / "second-pairs.jsonl"],
     "verdicts": [DATA / "verdicts.jsonl"],
 }
 
 
 @pytest.mark.parametrize("name", CLAIM_FILES)
 def test_faithful_and_unfaithful_evidence(name: str) -> None:
-    """The figures that the rules were developed to; scripts/eval_grounding.py prints them by kind."""
+    """The figures that the rules were developed to; scripts/eval_grounding.py prints them by kind.
+
+    Many formats of the second table come with other words as well, so that they are unverified."""
     rows = [row for path in CLAIM_FILES[name] for row in rows_of(path)]
     texts = {row["id"]: row["text"] for row in rows if "text" in row}
     judged = []
@@ -403,4 +425,4 @@ def test_faithful_and_unfaithful_evidence(name: str) -> None:
     verbatim = [verdict for row, verdict in judged if row["kind"] in ("verbatim", "near_verbatim")]
     assert verbatim.count("supported") >= 0.97 * len(verbatim)
     formats = [verdict for row, verdict in judged if row["kind"].endswith("_format")]
-    assert formats.count("supported") >= 0.85 * len(formats)
+    assert formats.count("supported") >= (0.65 if name == "second" else 0.85) * len(formats)

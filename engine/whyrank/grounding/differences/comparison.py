@@ -24,7 +24,6 @@ __all__ = [
     "first_source",
     "is_exact",
     "negations_of",
-    "stand_together",
 ]
 
 
@@ -166,14 +165,6 @@ def clauses_of(comparison: Comparison, mark: Mark, clause: Clause) -> list[Claus
     counted = comparison.source_clauses(comparison.alignment.reading.clauses.index(clause))
     top = max(counted.values(), default=0)
     return [sources.clauses[number] for number, count in counted.items() if 2 * count >= top]
-
-
-def stand_together(document: str, first: str, last: str) -> bool:
-    """Two names, with at most two words between them."""
-    if f"{first} {last}" in document:
-        return True
-    pattern = rf"(?<!\w){re.escape(first)}\w{{0,2}}(?:\W{{1,3}}\w+){{0,2}}?\W{{1,3}}{re.escape(last)}"
-    return re.search(pattern, document, re.IGNORECASE) is not None
 
 
 def first_source(comparison: Comparison, clause: Clause) -> Token | None:

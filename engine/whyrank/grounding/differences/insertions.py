@@ -11,7 +11,6 @@ from whyrank.grounding.differences.comparison import (
     Difference,
     between,
     is_exact,
-    stand_together,
 )
 from whyrank.grounding.tokens import Token
 
@@ -38,22 +37,13 @@ def inserted_words(comparison: Comparison) -> Iterator[Difference]:
             and (token.named or (named and comparison.text[token.start].isupper()))
             and (not known or named)
         ):
-            yield between("name", token, named, not known or (len(gap) <= 2 and not _is_full_name(comparison, mine)))
+            yield between("name", token, named, not known or len(gap) <= 2)
         elif _is_other_name(comparison, mine, gap):
             yield between("name", token, gap[0], True)
         elif not gap and _is_insertion(comparison, mine):
             yield between("inserted", token, None, not known or _is_joined(comparison, mine))
         else:
             yield between("inserted", token, next(iter(gap), None), False)
-
-
-def _is_full_name(comparison: Comparison, mine: int) -> bool:
-    """The document has it together with the name after it."""
-    following = comparison.tokens[mine + 1] if mine + 1 < len(comparison.tokens) else None
-    if following is None or not following.named:
-        return False
-    first, last = (comparison.text[token.start : token.end] for token in (comparison.tokens[mine], following))
-    return stand_together(comparison.document, first, last)
 
 
 def _is_other_name(comparison: Comparison, mine: int, gap: list[Token]) -> bool:

@@ -70,8 +70,18 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
         yield between("joined", comparison.tokens[one.last], subject, sure)
     elif before and _alike(comparison, comparison.tokens[one.last], before[-1]):
         yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
+    elif comparison.tokens[one.last].named and (own := _subject_behind(comparison, other)) is not None:
+        yield between("joined", comparison.tokens[one.last], own, sure and not before)
     elif after and before and after[-1] is not before[-1] and not is_adjunct(comparison, other):
         yield between("joined", token, before[0], False)
+
+
+def _subject_behind(comparison: Comparison, piece: Piece) -> Token | None:
+    """A name that stands right behind a word, as subjects do in Spanish or German: "la proyectó Vidal"."""
+    if not is_verb(comparison, comparison.tokens[piece.last]):
+        return None
+    behind = _cut_off(comparison, piece.last, 1)
+    return next((token for token in behind[:2] if token.named and not token.preposition), None)
 
 
 def _is_other_object(comparison: Comparison, piece: Piece, cut: Sequence[Token]) -> bool:
@@ -125,11 +135,16 @@ def _rival_value(comparison: Comparison, one: Piece, other: Piece) -> Token | No
     values = [token for token in comparison.tokens[other.first : other.last + 1] if isinstance(token.value, Amount)]
     if (alignment.places[other.first] or 0) - 1 in alignment.used:
         return None  # it belongs to what stands before it
-    for at in range(place + 1, min(place + 3, len(alignment.sources.tokens))):
-        if at in alignment.used or alignment.sources.sentence_of[at] != alignment.sources.sentence_of[place]:
-            break
-        if any(_is_rival(token, alignment.sources.tokens[at]) for token in values):
-            return alignment.sources.tokens[at]
+    first, sources = alignment.places[one.first] or 0, alignment.sources
+    for at in (place + 1, place + 2, first - 1):
+        if (
+            not 0 <= at < len(sources.tokens)
+            or at in alignment.used
+            or sources.sentence_of[at] != sources.sentence_of[place]
+        ):
+            continue
+        if any(_is_rival(token, sources.tokens[at]) for token in values):
+            return sources.tokens[at]
     return None
 
 

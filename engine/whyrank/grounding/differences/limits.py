@@ -41,7 +41,13 @@ def conditions(comparison: Comparison) -> Iterator[Difference]:
             yield _lost(comparison, clause, held, comparison.share >= 0.7)
         elif main and (len(held) * 4 < size or not held or (2 * len(held) <= size and not mine)):
             limits = clause.condition in ("if", "except", "setting")
-            certain = comparison.nearly_verbatim and limits and not mine and len(held) * 4 < max(1, size)
+            certain = (
+                comparison.nearly_verbatim
+                and limits
+                and not mine
+                and None not in alignment.places
+                and len(held) * 4 < max(1, size)
+            )
             yield _lost(comparison, clause, main, certain)
     yield from _lost_limits(comparison)
 

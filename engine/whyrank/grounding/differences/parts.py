@@ -41,7 +41,7 @@ def meetings(comparison: Comparison) -> Iterator[Meeting]:
     """Two pieces that meet within a clause of the evidence. A topic before the others may stand for any subject."""
     for clause in comparison.alignment.reading.clauses:
         found = list(pieces(comparison, clause))
-        if len(found) > 2 and _is_topic(comparison, found[0]):
+        if len(found) > 2 and found[0].clause != found[1].clause and _is_topic(comparison, found[0]):
             found = found[1:]
         yield from ((one, other, clause) for one, other in pairwise(found))
 
@@ -91,8 +91,13 @@ def is_noun(comparison: Comparison, token: Token) -> bool:
 
 
 def is_noun_in_both(comparison: Comparison, mine: int) -> bool:
-    source = comparison.source(mine)
-    return source is not None and is_noun(comparison, comparison.tokens[mine]) and is_noun(comparison, source)
+    """A name may open a sentence in one of them, where it does not look like one."""
+    source, token = comparison.source(mine), comparison.tokens[mine]
+    if source is None:
+        return False
+    if token.named or source.named:
+        return token.key == source.key or (token.named and source.named)
+    return is_noun(comparison, token) and is_noun(comparison, source)
 
 
 def is_verb(comparison: Comparison, token: Token) -> bool:

@@ -136,7 +136,10 @@ def modals(comparison: Comparison) -> Iterator[Difference]:
             continue  # must not, may not
         other_keys = {_strength(mark) for mark in theirs}
         first = comparison.tokens[clause.tokens[0]]
-        imperative = bool(theirs) and not first.before and clause.tokens[0] == comparison.mine_at(theirs[0].token)
+        spaced = comparison.language.name != "zh"
+        imperative = (
+            spaced and bool(theirs) and not first.before and clause.tokens[0] == comparison.mine_at(theirs[0].token)
+        )
         if not mine and not imperative and other_keys in ({"should"}, {"may"}) and not negations_of([clause]):
             yield from _lost_modal(theirs[0], clause, comparison)
         for mark in mine:
