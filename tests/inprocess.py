@@ -45,7 +45,9 @@ class FakeRuntime:
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+    async def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
         self.salts.append(salt)
         self.prompts += prompts
         self.reached.set()
@@ -57,10 +59,8 @@ class FakeRuntime:
         if self.failure is not None:
             raise self.failure
         for i, ids in enumerate(prompts):
-            if ids in self.broken:
-                yield i, DocumentError("engine", "the engine gave up on it")
-                continue
-            yield i, LabelRead(*self.says_labels(ids), len(ids))
+            broken = DocumentError("engine", "the engine gave up on it") if ids in self.broken else None
+            yield [(i, broken or LabelRead(*self.says_labels(ids), len(ids)))]
 
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams

@@ -36,9 +36,13 @@ class Changed:
         self.inner, self.change = inner, change
         self.warm_prefix, self.facts = inner.warm_prefix, inner.facts
 
-    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
-        async for place, read in self.inner.read(prompts, priority, salt):
-            yield place, self.change(place, read) if isinstance(read, LabelRead) else read
+    async def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        async for answers in self.inner.read(prompts, priorities, salt):
+            yield [
+                (place, self.change(place, read) if isinstance(read, LabelRead) else read) for place, read in answers
+            ]
 
     async def aclose(self) -> None: ...
 

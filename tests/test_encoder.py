@@ -95,7 +95,7 @@ class SmallMemory:
 
 async def read(model: SmallMemory, plan: Plan, prompts: Sequence[Ids]) -> list[LabelRead | DocumentError]:
     runtime = EncoderRuntime(model, plan)
-    answers = {i: answer async for i, answer in runtime.read(prompts, 0, None)}
+    answers = {i: answer async for several in runtime.read(prompts, [0] * len(prompts), None) for i, answer in several}
     await runtime.aclose()
     return [answers[i] for i in range(len(prompts))]
 

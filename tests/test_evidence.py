@@ -392,9 +392,10 @@ class FakeWriter:
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
-        for i, prompt in enumerate(prompts):
-            yield i, LabelRead(self.score(prompt))
+    async def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        yield [(i, LabelRead(self.score(prompt))) for i, prompt in enumerate(prompts)]
 
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams

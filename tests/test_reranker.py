@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from whyrank import (
     RerankRequest,
     Scored,
 )
-from whyrank.events import Event
-from whyrank.prompting.scoring import LabelRead
+from whyrank.events import Event, collect_ranking
+from whyrank.prompting.scoring import LabelRead, score_of
 from whyrank.prompting.tokens import Ids, PromptEncoder
+from whyrank.runtimes import Runtime
 from whyrank.runtimes.base import Answer
-from whyrank.types import Usage
+from whyrank.runtimes.vllm_compat import can_batch
+from whyrank.types import Document, DocumentError, Usage
 
 TEXTS = list(DOCUMENTS.values())[:8]
 
@@ -46,14 +49,18 @@ class FakeRuntime:
     def __init__(self, answer: Callable[[Ids], float]) -> None:
         self.answer = answer
         self.asked: list[Ids] = []
+        self.priorities: list[int] = []
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+    async def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
         self.asked += prompts
+        self.priorities += priorities
         for i in reversed(range(len(prompts))):  # answers may come in any order
-            yield i, LabelRead(self.answer(prompts[i]), None, len(prompts[i]))
+            yield [(i, LabelRead(self.answer(prompts[i]), None, len(prompts[i])))]
 
     def facts(self) -> dict[str, str | int]:
         return {}
@@ -223,6 +230,47 @@ async def test_a_cancelled_call_leaves_nothing_running(prism: Served) -> None:
     assert row.score is not None
 
 
+class PublicEngine:
+    """An engine with what vLLM promises of it and no more: prompts go to it one by one."""
+
+    def __init__(self, engine: Any) -> None:
+        self.vllm_config, self.abort = engine.vllm_config, engine.abort
+        self.generate, self.encode = engine.generate, engine.encode
+
+
+@pytest.mark.parametrize("prompt", ["prism", "qanchor"])
+async def test_prompts_are_read_alike_together_and_one_by_one(serve: Serve, prompt: str) -> None:
+    served = await serve(prompt)
+    engine = served.runtime.engine
+    assert can_batch(engine)
+    rows = served.plan.encoder.encode(QUERY, [Document(text) for text in TEXTS], None, "tail")
+    prompts = [row.prompts[0].ids for row in rows]
+
+    async def read(runtime: Runtime, prompts: Sequence[Ids]) -> dict[int, Any]:
+        batches = runtime.read(prompts, range(len(prompts)), None)
+        return dict([answer async for answers in batches for answer in answers])
+
+    alone = await read(type(served.runtime)(PublicEngine(engine), served.plan), prompts)
+    together = await read(served.runtime, prompts)
+    rule, places = served.plan.format.score_rule, range(len(TEXTS))
+    margins = [score_of(alone[place], rule).margin for place in places]
+    assert [score_of(together[place], rule).margin for place in places] == pytest.approx(margins, abs=1e-4)
+    # One that the engine refuses is refused alone.
+    prompts[3] *= 1000
+    with_refused = await read(served.runtime, prompts)
+    assert isinstance(with_refused[3], DocumentError) and "longer than the maximum" in with_refused[3].message
+    assert score_of(with_refused[4], rule).margin == pytest.approx(margins[4], abs=1e-4)
+    assert engine.get_num_unfinished_requests() == 0
+
+
+async def test_the_further_a_call_has_come_the_later_its_turn(prism: Served) -> None:
+    reranker, fake = over_fake(prism, len)
+    await collect_ranking(reranker.events(RerankRequest.of(QUERY, long_texts(80)), priority=7))
+    before = accumulate(map(len, fake.asked[:-1]), initial=0)
+    assert fake.priorities == [7 + tokens // 4096 for tokens in before]
+    assert fake.priorities[-1] > fake.priorities[40] > 7
+
+
 async def test_calls_take_turns(prism: Served) -> None:
     """A small call that comes while a big one runs is answered long before the big one."""
     done: list[str] = []
@@ -343,8 +391,10 @@ def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
 class SilentRuntime(FakeRuntime):
     """Answers the first prompt and then nothing more."""
 
-    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
-        yield 0, LabelRead(1.0, None, len(prompts[0]))
+    async def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        yield [(0, LabelRead(1.0, None, len(prompts[0])))]
         await asyncio.Event().wait()
 
 

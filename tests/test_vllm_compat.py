@@ -80,7 +80,7 @@ def test_import_paths_of_vllm_stand_in_one_file() -> None:
 
 
 class FailingEngine:
-    """An engine whose every prompt fails in the same way."""
+    """An engine whose every prompt fails in the same way. It takes no batches."""
 
     def __init__(self, failure: Exception) -> None:
         self.failure = failure
@@ -94,21 +94,64 @@ class FailingEngine:
         yield  # makes it a generator
 
 
-async def first_answer(checkpoint: Callable[[str], Path], failure: Exception) -> Any:
-    plan = make_plan(EngineConfig(str(checkpoint("qwen3")), prompt="prism"))
-    runtime = GenerateRuntime(FailingEngine(failure), plan)
-    _, answer = await anext(runtime.read([(1, 2, 3)], 0, None))
-    return answer
+class FailingBatches(FailingEngine):
+    """The same of an engine that takes batches: the second prompt fails on its way there, the others once they are there."""
+
+    errored = False
+
+    def __init__(self, failure: Exception) -> None:
+        super().__init__(failure)
+        self.input_processor, self.aborted = self, list[str]()
+
+    def process_inputs(self, request_id: str, prompt: Any, params: Any, supported_tasks: Any) -> Any:
+        return SimpleNamespace()
+
+    def _run_output_handler(self) -> None: ...
+
+    async def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    async def _add_request(self, request: Any, prompt: None, parent_req: None, index: int, queue: Any) -> None:
+        if request.prompt_token_ids == [2]:
+            raise self.failure
+        queue.put(self.failure)
+
+    async def abort(self, request_id: list[str]) -> None:
+        self.aborted += request_id
 
 
-async def test_an_error_of_the_engine_costs_its_own_document(checkpoint: Callable[[str], Path]) -> None:
+ENGINES = pytest.mark.parametrize("kind", [FailingEngine, FailingBatches])
+
+
+async def answers_of(checkpoint: Callable[[str], Path], engine: FailingEngine) -> dict[int, Any]:
+    runtime = GenerateRuntime(engine, make_plan(EngineConfig(str(checkpoint("qwen3")), prompt="prism")))
+    return dict([answer async for some in runtime.read([(1,), (2,), (3,)], [0, 0, 0], None) for answer in some])
+
+
+@ENGINES
+async def test_an_error_of_the_engine_costs_its_own_document(
+    checkpoint: Callable[[str], Path], kind: type[FailingEngine]
+) -> None:
     # vLLM 0.33 has classes for this which 0.32 has not: of the same base.
     failure = type("GenerationError", (vllm_compat.vllm_name("VLLMError"),), {"status_code": 500})("block lost")
-    answer = await first_answer(checkpoint, failure)
-    assert answer == DocumentError("engine", "the engine refused this document: block lost")
+    engine = kind(failure)
+    answers = await answers_of(checkpoint, engine)
+    assert answers == dict.fromkeys(range(3), DocumentError("engine", "the engine refused this document: block lost"))
+    if isinstance(engine, FailingBatches):
+        assert sorted(id[-2:] for id in engine.aborted) == ["-0", "-1", "-2"]
 
 
-async def test_a_paused_engine_may_be_asked_again(checkpoint: Callable[[str], Path]) -> None:
+@ENGINES
+async def test_a_paused_engine_may_be_asked_again(checkpoint: Callable[[str], Path], kind: type[FailingEngine]) -> None:
     failure = type("RetryableRequestError", (vllm_compat.vllm_name("VLLMError"),), {"status_code": 503})("paused")
     with pytest.raises(EnginePaused, match="takes no requests now"):
-        await first_answer(checkpoint, failure)
+        await answers_of(checkpoint, kind(failure))
+
+
+def test_an_engine_of_another_make_gets_its_prompts_one_by_one() -> None:
+    """Whatever `Batch` calls is looked for, with its arguments."""
+    engine = FailingBatches(ValueError())
+    assert vllm_compat.can_batch(engine)
+    assert not vllm_compat.can_batch(FailingEngine(ValueError()))
+    engine.process_inputs = lambda request_id, prompt, params: None  # type: ignore[assignment]
+    assert not vllm_compat.can_batch(engine)

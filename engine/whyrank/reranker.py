@@ -123,9 +123,10 @@ class Reranker(BaseReranker):
         deadline = Deadline(request.deadline_ms)
         self._under_way.add(deadline)
         state = RequestState(request, encoder.format.score_rule, self.calibration)
-        async with aclosing(scorer.read(state, deadline)) as rows:
-            async for row in rows:
-                yield Scored(row)
+        async with aclosing(scorer.read(state, deadline)) as batches:
+            async for rows in batches:
+                for row in rows:
+                    yield Scored(row)
         usage = state.usage() + scorer.warm_usage
         ranking = Ranking(state.results(), usage, self.config.model, prompt, first_cut=state.first_cut())
         yield Ranked(ranking)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from whyrank.calibration import Calibration
-from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
+from whyrank.prompting.scoring import LabelRead, Score, ScoreRule, score_of
 from whyrank.prompting.tokens import EncodedDocument, Ids, Prompt
 from whyrank.ranking import apply_cutoffs, select_for_evidence, sort_rows
 from whyrank.request import RerankRequest
@@ -25,9 +25,11 @@ class RequestState:
         self._request = request
         self._rule = rule
         self._calibration = calibration
-        self._encoded: dict[int, EncodedDocument] = {}
-        self._reads: dict[Ids, LabelRead | DocumentError] = {}
-        self._readers: dict[Ids, list[int]] = {}
+        # Prompts are known by number: to look up ids takes a walk through all of them.
+        self._numbers: dict[Ids, int] = {}
+        self._prompts: dict[int, list[tuple[int, Prompt]]] = {}
+        self._readers: list[list[int]] = []
+        self._reads: list[LabelRead | DocumentError | None] = []
         # A document that gets no result before the deadline keeps this error.
         self._rows = {i: RankedDocument(i, document, error=_LATE) for i, document in enumerate(request.documents)}
         self._best: dict[int, Prompt] = {}
@@ -35,45 +37,64 @@ class RequestState:
 
     def add(
         self, first: int, encoded: Sequence[EncodedDocument | DocumentError]
-    ) -> tuple[list[Ids], list[RankedDocument]]:
-        """Note the ids of the documents from number `first` on: the prompts that are new, and the rows known already."""
-        known = len(self._readers)
+    ) -> tuple[dict[int, Ids], list[RankedDocument]]:
+        """Note the ids of the documents from number `first` on: the prompts that are new, by their numbers, and the rows that
+        are known already."""
+        new, rows = dict[int, Ids](), list[RankedDocument | None]()
         for index, row in enumerate(encoded, first):
             if isinstance(row, DocumentError):
                 self._keep(replace(self._rows[index], error=row))
                 continue
-            self._encoded[index] = row
-            self._rows[index] = replace(self._rows[index], neutralised=row.neutralised)
-            for prompt in row.prompts:
-                self._readers.setdefault(prompt.ids, []).append(index)
-        indexes = range(first, first + len(encoded))
-        rows = [self._finish(index) for index in indexes if index in self._encoded]
-        return list(self._readers)[known:], [row for row in rows if row is not None]
+            if row.neutralised:
+                self._keep(replace(self._rows[index], neutralised=True))
+            self._prompts[index] = [(self._number(prompt.ids, index, new), prompt) for prompt in row.prompts]
+            rows.append(self._finish(index))
+        return new, [row for row in rows if row is not None]
 
-    def record(self, prompt: Ids, read: LabelRead | DocumentError) -> list[RankedDocument]:
-        """Note an answer; the rows of the documents that are fully read by it."""
-        self._reads[prompt] = read
-        return [row for index in dict.fromkeys(self._readers[prompt]) if (row := self._finish(index)) is not None]
+    def _number(self, ids: Ids, reader: int, new: dict[int, Ids]) -> int:
+        number = self._numbers.setdefault(ids, len(self._readers))
+        if number == len(self._readers):
+            new[number] = ids
+            self._readers.append([])
+            self._reads.append(None)
+        if reader not in self._readers[number][-1:]:  # a document's windows may read the same
+            self._readers[number].append(reader)
+        return number
+
+    def record(self, number: int, read: LabelRead | DocumentError) -> list[RankedDocument]:
+        """Note the answer to a prompt; the rows of the documents that are fully read by it."""
+        self._reads[number] = read
+        return [row for index in self._readers[number] if (row := self._finish(index)) is not None]
 
     def _finish(self, index: int) -> RankedDocument | None:
         """A document is as good as its best window. One window that failed leaves the document without a score."""
-        encoded = self._encoded[index]
-        if any(prompt.ids not in self._reads for prompt in encoded.prompts):
-            return None
-        row = replace(self._rows[index], error=None)
-        scored = []
-        for prompt in encoded.prompts:
-            read = self._reads[prompt.ids]
+        row, scored = self._rows[index], list[tuple[Score, Prompt]]()
+        failed: tuple[DocumentError, Prompt] | None = None
+        for number, prompt in self._prompts[index]:
+            read = self._reads[number]
+            if read is None:
+                return None
             if isinstance(read, DocumentError):
-                return self._keep(replace(row, truncation=prompt.truncation, error=read))
-            scored.append((score_of(read, self._rule), prompt))
+                failed = failed or (read, prompt)
+            else:
+                scored.append((score_of(read, self._rule), prompt))
+        if failed is not None:
+            error, prompt = failed
+            return self._keep(replace(row, truncation=prompt.truncation, error=error))
         best, prompt = max(scored, key=lambda pair: pair[0].margin)
-        row = replace(row, truncation=prompt.truncation)
         if not math.isfinite(best.margin):
             message = f"the model answered {best.margin}: its weights or dtype do not fit"
-            return self._keep(replace(row, error=DocumentError("not_finite", message)))
+            return self._keep(replace(row, truncation=prompt.truncation, error=DocumentError("not_finite", message)))
         self._best[index] = prompt
-        row = replace(row, score=best.score, margin=best.margin, label_mass=best.label_mass)
+        row = RankedDocument(  # three times as fast as replace()
+            row.index,
+            row.document,
+            score=best.score,
+            margin=best.margin,
+            label_mass=best.label_mass,
+            truncation=prompt.truncation,
+            neutralised=row.neutralised,
+        )
         return self._keep(self._calibration.score(row) if self._calibration else row)
 
     def _keep(self, row: RankedDocument) -> RankedDocument:
@@ -119,5 +140,5 @@ class RequestState:
         return self._best[index].read
 
     def usage(self) -> Usage:
-        reads = (read for read in self._reads.values() if isinstance(read, LabelRead))
+        reads = (read for read in self._reads if isinstance(read, LabelRead))
         return sum((Usage(read.prompt_tokens, read.cached_tokens, 1) for read in reads), Usage())

@@ -15,7 +15,7 @@ from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
 from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
 from whyrank.request import RerankRequest
-from whyrank.runtimes.base import TOKENS_OF_A_TURN, Runtime
+from whyrank.runtimes.base import Runtime
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
 __all__ = ["Refusal", "Scorer", "refuse_none"]
@@ -28,6 +28,9 @@ _SLICE = 32
 _LARGE = 1 << 18
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
 _MAX_CONCURRENCY = 32
+# After so many tokens of its prompts, the rest of a call comes after all calls that have had fewer: short calls do not wait
+# for long ones to end.
+_TOKENS_OF_A_TURN = 4096
 # Each is a prompt of its own, and has the query and the frame in it.
 _MAX_WINDOWS_OF_A_DOCUMENT = 256
 # Of one call: eight for each of a thousand documents.
@@ -62,27 +65,33 @@ class Scorer:
         self._windows = self._tokens = 0
         self.warm_usage = Usage()
 
-    async def read(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[RankedDocument, None]:
-        """Rows as they become known. Closing the generator frees the work that is left."""
+    async def read(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[Sequence[RankedDocument], None]:
+        """Rows as they become known, those together that do so together. Closing the generator frees the work that is left."""
 
-        async def read_slice(number: int, emit: Callable[[RankedDocument], None]) -> None:
+        async def read_slice(number: int, emit: Callable[[Sequence[RankedDocument]], None]) -> None:
             async with self._turn:  # in their order: an early one is worth more than two half done
                 prompts = await self._prepare(number, state, emit)
-                # The further a call has come, the later its turn: short calls do not wait for long ones to end.
-                priority = self._priority + self._tokens // TOKENS_OF_A_TURN
-                self._tokens += sum(map(len, prompts))
-            async with aclosing(self._runtime.read(prompts, priority, self._request.cache_salt)) as answers:
-                async for index, read in answers:
-                    for row in state.record(prompts[index], read):
-                        emit(row)
+                priorities = [self._next_priority(ids) for ids in prompts.values()]
+            numbers, ids = list(prompts), list(prompts.values())
+            async with aclosing(self._runtime.read(ids, priorities, self._request.cache_salt)) as batches:
+                async for answers in batches:
+                    emit([row for place, read in answers for row in state.record(numbers[place], read)])
 
-        rows = deadline.during(fan_out(read_slice, len(self._slices), _MAX_CONCURRENCY))
-        async with aclosing(rows):
-            async for _, row in rows:
-                yield row
+        batches = deadline.during(fan_out(read_slice, len(self._slices), _MAX_CONCURRENCY))
+        async with aclosing(batches):
+            async for _, rows in batches:
+                yield rows
 
-    async def _prepare(self, number: int, state: RequestState, emit: Callable[[RankedDocument], None]) -> list[Ids]:
-        """The prompts of a slice, and what they share in the cache."""
+    def _next_priority(self, prompt: Ids) -> int:
+        """The further a call has come, the later its turn."""
+        priority = self._priority + self._tokens // _TOKENS_OF_A_TURN
+        self._tokens += len(prompt)
+        return priority
+
+    async def _prepare(
+        self, number: int, state: RequestState, emit: Callable[[Sequence[RankedDocument]], None]
+    ) -> dict[int, Ids]:
+        """The prompts of a slice by their numbers, and what they share in the cache."""
         request, part = self._request, self._slices[number]
         documents = request.documents[part]
         size = sum(len(document.content) for document in documents)
@@ -91,11 +100,11 @@ class Scorer:
             await asyncio.get_running_loop().run_in_executor(executor, self._encode, documents)
         )
         prompts, known = state.add(part.start, encoded)
-        for row in known:
-            emit(row)
+        if known:
+            emit(known)
         if number == 0:
             frame = self._encoder.shared_prefix(request.instruction)
-            self.warm_usage = await self._runtime.warm_prefix(prompts, frame, request.cache_salt)
+            self.warm_usage = await self._runtime.warm_prefix([*prompts.values()], frame, request.cache_salt)
         return prompts
 
     def _within_bound(self, rows: list[EncodedDocument | DocumentError]) -> list[EncodedDocument | DocumentError]:

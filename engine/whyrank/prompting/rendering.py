@@ -88,7 +88,7 @@ def _merged(spans: Iterable[Span]) -> Run:
 
 def _well_formed(text: str) -> str:
     """Lone surrogates become U+FFFD; anything else is left alone."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _feature(name: str, kind: FeatureKind, value: Any) -> str:

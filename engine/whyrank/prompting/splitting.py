@@ -23,10 +23,9 @@ from typing import Any
 
 from whyrank.prompting.rendering import Run, Span
 
-__all__ = ["RunSplitter"]
+__all__ = ["EDGES", "RunSplitter"]
 
-# What a text may begin or end with that could join it to its neighbour.
-_EDGES = (
+EDGES = (
     "",
     *("x", "Water", "9", "12", "É", "水", "한", "नि", "İ", "ﬁ"),
     *(" ", " x", "  x", "\n", "\n\nx", " \n", "\t", "\r\n", "\r", "\u3000x", "\xa0x", "\u2028", "\x00", "\x1c"),
@@ -34,6 +33,7 @@ _EDGES = (
     *("\u0301", "\u0301x", "\u0327\u0301", "\u093c", "e\u0301", "\u1161", "\u0600", "\ufe0f", "\ufeff", "\u200d"),
     *("\u200bx", "🫖", "🇫"),
 )
+"""What a text may begin or end with that could join it to its neighbour."""
 # With so many texts on its other side each is tried; an odd step through the list makes the pairs various.
 _PARTNERS, _STEP = 4, 17
 # So much of the trusted text on either side takes part in a trial.
@@ -107,8 +107,8 @@ class RunSplitter:
         if _may_lie_across(self._added_normalised, self._normalised(left), self._normalised(right)):
             return False
         at_edge = any(place in control for control in self._controls_of(text))
-        befores = _EDGES if text_before and len(left) <= _WINDOW else ("",)
-        afters = _EDGES if text_after and len(right) <= _WINDOW else ("",)
+        befores = EDGES if text_before and len(left) <= _WINDOW else ("",)
+        afters = EDGES if text_after and len(right) <= _WINDOW else ("",)
         pairs = [(before + left[-_WINDOW:], right[:_WINDOW] + after) for before, after in _pairs(befores, afters)]
         return self._ids_are_the_wholes(pairs) and (at_edge or all(self._words_begin(*pair) for pair in pairs))
 

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.prompting.rendering import Run, Span, instruction_text, render
-from whyrank.prompting.splitting import RunSplitter
+from whyrank.prompting.splitting import EDGES, RunSplitter
 from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy, Window
 
 if TYPE_CHECKING:
@@ -85,12 +85,22 @@ class _Encoded:
     is_hostile: bool = False
     """The control tokens are not the frame's: the ids are not to be used."""
 
+    @property
+    def places(self) -> tuple[range, range, int, int, int]:
+        return self.query, self.document, self.first, self.origin, self.shared
+
 
 class _Offsets(Sequence[tuple[int, int]]):
-    """Start and end of each token's characters, looked up as they are needed: a list of all costs as much as making the ids."""
+    """Start and end of each token's characters, looked up as they are needed: a list of all costs as much as making the ids.
 
-    def __init__(self, encoding: Any) -> None:
-        self._encoding = encoding
+    `encode` gives them, and is called when the first is looked up."""
+
+    def __init__(self, encode: Callable[[], Any]) -> None:
+        self._encode = encode
+
+    @cached_property
+    def _encoding(self) -> Any:
+        return self._encode()
 
     def __len__(self) -> int:
         return len(self._encoding)
@@ -109,6 +119,7 @@ class PromptEncoder:
         self._reserved_tokens = reserved_tokens
         self._tokenizer, self._tokenizer_without_control, self._control = _two_tokenizers(tokenizer, fmt)
         self._encode_trusted = lru_cache(1024)(self._encode_and_locate)
+        self._is_locating = lru_cache(64)(self._find_whether_locating)
         self.splitter = RunSplitter(self._tokenizer, self._edges_of_controls)
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
         self.labels = self._label_ids()
@@ -129,7 +140,8 @@ class PromptEncoder:
         if instruction is not None:
             self._require_room(instruction_used, "instruction is too long", InvalidRequest)
         rendered = [render(self.format, query, document, instruction_used) for document in documents]
-        encoded = self._encode_all([runs for runs in rendered if not isinstance(runs, DocumentError)])
+        runs_of_all = [runs for runs in rendered if not isinstance(runs, DocumentError)]
+        encoded = self._encode_all(runs_of_all, min(self.max_length, max_tokens or self.max_length))
         return [
             runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, max_tokens, max_windows)
             for runs in rendered
@@ -169,27 +181,65 @@ class PromptEncoder:
 
     # Encoding.
 
-    def _encode_all(self, rendered: list[list[Run]]) -> Iterator[_Encoded]:
-        """One row per document. A part of a run that several documents share is encoded once."""
+    def _encode_all(self, rendered: list[list[Run]], room: int) -> Iterator[_Encoded]:
+        """One row per document. A part of a run that several documents share is encoded once.
+
+        `room`: documents of more characters may have to be cut; others hardly ever."""
         parts = {run: self.splitter.split(run) for runs in rendered for run in runs}
-        encoded = self._encode_parts({part: None for each in parts.values() for part in each})
+        encoded = self._encode_parts({part: None for each in parts.values() for part in each}, room)
         rows = {run: self._checked(run, [encoded[part] for part in each]) for run, each in parts.items()}
         return (_joined([row for run in runs for row in rows[run]]) for runs in rendered)
 
-    def _encode_parts(self, parts: Iterable[Run]) -> dict[Run, _Encoded]:
-        trusted = {part for part in parts if len(part) == 1 and part[0].trusted}
-        encoded = {part: _Encoded(self._encode_trusted(part[0].text)[0]) for part in trusted}
-        others = [part for part in parts if part not in trusted]
-        texts = ["".join(span.text for span in part) for part in others]
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+    def _encode_parts(self, parts: Iterable[Run], room: int) -> dict[Run, _Encoded]:
+        encoded: dict[Run, _Encoded] = {}
+        short, others = list[Run](), list[Run]()
+        for part in parts:
+            if len(part) == 1 and part[0].trusted:
+                encoded[part] = _Encoded(self._encode_trusted(part[0].text)[0])
+            elif part[-1].owner == "document" and len(part[-1].text) <= room and self._is_locating(part[:-1]):
+                short.append(part)
+            else:
+                others.append(part)
+        # A quarter faster than with offsets.
+        for part, encoding in zip(
+            short, self._tokenizer.encode_batch_fast(_texts(short), add_special_tokens=False), strict=True
+        ):
+            ids = encoding.ids
+            if self._control.isdisjoint(ids):
+                encoded[part] = self._located_by_frame(part, ids)
+            else:
+                others.append(part)
+        encodings = self._tokenizer.encode_batch(_texts(others), add_special_tokens=False)
         return encoded | {part: self._encode_part(part, e) for part, e in zip(others, encodings, strict=True)}
 
     def _encode_part(self, part: Run, encoding: Any) -> _Encoded:
         ids = encoding.ids
         controls = self._controls(ids, encoding)
         if controls == self._frame_controls(part):
-            return _located(part, ids, _Offsets(encoding))
+            return _located(part, ids, _Offsets(lambda: encoding))
         return _Encoded([], neutralised=_any_inside_user_text(controls, part), is_hostile=True)
+
+    def _located_by_frame(self, part: Run, ids: list[int]) -> _Encoded:
+        """`_located` without offsets, for a document after a frame of one token or none: either the first token is the frame's,
+        or it has characters of both."""
+        frame, (text,) = part[:-1], _texts([part])
+        shared = sum(ids[:1] != self._encode_trusted(span.text)[0] for span in frame)
+        origin = sum(len(span.text) for span in frame)
+        offsets = _Offsets(lambda: self._tokenizer.encode(text, add_special_tokens=False))
+        return _Encoded(ids, range(0), range(len(frame), len(ids)), offsets, len(frame), origin, shared)
+
+    def _find_whether_locating(self, frame: Run) -> bool:
+        """Whether `_located_by_frame` is right after this frame: found out on documents that begin in every way that we know to
+        matter."""
+        if len(frame) > 1 or any(not span.trusted or self._encode_trusted(span.text)[1] for span in frame):
+            return False
+        texts = [edge + more for edge in EDGES for more in ("", "Water")]
+        parts = [(*frame, Span(text, "document", trusted=False)) for text in texts]
+        encodings = self._tokenizer.encode_batch(_texts(parts), add_special_tokens=False)
+        return all(
+            self._located_by_frame(part, e.ids).places == _located(part, e.ids, e.offsets).places
+            for part, e in zip(parts, encodings, strict=True)
+        )
 
     def _checked(self, run: Run, parts: list[_Encoded]) -> list[_Encoded]:
         """The run's parts, or all of it in one where one of them is hostile."""
@@ -302,7 +352,7 @@ class PromptEncoder:
     def _require_room(self, instruction: str, why: str, error: type[Exception]) -> None:
         frame = render(self.format, "", Document(""), instruction)
         assert not isinstance(frame, DocumentError)  # an empty document has no features that could be wrong
-        size = len(next(self._encode_all([frame])).ids)
+        size = len(next(self._encode_all([frame], room=0)).ids)
         if size + _LEAST_ROOM > self.max_length:
             needed, reserved = size + _LEAST_ROOM, self._reserved_tokens
             answer = f"; with the {reserved} tokens that are kept for the answer {needed + reserved}" * (reserved > 1)
@@ -375,6 +425,10 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
 def _placed(run: Run) -> Iterator[tuple[Span, int]]:
     """Each span with the place of its first character in the run's text."""
     return zip(run, accumulate((len(span.text) for span in run), initial=0), strict=False)
+
+
+def _texts(parts: Iterable[Run]) -> list[str]:
+    return ["".join(span.text for span in part) for part in parts]
 
 
 def _any_inside_user_text(controls: Sequence[Control], run: Run) -> bool:

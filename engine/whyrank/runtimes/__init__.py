@@ -1,6 +1,6 @@
 """Engines behind one small Protocol: prompts of ids in, label reads out.
 
-base.py      the Protocol and the fan-out that all share
+base.py      the Protocol
 vllm_engine.py   what the two vLLM routes have in common: start, submit, abort, errors
 generate.py  causal models, label log-probabilities at the answer position
 classify.py  vLLM's pooling runner, one logit from a head

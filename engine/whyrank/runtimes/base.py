@@ -11,7 +11,6 @@ from whyrank.prompting.tokens import Ids
 from whyrank.types import DocumentError, Usage
 
 __all__ = [
-    "TOKENS_OF_A_TURN",
     "Answer",
     "Generation",
     "GenerationParams",
@@ -24,10 +23,6 @@ Answer = tuple[int, LabelRead | DocumentError]
 """A prompt's position in the call, and its result."""
 
 
-TOKENS_OF_A_TURN = 4096
-"""After so many tokens of its prompts, the rest of a call comes after all calls that have had fewer."""
-
-
 class Runtime(Protocol):
     """One running engine. Calls may run concurrently; each raises EngineDead at once when the engine is gone."""
 
@@ -37,9 +32,11 @@ class Runtime(Protocol):
         `frame` is the prefix that prompts of every query share. Prefixes are shared within the same `salt` only."""
         ...
 
-    def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
-        """Results in the order in which they arrive. Lower priority numbers go first, and a prompt's number is one higher for
-        every TOKENS_OF_A_TURN of the prompts before it. Closing the generator frees the work that is left."""
+    def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        """Results in the order in which they arrive, those together that arrive together. `priorities`: one for each prompt;
+        lower numbers go first. Closing the generator frees the work that is left."""
         ...
 
     def facts(self) -> dict[str, str | int]:

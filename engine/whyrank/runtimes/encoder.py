@@ -35,13 +35,16 @@ class EncoderRuntime:
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
+    async def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
         loop = asyncio.get_running_loop()
         for batch in _batches(prompts, alone=self.plan.checkpoint.remote_code):
             logits = await loop.run_in_executor(self._worker, self._logits, [prompts[i] for i in batch])
-            for i, logit in zip(batch, logits, strict=True):
-                read = LabelRead(logit, None, len(prompts[i])) if isinstance(logit, float) else logit
-                yield i, read
+            yield [
+                (i, LabelRead(logit, None, len(prompts[i])) if isinstance(logit, float) else logit)
+                for i, logit in zip(batch, logits, strict=True)
+            ]
 
     def _logits(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
         """What the model refuses together, too large for the memory or with one bad row, it gets again in halves."""

@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import inspect
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import cache
 from importlib.metadata import distributions
-from typing import Any
+from typing import Any, Self
 
 from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 
@@ -24,6 +28,8 @@ __all__ = [
     "NO_MEMORY_FOR_CACHE",
     "PROMPT_LARGER_THAN_CACHE",
     "SUPPORTED_VERSIONS",
+    "Batch",
+    "can_batch",
     "unsupported_versions",
     "vllm_name",
     "warn_of_versions",
@@ -39,6 +45,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "AsyncLLM": ("vllm.v1.engine.async_llm",),
     "EngineDeadError": ("vllm.v1.engine.exceptions",),
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils",),
+    "InputProcessor": ("vllm.v1.engine.input_processor",),
     "PoolingParams": ("vllm.pooling_params",),
     "RequestOutputKind": ("vllm.sampling_params",),
     "SamplingParams": ("vllm.sampling_params",),
@@ -78,11 +85,13 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
         "use_tqdm_on_load",
     ),
     "AsyncEngineArgs.create_engine_config": ("usage_context",),
+    "AsyncLLM._add_request": ("request", "prompt", "parent_req", "index", "queue"),
     "AsyncLLM.abort": ("request_id",),
     "AsyncLLM.encode": ("prompt", "pooling_params", "request_id", "priority"),
     "AsyncLLM.from_vllm_config": ("vllm_config", "disable_log_stats"),
     "AsyncLLM.generate": ("prompt", "sampling_params", "request_id", "priority"),
     "AsyncLLM.shutdown": ("timeout",),
+    "InputProcessor.process_inputs": ("request_id", "prompt", "params", "supported_tasks"),
     "PoolingParams": ("task", "use_activation"),
     "SamplingParams": (
         "detokenize",
@@ -123,6 +132,19 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm.outputs.CompletionOutput": ("finish_reason", "logprobs", "text", "token_ids"),
     "vllm.outputs.RequestOutput": ("num_cached_tokens", "outputs", "prompt_token_ids"),
+    "vllm.v1.engine.EngineCoreRequest": (
+        "arrival_time",
+        "external_req_id",
+        "priority",
+        "prompt_token_ids",
+        "request_id",
+    ),
+    "vllm.v1.engine.async_llm.AsyncLLM": (
+        "_run_output_handler",
+        "dead_error",
+        "errored",
+        "input_processor",
+    ),
 }
 """What whyrank reads of vLLM's objects."""
 
@@ -179,3 +201,91 @@ def unsupported_versions(installed: Mapping[str, str]) -> Iterator[str]:
                 f"{name} {version} is installed, whyrank is made for {' and '.join(supported)}: "
                 f"if it fails, pip install '{name}=={supported[-1]}'"
             )
+
+
+def can_batch(engine: Any) -> bool:
+    """Whether the engine has the inner functions that `Batch` calls, and they take what it gives them."""
+    owners = {"AsyncLLM": engine, "InputProcessor": getattr(engine, "input_processor", None)}
+    for target in ("AsyncLLM._add_request", "InputProcessor.process_inputs"):
+        owner, _, name = target.partition(".")
+        function = getattr(owners[owner], name, None)
+        if function is None or not {*ARGUMENTS[target]} <= {*inspect.signature(function).parameters}:
+            return False
+    return True
+
+
+class Batch:
+    """Prompts with the same parameters, in an AsyncLLM. Its `generate` and `encode` check and copy everything for each prompt
+    and wake a task of its own for each output; this does the first once, and takes outputs as many as arrive."""
+
+    def __init__(self, engine: Any, template: Any) -> None:
+        self._engine, self._template = engine, template
+        self._unfinished: dict[int, str] = {}
+        self._arrived: dict[int, Any] = {}
+        self._wake = asyncio.Event()
+
+    @classmethod
+    async def of(cls, engine: Any, longest: Any, params: Any) -> Self:
+        """`longest`: of the prompts that will be submitted, the one that is refused if any is."""
+        tasks = await engine.get_supported_tasks()
+        template = engine.input_processor.process_inputs("", longest, params, supported_tasks=tasks)
+        engine._run_output_handler()
+        return cls(engine, template)
+
+    @property
+    def unfinished(self) -> int:
+        return len(self._unfinished)
+
+    async def submit(self, place: int, request_id: str, ids: Sequence[int], priority: int) -> None:
+        """`place`: what the prompt's output is to be known by. `request_id`: unique among all processes that use the engine."""
+        if self._engine.errored:
+            raise self._engine.dead_error
+        request = copy(self._template)
+        request.request_id = request.external_req_id = request_id
+        request.prompt_token_ids, request.priority = list(ids), priority
+        # Of two requests with the same priority the earlier one goes first.
+        request.arrival_time = time.time()
+        self._unfinished[place] = request_id
+        try:
+            await self._engine._add_request(request, None, None, 0, _Collector(self, place))
+        except Exception:
+            await self._abort([self._unfinished.pop(place)])
+            raise
+
+    def arrive(self, place: int, output: Any) -> None:
+        if place in self._unfinished:  # what is aborted gets a last output of its own
+            self._arrived.setdefault(place, output)
+            self._wake.set()
+
+    async def outputs(self) -> list[tuple[int, Any]]:
+        """Those that have arrived, at least one, by place; an exception where that is what became of it."""
+        while not self._arrived:
+            await self._wake.wait()
+            self._wake.clear()
+        arrived, self._arrived = self._arrived, {}
+        ids = {place: self._unfinished.pop(place) for place in arrived}
+        # vLLM may not have done with these.
+        await self._abort([ids[place] for place, output in arrived.items() if isinstance(output, Exception)])
+        return [*arrived.items()]
+
+    async def close(self) -> None:
+        """Free the work that is left."""
+        left, self._unfinished = [*self._unfinished.values()], {}
+        await self._abort(left)
+
+    async def _abort(self, ids: list[str]) -> None:
+        if ids:
+            await self._engine.abort(ids)
+
+
+class _Collector:
+    """What vLLM sees of a Batch: one RequestOutputCollector for each request, of which it calls this alone."""
+
+    __slots__ = ("_batch", "_place")
+
+    def __init__(self, batch: Batch, place: int) -> None:
+        self._batch, self._place = batch, place
+
+    def put(self, output: Any) -> None:
+        """An output, or an exception that ends the request."""
+        self._batch.arrive(self._place, output)

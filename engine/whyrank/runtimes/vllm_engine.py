@@ -7,8 +7,10 @@ import importlib
 import itertools
 import multiprocessing
 import os
+import secrets
 import sys
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
@@ -23,14 +25,23 @@ from whyrank.options import options_of
 from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_engine_environment
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import TOKENS_OF_A_TURN, Answer
-from whyrank.runtimes.vllm_compat import GPU_TOO_FULL, PROMPT_LARGER_THAN_CACHE, vllm_name, warn_of_versions
+from whyrank.runtimes.base import Answer
+from whyrank.runtimes.vllm_compat import (
+    GPU_TOO_FULL,
+    PROMPT_LARGER_THAN_CACHE,
+    Batch,
+    can_batch,
+    vllm_name,
+    warn_of_versions,
+)
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["Refused", "VllmRuntime"]
 
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 _MAX_CONCURRENCY = 1024
+# Handed over in one go, before others on the event loop get their turn: two milliseconds.
+_SUBMITTED_AT_ONCE = 32
 _GIB = 1 << 30
 # On a CPU: a block of the prefix cache, and how many tokens it holds at most unless the user says otherwise.
 _BLOCK, _CACHED_TOKENS = 32, 1 << 16
@@ -54,9 +65,9 @@ class VllmRuntime(ABC):
     def __init__(self, engine: Any, plan: Plan) -> None:
         self.engine = engine
         self.plan = plan
-        self._request_ids = itertools.count()
-        # An engine that we did not start may run first come, first served, and refuses priorities then.
-        self._priorities = engine.vllm_config.scheduler_config.policy == "priority"
+        self._name, self._request_numbers = f"whyrank-{secrets.token_hex(8)}", itertools.count()
+        self._has_priorities = engine.vllm_config.scheduler_config.policy == "priority"
+        self._can_batch = can_batch(engine)
 
     @classmethod
     async def start(cls, plan: Plan) -> Self:
@@ -101,15 +112,62 @@ class VllmRuntime(ABC):
         """Full attention shares blocks even within one batch: nothing to do."""
         return Usage()
 
-    async def read(self, prompts: Sequence[Ids], priority: int, salt: str | None) -> AsyncGenerator[Answer, None]:
-        before = list(itertools.accumulate(map(len, prompts), initial=0))
+    async def read(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        batch = await self._open_batch(prompts, salt)
+        if batch is None:
+            answers = self._read_one_by_one(prompts, priorities, salt)
+        else:
+            answers = self._read_batch(batch, prompts, priorities)
+        async with aclosing(answers):
+            async for some in answers:
+                yield some
 
-        async def read_one(index: int) -> LabelRead | DocumentError:
-            return await self._read_one(prompts[index], priority + before[index] // TOKENS_OF_A_TURN, salt)
+    async def _open_batch(self, prompts: Sequence[Ids], salt: str | None) -> Batch | None:
+        """None where the engine takes no batches, or would refuse one of the prompts."""
+        if not prompts or not self._can_batch:
+            return None
+        longest = max(prompts, key=len)
+        try:
+            prompt = vllm_name("tokens_input")(list(longest), cache_salt=salt)
+            return await Batch.of(self.engine, prompt, self.label_params)
+        except (vllm_name("VLLMError"), ValueError):
+            return None
+
+    async def _read_batch(
+        self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int]
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        waiting = deque(range(len(prompts)))
+        try:
+            while waiting or batch.unfinished:
+                answers: list[Answer] = []
+                while waiting and batch.unfinished < _MAX_CONCURRENCY:
+                    place = waiting.popleft()
+                    try:
+                        await batch.submit(place, self._new_id(), prompts[place], self._priority(priorities[place]))
+                    except Exception as cause:
+                        answers.append((place, _document_error(cause)))
+                    if place % _SUBMITTED_AT_ONCE == _SUBMITTED_AT_ONCE - 1:
+                        await asyncio.sleep(0)
+                if not answers:
+                    answers = [(place, self._answer(output)) for place, output in await batch.outputs()]
+                yield answers
+        finally:
+            await batch.close()
+
+    def _answer(self, output: Any) -> LabelRead | DocumentError:
+        return _document_error(output) if isinstance(output, Exception) else self._label_read(output)
+
+    async def _read_one_by_one(
+        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[Answer], None]:
+        async def read_one(place: int) -> LabelRead | DocumentError:
+            return await self._read_one(prompts[place], priorities[place], salt)
 
         async with aclosing(as_completed(read_one, len(prompts), _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
-                yield answer
+                yield [answer]
 
     async def _read_one(self, ids: Ids, priority: int, salt: str | None) -> LabelRead | DocumentError:
         try:
@@ -120,22 +178,24 @@ class VllmRuntime(ABC):
         return self._label_read(last)
 
     async def _outputs(self, ids: Ids, params: Any, priority: int, salt: str | None) -> AsyncGenerator[Any, None]:
-        """The engine's outputs for one prompt, its failures turned into EngineDead or Refused."""
-        request_id = f"whyrank-{next(self._request_ids)}"
+        """The engine's outputs for one prompt, its failures turned into ours."""
+        request_id = self._new_id()
         prompt = vllm_name("tokens_input")(list(ids), cache_salt=salt)
         try:
-            async with aclosing(
-                self._submit(prompt, params, request_id, priority if self._priorities else 0)
-            ) as outputs:
+            async with aclosing(self._submit(prompt, params, request_id, self._priority(priority))) as outputs:
                 async for output in outputs:
                     yield output
-        except vllm_name("EngineDeadError") as cause:
-            await self.engine.abort(request_id)  # forgets the request in this process; the engine is gone
-            raise EngineDead("the engine process has died; start a new Reranker") from cause
         except (vllm_name("VLLMError"), ValueError) as cause:
-            if getattr(cause, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
-                raise EnginePaused(f"the engine takes no requests now ({first_line(cause)}); try again") from cause
-            raise Refused(first_line(cause.__cause__ or cause)) from cause
+            if isinstance(cause, vllm_name("EngineDeadError")):
+                await self.engine.abort(request_id)  # forgets the request in this process; the engine is gone
+            raise _failure(cause) from cause
+
+    def _new_id(self) -> str:
+        return f"{self._name}-{next(self._request_numbers)}"
+
+    def _priority(self, priority: int) -> int:
+        # An engine that we did not start may run first come, first served, and refuses priorities then.
+        return priority if self._has_priorities else 0
 
     def facts(self) -> dict[str, str | int]:
         config = self.engine.vllm_config
@@ -157,6 +217,23 @@ class VllmRuntime(ABC):
         if self.engine.output_handler is not None:
             self.engine.output_handler.cancel()
         await asyncio.to_thread(self.engine.shutdown)
+
+
+def _failure(cause: Exception) -> EngineDead | EnginePaused | Refused:
+    """What vLLM raised, as one of ours."""
+    if isinstance(cause, vllm_name("EngineDeadError")):
+        return EngineDead("the engine process has died; start a new Reranker")
+    if getattr(cause, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
+        return EnginePaused(f"the engine takes no requests now ({first_line(cause)}); try again")
+    return Refused(first_line(cause.__cause__ or cause))
+
+
+def _document_error(cause: Exception) -> DocumentError:
+    """Raises what ends the whole call."""
+    failure = _failure(cause)
+    if not isinstance(failure, Refused):
+        raise failure from cause
+    return DocumentError("engine", f"the engine refused this document: {failure}")
 
 
 def _require_main_guard() -> None:
