@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import cohere
@@ -43,9 +44,10 @@ def order(scores: list[float]) -> list[int]:
 
 @pytest.mark.parametrize("mount", ["", "/cohere"])
 @pytest.mark.parametrize("key", ["", "some-key"])
-def test_cohere_v2(server: Server, scores: list[float], mount: str, key: str) -> None:
+def test_cohere_v2(server: Server, http: httpx.Client, scores: list[float], mount: str, key: str) -> None:
     client = cohere.ClientV2(api_key=key, base_url=server.url + mount)
-    answer = client.rerank(model="any", query=QUERY, documents=TEXTS, top_n=2, max_tokens_per_doc=500, priority=1)
+    (model,) = http.get("/v1/models").json()["data"]
+    answer = client.rerank(model=model["id"], query=QUERY, documents=TEXTS, top_n=2, max_tokens_per_doc=500, priority=1)
     assert [row.index for row in answer.results] == order(scores)[:2]
     assert [row.relevance_score for row in answer.results] == close([scores[i] for i in order(scores)[:2]])
     assert answer.id and answer.meta is not None and answer.meta.tokens is not None
@@ -116,6 +118,7 @@ def test_cohere_v1_with_fields(server: Server, http: httpx.Client, mount: str) -
     assert all(document is not None for document in given)
     if mount:
         assert {document.title for document in given} == {"Water", "Everest"}  # type: ignore[union-attr]
+    assert answer.meta is not None and answer.meta.billed_units is not None
 
 
 def test_cohere_v1_strings(server: Server, scores: list[float]) -> None:
@@ -218,12 +221,19 @@ def native(**row: Any) -> dict[str, Any]:
     return NATIVE | {"results": [NATIVE_ROW | row]}
 
 
+def single(*warnings: str, **row: Any) -> dict[str, Any]:
+    """What a request of one query gets beside that: Cohere's v1 `meta`."""
+    meta: dict[str, Any] = META | {"api_version": {"version": "1", "is_experimental": False}}
+    warned = {"warnings": [*warnings]} if warnings else {}
+    return native(**row) | warned | {"meta": meta | warned}
+
+
 SHAPES: list[tuple[str, dict[str, Any], Any]] = [
-    ("/v1/rerank", ONE, native(**TEXT)),
-    ("/v1/rerank", ONE | {"return_documents": False}, native()),
+    ("/v1/rerank", ONE, single(**TEXT)),
+    ("/v1/rerank", ONE | {"return_documents": False}, single()),
     ("/v1/rerank", ONE | {"documents": [{"text": "t", "id": "x", "title": "y"}]},
-     native(id="id", document={"text": "t", "id": "id", "title": "y"})),
-    ("/v1/rerank", ONE | {"model": "m", "topn": 3}, native(**TEXT) | {"warnings": ["unknown key 'topn' was ignored"]}),
+     single(id="id", document={"text": "t", "id": "id", "title": "y"})),
+    ("/v1/rerank", ONE | {"topn": 3}, single("unknown key 'topn' was ignored", **TEXT)),
     ("/v1/rerank", {"queries": [QUERY, "x"], "documents": TEXTS[:1]},
      {"id": "id", "object": "list", "rankings": [native(**TEXT)]}),
     ("/v1/rerank", ONE | {"top_k": 1},
@@ -232,10 +242,9 @@ SHAPES: list[tuple[str, dict[str, Any], Any]] = [
      {"object": "list", "data": [RANKED | {"document": TEXTS[0]}], "model": "id", "usage": {"total_tokens": 0}}),
     ("/v1/rerank/batch", {"requests": [ONE, ONE]}, {"id": "id", "object": "list", "answers": [native(**TEXT)]}),
     # vLLM's own examples, at the places where vLLM has them.
-    ("/rerank", ONE | {"model": "BAAI/bge-reranker-base", "top_n": 0}, native(**TEXT)),
-    ("/rerank", ONE | {"model": "m", "truncate_prompt_tokens": 99},
-     native(**TEXT) | {"warnings": ["unknown key 'truncate_prompt_tokens' was ignored"]}),
-    ("/score", {"model": "m", "encoding_format": "float", "text_1": "a", "text_2": "b"},
+    ("/rerank", ONE | {"top_n": 0}, single(**TEXT)),
+    ("/rerank", ONE | {"truncate_prompt_tokens": 9999}, single(**TEXT)),
+    ("/score", {"encoding_format": "float", "text_1": "a", "text_2": "b"},
      SCORES | {"warnings": ["unknown key 'encoding_format' was ignored"]}),
     ("/score", {"text_1": "a", "text_2": ["b", "c"]}, SCORES),
     ("/score", {"text_1": ["a", "d"], "text_2": ["b", "c"]}, SCORES),
@@ -256,6 +265,9 @@ SHAPES: list[tuple[str, dict[str, Any], Any]] = [
      {"model": "id", "object": "list", "usage": {"total_tokens": 0}, "results": [RANKED]}),
     ("/voyage/v1/rerank", ONE | {"return_documents": True},
      {"object": "list", "data": [RANKED | {"document": TEXTS[0]}], "model": "id", "usage": {"total_tokens": 0}}),
+    ("/infinity/rerank", ONE | {"return_documents": True},
+     {"object": "rerank", "id": "id", "created": 0, "model": "id", "results": [RANKED | {"document": TEXTS[0]}],
+      "usage": {"prompt_tokens": 0, "total_tokens": 0}}),
     # TEI
     ("/rerank", TEI_ASKED, [{"index": 0, "score": 0.0}]),
     ("/tei/rerank", TEI_ASKED | {"truncate": True, "truncation_direction": "Left", "raw_scores": False},
@@ -280,6 +292,7 @@ def test_shapes(http: httpx.Client, path: str, asked: dict[str, Any], expected: 
         ("/cohere/v1/rerank", "results"),
         ("/jina/v1/rerank", "results"),
         ("/voyage/v1/rerank", "data"),
+        ("/infinity/rerank", "results"),
     ],
 )
 def test_all_dialects_give_the_same_scores(http: httpx.Client, scores: list[float], path: str, rows: str) -> None:
@@ -341,6 +354,7 @@ DIALECTS = [
     ("/cohere/v1/rerank", "documents", COHERE_ERROR),
     ("/jina/v1/rerank", "documents", DETAIL_ERROR),
     ("/voyage/v1/rerank", "documents", DETAIL_ERROR),
+    ("/infinity/rerank", "documents", NATIVE_ERROR),
     ("/rerank", "texts", TEI_ERROR),
     ("/tei/rerank", "texts", TEI_ERROR),
 ]
@@ -348,7 +362,7 @@ FAULTS = [
     ({"query": "q", "DOCUMENTS": []}, "empty"),
     ({"query": " ", "DOCUMENTS": ["a"]}, "query is empty"),
     ({"query": 7, "DOCUMENTS": ["a"]}, "query: Input should be a valid string"),
-    ({"query": "q", "DOCUMENTS": "a"}, "DOCUMENTS: Input should be a valid list"),
+    ({"query": "q", "DOCUMENTS": 7}, "DOCUMENTS: Input should be a valid list"),
     ({"query": "q", "DOCUMENTS": ["a", 5]}, "DOCUMENTS[1]: Input should be a valid string"),
     ({"query": "q", "DOCUMENTS": ["a"], "top_n": -1}, "top_n is -1: give a whole number"),
     ({"query": "q", "DOCUMENTS": ["a"], "mode": "explain"}, "mode: Input should be 'score', 'evidence' or 'spans'"),
@@ -366,6 +380,8 @@ def test_faults_are_named(
     answer = http.post(path, json=body)
     if path == "/v1/rerank/stream" and "truncation" in body:
         said = "a stream sends scores"
+    if key == "documents" and expected == NATIVE_ERROR and "truncation" in body and "infinity" not in path:
+        expected = DETAIL_ERROR  # as a flag, it is Voyage's word
     assert types(answer.json()) == expected
     told = answer.json().get("message") or answer.json().get("detail") or answer.json()["error"]
     assert said.replace("DOCUMENTS", key) in told
@@ -393,3 +409,12 @@ def test_what_is_not_json_is_told_so(http: httpx.Client, path: str, key: str, ex
 def test_an_unknown_path_and_a_wrong_method(http: httpx.Client) -> None:
     assert http.post("/v3/rerank", json=ASKED).status_code == 404
     assert http.get("/v1/rerank").status_code == 405
+
+
+def test_the_api_page_needs_nothing_from_elsewhere(http: httpx.Client) -> None:
+    page = http.get("/docs").raise_for_status().text
+    files = re.findall(r'(?:src|href)="([^"]+)"', page)
+    scripts = [file for file in files if file.endswith((".js", ".css"))]
+    assert len(scripts) == 2 and all(file.startswith("/") for file in scripts)
+    assert all(len(http.get(file).raise_for_status().content) > 10_000 for file in scripts)
+    assert http.get("/openapi.json").json()["info"]["title"] == "whyrank"

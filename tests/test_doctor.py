@@ -19,7 +19,7 @@ from whyrank.doctor import PLAIN, Report, cache_finding, examine_running, ids_fi
 from whyrank.errors import DataError
 from whyrank.prompting.formats import builtin_formats
 from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
+from whyrank.prompting.tokens import Bounds, EncodedDocument, Ids, PromptEncoder
 from whyrank.request import RerankRequest
 from whyrank.runtimes import Runtime
 from whyrank.runtimes.base import Answer
@@ -107,6 +107,9 @@ async def test_a_cache_that_never_hits_is_in_the_verdict(serve: Serve) -> None:
 # Ids.
 
 
+UNBOUND = Bounds()
+
+
 class WithoutNewlines(PromptEncoder):
     """One that loses characters of documents, as ours once did with Gemma's vocabulary."""
 
@@ -116,11 +119,10 @@ class WithoutNewlines(PromptEncoder):
         documents: Sequence[Document],
         instruction: str | None,
         policy: TruncationPolicy,
-        most: int | None = None,
-        max_windows: int | None = None,
+        bounds: Bounds = UNBOUND,
     ) -> list[EncodedDocument | DocumentError]:
         shorter = [Document(document.text.replace("\n", "")) for document in documents]
-        return super().encode(query, shorter, instruction, policy, most, max_windows)
+        return super().encode(query, shorter, instruction, policy, bounds)
 
 
 def encoder_of(kind: type[PromptEncoder], name: str, checkpoint: Callable[[str], Path]) -> PromptEncoder:

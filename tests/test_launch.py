@@ -41,6 +41,7 @@ def test_ours_where_nothing_is_said(told: Told) -> None:
     assert found.hf_overrides == {"head_dtype": "float32"}
     assert (found.enable_prefix_caching, found.scheduling_policy) == (True, "priority")
     assert (found.shutdown_timeout, found.kv_cache_memory_bytes) == (30, None)
+    assert found.enable_offline_docs
     assert told(on_cpu=True).hf_overrides == {}
     assert told("--kv_cache_memory_bytes", "1G", on_cpu=True).kv_cache_memory_bytes == 1 << 30
 

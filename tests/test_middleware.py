@@ -19,7 +19,7 @@ from whyrank.checkpoints import Plan
 from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.serving.admission import Limits
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
-from whyrank.serving.plugin import close_routes
+from whyrank.serving.plugin import close_routes, replace_key_check
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 
@@ -80,6 +80,7 @@ def vllm_app(everything: None, plan: Plan) -> VllmApp:
         generates = route == "generate"
         tasks = ("generate",) if generates else ("classify", "score")
         app = vllm_name("build_app")(args, tasks, None if generates else pooling)
+        replace_key_check(app)
         close_routes(app, route, keep_vllm)
         app.state.whyrank = Service(FakeRuntime(plan.encoder), plan, Limits(), KEYS, "tiny")
         return app
@@ -116,6 +117,17 @@ async def test_every_route_of_vllm_and_ours_wants_the_key(vllm_app: VllmApp, rou
             for method, path in walked:
                 answer = await http.request(method, path)
                 assert (answer.status_code != 401) == (path in OPEN or key in KEYS), (method, path, key)
+
+
+async def test_each_mount_refuses_in_its_own_shape(vllm_app: VllmApp) -> None:
+    shapes = {"/v2/rerank": {"id", "message"}, "/cohere/v1/rerank": {"id", "message"}, "/jina/v1/rerank": {"detail"}}
+    native = {"error", "message", "detail"}
+    shapes |= {path: native for path in ("/v1/rerank", "/v1/score", "/v1/models", "/v1/nothing")}
+    async with client(vllm_app("generate", False)) as http:
+        for path, keys in shapes.items():
+            answer = await http.request("GET" if "models" in path else "POST", path, json={})
+            assert (answer.status_code, set(answer.json())) == (401, keys), path
+            assert "send 'Authorization: Bearer KEY'" in answer.text
 
 
 @pytest.mark.parametrize("route", ["generate", "classify"])

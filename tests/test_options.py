@@ -76,7 +76,8 @@ async def test_a_new_option_is_a_key_of_http_bodies_and_in_openapi() -> None:
     assert shown["description"] == "Adjectives in an answer, at most."
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
         assert (await http.post("/", json={"query": "q", "max_adjectives": 4})).json() == 4
-        assert (await http.post("/", json={"query": "q", "max_adjectives": "4"})).status_code == 422
+        assert (await http.post("/", json={"query": "q", "max_adjectives": "4"})).json() == 4
+        assert (await http.post("/", json={"query": "q", "max_adjectives": "four"})).status_code == 422
         assert (await http.post("/", json={"query": "q", "max_adjectives": None})).json() is None
 
 

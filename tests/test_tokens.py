@@ -14,7 +14,7 @@ from conftest import KIND_OF
 from samples import DOCUMENTS, QUERY, hostile_texts, tokenise_with
 from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.prompting.formats import Budget, builtin_formats, load_format
-from whyrank.prompting.tokens import EncodedDocument, Prompt, PromptEncoder, common_prefix
+from whyrank.prompting.tokens import Bounds, EncodedDocument, Prompt, PromptEncoder, common_prefix
 from whyrank.types import Document, DocumentError, TruncationPolicy
 
 FORMATS = sorted(builtin_formats())
@@ -35,7 +35,7 @@ def make(name: str, checkpoint: Callable[[str], Path], max_length: int = 1_000_0
 def prompts(
     encoder: PromptEncoder, *documents: Document, policy: TruncationPolicy = "tail", most: int | None = None
 ) -> list[list[Prompt]]:
-    rows = encoder.encode(QUERY, documents, None, policy, most)
+    rows = encoder.encode(QUERY, documents, None, policy, Bounds(most))
     return [list(row.prompts) for row in rows if isinstance(row, EncodedDocument)]
 
 
@@ -262,6 +262,29 @@ def test_a_long_query_gives_way_after_the_document(checkpoint: Callable[[str], P
     assert 25 <= told.used_tokens <= 30  # a quarter of the room is the document's, however long the query
     assert told.query_tokens_cut > 1000
     assert len(row.prompts[0].ids) == tight.max_length
+
+
+def test_a_query_that_may_not_be_cut_is_refused(checkpoint: Callable[[str], Path]) -> None:
+    whole, _ = make("prism", checkpoint)
+    tight, _ = make("prism", checkpoint, max_length=sum(map(len, around(whole))) + 100)
+    with pytest.raises(
+        InvalidRequest, match=r"query has \d+ tokens, of which the model reads \d+ beside a document of \d+"
+    ):
+        tight.encode(LONG.text, [LONG], None, "tail", Bounds(cut_query=False))
+    (row,) = tight.encode(
+        LONG.text, [LONG], None, "tail", Bounds(query=60, cut_query=False)
+    )  # what was bound may be cut
+    assert isinstance(row, EncodedDocument) and len(row.prompts[0].ids) == tight.max_length
+
+
+def test_a_prompt_has_at_most_as_many_tokens_as_it_may(checkpoint: Callable[[str], Path]) -> None:
+    ours, _ = make("prism", checkpoint)
+    frame = sum(map(len, around(ours)))
+    for room in (20, 100):
+        (row,) = ours.encode(LONG.text, [LONG], None, "tail", Bounds(prompt=frame + room))
+        assert isinstance(row, EncodedDocument) and len(row.prompts[0].ids) == frame + room
+    with pytest.raises(InvalidRequest, match=r"max_prompt_tokens is 20: the frame of prompt 'prism' alone takes \d+"):
+        ours.encode(LONG.text, [LONG], None, "tail", Bounds(prompt=20))
 
 
 def test_a_field_budget_holds_where_there_is_room(checkpoint: Callable[[str], Path]) -> None:

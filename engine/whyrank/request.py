@@ -26,6 +26,9 @@ class RerankOptions(TypedDict, total=False):
     min_score: float | None
     truncation: TruncationPolicy
     max_tokens_per_doc: int | None
+    max_tokens_per_query: int | None
+    max_prompt_tokens: int | None
+    truncate_query: bool
     mode: Mode
     evidence_top_n: int
     evidence_min_score: float
@@ -62,6 +65,16 @@ class RerankRequest:
         int | None,
         Option("From how many tokens on a document is over-long; what the model takes by default.", minimum=1),
     ] = None
+    max_tokens_per_query: Annotated[int | None, Option("Of the query, at most so many tokens are read.", minimum=1)] = (
+        None
+    )
+    max_prompt_tokens: Annotated[
+        int | None,
+        Option("Of the whole prompt, at most so many tokens: the document gives way first, then the query.", minimum=1),
+    ] = None
+    truncate_query: Annotated[
+        bool, Option("Cut the end off a query that is longer than the model reads; without it, that is an error.")
+    ] = False
     mode: Annotated[
         Mode,
         Option("evidence: also write why, for the best. spans: also say where in the best the answer stands."),

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from itertools import islice
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationInfo,
+    WithJsonSchema,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
-from whyrank.options import options_of
+from whyrank.options import Option, options_of
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import (
@@ -34,18 +47,21 @@ from whyrank.types import (
 )
 
 __all__ = [
+    "MODEL",
     "Documents",
     "EvidenceResponse",
     "FieldNames",
+    "LenientModel",
     "OptionsRequest",
+    "Query",
     "RankingResponse",
     "ReadingRequest",
     "RowResponse",
     "ScoreKeys",
-    "SidedRequest",
     "Strings",
     "TruncationResponse",
     "UsageResponse",
+    "VllmReadingRequest",
     "WireRequest",
     "documents_of",
     "event_from_dict",
@@ -235,24 +251,64 @@ def event_from_dict(name: str, data: Mapping[str, Any], documents: Sequence[Docu
 
 # Requests. Types are checked here; which values an option may have is decided in request.py and types.py.
 
+MODEL: Any = Field(
+    None, description="The name of the model that is served. Under another name it is warned, or refused."
+)
+
 # Validation stops at the first fault: to collect those of a long list of wrong values would take minutes.
-Strings = Annotated[list[str], Field(fail_fast=True)]
+Query = Annotated[str, Field(json_schema_extra={"pattern": r"\S"})]
+Strings = Annotated[list[str], Field(fail_fast=True, json_schema_extra={"minItems": 1})]
 FieldNames = Annotated[list[str], Field(fail_fast=True, max_length=100)]
 Documents = Annotated[
     list[str | dict[str, Any]],
     Field(
         fail_fast=True,
+        json_schema_extra={"minItems": 1},
         description="Strings, or objects with 'text' and maybe 'id', 'title' and 'metadata'; other keys are metadata too.",
     ),
 ]
 
 _MAX_NAMED_KEYS = 10
+_ZERO_IS_NONE = ("top_n", "max_tokens_per_doc", "max_tokens_per_query")
 
 
-class WireRequest(BaseModel):
+class LenientModel(BaseModel):
+    """Null is the same as nothing. Flags and whole numbers may be written as some clients write them ("true", "2", 2.0); all
+    else is strict."""
+
+    model_config = ConfigDict(strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        scalars = _scalars_of(cls)
+        return {key: _as_meant(value, scalars.get(key, ())) for key, value in body.items() if value is not None}
+
+
+@cache
+def _scalars_of(model: type[BaseModel]) -> dict[str, tuple[Any, ...]]:
+    """What the fields of a model may be, where that is more than one text."""
+    kinds = {name: (field.annotation, *get_args(field.annotation)) for name, field in model.model_fields.items()}
+    return {name: tuple(getattr(kind, "__origin__", kind) for kind in each) for name, each in kinds.items()}
+
+
+def _as_meant(value: Any, kinds: tuple[Any, ...]) -> Any:
+    if isinstance(value, str):
+        if bool in kinds and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        if int in kinds and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
+            return int(value)
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+class WireRequest(LenientModel):
     """Keeps unknown keys, to name them in the warnings of the response."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow")
 
     def unknown_keys(self) -> list[str]:
         """One warning for each."""
@@ -262,44 +318,121 @@ class WireRequest(BaseModel):
         return [f"unknown key {key[:80]!r} was ignored" for key in islice(keys, _MAX_NAMED_KEYS)] + more
 
 
+def _documented(option: Option) -> Any:
+    """The type of an option, with its bounds for OpenAPI."""
+    if option.kind not in (int, float):
+        return option.kind
+    schema: dict[str, Any] = {"type": "integer" if option.kind is int else "number"}
+    if option.minimum is not None:
+        schema["minimum"] = 0 if option.name in _ZERO_IS_NONE else option.minimum
+    if option.maximum is not None:
+        schema["maximum"] = option.maximum
+    if option.positive:
+        schema["exclusiveMinimum"] = 0
+    return Annotated[option.kind, WithJsonSchema(schema)]
+
+
 def options_body(owner: type, names: Iterable[str]) -> Any:
     """A base class with these options of `owner` as keys of a body, each of which may be null or absent. Types are checked
     here; which values an option may have is checked where the request is made, however it came in."""
     options = options_of(owner)
     keys: dict[str, Any] = {
-        name: (Annotated[options[name].kind | None, Field(description=options[name].help)], None) for name in names
+        name: (Annotated[_documented(options[name]) | None, Field(description=options[name].help)], None)
+        for name in names
     }
     return create_model("Options", __base__=WireRequest, **keys)
 
 
-_READING = ("instruction", "max_tokens_per_doc", "deadline_ms", "cache_salt")
+_READING = (
+    *("instruction", "max_tokens_per_doc", "max_tokens_per_query", "max_prompt_tokens", "truncate_query"),
+    *("deadline_ms", "cache_salt"),
+)
 """The options that say how texts are read."""
 
 
 class ReadingRequest(options_body(RerankRequest, _READING)):  # type: ignore[misc]
+    zero_is_none: ClassVar[tuple[str, ...]] = _ZERO_IS_NONE
+    """Bounds for which 0 means that there is none, as in vLLM."""
+
     truncation: TruncationPolicy | bool | None = Field(
-        None, description="What of an over-long document is given up; true: its tail; false: nothing, it is an error."
+        None,
+        description="What of an over-long document is given up; true: its tail, and that of the query; false: nothing, it is "
+        "an error.",
     )
 
     def options(self) -> RerankOptions:
-        """The options that were given. Null is the same as none."""
-        given = {name: getattr(self, name) for name in options_of(RerankRequest) if name in type(self).model_fields}
-        return cast(RerankOptions, {k: v for k, v in given.items() if v is not None and not isinstance(v, bool)})
+        """The options that were given."""
+        named = {name: getattr(self, name) for name in options_of(RerankRequest) if name in type(self).model_fields}
+        given = {k: v for k, v in named.items() if v is not None and not (v == 0 and k in self.zero_is_none)}
+        if isinstance(self.truncation, bool):
+            del given["truncation"]
+        return cast(RerankOptions, {"truncate_query": True} | given if self.truncation is True else given)
 
     @property
     def refuses_truncation(self) -> bool:
         return self.truncation is False
 
 
-class SidedRequest(ReadingRequest):
-    """Where vLLM's name for the truncation policy is known, too."""
+class VllmReadingRequest(ReadingRequest):
+    """Where vLLM's own words for how texts are read are known, too. Ours win over them."""
 
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="vLLM's: left is truncation head, right is tail; truncation wins."
     )
+    truncate_prompt_tokens: int | None = Field(
+        None, description="vLLM's max_prompt_tokens; -1: what the model takes. Either way the query may be cut, too."
+    )
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description="vLLM's: its 'instruction' is the instruction; nothing else of the prompt can be set."
+    )
+    use_activation: bool | None = Field(None, description="vLLM's: false gives log-odds in place of scores.")
+
+    @field_validator("query", "queries", "documents", mode="before", check_fields=False)
+    @classmethod
+    def _texts(cls, value: Any, info: ValidationInfo) -> Any:
+        """vLLM takes one text in place of a list, and texts as the content of messages."""
+        if info.field_name == "documents" and isinstance(value, str | dict):
+            value = [value]
+        return [_text_of_content(item) for item in value] if isinstance(value, list) else _text_of_content(value)
 
     def options(self) -> RerankOptions:
-        return side_given_up(self.truncation_side) | super().options()
+        options = side_given_up(self.truncation_side)
+        match self.truncate_prompt_tokens:
+            case None:
+                pass
+            case -1:
+                options["truncate_query"] = True
+            case bound if bound > 0:
+                options |= {"truncate_query": True, "max_prompt_tokens": bound}
+            case bound:
+                raise InvalidRequest(
+                    f"truncate_prompt_tokens is {bound}: give how many tokens of a prompt are read, or -1 for as many as the "
+                    "model takes"
+                )
+        return options | super().options() | self._instruction_for_template()
+
+    def _instruction_for_template(self) -> RerankOptions:
+        given = {key: value for key, value in (self.chat_template_kwargs or {}).items() if value is not None}
+        other = next((key for key in given if key != "instruction"), None)
+        if other is not None:
+            raise InvalidRequest(
+                f"chat_template_kwargs: {other[:80]!r} cannot be set, for the prompt is the model's own; give 'instruction' "
+                "or nothing"
+            )
+        return RerankOptions(instruction=given["instruction"]) if given else {}
+
+
+def _text_of_content(value: Any) -> Any:
+    """The text of {"content": [{"type": "text", "text": ...}, ...]}; anything else as it is."""
+    if not isinstance(value, dict) or "text" in value or not isinstance(value.get("content"), list):
+        return value
+    texts: list[str] = []
+    for part in value["content"]:
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            raise PydanticCustomError("content", "of content, only parts of type text can be read")
+        texts.append(text)
+    return "\n".join(texts)
 
 
 def side_given_up(side: str | None) -> RerankOptions:

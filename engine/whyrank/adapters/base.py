@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any, Self, Unpack, cast
+from typing import Any, ClassVar, Self, Unpack, cast
 
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
@@ -37,6 +37,7 @@ class BaseAdapter(OptionsRequest):
     where none is given. replace_content: documents with evidence come back with it as their content.
     """
 
+    zero_is_none: ClassVar[tuple[str, ...]] = ()
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     base_url: str | list[str] | None = Field(None, repr=False)  # it may hold a password

@@ -30,7 +30,8 @@ class WhyrankCrossEncoder:
     """
 
     def __init__(self, model_name: str, revision: str | None = None, device: str | None = None, **options: Any) -> None:
-        self._asking = BaseAdapter(**{"timeout": _PATIENCE_SECONDS} | options)
+        # Some tasks have whole texts as queries, which every evaluation cuts.
+        self._asking = BaseAdapter(**{"timeout": _PATIENCE_SECONDS, "truncate_query": True} | options)
         about = {"name": model_name, "revision": revision, "model_type": ["cross-encoder"], "loader": type(self)}
         self.mteb_model_meta = ModelMeta.create_empty(about)
 

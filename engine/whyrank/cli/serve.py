@@ -92,6 +92,12 @@ def serve(
     protect_metrics: Annotated[
         bool, typer.Option("--protect-metrics", help="/metrics wants the API key, too; only /health is open then.")
     ] = False,
+    strict_model: Annotated[
+        bool,
+        typer.Option(
+            "--strict-model", help="A request for a model by another name is refused (404); without it, it is warned."
+        ),
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show the vLLM command, vLLM's own log and a line for each request.")
     ] = False,
@@ -118,4 +124,4 @@ def serve(
         if model is None or model.startswith("-"):  # then it is a flag of vLLM's
             flags = [*([model] if model else []), *flags]
             model = model_in_config_file(flags) or demo_model("whyrank serve Qwen/Qwen3-Reranker-0.6B")
-        launch(EngineConfig(model, **engine), flags, dry_run, vllm_routes, protect_metrics, verbose)
+        launch(EngineConfig(model, **engine), flags, dry_run, vllm_routes, protect_metrics, strict_model, verbose)

@@ -52,9 +52,12 @@ def error_of(status: int, body: Any, retry_after: str | None, request_id: str | 
     return error
 
 
+_REMEDIES = {
+    401: ": it wants an API key, or another one",
+    404: ": is this the base URL of a whyrank server?",
+}
 _KINDS = {401: Unauthorized, 403: Unauthorized, 413: TooLarge}
 
 
 def _by_status(status: int) -> str:
-    where = ": is this the base URL of a whyrank server?" if status == 404 else ""
-    return f"the server answered with status {status}{where}"
+    return f"the server answered with status {status}{_REMEDIES.get(status, '')}"

@@ -21,7 +21,10 @@ _write_finite = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":
 
 _DEFAULTS = {field.name: field.default for field in fields(RerankRequest) if field.name not in ("query", "documents")}
 # What the score of a pair depends on, beside the document.
-_PAIR_OPTIONS = ("instruction", "truncation", "max_tokens_per_doc", "cache_salt")
+_PAIR_OPTIONS = (
+    *("instruction", "truncation", "max_tokens_per_doc", "max_tokens_per_query", "max_prompt_tokens", "truncate_query"),
+    "cache_salt",
+)
 
 
 def encode_documents(request: RerankRequest) -> list[bytes]:

@@ -178,7 +178,9 @@ async def _rerank(topic: Topic, target: Target, options: RerankOptions) -> _Answ
     if not topic.candidates:
         return _Answer(Result(topic.id, topic.query, judged=topic.judged))
     began = time.perf_counter()
-    ranking = await target.rerank(topic.query, [candidate.document for candidate in topic.candidates], **options)
+    documents = [candidate.document for candidate in topic.candidates]
+    # Judged queries are as they are: some are whole texts, which every evaluation cuts.
+    ranking = await target.rerank(topic.query, documents, **(options | RerankOptions(truncate_query=True)))
     return _Answer(_result(topic, ranking), ranking, time.perf_counter() - began)
 
 

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from whyrank.fan_out import fan_out
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
-from whyrank.prompting.tokens import EncodedDocument, Ids, PromptEncoder
+from whyrank.prompting.tokens import Bounds, EncodedDocument, Ids, PromptEncoder
 from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Runtime
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
@@ -121,14 +121,12 @@ class Scorer:
     def _encode(self, documents: Sequence[Document]) -> list[EncodedDocument | DocumentError]:
         request, refusals = self._request, [self._refusal(document) for document in documents]
         taken = [document for document, refusal in zip(documents, refusals, strict=True) if refusal is None]
-        encoded = iter(
-            self._encoder.encode(
-                request.query,
-                taken,
-                request.instruction,
-                request.truncation,
-                request.max_tokens_per_doc,
-                _MAX_WINDOWS_OF_A_DOCUMENT,
-            )
+        bounds = Bounds(
+            request.max_tokens_per_doc,
+            request.max_tokens_per_query,
+            request.max_prompt_tokens,
+            _MAX_WINDOWS_OF_A_DOCUMENT,
+            request.truncate_query,
         )
+        encoded = iter(self._encoder.encode(request.query, taken, request.instruction, request.truncation, bounds))
         return [refusal or next(encoded) for refusal in refusals]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from whyrank.prompting.formats import PromptFormat
 
-__all__ = ["EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_prefix"]
+__all__ = ["Bounds", "EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_prefix"]
 
 # Less room than this beside the frame is a misconfiguration, not a prompt.
 _LEAST_ROOM = 8
@@ -39,6 +39,22 @@ Ids = tuple[int, ...]
 
 Control = tuple[int, int, int]
 """A control token, and the characters from which and up to which it stands in its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """At most so many tokens of the document, of the query, and of the whole prompt; at most so many windows of a document.
+
+    `cut_query`: a query that is too long gives way, too; otherwise it is an error. `query` itself always cuts."""
+
+    document: int | None = None
+    query: int | None = None
+    prompt: int | None = None
+    windows: int | None = None
+    cut_query: bool = True
+
+
+_UNBOUND = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +147,9 @@ class PromptEncoder:
         documents: Sequence[Document],
         instruction: str | None,
         policy: TruncationPolicy,
-        max_tokens: int | None = None,
-        max_windows: int | None = None,
+        bounds: Bounds = _UNBOUND,
     ) -> list[EncodedDocument | DocumentError]:
-        """One answer per document, in order; at most `most` of its tokens stand in a prompt. Raises InvalidRequest where the
-        fault is the query's or the instruction's."""
+        """One answer per document, in order. Raises InvalidRequest where the fault is the query's or the instruction's."""
         instruction_used = instruction_text(self.format, instruction)
         if instruction is not None:
             self._require_room(instruction_used, "instruction is too long", InvalidRequest)
@@ -143,8 +157,7 @@ class PromptEncoder:
         runs_of_all = [runs for runs in rendered if not isinstance(runs, DocumentError)]
         encoded = self._encode_all(runs_of_all, min(self.max_length, max_tokens or self.max_length))
         return [
-            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, max_tokens, max_windows)
-            for runs in rendered
+            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, bounds) for runs in rendered
         ]
 
     def _find_shared_prefix(self, instruction: str | None) -> Ids:
@@ -296,22 +309,26 @@ class PromptEncoder:
 
     # Fitting: what gives way when the prompt is too long.
 
-    def _fit(
-        self, row: _Encoded, policy: TruncationPolicy, max_tokens: int | None, max_windows: int | None
-    ) -> EncodedDocument | DocumentError:
+    def _fit(self, row: _Encoded, policy: TruncationPolicy, bounds: Bounds) -> EncodedDocument | DocumentError:
         query, document = len(row.query), len(row.document)
         frame = len(row.ids) - query - document
-        wanted = document if max_tokens is None else min(document, max(1, max_tokens - row.shared))
-        query_room, document_room = self._share(self.max_length - frame, query, wanted)
+        wanted = document if bounds.document is None else min(document, max(1, bounds.document - row.shared))
+        wanted_query = query if bounds.query is None else min(query, bounds.query)
+        query_room, document_room = self._share(self._room(frame, bounds.prompt), wanted_query, wanted)
+        if query_room < wanted_query and not bounds.cut_query:
+            raise InvalidRequest(
+                f"query has {query} tokens, of which the model reads {query_room} beside a document of {document}: shorten "
+                "it, or say truncate_query to have its end cut off"
+            )
         if (query_room, document_room) == (query, document):
             tokens = document + row.shared
             return EncodedDocument((Prompt(tuple(row.ids), Truncation(tokens, tokens, policy)),), row.neutralised)
         prompts = []
         windows = _kept(document, document_room, policy)
-        if max_windows is not None and len(windows) > max_windows:
+        if bounds.windows is not None and len(windows) > bounds.windows:
             return DocumentError(
                 "too_large",
-                f"the document makes {len(windows)} windows of {document_room} tokens; at most {max_windows} are read: "
+                f"the document makes {len(windows)} windows of {document_room} tokens; at most {bounds.windows} are read: "
                 "cut it, or raise max_tokens_per_doc",
             )
         for kept in windows:
@@ -337,6 +354,18 @@ class PromptEncoder:
                 )
             )
         return EncodedDocument(tuple(prompts), row.neutralised)
+
+    def _room(self, frame: int, max_prompt_tokens: int | None) -> int:
+        """Tokens for query and document beside the frame."""
+        room = self.max_length - frame
+        if max_prompt_tokens is not None:
+            room = min(room, max_prompt_tokens - frame)
+            if room < _LEAST_ROOM:
+                raise InvalidRequest(
+                    f"max_prompt_tokens is {max_prompt_tokens}: the frame of prompt '{self.format.name}' alone takes {frame}; "
+                    f"give at least {frame + _LEAST_ROOM}"
+                )
+        return room
 
     def _share(self, room: int, query: int, document: int) -> tuple[int, int]:
         """Tokens for query and document. The document gives way first, down to a quarter of the room; then the query."""

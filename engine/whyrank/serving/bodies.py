@@ -6,12 +6,14 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 from fastapi import Request
 
-from whyrank.errors import RequestTimeout, TooLarge
+from whyrank.errors import InvalidRequest, RequestTimeout, TooLarge
 from whyrank.serving.admission import Limits
 
 __all__ = ["MAX_VALUES", "parse_json", "read_body"]
@@ -19,6 +21,7 @@ __all__ = ["MAX_VALUES", "parse_json", "read_body"]
 _MIN_BYTES_PER_SECOND = 16 << 10
 # Below this a body is parsed where it is read: it takes less than handing it to a thread.
 _SMALL = 64 << 10
+_MAX_PIECE = 1 << 20
 # A thousand documents with two hundred values of metadata each.
 MAX_VALUES = 250_000
 _WRONG_FIRST_ITEM = re.compile(
@@ -28,22 +31,51 @@ _WRONG_FIRST_ITEM = re.compile(
 
 async def read_body(request: Request, limits: Limits, seconds: float, hold: Callable[[int], None]) -> bytes:
     """A body has `seconds` to arrive, and longer the more of it has come: a slow network is served, a silent caller is not.
+    A compressed one is unpacked as it comes, within the same limits.
 
-    `hold` is called with the size of each part that arrives. Raises RequestTimeout, TooLarge or what `hold` raises."""
-    body = bytearray()
+    `hold` is called with the size of each part that arrives. Raises RequestTimeout, TooLarge, InvalidRequest or what `hold`
+    raises."""
+    body, unpacked = bytearray(), _unpacker(request.headers.get("content-encoding", ""))
     start = asyncio.get_running_loop().time()
+    received = 0
     try:
         async with asyncio.timeout_at(start + seconds) as limit:
             async for part in request.stream():
-                body += part
-                limits.check_body(len(body))
-                hold(len(part))
-                limit.reschedule(start + seconds + len(body) / _MIN_BYTES_PER_SECOND)
+                received += len(part)
+                limit.reschedule(start + seconds + received / _MIN_BYTES_PER_SECOND)
+                for piece in unpacked(part):
+                    body += piece
+                    limits.check_body(len(body))
+                    hold(len(piece))
+                    if piece is not part:
+                        await asyncio.sleep(0)
     except TimeoutError as cause:
         raise RequestTimeout(
-            f"the body did not arrive: {len(body)} bytes in {seconds:g} seconds and more; send it faster"
+            f"the body did not arrive: {received} bytes in {seconds:g} seconds and more; send it faster"
         ) from cause
     return bytes(body)
+
+
+def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
+    """From the parts of a body as they come to pieces of what it says, each of at most a mebibyte if it was compressed."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return lambda part: iter((part,))
+        case "gzip":
+            return partial(_inflated, zlib.decompressobj(wbits=16 + zlib.MAX_WBITS))
+    raise InvalidRequest(f"Content-Encoding is {encoding[:40]!r}: send the body plain or as gzip")
+
+
+def _inflated(state: Any, part: bytes) -> Iterator[bytes]:
+    if not part and not state.eof:  # the end of the body
+        raise InvalidRequest("the body ends in the middle of its gzip: send all of it")
+    while part and not state.eof:
+        try:
+            piece = state.decompress(part, _MAX_PIECE)
+        except zlib.error as cause:
+            raise InvalidRequest("the body is not gzip, as its Content-Encoding says") from cause
+        part = state.unconsumed_tail
+        yield piece
 
 
 async def parse_json(body: bytes) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import Request
 from starlette.requests import HTTPConnection
@@ -12,7 +14,7 @@ from starlette.requests import HTTPConnection
 from whyrank.errors import Overloaded
 from whyrank.serving.service import Service
 
-__all__ = ["api_key_of", "request_id", "service_of"]
+__all__ = ["api_key_of", "body_of", "request_id", "service_of"]
 
 
 def service_of(request: Request) -> Service:
@@ -21,6 +23,12 @@ def service_of(request: Request) -> Service:
         raise Overloaded("the server is still starting", 5)
     assert isinstance(service, Service)
     return service
+
+
+def body_of(request: Request) -> Mapping[str, Any]:
+    """The body as it came, where it is an object and has been read."""
+    body: Mapping[str, Any] = getattr(request.state, "whyrank_body", {})
+    return body
 
 
 def request_id(request: Request) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 from typing import Any, ClassVar
@@ -30,17 +30,21 @@ _CLIENT_GONE = 499
 
 @dataclass(frozen=True, slots=True)
 class ErrorStyle:
-    """The errors of a dialect: `body` from status, kind, message and request id, of the type `model`; the status of a request
-    that makes no sense."""
+    """The errors of a dialect: `body` from status, kind, message and request id, of the type `model`; where the dialect has
+    another status than ours, its own by ours."""
 
     body: Callable[[int, str, str, str], Any]
     model: Any
-    invalid_status: int = 400
+    statuses: Mapping[int, int] = field(default_factory=dict)
+
+
+StyleOf = Callable[[Request], ErrorStyle | None]
+"""The style of a request that is not of the route's own dialect, from its headers and, once it was read, its body."""
 
 
 class GuardedRoute(APIRoute):
     error_style: ClassVar[ErrorStyle]
-    styles_by_key: ClassVar[Mapping[str, ErrorStyle]]
+    style_of: ClassVar[StyleOf]
 
     def get_route_handler(self) -> Handler:  # type: ignore[override]
         handler = super().get_route_handler()
@@ -62,10 +66,9 @@ class GuardedRoute(APIRoute):
 
     def _error_response(self, request: Request, error: Exception) -> Response:
         status, kind, message = to_http_error(request, error)
-        keys = getattr(request.state, "whyrank_keys", ())
-        style = next((other for key, other in self.styles_by_key.items() if key in keys), self.error_style)
-        if status == 400:  # a dialect may say more exactly what is wrong with a request
-            status = getattr(error, "status", None) or style.invalid_status
+        style = type(self).style_of(request) or self.error_style
+        # An error may say more exactly what is wrong with a request.
+        status = getattr(error, "status", None) or style.statuses.get(status, status)
         headers = error_headers(error)
         if not hasattr(request.state, "whyrank_body_size") and request.method == "POST":
             headers["Connection"] = "close"  # the rest of the body is not waited for
@@ -114,17 +117,18 @@ async def _until_gone(request: Request) -> None:
 
 
 class _StrictJsonRequest(Request):
-    """FastAPI reads the body through it. Its keys decide the style of errors."""
+    """FastAPI reads the body through it. What it holds decides the style of errors."""
 
     async def json(self) -> Any:
         body = await parse_json(await self.body())
-        self.state.whyrank_keys = body.keys() if isinstance(body, dict) else ()
+        self.state.whyrank_body = body if isinstance(body, dict) else {}
         return body
 
 
 _ERRORS = {
     400: "The request makes no sense: the message names the fault.",
     401: "No API key, or not one of the server's.",
+    404: "No such model or page; of a model in a body, where the server was started with --strict-model.",
     413: "Too many documents, or texts or a body too long: the message names the limit.",
     422: "As 400, where TEI is spoken.",
     429: "The server has enough to do: come back after as many seconds as Retry-After says.",
@@ -135,10 +139,13 @@ _ERRORS = {
 _API_KEY = Depends(HTTPBearer(auto_error=False, description="The server's --api-key, if it has one."))
 
 
-def new_router(tag: str, style: ErrorStyle, **styles_by_key: ErrorStyle) -> APIRouter:
-    """A router of guarded routes. `styles_by_key`: a body with this key is of another dialect, and has its errors."""
-    route_class = type("GuardedRoute", (GuardedRoute,), {"error_style": style, "styles_by_key": styles_by_key})
-    model = reduce(or_, (one.model for one in (style, *styles_by_key.values())))
+def new_router(
+    tag: str, style: ErrorStyle, others: Sequence[ErrorStyle] = (), style_of: StyleOf | None = None
+) -> APIRouter:
+    """A router of guarded routes. `style_of` finds the one of `others` that a request of another dialect has."""
+    chosen = staticmethod(style_of or (lambda request: None))
+    route_class = type("GuardedRoute", (GuardedRoute,), {"error_style": style, "style_of": chosen})
+    model = reduce(or_, (one.model for one in (style, *others)))
     errors: dict[int | str, dict[str, Any]] = {
         status: {"model": model, "description": description} for status, description in _ERRORS.items()
     }

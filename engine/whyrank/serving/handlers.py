@@ -14,28 +14,52 @@ from whyrank.request import RerankRequest
 from whyrank.serving.context import service_of
 from whyrank.wire import ReadingRequest
 
-__all__ = ["check_count", "rank", "rank_many", "with_tenant_salt"]
+__all__ = ["UnknownModel", "check_body", "check_model", "rank", "rank_many", "warnings_of", "with_tenant_salt"]
 
 
-class _RankRequest(Protocol):
+class CountedBody(Protocol):
+    @property
+    def count(self) -> int: ...
+    def unknown_keys(self) -> list[str]: ...
+
+
+class _RankRequest(CountedBody, Protocol):
     """A body that asks for one ranking, of whichever dialect."""
 
     max_tokens_per_doc: int | None
 
     @property
     def refuses_truncation(self) -> bool: ...
-    @property
-    def count(self) -> int: ...
     def to_request(self) -> RerankRequest: ...
 
 
-def check_count(count: int, raw: Request) -> None:
-    """Before requests are made of the body: it may hold 250,000 documents, and a grid is far larger than its body."""
-    service_of(raw).limits.check_count(count, "documents")
+class UnknownModel(InvalidRequest):
+    status = 404
+
+
+def warnings_of(body: CountedBody, raw: Request) -> list[str]:
+    """What of a body was ignored: unknown keys, and a model that is not served."""
+    model, service = getattr(body, "model", None), service_of(raw)
+    if model is None or service.serves(model):
+        return body.unknown_keys()
+    return [f"model {model[:80]!r} is not served: {service.model!r} answered", *body.unknown_keys()]
+
+
+def check_model(body: CountedBody, raw: Request) -> None:
+    """Where the server insists on its names."""
+    model, service = getattr(body, "model", None), service_of(raw)
+    if service.strict_model and model is not None and not service.serves(model):
+        raise UnknownModel(f"model {model[:80]!r} is not served here: give {service.model!r}, or leave it out")
+
+
+def check_body(body: CountedBody, raw: Request) -> None:
+    """Before requests are made of it: it may hold 250,000 documents, and a grid is far larger than its body."""
+    service_of(raw).limits.check_count(body.count, "documents")
+    check_model(body, raw)
 
 
 async def rank(body: _RankRequest, raw: Request) -> Ranking:
-    check_count(body.count, raw)
+    check_body(body, raw)
     ranking = await service_of(raw).rerank(with_tenant_salt(body.to_request(), raw), raw.state.whyrank_salt)
     if body.refuses_truncation:
         _check_cut(ranking, body.max_tokens_per_doc)

@@ -50,7 +50,7 @@ def to_http_error(request: Request, error: Exception) -> tuple[int, str, str]:
         case RecursionError():
             return 400, "InvalidRequest", "the body is nested too deeply"
         case WhyrankError():
-            status = next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
+            status = error.status or next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
             return status, type(error).__name__, str(error)
     logger.error("request %s failed", request_id(request), exc_info=error)
     return 500, "InternalError", "something went wrong in the server; its log says what"

@@ -24,13 +24,13 @@ from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
 from whyrank.process import hide_warnings, is_cpu_build, return_memory, set_engine_environment
 from whyrank.runtimes.vllm_compat import NO_MEMORY_FOR_CACHE, PROMPT_LARGER_THAN_CACHE, vllm_name
 from whyrank.serving.admission import Limits
-from whyrank.serving.plugin import PROTECT_METRICS, VLLM_ROUTES, WhyrankPlugin
+from whyrank.serving.plugin import PROTECT_METRICS, STRICT_MODEL, VLLM_ROUTES, WhyrankPlugin
 from whyrank.serving.start_lines import Start, print_start
 
 __all__ = ["check_machine", "config_file_flags", "mask_secrets", "model_in_config_file", "serve", "vllm_command"]
 
-# Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait.
-_SERVER_DEFAULTS = {"shutdown_timeout": 30}
+# Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait. /docs is to work without the internet.
+_SERVER_DEFAULTS = {"shutdown_timeout": 30, "enable_offline_docs": True}
 _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MORE_CACHE = "; with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
 # What vLLM says of settings that it takes no account of where the cache's size is given.
@@ -41,7 +41,7 @@ _ACCESS_LOG_FLAGS = {"uvicorn-log-level", "disable-uvicorn-access-log", "disable
 # Connections, and what vLLM and its sockets take.
 _MIN_FILES = 1024
 # What the plugin reads, and the start line shows.
-_SETTINGS = ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", VLLM_ROUTES, PROTECT_METRICS)
+_SETTINGS = ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", VLLM_ROUTES, PROTECT_METRICS, STRICT_MODEL)
 # vLLM's parser takes beginnings of names, too.
 _SECRET_FLAG = re.compile("--(api[-_]k(e(y)?)?|hf[-_]t(o(k(e(n)?)?)?)?)")
 
@@ -52,6 +52,7 @@ def serve(
     dry_run: bool,
     vllm_routes: bool = False,
     protect_metrics: bool = False,
+    strict_model: bool = False,
     verbose: bool = False,
 ) -> None:
     """Returns when the server has been stopped. `flags`: vLLM's, which decide what `config` leaves at its defaults."""
@@ -69,11 +70,11 @@ def serve(
     plan = make_plan(config, positions=parsed.max_model_len)
     start = Start.of(plan, on_cpu, began) if quiet else None
     if plan.route == "encoder":
-        _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, start)
+        _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, strict_model, start)
         return
     return_memory()  # not where the model computes in this process, too: it would page its activations in anew at every step
     set_engine_environment(on_cpu)
-    _set_plugin_environment(config, vllm_routes, protect_metrics)
+    _set_plugin_environment(config, vllm_routes, protect_metrics, strict_model)
     command = vllm_command(plan, flags, on_cpu, quiet)
     if start is None or dry_run:
         settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
@@ -94,13 +95,15 @@ def _silence_logs(flags: set[str]) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
-def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_metrics: bool) -> None:
+def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_metrics: bool, strict_model: bool) -> None:
     """What plugin.py reads: vLLM passes our plugin nothing else."""
     others = [os.environ["VLLM_PLUGINS"]] if os.environ.get("VLLM_PLUGINS") else []
     os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*others, "whyrank"]))
     os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
     if protect_metrics:
         os.environ[PROTECT_METRICS] = "1"
+    if strict_model:
+        os.environ[STRICT_MODEL] = "1"
     for name, value in (("WHYRANK_PROMPT", config.prompt), ("WHYRANK_CALIBRATION", config.calibration)):
         if value is not None:
             os.environ[name] = value
@@ -302,7 +305,9 @@ def _flag(name: str, value: Any) -> list[str]:
             return [flag, str(value)]
 
 
-def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metrics: bool, start: Start | None) -> None:
+def _serve_encoder(
+    plan: Plan, flags: Sequence[str], dry_run: bool, protect_metrics: bool, strict_model: bool, start: Start | None
+) -> None:
     usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
     parser = ArgumentParser("whyrank serve", usage=usage)
     parser.add_argument("--host", default="0.0.0.0")
@@ -323,4 +328,8 @@ def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, protect_metr
         from whyrank.serving.standalone import serve_standalone
 
         where = parsed.host, parsed.port
-        asyncio.run(serve_standalone(plan, parsed.api_key, *where, parsed.shutdown_timeout, protect_metrics, start))
+        asyncio.run(
+            serve_standalone(
+                plan, parsed.api_key, *where, parsed.shutdown_timeout, protect_metrics, strict_model, start
+            )
+        )

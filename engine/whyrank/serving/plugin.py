@@ -21,12 +21,14 @@ from whyrank.runtimes.vllm_compat import warn_of_versions
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
+from whyrank.serving.openapi import describe
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 from whyrank.serving.start_lines import announced
 
 __all__ = [
     "PROTECT_METRICS",
+    "STRICT_MODEL",
     "VLLM_ROUTES",
     "DrainOnShutdown",
     "WhyrankPlugin",
@@ -34,14 +36,17 @@ __all__ = [
     "close_routes",
     "config_warnings",
     "enable_warnings",
+    "replace_key_check",
 ]
 
 logger = logging.getLogger(__name__)
 
-# Set by `whyrank serve`: "0" closes vLLM's own routes, "1" asks for the key at /metrics.
+# Set by `whyrank serve`: "0" closes vLLM's own routes, "1" asks for the key at /metrics; "1" refuses other models' names.
 VLLM_ROUTES = "WHYRANK_VLLM_ROUTES"
 PROTECT_METRICS = "WHYRANK_PROTECT_METRICS"
+STRICT_MODEL = "WHYRANK_STRICT_MODEL"
 
+_VLLM_KEY_CHECK = "AuthenticationMiddleware"
 _ENDPOINTS = endpoints_of(routers)
 # Of vLLM's routes, those that neither reach the engine nor change the server.
 _HARMLESS_PATHS = frozenset(
@@ -77,12 +82,21 @@ class WhyrankPlugin:
         kind = ClassifyRuntime if plan.route == "classify" else GenerateRuntime
         keys = args.api_key or [os.environ.get("VLLM_API_KEY", "")]
         names = args.served_model_name or [args.model]
-        service = Service(kind(engine_client, plan), plan, Limits.from_environment(), keys, names[0])
+        strict = os.environ.get(STRICT_MODEL) == "1"
+        limits = Limits.from_environment()
+        service = Service(kind(engine_client, plan), plan, limits, keys, *names, strict_model=strict)
         await service.warm_up()
+        replace_key_check(self._app)
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
-        self._app.openapi()  # kept; the first one takes a tenth of a second, in which nobody else is answered
+        describe(self._app, service)
         state.whyrank = service
         state.engine_client = WhyrankPlugin.engine_client = DrainOnShutdown(engine_client, service)
+
+
+def replace_key_check(app: FastAPI) -> None:
+    """Takes out vLLM's own. It guards some of the paths that ApiKeyMiddleware guards all of, and its refusal has the shape of
+    no dialect and does not say how a key is given."""
+    app.user_middleware[:] = [one for one in app.user_middleware if one.cls.__name__ != _VLLM_KEY_CHECK]  # type: ignore[attr-defined]
 
 
 def close_routes(app: FastAPI, route: str, keep_vllm: bool) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Response
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from whyrank.wire import to_json
@@ -15,11 +17,13 @@ __all__ = ["JsonResponse"]
 
 # Bytes. A response is hardly larger than its request with all documents repeated.
 _LARGE_BODY = 1 << 20
+# Bytes from which on an answer is worth compressing.
+_LARGE_ANSWER = 64 << 10
 
 
 class JsonResponse(Response):
     """Takes any text that a caller may send, half characters too. Becomes bytes when it is sent: where the request was large,
-    row by row in a thread, beside the event loop."""
+    row by row in a thread, beside the event loop. Large answers are compressed for who takes that."""
 
     media_type = "application/json"
 
@@ -30,6 +34,11 @@ class JsonResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         large = scope.get("state", {}).get("whyrank_body_size", 0) > _LARGE_BODY
         self.body = await asyncio.to_thread(_by_rows, self._content) if large else to_json(self._content)
+        if len(self.body) > _LARGE_ANSWER:
+            self.headers["vary"] = "Accept-Encoding"
+            if "gzip" in Headers(scope=scope).get("accept-encoding", ""):
+                self.headers["content-encoding"] = "gzip"
+                self.body = await asyncio.to_thread(gzip.compress, self.body, 1)
         self.headers["content-length"] = str(len(self.body))
         await super().__call__(scope, receive, send)
 

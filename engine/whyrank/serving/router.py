@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from whyrank.serving.compat import cohere, jina, tei, vllm, voyage
-from whyrank.serving.native import pages, rerank, score, stream
+from whyrank.serving.compat import cohere, infinity, jina, tei, vllm, voyage
+from whyrank.serving.native import models, pages, rerank, score, stream
 
 __all__ = ["routers"]
 
@@ -11,11 +11,13 @@ routers = (
     rerank.router,
     stream.router,
     score.router,
+    models.router,
     pages.router,
     vllm.router,
     cohere.router,
     jina.router,
     voyage.router,
     tei.router,
+    infinity.router,
     pages.health,
 )

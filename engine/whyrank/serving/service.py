@@ -62,8 +62,18 @@ class Service:
     body_seconds = 10.0
     """For the body of a request to arrive, beside what its size takes."""
 
-    def __init__(self, runtime: Runtime, plan: Plan, limits: Limits, keys: Sequence[str], model: str) -> None:
-        """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        plan: Plan,
+        limits: Limits,
+        keys: Sequence[str],
+        model: str,
+        *other_names: str,
+        strict_model: bool = False,
+    ) -> None:
+        """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give;
+        `other_names`: further ones that requests may give. `strict_model`: requests with yet another name are refused."""
         config = replace(plan.config, model=model)
         self.reranker = Reranker.from_runtime(runtime, plan.encoder, config, limits.refusal)
         self._uncalibrated = self.reranker.without_calibration()
@@ -71,6 +81,8 @@ class Service:
         self.plan = plan
         self.limits = limits
         self.model = model
+        self.names = (model, *other_names)
+        self.strict_model = strict_model
         self.admission = Admission(limits, len([key for key in keys if key]))
         self.instance_id = instance_id(plan, runtime, model)
         self._stopping = False
@@ -86,6 +98,10 @@ class Service:
     @property
     def wants_key(self) -> bool:
         return bool(self._keys)
+
+    def serves(self, model: str) -> bool:
+        """Whether a request means this model: by one of its names, with its owner or without."""
+        return any(model in (name, name.rpartition("/")[2]) for name in self.names)
 
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than all others: they are had before anybody asks."""

@@ -6,7 +6,6 @@ import asyncio
 import re
 import signal
 import socket
-import time
 from collections.abc import Sequence
 from types import FrameType
 
@@ -23,6 +22,8 @@ from whyrank.serving.context import service_of
 from whyrank.serving.guarded_route import new_router
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.native.errors import NATIVE
+from whyrank.serving.native.models import model_card
+from whyrank.serving.openapi import describe
 from whyrank.serving.responses import JsonResponse
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
@@ -36,10 +37,7 @@ models = new_router("OpenAI", NATIVE)
 @models.get("/v1/models", summary="Models")
 async def get_models(raw: Request) -> Response:
     """The one model that is served, as vLLM's own server tells it."""
-    service = service_of(raw)
-    model = {"id": service.model, "object": "model", "created": int(time.time()), "owned_by": "whyrank"}
-    own = {"root": service.plan.config.source, "max_model_len": service.plan.encoder.max_length}
-    return JsonResponse({"object": "list", "data": [model | own]})
+    return JsonResponse({"object": "list", "data": [model_card(service_of(raw))]})
 
 
 async def serve_standalone(
@@ -49,12 +47,14 @@ async def serve_standalone(
     port: int,
     shutdown_seconds: float,
     protect_metrics: bool,
+    strict_model: bool,
     start: Start | None,
 ) -> None:
     """Until the process is told to stop."""
     runtime = await EncoderRuntime.start(plan)
     try:
-        service = Service(runtime, plan, Limits.from_environment(), keys, plan.config.model)
+        limits = Limits.from_environment()
+        service = Service(runtime, plan, limits, keys, plan.config.model, strict_model=strict_model)
         await service.warm_up()
         await StandaloneServer(service, host, port, shutdown_seconds, protect_metrics, start).serve()
     finally:
@@ -82,11 +82,12 @@ class StandaloneServer(uvicorn.Server):
         start: Start | None = None,
     ) -> None:
         """`start`: its lines are printed in place of uvicorn's log."""
-        app = FastAPI(title="whyrank")
+        app = FastAPI()
         for router in (*routers, models):
             app.include_router(router)
         app.router.routes.append(_metrics_route())
         app.state.whyrank = service
+        describe(app, service)
         endpoints = endpoints_of((*routers, models))
         app.add_middleware(ApiKeyMiddleware, endpoints=endpoints, protect_metrics=protect_metrics)
         config = uvicorn.Config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, NotRequired
 
 from fastapi import Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from whyrank.ranking import Ranking
@@ -14,11 +14,11 @@ from whyrank.serving.compat import rows
 from whyrank.serving.context import request_id
 from whyrank.serving.examples import QUERY, RERANK, TEXTS, examples
 from whyrank.serving.guarded_route import ErrorStyle, new_router
-from whyrank.serving.handlers import rank
+from whyrank.serving.handlers import rank, warnings_of
 from whyrank.types import RankedDocument
-from whyrank.wire import EvidenceResponse, FieldNames, documents_of
+from whyrank.wire import EvidenceResponse, FieldNames, LenientModel, documents_of
 
-__all__ = ["router"]
+__all__ = ["CohereMeta", "cohere_meta", "router"]
 
 
 class CohereError(TypedDict):
@@ -62,7 +62,7 @@ class CohereResponse(TypedDict):
     meta: CohereMeta
 
 
-def _meta(version: str, body: rows.DialectRequest, ranking: Ranking) -> CohereMeta:
+def cohere_meta(version: str, ranking: Ranking, warnings: list[str]) -> CohereMeta:
     usage = ranking.usage
     meta: CohereMeta = {
         "api_version": {"version": version, "is_experimental": False},
@@ -70,7 +70,7 @@ def _meta(version: str, body: rows.DialectRequest, ranking: Ranking) -> CohereMe
         "tokens": {"input_tokens": usage.prompt_tokens, "output_tokens": usage.output_tokens},
         "cached_tokens": usage.cached_tokens,
     }
-    if warnings := body.unknown_keys() + rows.error_warnings(ranking) + rows.cut_warnings(ranking):
+    if warnings := warnings + rows.error_warnings(ranking) + rows.cut_warnings(ranking):
         meta["warnings"] = warnings
     return meta
 
@@ -82,11 +82,9 @@ _MAX_SPANS = 10
 _MAX_DOCUMENTS_WITH_SPANS = 50
 
 
-class RelevantSpans(BaseModel):
+class RelevantSpans(LenientModel):
     """Cohere's own, of Rerank v5: where in a document the answer stands. Served by mode "spans", or in mode "evidence" by what
     the evidence rests on."""
-
-    model_config = ConfigDict(strict=True)
 
     mode: Literal["enabled", "disabled"]
     threshold: float | None = Field(None, ge=0, le=1, description="Least score of a span; 0.1 by default.")
@@ -131,30 +129,30 @@ class CohereRequest(rows.DialectRequest):
         return RerankRequest.of(self.query, documents_of(self.documents), **options)
 
 
-def cohere_response(body: CohereRequest, ranking: Ranking, request_id: str) -> CohereResponse:
+def cohere_response(body: CohereRequest, ranking: Ranking, raw: Request) -> CohereResponse:
     results: list[CohereRow] = []
     for row, score in rows.scored(ranking):
         result: CohereRow = {"index": row.index, "relevance_score": score}
         if spans := body.spans.of(row) if body.spans else []:
             result["relevant_spans"] = spans
         results.append({**result, **rows.evidence_of(row)})
-    return {"id": request_id, "results": results, "meta": _meta("2", body, ranking)}
+    return {"id": request_id(raw), "results": results, "meta": cohere_meta("2", ranking, warnings_of(body, raw))}
 
 
 _EXAMPLES = examples(
     {
-        "Documents": RERANK | {"model": "any", "top_n": 1, "max_tokens_per_doc": 4096},
+        "Documents": RERANK | {"top_n": 1, "max_tokens_per_doc": 4096},
         "Spans": RERANK | {"relevant_spans": {"mode": "enabled", "max_spans": 2}},
     }
 )
 
 
 @router.post("/v2/rerank", summary="Cohere's v2", response_model=CohereResponse, responses=rows.IN_OPENAPI)
-@router.post("/cohere/v2/rerank", include_in_schema=False)
+@router.post("/cohere/v2/rerank", summary="Cohere's v2", response_model=CohereResponse, responses=rows.IN_OPENAPI)
 async def rerank(body: Annotated[CohereRequest, _EXAMPLES], raw: Request) -> Response:
     """For Cohere's clients at their version 2; options of whyrank are taken and its evidence is given as extra keys."""
     ranking = await rank(body, raw)
-    return rows.RowsResponse(cohere_response(body, ranking, request_id(raw)), ranking)
+    return rows.RowsResponse(cohere_response(body, ranking, raw), ranking)
 
 
 # Version 1.
@@ -171,7 +169,7 @@ class CohereV1Request(rows.DialectRequest):
         return RerankRequest.of(self.query, documents_of(self.documents, self.rank_fields), **self.options())
 
 
-def cohere_v1_response(body: CohereV1Request, ranking: Ranking, request_id: str) -> CohereResponse:
+def cohere_v1_response(body: CohereV1Request, ranking: Ranking, raw: Request) -> CohereResponse:
     results: list[CohereRow] = []
     for row, score in rows.scored(ranking):
         result: CohereRow = {"index": row.index, "relevance_score": score}
@@ -179,7 +177,7 @@ def cohere_v1_response(body: CohereV1Request, ranking: Ranking, request_id: str)
             given = body.documents[row.index]
             result = {"document": {"text": given} if isinstance(given, str) else given, **result}
         results.append({**result, **rows.evidence_of(row)})
-    return {"id": request_id, "results": results, "meta": _meta("1", body, ranking)}
+    return {"id": request_id(raw), "results": results, "meta": cohere_meta("1", ranking, warnings_of(body, raw))}
 
 
 _V1_DOCUMENTS = [{"title": "Water", "body": TEXTS[0]}]
@@ -191,4 +189,4 @@ _V1_EXAMPLES = examples({"Fields": {"query": QUERY, **_V1_FIELDS}})
 async def rerank_v1(body: Annotated[CohereV1Request, _V1_EXAMPLES], raw: Request) -> Response:
     """For Cohere's clients at their version 1: documents may be objects, of which `rank_fields` are read."""
     ranking = await rank(body, raw)
-    return rows.RowsResponse(cohere_v1_response(body, ranking, request_id(raw)), ranking)
+    return rows.RowsResponse(cohere_v1_response(body, ranking, raw), ranking)

@@ -11,7 +11,7 @@ from whyrank.ranking import Ranking
 from whyrank.serving.compat import rows
 from whyrank.serving.examples import QUERY, TEXTS, examples
 from whyrank.serving.guarded_route import new_router
-from whyrank.serving.handlers import rank
+from whyrank.serving.handlers import rank, warnings_of
 from whyrank.wire import EvidenceResponse
 
 __all__ = ["router"]
@@ -50,11 +50,11 @@ def jina_response(body: JinaRequest, ranking: Ranking) -> JinaResponse:
     return {"model": ranking.model, "object": "list", "usage": rows.total_tokens(ranking), "results": results}
 
 
-_EXAMPLES = examples({"Documents": {"model": "any", "query": QUERY, "documents": [TEXTS[0], {"text": TEXTS[1]}]}})
+_EXAMPLES = examples({"Documents": {"query": QUERY, "documents": [TEXTS[0], {"text": TEXTS[1]}]}})
 
 
 @router.post("/jina/v1/rerank", summary="Jina's", response_model=JinaResponse, responses=rows.IN_OPENAPI)
 async def rerank(body: Annotated[JinaRequest, _EXAMPLES], raw: Request) -> Response:
     """Jina's shape and nothing more; /v1/rerank has all its keys as well."""
     ranking = await rank(body, raw)
-    return rows.RowsResponse(jina_response(body, ranking), ranking)
+    return rows.RowsResponse(jina_response(body, ranking), ranking, warnings_of(body, raw))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -12,17 +14,19 @@ from whyrank.request import RerankRequest
 from whyrank.serving.guarded_route import ErrorStyle
 from whyrank.serving.responses import JsonResponse
 from whyrank.types import RankedDocument, Truncation
-from whyrank.wire import Documents, EvidenceResponse, OptionsRequest, documents_of, evidence_to_dict
+from whyrank.wire import MODEL, Documents, EvidenceResponse, OptionsRequest, Query, documents_of, evidence_to_dict
 
-__all__ = ["DETAIL", "IN_OPENAPI", "DialectRequest", "RowsResponse", "TotalTokens", "cut_warnings", "error_warnings"]
-__all__ += ["evidence_of", "scored", "total_tokens"]
+__all__ = ["DETAIL", "IN_OPENAPI", "DetailError", "DialectRequest", "RowsResponse", "TotalTokens", "cut_warnings"]
+__all__ += ["detail_error", "error_warnings", "evidence_of", "scored", "total_tokens"]
 
 # Proxies give up over long headers.
 _MAX_NAMED = 100
+_MAX_WARNING = 1000
 
 _HEADERS = {
     "X-Whyrank-Truncated": "Indexes of documents that were scored by a part of their text; at most a hundred, then `...`.",
-    "X-Whyrank-Failed": "Indexes of documents that have no score and are left out, in the same way.",
+    "X-Whyrank-Failed": "Indexes of documents that have no score, in the same way.",
+    "X-Whyrank-Warnings": "What was ignored of the request, where the answer has no place for it.",
 }
 IN_OPENAPI: dict[int | str, dict[str, Any]] = {
     200: {"headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}}
@@ -30,8 +34,8 @@ IN_OPENAPI: dict[int | str, dict[str, Any]] = {
 
 
 class DialectRequest(OptionsRequest):
-    model: str | None = None
-    query: str
+    model: str | None = MODEL
+    query: Query
     documents: Documents
 
     @property
@@ -43,12 +47,15 @@ class DialectRequest(OptionsRequest):
 
 
 class RowsResponse(JsonResponse):
-    """`content` in a dialect's own shape, with headers for what it cannot say of the ranking."""
+    """`content` in a dialect's own shape, with headers for what it cannot say of the ranking and of the request."""
 
-    def __init__(self, content: Any, ranking: Ranking) -> None:
+    def __init__(self, content: Any, ranking: Ranking, warnings: Sequence[str] = ()) -> None:
         failed = sorted(row.index for row in ranking.results if row.error)
         indexes = {"X-Whyrank-Truncated": list(_cut(ranking)), "X-Whyrank-Failed": failed}
-        super().__init__(content, headers={name: _named(named) for name, named in indexes.items() if named})
+        headers = {name: _named(named) for name, named in indexes.items() if named}
+        if warnings:  # a key may have any characters, a header only some
+            headers["X-Whyrank-Warnings"] = json.dumps("; ".join(warnings))[1:-1][:_MAX_WARNING]
+        super().__init__(content, headers=headers)
 
 
 def _named(indexes: list[int]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from typing_extensions import TypedDict
 
-from whyrank.serving.compat.rows import DETAIL
+from whyrank.serving.compat.voyage import VOYAGE, is_voyages
 from whyrank.serving.context import request_id
 from whyrank.serving.guarded_route import ErrorStyle, new_router
 from whyrank.serving.http_errors import to_http_error
 
-__all__ = ["NATIVE", "Failed", "failed", "native_error", "native_router"]
+__all__ = ["NATIVE", "Failed", "NativeError", "failed", "native_error", "native_router", "style_of"]
 
 
 class Fault(TypedDict):
@@ -44,6 +44,10 @@ def failed(error: Exception, raw: Request) -> Failed:
 NATIVE = ErrorStyle(native_error, NativeError)
 
 
+def style_of(request: Request) -> ErrorStyle | None:
+    """Voyage's client uses native paths, too. It falls over an error that is an object."""
+    return VOYAGE if is_voyages(request) else None
+
+
 def native_router() -> APIRouter:
-    """Voyage's client uses native paths, too. It falls over an error that is an object, and always sends its top_k."""
-    return new_router("whyrank", NATIVE, top_k=DETAIL)
+    return new_router("whyrank", NATIVE, [VOYAGE], style_of)

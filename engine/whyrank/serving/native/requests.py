@@ -8,32 +8,36 @@ from pydantic import AliasChoices, Field
 
 from whyrank.errors import InvalidRequest
 from whyrank.request import RerankOptions, RerankRequest
-from whyrank.wire import Documents, FieldNames, OptionsRequest, SidedRequest, Strings, WireRequest, documents_of
+from whyrank.wire import (
+    MODEL,
+    Documents,
+    FieldNames,
+    OptionsRequest,
+    Query,
+    Strings,
+    VllmReadingRequest,
+    WireRequest,
+    documents_of,
+)
 
 __all__ = ["BatchRequest", "NativeRequest", "ScoreRequest"]
 
 
-class NativeRequest(OptionsRequest, SidedRequest):
+class NativeRequest(OptionsRequest, VllmReadingRequest):
     """One query or several, over the same documents."""
 
-    query: str | None = None
+    query: Query | None = None
     queries: Strings | None = None
     documents: Documents
     rank_fields: FieldNames | None = Field(None, description="Cohere's: which fields of objects are read.")
-    top_n: int | None = Field(None, description="So many results, the best; 0, as vLLM has it: all.")
-    top_k: int | None = Field(None, description="Voyage's top_n; who says it gets Voyage's answer.")
-    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
+    top_k: int | None = Field(None, description="Voyage's top_n; who says it, null too, gets Voyage's answer.")
+    model: str | None = MODEL
     return_documents: bool = True
     stream: bool = False
 
     @property
     def count(self) -> int:
         return len(self.documents) * len(self.queries or [""])
-
-    @property
-    def is_voyages(self) -> bool:
-        """Voyage's client always sends its own top_k, and truncation as a flag."""
-        return self.top_k is not None or isinstance(self.truncation, bool)
 
     def to_request(self) -> RerankRequest:
         return self.to_requests()[0]
@@ -45,9 +49,7 @@ class NativeRequest(OptionsRequest, SidedRequest):
         if self.queries is not None and not self.queries:
             raise InvalidRequest("queries is empty: give at least one")
         documents = documents_of(self.documents, self.rank_fields)
-        options = self.options() | ({} if self.top_k is None else RerankOptions(top_n=self.top_k))
-        if options.get("top_n") == 0:
-            options["top_n"] = None
+        options = self.options() | (RerankOptions(top_n=self.top_k) if self.top_k else RerankOptions())
         return [
             RerankRequest.of(query, documents, **options)
             for query in ([self.query] if self.query is not None else self.queries or [])
@@ -64,7 +66,7 @@ class BatchRequest(WireRequest):
         return sum(one.count for one in self.requests)
 
 
-class ScoreRequest(SidedRequest):
+class ScoreRequest(VllmReadingRequest):
     """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
 
     queries: str | Strings = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
@@ -72,7 +74,7 @@ class ScoreRequest(SidedRequest):
         validation_alias=AliasChoices("documents", "text_2", "data_2", "items")
     )
     grid: bool = False
-    model: str | None = Field(None, description="Answered by the model that is served, whatever this says.")
+    model: str | None = MODEL
 
     @property
     def count(self) -> int:

@@ -13,10 +13,11 @@ from whyrank.errors import InvalidRequest, TooLarge, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.serving.compat import rows
-from whyrank.serving.compat.voyage import VoyageResponse, voyage_response
+from whyrank.serving.compat.cohere import CohereMeta, cohere_meta
+from whyrank.serving.compat.voyage import VoyageResponse, is_voyages, voyage_response
 from whyrank.serving.context import request_id, service_of
 from whyrank.serving.examples import OTHER_QUERY, QUERY, RERANK, TEXTS, examples
-from whyrank.serving.handlers import check_count, rank, rank_many
+from whyrank.serving.handlers import check_body, check_model, rank, rank_many, warnings_of
 from whyrank.serving.native.errors import Failed, failed, native_router
 from whyrank.serving.native.requests import BatchRequest, NativeRequest
 from whyrank.serving.native.stream import EVENT_STREAM, stream_response
@@ -41,7 +42,7 @@ class RerankDocument(TypedDict):
 class RerankKeys(TypedDict, total=False):
     """What other rerankers' clients look for in a row, beside its own keys."""
 
-    relevance_score: float
+    relevance_score: float | None
     document: RerankDocument
 
 
@@ -58,13 +59,14 @@ def total_usage(usage: Usage) -> TotalUsage:
 
 
 class RerankResponse(RankingResponse):
-    """`warnings` names keys that were ignored."""
+    """`warnings` names keys that were ignored. `meta` is for Cohere's v1, in the answer to a request of one query."""
 
     results: list[RerankRow]  # type: ignore[misc]
     usage: TotalUsage  # type: ignore[misc]
     id: str
     object: str
     warnings: NotRequired[list[str]]
+    meta: NotRequired[CohereMeta]
 
 
 class ManyResponse(TypedDict):
@@ -97,20 +99,21 @@ _BATCH_EXAMPLES = examples({"Two": {"requests": [RERANK, RERANK | {"query": OTHE
 async def rerank(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Response:
     """Score documents against a query and order them, best first; in mode "evidence" also say why for the best.
 
-    Takes what Jina's, Cohere's v1 and vLLM's clients send, and answers with the keys of all three. A client of Voyage is
-    known by its `top_k` or its true or false `truncation`, and answered in its own shape.
+    Takes what Jina's, Cohere's v1 and vLLM's clients send, and answers with the keys of all three. A request of Voyage's is
+    known by its client's User-Agent, by `top_k` or a true or false `truncation`, or by the name of one of Voyage's models
+    without `top_n`, and answered in its own shape.
     """
     if body.stream:
         return await stream_response(body, raw)
-    check_count(body.count, raw)
+    check_body(body, raw)
     _check_echo(body, raw)
     if body.queries is None:
         ranking = await rank(body, raw)
-        if body.is_voyages:
+        if is_voyages(raw):
             with_documents = "return_documents" in body.model_fields_set and body.return_documents
-            return rows.RowsResponse(voyage_response(ranking, with_documents), ranking)
-        (response,) = await _responses([ranking], [body], raw)
-        return JsonResponse(response)
+            return rows.RowsResponse(voyage_response(ranking, with_documents), ranking, warnings_of(body, raw))
+        (response,) = await _responses([ranking], [body], raw, with_meta=True)
+        return rows.RowsResponse(response, ranking)
     rankings = await rank_many([(request, body) for request in body.to_requests()], raw)
     responses = await _responses(rankings, [body] * len(rankings), raw)
     return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "rankings": responses})
@@ -119,8 +122,8 @@ async def rerank(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Res
 @router.post("/v1/rerank/batch", summary="Rerank several", response_model=BatchResponse)
 async def rerank_batch(body: Annotated[BatchRequest, _BATCH_EXAMPLES], raw: Request) -> Response:
     """Several requests in one body, each with its own answer or error, in order."""
-    check_count(body.count, raw)
-    checked = [_checked(one, f"requests[{i}]") for i, one in enumerate(body.requests)]
+    check_body(body, raw)
+    checked = [_checked(one, f"requests[{i}]", raw) for i, one in enumerate(body.requests)]
     valid = [
         (request, one)
         for request, one in zip(checked, body.requests, strict=True)
@@ -132,10 +135,11 @@ async def rerank_batch(body: Annotated[BatchRequest, _BATCH_EXAMPLES], raw: Requ
     return JsonResponse({"id": f"rerank-{request_id(raw)}", "object": "list", "answers": responses})
 
 
-def _checked(body: NativeRequest, where: str) -> RerankRequest | InvalidRequest:
+def _checked(body: NativeRequest, where: str, raw: Request) -> RerankRequest | InvalidRequest:
     try:
         if body.query is None or body.stream:
             raise InvalidRequest(f"{where}: in a batch, each has one 'query' and no 'stream'")
+        check_model(body, raw)
         return body.to_request()
     except InvalidRequest as error:
         return error
@@ -162,13 +166,13 @@ def _echo_size(document: str | dict[str, Any], *keys: str) -> int:
 
 
 async def _responses(
-    rankings: Sequence[Ranking | WhyrankError], bodies: Sequence[NativeRequest], raw: Request
+    rankings: Sequence[Ranking | WhyrankError], bodies: Sequence[NativeRequest], raw: Request, with_meta: bool = False
 ) -> list[RerankResponse | Failed]:
     """Many rows are made in a thread: a thousand of them would hold up the event loop."""
 
     def make() -> list[RerankResponse | Failed]:
         return [
-            _response(ranking, body, raw) if isinstance(ranking, Ranking) else failed(ranking, raw)
+            _response(ranking, body, raw, with_meta) if isinstance(ranking, Ranking) else failed(ranking, raw)
             for ranking, body in zip(rankings, bodies, strict=True)
         ]
 
@@ -176,9 +180,9 @@ async def _responses(
     return make() if count <= _MAX_ROWS_IN_LOOP else await asyncio.to_thread(make)
 
 
-def _response(ranking: Ranking, body: NativeRequest, raw: Request) -> RerankResponse:
+def _response(ranking: Ranking, body: NativeRequest, raw: Request, with_meta: bool) -> RerankResponse:
     response: RerankResponse = {
-        "results": [_row(row, body.return_documents) for row in ranking.results],
+        "results": [_row(row, body) for row in ranking.results],
         "usage": total_usage(ranking.usage),
         "evidence_usage": usage_to_dict(ranking.evidence_usage),
         "model": ranking.model,
@@ -187,19 +191,19 @@ def _response(ranking: Ranking, body: NativeRequest, raw: Request) -> RerankResp
         "id": f"rerank-{request_id(raw)}",
         "object": "list",
     }
-    warnings = body.unknown_keys()
+    warnings = warnings_of(body, raw)
     if service_of(raw).lacks_calibration(ranking.prompt):
         warnings.append("no calibrated_score: the server's calibration was made with another instruction")
     if warnings:
         response["warnings"] = warnings
+    if with_meta:
+        response["meta"] = cohere_meta("1", ranking, warnings)
     return response
 
 
-def _row(row: RankedDocument, with_document: bool) -> RerankRow:
-    more: RerankKeys = {}
-    if row.score is not None:
-        more["relevance_score"] = row.score
-    if with_document:
+def _row(row: RankedDocument, body: NativeRequest) -> RerankRow:
+    more: RerankKeys = {"relevance_score": row.margin if body.use_activation is False else row.score}
+    if body.return_documents:
         document: RerankDocument = {"text": row.document.text}
         if row.document.id is not None:
             document["id"] = row.document.id

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from whyrank.errors import WhyrankError
 from whyrank.serving.context import request_id, service_of
 from whyrank.serving.examples import OTHER_QUERY, QUERY, TEXTS, examples
-from whyrank.serving.handlers import check_count, rank_many
+from whyrank.serving.handlers import check_body, rank_many, warnings_of
 from whyrank.serving.native.errors import native_router
 from whyrank.serving.native.requests import ScoreRequest
 from whyrank.serving.native.rerank import TotalUsage, total_usage
@@ -19,7 +19,7 @@ from whyrank.serving.responses import JsonResponse
 from whyrank.types import RankedDocument, Usage
 from whyrank.wire import ScoreKeys, score_to_dict
 
-__all__ = ["router", "score"]
+__all__ = ["ScoreResponse", "router", "score"]
 
 router = native_router()
 
@@ -52,10 +52,9 @@ class ScoreResponse(TypedDict):
 
 
 @router.post("/v1/score", summary="Score pairs", response_model=ScoreResponse)
-@router.post("/score", include_in_schema=False)
 async def score(body: Annotated[ScoreRequest, _EXAMPLES], raw: Request) -> Response:
     """Scores of pairs, in the order of the pairs; the shape of vLLM's /score, with margin and label mass."""
-    check_count(body.count, raw)
+    check_body(body, raw)
     requests = body.to_requests()
     rows: list[RankedDocument] = []
     usage = Usage()
@@ -64,17 +63,21 @@ async def score(body: Annotated[ScoreRequest, _EXAMPLES], raw: Request) -> Respo
             raise ranking
         rows += sorted(ranking.results, key=lambda row: row.index)
         usage += ranking.usage
+    scores = [row.margin if body.use_activation is False else row.score for row in rows]
     response: ScoreResponse = {
         "id": f"score-{request_id(raw)}",
         "object": "list",
         "created": int(time.time()),
         "model": service_of(raw).model,
-        "data": [{"index": i, "object": "score", **score_to_dict(row)} for i, row in enumerate(rows)],
+        "data": [
+            {"index": i, "object": "score", **score_to_dict(row), "score": score}
+            for i, (row, score) in enumerate(zip(rows, scores, strict=True))
+        ],
         "usage": total_usage(usage),
     }
     if body.grid:
         width = len(requests[0].documents)
-        response["scores"] = [[row.score for row in rows[at : at + width]] for at in range(0, len(rows), width)]
-    if warnings := body.unknown_keys():
+        response["scores"] = [scores[at : at + width] for at in range(0, len(scores), width)]
+    if warnings := warnings_of(body, raw):
         response["warnings"] = warnings
     return JsonResponse(response)

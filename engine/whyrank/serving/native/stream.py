@@ -14,7 +14,7 @@ from whyrank.events import Event
 from whyrank.fan_out import fan_out
 from whyrank.serving.context import service_of
 from whyrank.serving.examples import RERANK, examples
-from whyrank.serving.handlers import check_count, with_tenant_salt
+from whyrank.serving.handlers import check_body, with_tenant_salt
 from whyrank.serving.native.errors import failed, native_router
 from whyrank.serving.native.requests import NativeRequest
 from whyrank.wire import event_to_dict, to_json
@@ -51,7 +51,7 @@ async def playground_stream(body: NativeRequest, raw: Request) -> Response:
 
 
 async def stream_response(body: NativeRequest, raw: Request) -> Response:
-    check_count(body.count, raw)
+    check_body(body, raw)
     if body.query is None:
         raise InvalidRequest("a stream answers one 'query'")
     if body.refuses_truncation:
