@@ -46,7 +46,10 @@ class LexiconSource:
         """A page of a dictionary. The asked word itself may stand there, or only one that means the same, or neither."""
         synset = self._synsets[self.chance.choice(self._known)]
         word = self.chance.choice(synset.words)
-        others = [self._synsets[key] for key in self.chance.sample(self._known, k=min(self.chance.randint(1, 4), len(self._known)))]
+        others = [
+            self._synsets[key]
+            for key in self.chance.sample(self._known, k=min(self.chance.randint(1, 4), len(self._known)))
+        ]
         entries = [Sentence(self._entry(other, "")) for other in others if word not in other.words]
         text = self._entry(synset, word) if relevant else self._entry(self._beside(synset, word), word)
         if relevant:

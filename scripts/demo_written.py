@@ -101,9 +101,11 @@ class WrittenSource:
         self._asks = [ask for ask in asks() if ask.field not in without]
         self._by_field = _grouped(self._asks)
 
-    def sample(self, relevant: bool) -> Sample:
+    def pair(self) -> tuple[Sample, Sample]:
+        """A document that answers and one that does not, for one query wherever that can be: so only the document tells."""
         ask = self.chance.choice(self._asks)
-        return self._positive(ask) if relevant else self._negative(ask)
+        query = self._query(ask)
+        return self._positive(ask, query), self._negative(ask, query)
 
     def every(self, ask: Ask) -> list[Sample]:
         """The passage and all texts written against it, for each query as it stands: to measure with."""
@@ -114,16 +116,16 @@ class WrittenSource:
         found = [self._made(ask, query, kind, text) for query in ask.queries for text, kind in documents]
         return found + [self._made(ask, query, "unanswered", _marked(None, ask.passage)) for query in ask.unanswered]
 
-    def _positive(self, ask: Ask) -> Sample:
-        draw, text, query = self.chance.random(), _marked(ask, ask.passage), self._query(ask)
+    def _positive(self, ask: Ask, query: str) -> Sample:
+        draw, text = self.chance.random(), _marked(ask, ask.passage)
         if draw < 0.2:
             text = self._window(text)
         elif draw < 0.35:
             text = self._surrounded(ask, text)
         return self._made(ask, query, "answer", self._headed(ask, text, query))
 
-    def _negative(self, ask: Ask) -> Sample:
-        draw, query = self.chance.random(), self._query(ask)
+    def _negative(self, ask: Ask, query: str) -> Sample:
+        draw = self.chance.random()
         if draw < 0.36:
             text, kind = self.chance.choice(ask.negatives)
         elif draw < 0.56 and ask.unanswered:

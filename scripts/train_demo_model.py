@@ -96,24 +96,25 @@ class Sources:
         self._lexicon = LexiconSource(seed, material, embeddings)
 
     def samples(self, count: int) -> Iterator[Sample]:
-        """Half of them answers."""
-        for at in range(count):
+        """Two by two: one answers, one does not."""
+        for at in range(0, count, 2):
             match self._writer.chance.choices(SOURCES, self._plan.sources)[0]:
                 case "written":
-                    yield self._written.sample(at % 2 == 1)
+                    yield from self._written.pair()
                 case "definition":
-                    yield self._lexicon.definition(at % 2 == 1)
+                    yield from (self._lexicon.definition(relevant) for relevant in (True, False))
                 case "description":
-                    yield self._lexicon.description()
+                    yield from (self._lexicon.description() for _ in range(2))
                 case _:
-                    yield self._generated(at)
+                    yield from self._generated(at)
 
-    def _generated(self, at: int) -> Sample:
+    def _generated(self, at: int) -> Iterator[Sample]:
         writer, plan = self._writer, self._plan
         # Now and then a document is long.
         writer.longest = 24 if plan.longest > 4 and at % 32 == 0 else plan.longest
         question = writer.question(writer.chance.choices(FAMILIES, plan.families)[0])
-        return writer.document(question, "answer" if at % 2 else _negative(question, plan.hard, writer.chance))
+        yield writer.document(question, "answer")
+        yield writer.document(question, _negative(question, plan.hard, writer.chance))
 
 
 def _negative(question: Question, hard: float, chance: random.Random) -> str:

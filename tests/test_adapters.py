@@ -345,7 +345,7 @@ def test_mteb_evaluates(client: Client) -> None:
     [
         ({}, "give either base_url"),
         ({"base_url": "http://a", "client": object.__new__(AsyncClient)}, "give either base_url"),
-        ({"base_url": "http://a", "replace_content": True}, "it wants mode='evidence'"),
+        ({"base_url": "http://a", "replace_content": True}, "it wants another mode than 'score'"),
         ({"base_url": "http://a", "top_n": 0}, "top_n is 0"),
         ({"base_url": "http://a", "evidence_min_score": 2.0}, "evidence_min_score is 2.0"),
         ({"base_url": "http://a", "topn": 3}, "topn"),
