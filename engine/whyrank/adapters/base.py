@@ -51,7 +51,7 @@ class BaseAdapter(OptionsRequest):
     def _check(self) -> Self:
         if (self.client is None) == (not self.base_url):
             raise InvalidRequest("give either base_url, a whyrank server's, or client, such as whyrank.Client(...)")
-        if self.replace_content and self.mode == "score":
+        if self.replace_content and self.mode in (None, "score"):
             raise InvalidRequest(
                 "replace_content puts evidence or spans in place of content: it wants another mode than 'score'"
             )
