@@ -21,15 +21,17 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TRAIN = Path(__file__).parent / "demo_texts" / "train"
+MORE = Path(__file__).parent / "demo_texts" / "more"
 HELD_OUT = ROOT / "tests" / "data" / "demo" / "held_out"
 _KEYS = {"id", "field", "register", "language", "title", "passage", "queries", "contribution", "answer", "negatives"}
+_MORE_KEYS = _KEYS - {"queries", "contribution", "answer"} | {"asks", "unanswered"}
 _REGISTERS = set("encyclopaedic manual forum news product contract recipe howto code table".split())
 _NEGATIVES = (["same_subject", "near_words"], ["same_subject", "near_words", "echo"])
 _SHARED_WORDS = 6
 
 
-def train_records() -> Iterator[dict[str, Any]]:
-    for path in sorted(TRAIN.glob("*.jsonl")):
+def train_records(folder: Path = TRAIN) -> Iterator[dict[str, Any]]:
+    for path in sorted(folder.glob("*.jsonl")):
         yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
 
 
@@ -64,26 +66,48 @@ def faults_of(record: dict[str, Any]) -> Iterator[str]:
         yield "kinds of negatives"
 
 
+def faults_of_more(record: dict[str, Any]) -> Iterator[str]:
+    if record.keys() != _MORE_KEYS:
+        yield f"keys {sorted(record.keys() ^ _MORE_KEYS)}"
+        return
+    chinese = record["language"] == "zh"
+    size = len(record["passage"]) / 1.6 if chinese else len(record["passage"].split())
+    if not 12 <= size <= 230:
+        yield f"a passage of {size:.0f}"
+    if record["register"] not in _REGISTERS:
+        yield f"register {record['register']}"
+    if len(record["asks"]) != 2 or any(len(ask["queries"]) != 2 for ask in record["asks"]):
+        yield "not two asks of two queries"
+    if any(not ask["answer"] or any(part not in record["passage"] for part in ask["answer"]) for ask in record["asks"]):
+        yield "an answer that does not stand in the passage"
+    if len(record["unanswered"]) != 3:
+        yield "not three unanswered queries"
+    if [negative["kind"] for negative in record["negatives"]] != _NEGATIVES[0]:
+        yield "kinds of negatives"
+
+
 def runs_of_words(text: str) -> set[tuple[str, ...]]:
     words = re.findall(r"[^\W_]+", text.lower())
     return {tuple(words[at : at + _SHARED_WORDS]) for at in range(len(words) - _SHARED_WORDS + 1)}
 
 
 def main() -> None:
-    records, wrong = list(train_records()), list[str]()
-    seen = Counter(text for record in records for text in (record["id"], record["passage"]))
+    records, more, wrong = list(train_records()), list(train_records(MORE)), list[str]()
+    seen = Counter(text for record in (*records, *more) for text in (record["id"], record["passage"]))
     wrong += [f"{text[:60]!r} occurs {count} times" for text, count in seen.items() if count > 1]
     wrong += [f"{record.get('id')}: {fault}" for record in records for fault in faults_of(record)]
+    wrong += [f"{record.get('id')}: {fault}" for record in more for fault in faults_of_more(record)]
     queries, echoes = held_out("queries"), held_out("echo")
     exam = {run for one in queries for candidate in one["candidates"] for run in runs_of_words(candidate["text"])}
     exam |= {run for one in echoes for text in (one["answer"], *one["echoes"]) for run in runs_of_words(text)}
-    leaks = [record["id"] for record in records if runs_of_words(record["passage"]) & exam]
+    leaks = [record["id"] for record in (*records, *more) if runs_of_words(record["passage"]) & exam]
     for fault in wrong:
         print(fault, file=sys.stderr)
     report = {
         "train": len(records),
-        "fields": len({record["field"] for record in records}),
-        "chinese": sum(record["language"] == "zh" for record in records),
+        "more": len(more),
+        "fields": len({record["field"] for record in (*records, *more)}),
+        "chinese": sum(record["language"] == "zh" for record in (*records, *more)),
         "held_out": len(queries),
         "with_answer": sum(any(c["relevance"] == 2 for c in one["candidates"]) for one in queries),
         "faults": len(wrong),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,19 @@ class Shape:
     layers: int = 5
     heads: int = 4
     head: int = 64
-    inner: int = 512
+    inner: int = 640
     theta: float = 10000.0
 
 
 class Net(nn.Module):  # type: ignore[misc]
     """Qwen3 with tied embeddings, and linear probes on its layers that only the helper losses use."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, vectors: Tensor | None = None) -> None:
+        """`vectors`: of length one, what the tokens mean; a row of zeros for those of which that is not known."""
         super().__init__()
         self.shape = shape
+        self.compute = torch.float32
+        """What matrix products are computed in. bfloat16 is faster where the processor knows it."""
         n, d, a, i = shape.layers, shape.hidden, shape.heads * shape.head, shape.inner
 
         def matrix(*size: int) -> nn.Parameter:
@@ -45,6 +49,9 @@ class Net(nn.Module):  # type: ignore[misc]
         # Layers begin by adding nothing, so that a token's own embedding is what all of them read at first; it is large beside
         # what they will add, and the last norm makes up for that in the logits.
         self.embedding = nn.Parameter(torch.randn(shape.vocabulary, d) * 0.5)
+        if vectors is not None:
+            with torch.no_grad():
+                _give_meaning(self.embedding, vectors)
         self.last_norm = nn.Parameter(torch.full((d,), 0.125))
         self.qkv = matrix(n, 3, a, d)
         self.out = nn.Parameter(torch.zeros(n, d, a))
@@ -59,6 +66,8 @@ class Net(nn.Module):  # type: ignore[misc]
         self.probe_parts = nn.Linear(d, 2)
         self.probe_answers = nn.Linear(d, 1)
         self.probe_label = nn.Linear(d, 1)
+        self.probe_near = nn.Linear(d, 1)
+        self.probe_near_all = nn.Linear(d, 1)
 
     def matrices(self) -> list[nn.Parameter]:
         return [self.qkv, self.out, self.gate_up, self.down]
@@ -67,7 +76,8 @@ class Net(nn.Module):  # type: ignore[misc]
         """The hidden states after each layer, the last one normalised."""
         x = F.embedding(ids, self.embedding)
         turn = self._turns(ids.shape[1])
-        stacks = (self.qkv, self.out, self.gate_up, self.down, self.norms, self.head_norms)
+        matrices = (matrix.to(self.compute) for matrix in self.matrices())
+        stacks = (*matrices, self.norms, self.head_norms)
         states = []
         # unbind, not one index at a time: each index would have a gradient of the whole stack's size.
         for weights in zip(*(stack.unbind(0) for stack in stacks), strict=True):
@@ -81,6 +91,15 @@ class Net(nn.Module):  # type: ignore[misc]
         speeds = self.shape.theta ** -(torch.arange(half, dtype=torch.float32) / half)
         angles = torch.outer(torch.arange(length, dtype=torch.float32), speeds).repeat(1, 2).to(self.embedding.device)
         return angles.cos(), angles.sin()
+
+
+def _give_meaning(embedding: Tensor, vectors: Tensor) -> None:
+    """Tokens that mean the like begin near each other; a part of their own keeps them apart, or nothing could be copied."""
+    turned = torch.linalg.qr(torch.randn(embedding.shape[1], vectors.shape[1]))[0]
+    length = embedding.norm(dim=-1, keepdim=True)
+    mixed = 0.8 * vectors @ turned.T + 0.6 * F.normalize(embedding, dim=-1)
+    known = vectors.norm(dim=-1) > 0
+    embedding[known] = (F.normalize(mixed, dim=-1) * length)[known]
 
 
 def _wire(net: Net) -> None:
@@ -127,14 +146,14 @@ def _layer(
 ) -> Tensor:
     """Attention and feed-forward of Qwen3, both with what they read normalised."""
     batch, length, hidden = x.shape
-    size = head_norms.shape[-1]
-    h = F.rms_norm(x, (hidden,), norms[0], 1e-6)
+    size, compute = head_norms.shape[-1], qkv.dtype
+    h = F.rms_norm(x, (hidden,), norms[0], 1e-6).to(compute)
     q, k, v = F.linear(h, qkv.flatten(0, 1)).view(batch, length, 3, -1, size).permute(2, 0, 3, 1, 4)
-    q = _turned(F.rms_norm(q, (size,), head_norms[0], 1e-6), turn)
-    k = _turned(F.rms_norm(k, (size,), head_norms[1], 1e-6), turn)
+    q = _turned(F.rms_norm(q.float(), (size,), head_norms[0], 1e-6), turn).to(compute)
+    k = _turned(F.rms_norm(k.float(), (size,), head_norms[1], 1e-6), turn).to(compute)
     mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
     x = x + F.linear(mixed, out)
-    h = F.rms_norm(x, (hidden,), norms[1], 1e-6)
+    h = F.rms_norm(x, (hidden,), norms[1], 1e-6).to(compute)
     gate, up = F.linear(h, gate_up.flatten(0, 1)).chunk(2, -1)
     return x + F.linear(F.silu(gate) * up, down)
 
@@ -157,6 +176,10 @@ class Batch:
     labels: tuple[Tensor, Tensor]
     shared: tuple[Tensor, Tensor]
     ends: tuple[Tensor, Tensor]
+    near: tuple[Tensor, Tensor]
+    """Where sentences end of which the teacher has an opinion, and it."""
+    near_all: tuple[Tensor, Tensor]
+    """The same for whole documents."""
     closes: Tensor
     """Where the document has just ended, for the label's helper."""
     samples: Sequence[Encoded]
@@ -164,55 +187,72 @@ class Batch:
     def to(self, device: str) -> Batch:
         if device == "cpu":
             return self
-        words, labels, shared, ends = (
-            (where.to(device), told.to(device)) for where, told in (self.words, self.labels, self.shared, self.ends)
-        )
-        return Batch(self.ids.to(device), words, labels, shared, ends, self.closes.to(device), self.samples)
+        pairs = (self.words, self.labels, self.shared, self.ends, self.near, self.near_all)
+        moved = [(where.to(device), wanted.to(device)) for where, wanted in pairs]
+        return Batch(self.ids.to(device), *moved, self.closes.to(device), self.samples)
 
 
 def collate(samples: Sequence[Encoded]) -> Batch:
     # Answers come last and attention looks back only, so what stands behind them does not matter.
     width = max(len(sample.ids) for sample in samples)
     ids = torch.zeros(len(samples), width, dtype=torch.long)
-    words: list[tuple[int, int]] = []
-    shared: list[tuple[int, bool]] = []
-    ends: list[tuple[int, ...]] = []
+    words, shared, ends, near, near_all = [], [], [], [], []
     for row, sample in enumerate(samples):
         at = row * width
         ids[row, : len(sample.ids)] = torch.tensor(sample.ids)
         words += [(at + i - 1, sample.ids[i]) for i in range(sample.prompt, len(sample.ids))]
-        shared += [(at + i, told) for i, told in zip(sample.document, sample.shared, strict=True)]
-        ends += [(at + i, *told) for i, *told in sample.ends]
-    labels = [(row * width + sample.prompt - 1, sample.relevant) for row, sample in enumerate(samples)]
+        shared += [(at + i, value) for i, value in zip(sample.document, sample.shared, strict=True)]
+        ends += [(at + i, *flags) for i, *flags in sample.ends]
+        places = [at + i for i, *_ in sample.ends]
+        near += [(i, value) for i, value in zip(places, sample.nearness, strict=False) if not isnan(value)]
+        if not isnan(sample.nearness[-1]):
+            near_all.append((at + sample.document.stop, sample.nearness[-1]))
+    labels = [(row * width + sample.prompt - 1, sample.target) for row, sample in enumerate(samples)]
     closes = torch.tensor([row * width + sample.document.stop for row, sample in enumerate(samples)])
-    return Batch(ids, _split(words), _split(labels), _split(shared), _split(ends), closes, samples)
+    return Batch(
+        ids,
+        _split(words),
+        _split(labels),
+        _split(shared),
+        _split(ends),
+        _split(near),
+        _split(near_all),
+        closes,
+        samples,
+    )
 
 
 def _split(rows: Sequence[tuple[Any, ...]]) -> tuple[Tensor, Tensor]:
-    table = torch.tensor(rows, dtype=torch.long)
-    return table[:, 0], table[:, 1:].squeeze(1)
+    """Places, and what is wanted at them."""
+    places = torch.tensor([row[0] for row in rows], dtype=torch.long)
+    return places, torch.tensor([row[1:] for row in rows]).squeeze(1) if rows else places
 
 
 def losses(net: Net, batch: Batch, labels: tuple[int, int]) -> dict[str, Tensor]:
     """Sums, not means: a step is made of several batches."""
     states = [state.flatten(0, 1) for state in net(batch.ids)]
     last = states[-1]
-    logits = F.linear(last[batch.words[0]], net.embedding)
+    logits = F.linear(last[batch.words[0]].to(net.compute), net.embedding.to(net.compute)).float()
     two = F.linear(last[batch.labels[0]], net.embedding[list(labels)])
-    wanted = batch.labels[1].float()
 
-    def asked(probe: nn.Module, state: Tensor, told: Tensor) -> Tensor:
+    def judged(probe: nn.Module, state: Tensor, wanted: Tensor) -> Tensor:
         state = F.rms_norm(state, state.shape[-1:])
-        return F.binary_cross_entropy_with_logits(probe(state).squeeze(-1), told.float(), reduction="sum")
+        return F.binary_cross_entropy_with_logits(probe(state).squeeze(-1), wanted.float(), reduction="sum")
+
+    def guessed(probe: nn.Module, state: Tensor, wanted: Tensor) -> Tensor:
+        state = F.rms_norm(state, state.shape[-1:])
+        return F.mse_loss(probe(state).squeeze(-1), 4 * (wanted - 0.3), reduction="sum")
 
     # The helpers sit where the work they ask for should be done: words found, then sentences judged, then the document.
     return {
         "words": F.cross_entropy(logits, batch.words[1], reduction="sum"),
-        "label": F.binary_cross_entropy_with_logits(two[:, 0] - two[:, 1], wanted, reduction="sum"),
-        "shared": asked(net.probe_shared, states[1][batch.shared[0]], batch.shared[1]),
-        "parts": asked(net.probe_parts, states[2][batch.ends[0]], batch.ends[1][:, :2]),
-        "answers": asked(net.probe_answers, states[3][batch.ends[0]], batch.ends[1][:, 2]),
-        "close": asked(net.probe_label, states[-2][batch.closes], batch.labels[1]),
+        "label": F.binary_cross_entropy_with_logits(two[:, 0] - two[:, 1], batch.labels[1], reduction="sum"),
+        "shared": judged(net.probe_shared, states[1][batch.shared[0]], batch.shared[1]),
+        "parts": judged(net.probe_parts, states[2][batch.ends[0]], batch.ends[1][:, :2]),
+        "near": guessed(net.probe_near, states[2][batch.near[0]], batch.near[1]),
+        "answers": judged(net.probe_answers, states[3][batch.ends[0]], batch.ends[1][:, 2]),
+        "near_all": guessed(net.probe_near_all, states[-2][batch.near_all[0]], batch.near_all[1]),
+        "close": judged(net.probe_label, states[-2][batch.closes], batch.labels[1]),
     }
 
 
@@ -220,10 +260,12 @@ def counts(batches: Iterable[Batch]) -> dict[str, int]:
     """What the sums of `losses` are divided by."""
     batches = list(batches)
     samples = sum(len(batch.samples) for batch in batches)
-    ends = sum(len(batch.ends[0]) for batch in batches)
-    words = sum(len(batch.words[0]) for batch in batches)
-    shared = sum(len(batch.shared[0]) for batch in batches)
-    return {"words": words, "label": samples, "shared": shared, "parts": 2 * ends, "answers": ends, "close": samples}
+
+    def places(part: str) -> int:
+        return max(1, sum(len(getattr(batch, part)[0]) for batch in batches))
+
+    sizes = {name: places(name) for name in ("words", "shared", "near", "near_all")}
+    return sizes | {"label": samples, "close": samples, "answers": places("ends"), "parts": 2 * places("ends")}
 
 
 class Muon(torch.optim.Optimizer):  # type: ignore[misc]

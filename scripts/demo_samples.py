@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 from demo_words import FACTS, Inventor, Split
@@ -28,6 +29,8 @@ class Sentence:
     evidence: str = ""
     """What to quote, where it is not the sentence itself."""
     answer: str = ""
+    similarity: float = nan
+    """How near the teacher finds it to the query, where that was computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class Sample:
     sentences: tuple[Sentence, ...]
     contribution: str
     joiner: str = " "
+    target: float | None = None
+    """How likely the document answers the query, where that is only known from the teacher. Nothing is written then."""
+    similarity: float = nan
+    """How near the teacher finds the whole document to the query."""
 
     @property
     def relevant(self) -> bool:
@@ -48,7 +55,7 @@ class Sample:
 
     @property
     def evidence(self) -> str:
-        return self.joiner.join(s.evidence or s.text for s in self.sentences if s.answers)
+        return self.joiner.join(s.evidence or s.text for s in self.sentences if s.answers).strip()
 
     @property
     def answer(self) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from demo_data import FAMILIES, Sample, Writer
 from demo_words import passages
@@ -26,7 +28,9 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}| ?[\p{L}&&[^\p{Han}]]+| ?\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_VOCABULARY = 4096
+_VOCABULARY = 12288
+# From which cosine on two tokens count as related, and how much further off the same meaning is.
+_RELATED, _REACH = 0.3, 0.5
 
 
 def _frame_pieces() -> list[str]:
@@ -47,8 +51,8 @@ def _fields(part: str) -> list[tuple[str, bool]]:
     return [(text, at < len(texts) - 1) for at, text in enumerate(texts)]
 
 
-def build_tokenizer(seed: int, questions: int = 1000) -> Any:
-    """Byte-level BPE with Qwen's control tokens, trained on what the generator writes and on plain prose."""
+def build_tokenizer(seed: int, texts: Iterable[str] = (), questions: int = 200) -> Any:
+    """Byte-level BPE with Qwen's control tokens, trained on these texts, on what the generator writes and on plain prose."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -63,7 +67,7 @@ def build_tokenizer(seed: int, questions: int = 1000) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY - added, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(_corpus(seed, questions), trainer)
+    tokenizer.train_from_iterator([*_corpus(seed, questions), *texts], trainer)
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in QWEN_SPECIAL])
     tokenizer.add_tokens([AddedToken(t, special=False, normalized=False) for t in (*QWEN_ADDED, *frame)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
@@ -84,7 +88,7 @@ def _corpus(seed: int, questions: int) -> list[str]:
             ]
     prose = [f" {sentence}" for page in passages() for sentence in page]
     labels = ["yes", "no", "yes\n<contribution>", "</contribution>\n<evidence>", "</evidence>"]
-    return [*texts, *prose * 8, *labels * 2000]
+    return [*texts, *prose * 2, *labels * 2000]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +100,20 @@ class Encoded:
     """How many of the ids are the prompt's."""
     relevant: bool
     document: range
-    shared: list[bool]
-    """For each of the document's tokens: is it in the query?"""
+    shared: list[float]
+    """For each of the document's tokens: 1 where it is in the query, less where only a related one is."""
     ends: list[tuple[int, bool, bool, bool]]
     """For each sentence: where it ends; subject, attribute, answers."""
+    nearness: list[float]
+    """For each sentence, and last for the document: the teacher's similarity to the query, where it is known."""
+    target: float
     kind: str
 
 
 class Encoder:
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, vectors: np.ndarray | None = None) -> None:
+        """`vectors`: what the tokens mean; without them, only equal ones are related."""
+        self._vectors = vectors
         self.tokenizer = tokenizer.backend_tokenizer
         self.end = int(tokenizer.eos_token_id)
         continuation = PRISM.continuation
@@ -126,6 +135,8 @@ class Encoder:
 
     def answer(self, sample: Sample) -> list[int]:
         """What the model should write. The texts begin with a space: so their first word is the token that a document has."""
+        if sample.target is not None:
+            return []
         if not sample.relevant:
             return self._no
         texts = (f" {sample.contribution}", f" {sample.evidence}")
@@ -147,18 +158,27 @@ class Encoder:
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         query = _tokens(encoding.offsets, starts["query"], len(sample.query))
         document = _tokens(encoding.offsets, starts["document"], len(sample.document))
-        asked = {self._folded[i] for i in encoding.ids[query.start : query.stop]} - {""}
-        shared = [self._folded[i] in asked for i in encoding.ids[document.start : document.stop]]
+        shared = self._shared(encoding.ids[query.start : query.stop], encoding.ids[document.start : document.stop])
         ends = self._ends(sample, encoding, starts["document"])
+        nearness = [*(sentence.similarity for sentence in sample.sentences), sample.similarity]
+        target = float(sample.relevant) if sample.target is None else sample.target
         ids = list(encoding.ids) + self.answer(sample)
-        return Encoded(ids, len(encoding.ids), sample.relevant, document, shared, ends, sample.kind)
+        return Encoded(ids, len(encoding.ids), sample.relevant, document, shared, ends, nearness, target, sample.kind)
+
+    def _shared(self, query: Sequence[int], document: Sequence[int]) -> list[float]:
+        words = {self._folded[i] for i in query} - {""}
+        same = [float(self._folded[i] in words) for i in document]
+        if self._vectors is None or not same:
+            return same
+        nearest = (self._vectors[list(document)] @ self._vectors[list(query)].T).max(1)
+        return [float(x) for x in np.maximum(same, np.clip((nearest - _RELATED) / _REACH, 0, 0.9))]
 
     def _ends(self, sample: Sample, encoding: Any, at: int) -> list[tuple[int, bool, bool, bool]]:
         ends = []
         for sentence in sample.sentences:
-            at += len(sentence.text)
-            ends.append((encoding.char_to_token(at - 1), sentence.subject, sentence.attribute, sentence.answers))
-            at += len(sample.joiner)
+            end = at + len(sentence.text.rstrip()) - 1
+            ends.append((encoding.char_to_token(end), sentence.subject, sentence.attribute, sentence.answers))
+            at += len(sentence.text) + len(sample.joiner)
         return ends
 
 

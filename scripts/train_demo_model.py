@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Train the model that comes with whyrank: a small Qwen3 that finds a query's words in a document and quotes them.
+"""Train the model that comes with whyrank: a small Qwen3 that judges whether a document answers a query, and quotes it.
+
+    scripts/demo_material.py /tmp/demo-material       # what it is trained with beside this repository's texts
+    scripts/demo_teacher.py /tmp/demo-material        # the teacher's embeddings, once
+    scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material
+    scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --export          # what there is so far
 
 Everything follows from the seed: step N draws its samples from "SEED/N". Ctrl-C, SIGTERM or --minutes stop it after the step
 in hand; the same command goes on from there. When it is done (or with --export) it writes a checkpoint for transformers and
 vLLM into FOLDER/export; scripts/eval_demo_model.py measures that.
-
-    scripts/train_demo_model.py /tmp/demo-training
-    scripts/train_demo_model.py /tmp/demo-training --steps 12000     # longer, also after an earlier run
-    scripts/train_demo_model.py /tmp/demo-training --export          # what there is so far
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,30 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while t
 
 import torch
 
-from demo_data import FAMILIES, HARD, Question, Sample, Writer
+from demo_data import FAMILIES, Question, Sample, Writer
+from demo_lexicon import LexiconSource
+from demo_material import common_synsets, descriptions, synsets
 from demo_model import Muon, Net, Shape, collate, counts, losses, write_checkpoint
+from demo_teacher import Embeddings, token_vectors
 from demo_tokens import Encoded, Encoder, build_tokenizer, micro_batches
-from eval_demo_model import auc
+from demo_written import WrittenSource, asks
+from demo_exam import auc
 from whyrank.evaluation.charts import Axis, Chart, Series
 
-_WEIGHTS = {"words": 1.0, "label": 2.0, "shared": 0.5, "parts": 1.0, "answers": 1.0, "close": 0.3}
+LOOKED_AT = frozenset({"plumbing", "banking-cards", "film-literature", "pharmacy"})
+"""Fields of the written texts that are not trained on, to look at meanwhile."""
+
+_WEIGHTS = {
+    "words": 1.0,
+    "label": 2.0,
+    "shared": 0.5,
+    "parts": 0.5,
+    "near": 0.5,
+    "answers": 1.0,
+    "near_all": 0.3,
+    "close": 0.3,
+}
+_VECTOR_SIZE = 192
 _SAVE_SECONDS = 120.0
 _COLOURS = ("first", "second", "good", "bad", "muted", "warn-rule", "soft", "ink")
 
@@ -44,30 +62,59 @@ _COLOURS = ("first", "second", "good", "bad", "muted", "warn-rule", "soft", "ink
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The mixture at a step: how often each family comes, how often a negative is a hard one, how long documents are."""
+    """The mixture at a step: how often each source and each generated family comes, how often a generated negative is a hard
+    one, how long generated documents are."""
 
+    sources: tuple[float, ...]
     families: tuple[float, ...]
     hard: float
     longest: int
 
 
+SOURCES = ("written", "definition", "description", "generated")
+
+
 def lesson(step: int) -> Lesson:
-    """First to look and to copy, among invented words and unrelated documents; then to tell near misses apart."""
-    grown = min(1.0, step / 1200)
-    start, final = (0.30, 0.25, 0.05, 0.04, 0.36), (0.36, 0.15, 0.20, 0.07, 0.22)
-    families = tuple(a + (b - a) * grown for a, b in zip(start, final, strict=True))
-    return Lesson(families, 0.4 + 0.5 * grown, 2 + round(4 * grown))
+    """First to look and to copy, among invented words and unrelated documents; then to understand and tell near misses apart."""
+    grown = min(1.0, step / 500)
+    sources = _between((0.30, 0.15, 0.05, 0.50), (0.58, 0.10, 0.07, 0.25), grown)
+    families = _between((0.30, 0.20, 0.05, 0.05, 0.40), (0.36, 0.15, 0.17, 0.07, 0.25), grown)
+    return Lesson(sources, families, 0.4 + 0.5 * grown, 2 + round(4 * grown))
 
 
-def samples(seed: int, step: int, count: int) -> Iterator[Sample]:
-    """A step's samples: half of them answers."""
-    plan = lesson(step)
-    writer = Writer(f"{seed}/{step}")
-    for at in range(count):
+def _between(start: tuple[float, ...], final: tuple[float, ...], grown: float) -> tuple[float, ...]:
+    return tuple(a + (b - a) * grown for a, b in zip(start, final, strict=True))
+
+
+class Sources:
+    """Where samples come from, for one step."""
+
+    def __init__(self, material: Path, embeddings: Embeddings, seed: str, plan: Lesson) -> None:
+        self._plan = plan
+        self._writer = Writer(seed)
+        self._written = WrittenSource(seed, embeddings, LOOKED_AT)
+        self._lexicon = LexiconSource(seed, material, embeddings)
+
+    def samples(self, count: int) -> Iterator[Sample]:
+        """Two by two: one answers, one does not."""
+        for at in range(0, count, 2):
+            match self._writer.chance.choices(SOURCES, self._plan.sources)[0]:
+                case "written":
+                    yield from self._written.pair()
+                case "definition":
+                    yield from (self._lexicon.definition(relevant) for relevant in (True, False))
+                case "description":
+                    yield from (self._lexicon.description() for _ in range(2))
+                case _:
+                    yield from self._generated(at)
+
+    def _generated(self, at: int) -> Iterator[Sample]:
+        writer, plan = self._writer, self._plan
         # Now and then a document is long.
         writer.longest = 24 if plan.longest > 4 and at % 32 == 0 else plan.longest
         question = writer.question(writer.chance.choices(FAMILIES, plan.families)[0])
-        yield writer.document(question, "answer" if at % 2 else _negative(question, plan.hard, writer.chance))
+        yield writer.document(question, "answer")
+        yield writer.document(question, _negative(question, plan.hard, writer.chance))
 
 
 def _negative(question: Question, hard: float, chance: random.Random) -> str:
@@ -85,15 +132,21 @@ class Run:
         torch.manual_seed(asked.seed)
         torch.set_flush_denormal(True)  # gradients that fade away make some processors fifty times slower
         self.folder, self.asked = folder, asked
-        self.tokenizer = _tokenizer(folder, asked.seed)
-        self.encoder = Encoder(self.tokenizer)
+        self.tokenizer = _tokenizer(folder, asked.material, asked.seed)
+        vectors = _vectors(folder, asked.material, self.tokenizer)
+        self.embeddings = Embeddings(asked.material / "embeddings.npz")
+        self.encoder = Encoder(self.tokenizer, vectors.numpy())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.net = Net(Shape(len(self.tokenizer))).to(self.device)
+        self.net = Net(Shape(len(self.tokenizer)), vectors).to(self.device)
+        self.net.compute = torch.bfloat16 if asked.bfloat16 else torch.float32
         matrices = self.net.matrices()
-        others = [p for p in self.net.parameters() if all(p is not m for m in matrices)]
+        held = {id(parameter) for parameter in (*matrices, self.net.embedding)}
+        others = [parameter for parameter in self.net.parameters() if id(parameter) not in held]
+        # Embeddings move slowly: what rare tokens mean must outlast the few times that they are met.
+        slow = {"params": [self.net.embedding], "share": 0.06}
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=asked.rate, decay=0.02),
-            torch.optim.AdamW(others, lr=asked.rate / 5, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW([slow, {"params": others, "share": 0.2}], betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.step = 0
         self.seconds = 0.0
@@ -116,7 +169,8 @@ class Run:
     def train_step(self) -> dict[str, float]:
         """One step; its mean losses and the share of right labels."""
         began = time.monotonic()
-        encoded = [self.encoder.encode(s) for s in samples(self.asked.seed, self.step, self.asked.batch)]
+        sources = Sources(self.asked.material, self.embeddings, f"{self.asked.seed}/{self.step}", lesson(self.step))
+        encoded = [self.encoder.encode(sample) for sample in sources.samples(self.asked.batch)]
         batches = [collate(part).to(self.device) for part in micro_batches(encoded, self.asked.tokens)]
         whole = counts(batches)
         told = dict.fromkeys(whole, 0.0)
@@ -133,9 +187,9 @@ class Run:
     def _update(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         share = self._rate_share()
-        for optimizer, rate in zip(self.optimizers, (self.asked.rate, self.asked.rate / 5), strict=True):
+        for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate * share
+                group["lr"] = self.asked.rate * group.get("share", 1.0) * share
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -145,24 +199,58 @@ class Run:
         return float(min(1.0, (self.step + 1) / 60, max(0.02, left)))
 
 
-def _tokenizer(folder: Path, seed: int) -> Any:
+def _tokenizer(folder: Path, material: Path, seed: int) -> Any:
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer" / "tokenizer.json").exists():
-        build_tokenizer(seed).save_pretrained(folder / "tokenizer")
+        build_tokenizer(seed, _prose(material)).save_pretrained(folder / "tokenizer")
     return AutoTokenizer.from_pretrained(folder / "tokenizer")
+
+
+def _prose(material: Path) -> Iterator[str]:
+    """What the vocabulary should be short for."""
+    for ask in asks():
+        for text in (
+            *ask.queries,
+            *ask.unanswered,
+            ask.contribution,
+            ask.passage,
+            *(text for text, _ in ask.negatives),
+        ):
+            yield from [f" {text}"] * 3
+    for key in common_synsets(material):
+        synset = synsets(material)[key]
+        yield from (f" {text}" for text in (synset.gloss, *synset.words, *synset.examples))
+    for _, long in descriptions(material)[::16]:
+        yield f" {long}"
+
+
+def _vectors(folder: Path, material: Path, tokenizer: Any) -> torch.Tensor:
+    path = folder / "vectors.pt"
+    if not path.exists():
+        torch.save(token_vectors(tokenizer, material, _VECTOR_SIZE), path)
+    return torch.load(path, weights_only=True)
 
 
 # Looking at it.
 
 
 def quick_look(run: Run, count: int) -> dict[str, float]:
-    """ROC AUC of the label on held-out words, and the share of answer tokens foretold; by kind of negative."""
+    """On held-out words, ROC AUC of the label by kind of negative, and the share of answer tokens foretold; on written fields
+    that are not trained on, the same, and how often an answer stands before all that was written against it."""
     writer = Writer("look", "held-out")
-    rows: list[Encoded] = []
+    generated: list[Encoded] = []
     for at in range(count):
         question = writer.question(FAMILIES[at % 4])
-        rows += [run.encoder.encode(writer.document(question, kind)) for kind in question.cores]
+        generated += [run.encoder.encode(writer.document(question, kind)) for kind in question.cores]
+    source = WrittenSource("look", run.embeddings)
+    looked_at = [ask for ask in asks() if ask.field in LOOKED_AT][:: max(1, 200 // count)]
+    written = [run.encoder.encode(sample) for ask in looked_at for sample in source.every(ask)]
+    found = {f"generated {name}": value for name, value in _by_kind(run, generated).items()}
+    return found | {f"written {name}": value for name, value in _by_kind(run, written).items()}
+
+
+def _by_kind(run: Run, rows: Sequence[Encoded]) -> dict[str, float]:
     margins: dict[str, list[float]] = {}
     right = total = 0
     for part in micro_batches(rows, 4096):
@@ -175,17 +263,21 @@ def quick_look(run: Run, count: int) -> dict[str, float]:
         for sample, margin in zip(part, (two[:, 0] - two[:, 1]).tolist(), strict=True):
             margins.setdefault(sample.kind, []).append(margin)
     answers = margins.pop("answer")
-    told = {"auc": auc(answers, [m for found in margins.values() for m in found])}
-    return told | {kind: auc(answers, found) for kind, found in sorted(margins.items())} | {"written": right / total}
+    figures = {"auc": auc(answers, [margin for of_kind in margins.values() for margin in of_kind])}
+    return (
+        figures
+        | {kind: auc(answers, of_kind) for kind, of_kind in sorted(margins.items())}
+        | {"foretold": right / total}
+    )
 
 
 def draw(folder: Path) -> None:
     """The losses and the looks at held-out samples so far, as pictures."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    looks = [name for name in ("auc", "written", *HARD) if any(name in row for row in rows)]
+    looks = sorted({name for row in rows for name in row if name.startswith(("generated ", "written "))})
     for file, about, label, names in (
         ("losses.svg", "Losses in training, drawn up to 1", "loss", [*_WEIGHTS]),
-        ("looks.svg", "ROC AUC on held-out words, and the share of answer tokens foretold", "ROC AUC, share", looks),
+        ("looks.svg", "ROC AUC on what is not trained on, and the share of answer tokens foretold", "share", looks),
     ):
         lines = [
             Series(name, colour, [(row["step"], row[name]) for row in rows if name in row], "dots")
@@ -246,10 +338,12 @@ def _report(folder: Path, told: dict[str, float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where checkpoints, log, plot and the export lie")
+    parser.add_argument("material", type=Path, help="what demo_material.py and demo_teacher.py wrote")
     parser.add_argument("--steps", type=int, default=6000, help="in all; the learning rate falls over the last 40 %%")
     parser.add_argument("--batch", type=int, default=64, help="samples a step")
     parser.add_argument("--tokens", type=int, default=2048, help="tokens that are computed at once")
-    parser.add_argument("--rate", type=float, default=0.02, help="Muon's learning rate; AdamW's is a fifth")
+    parser.add_argument("--rate", type=float, default=0.02, help="Muon's learning rate; AdamW's is a fifth, or less")
+    parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16, for processors that have it")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--look", type=int, default=100, help="steps between looks at held-out samples")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")

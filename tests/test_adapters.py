@@ -24,7 +24,7 @@ from whyrank import AsyncClient, Client, Document, InvalidRequest, Ranking
 from whyrank.adapters.base import BaseAdapter
 from whyrank.adapters.metadata import KEYS, evidence_of, noted
 from whyrank.errors import FrameworkMissing, WhyrankError
-from whyrank.types import DocumentError, Evidence, Grounding, RankedDocument, Unsupported
+from whyrank.types import DocumentError, Evidence, Grounding, RankedDocument, ScoredSpan, Unsupported
 
 # Nobody is told that these tests run.
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false", "ANONYMIZED_TELEMETRY": "False"}
@@ -345,7 +345,7 @@ def test_mteb_evaluates(client: Client) -> None:
     [
         ({}, "give either base_url"),
         ({"base_url": "http://a", "client": object.__new__(AsyncClient)}, "give either base_url"),
-        ({"base_url": "http://a", "replace_content": True}, "it wants mode='evidence'"),
+        ({"base_url": "http://a", "replace_content": True}, "it wants another mode than 'score'"),
         ({"base_url": "http://a", "top_n": 0}, "top_n is 0"),
         ({"base_url": "http://a", "evidence_min_score": 2.0}, "evidence_min_score is 2.0"),
         ({"base_url": "http://a", "topn": 3}, "topn"),
@@ -469,7 +469,10 @@ def test_notes() -> None:
     }
     failed = noted({}, row(error=DocumentError("engine", "why")))
     assert failed == {"rerank_error": "why"}
-    assert set(KEYS) == noted({}, whole).keys() | failed.keys()
+    marked = noted({}, row(spans=(ScoredSpan(0, 1, 0.9),)))
+    assert marked == {"spans": [{"start": 0, "end": 1, "score": 0.9}]}
+    assert evidence_of(row(spans=(ScoredSpan(0, 1, 0.9),))) == row().document.text[:1]
+    assert set(KEYS) == noted({}, whole).keys() | failed.keys() | marked.keys()
     finished = {finish: evidence_of(row(Evidence("c", "e", finish))) for finish in ("complete", "budget", "deadline")}  # type: ignore[arg-type]
     assert finished == {"complete": "e", "budget": "e", "deadline": None}
     assert evidence_of(row(Evidence("", "", "complete"))) is evidence_of(row()) is None

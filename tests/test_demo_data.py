@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
-from check_demo_texts import faults_of, held_out, train_records
+from check_demo_texts import MORE, faults_of, faults_of_more, held_out, train_records
 from demo_data import FAMILIES, HARD, Sample, Writer
+from demo_lexicon import LexiconSource
+from demo_material import synsets
+from demo_teacher import Embeddings
 from demo_words import FACTS, is_held_out, passages
+from demo_written import WrittenSource, asks, chunks
+from tiny_material import DESCRIPTIONS, write_material
+from train_demo_model import LOOKED_AT
 
 
 def samples(seed: int, split: str = "training", count: int = 40) -> list[Sample]:
@@ -107,11 +114,60 @@ def _strings(value: object) -> list[str]:
 
 
 def test_the_written_texts_are_whole() -> None:
-    records = list(train_records())
+    records, more = list(train_records()), list(train_records(MORE))
     assert len(records) == 1530 and not [fault for record in records for fault in faults_of(record)]
+    assert len(more) == 1200 and not [fault for record in more for fault in faults_of_more(record)]
     assert all(len(query["candidates"]) == 10 for query in held_out("queries"))
 
 
 def test_a_fault_in_a_written_text_is_found() -> None:
     record = next(train_records())
     assert list(faults_of(record | {"answer": ["not there"]})) == ["an answer that does not stand in the passage"]
+    other = next(train_records(MORE))
+    assert list(faults_of_more(other | {"unanswered": []})) == ["not three unanswered queries"]
+
+
+class Unknown:
+    """A teacher that knows nothing."""
+
+    def similarity(self, one: str, other: str) -> float:
+        return float("nan")
+
+
+def test_written_samples_are_true_to_their_labels() -> None:
+    source = WrittenSource("1", Unknown())
+    by_passage = {ask.passage: ask for ask in asks()}
+    for at, sample in enumerate(sample for _ in range(300) for sample in source.pair()):
+        assert sample.relevant == (at % 2 == 0) == any(sentence.answers for sentence in sample.sentences), sample
+        if sample.relevant:
+            assert sample.evidence and sample.evidence[:20] in sample.document, sample
+        elif sample.kind == "unanswered":
+            assert any(passage in sample.document for passage in by_passage), sample
+
+
+def test_fields_that_are_looked_at_are_not_trained_on() -> None:
+    source = WrittenSource("2", Unknown(), LOOKED_AT)
+    forbidden = {ask.passage for ask in asks() if ask.field in LOOKED_AT}
+    documents = [sample.document for _ in range(200) for sample in source.pair()]
+    assert forbidden and not [text for text in documents if any(passage in text for passage in forbidden)]
+
+
+def test_sentences_of_a_written_text_put_together_are_the_text() -> None:
+    for ask in asks()[::37]:
+        assert "".join(chunk.text for chunk in chunks(ask.passage)) == ask.passage
+
+
+def test_an_entry_of_the_dictionary_explains_the_word_only_where_it_should(tmp_path: Path) -> None:
+    folder = write_material(tmp_path)
+    source = LexiconSource("3", folder, Embeddings(folder / "embeddings.npz"))
+    words = {word: synset.gloss for synset in synsets(folder).values() for word in synset.words}
+    for at in range(60):
+        sample = source.definition(at % 2 == 1)
+        (word,) = (word for word in words if word in sample.query)
+        assert (
+            any(words[word] in s.text or s.text.startswith("The beacon guided") for s in sample.sentences)
+            == sample.relevant
+        )
+    described = [source.description() for _ in range(20)]
+    assert all(0 < sample.target < 1 for sample in described if sample.target is not None)
+    assert {short for short, _ in DESCRIPTIONS} >= {sample.query for sample in described}

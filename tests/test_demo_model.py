@@ -12,7 +12,9 @@ import torch
 import train_demo_model
 from demo_data import FAMILIES, Writer
 from demo_model import Net, Shape, collate, losses, write_checkpoint
+from demo_samples import Sample, Sentence
 from demo_tokens import PRISM, Encoder, build_tokenizer, micro_batches
+from tiny_material import write_material
 from whyrank.prompting.evidence import opening_text, parse
 from whyrank.prompting.tokens import EncodedDocument, PromptEncoder
 from whyrank.types import Document
@@ -88,17 +90,55 @@ def test_micro_batches_do_not_change_the_losses(tokenizer: Any) -> None:
         assert torch.isclose(sum(part[name] for part in parts), value, rtol=1e-3), name
 
 
-def test_a_stopped_run_goes_on_where_it_was(tokenizer: Any, tmp_path: Path) -> None:
-    asked = argparse.Namespace(seed=1, rate=0.02, steps=10, batch=4, tokens=500)
-    told = []
+def test_a_document_that_only_the_teacher_judged_is_scored_and_nothing_is_written(tokenizer: Any) -> None:
+    sample = Sample("a port", "teacher", (Sentence("A haven."), Sentence("A hill.")), "", target=0.7, similarity=0.5)
+    row = Encoder(tokenizer).encode(sample)
+    batch = collate([row])
+    assert row.prompt == len(row.ids) and not len(batch.words[0])
+    assert batch.labels[1].tolist() == pytest.approx([0.7])
+    assert batch.near_all[1].tolist() == [0.5] and not len(batch.near[0])
+
+
+def test_related_words_count_as_shared_in_part(tokenizer: Any) -> None:
+    vectors = torch.zeros(len(tokenizer), 4)
+    query, document = (tokenizer.encode(text, add_special_tokens=False) for text in (" lamp", " lamp desk chair"))
+    desk, chair = document[-2:]
+    vectors[[*query, desk], 0] = 1.0
+    vectors[chair, 1] = 1.0
+    row = Encoder(tokenizer, vectors.numpy()).encode(Sample(" lamp", "answer", (Sentence(" lamp desk chair"),), ""))
+    lamp, *_, desk_share, chair_share = row.shared
+    assert lamp == 1.0 and desk_share == pytest.approx(0.9) and chair_share == 0.0
+
+
+def test_tokens_of_like_meaning_begin_near_each_other() -> None:
+    torch.manual_seed(6)
+    vectors = torch.zeros(8, 16)
+    vectors[[1, 2], 0] = 1.0
+    vectors[3, 1] = 1.0
+    table = torch.nn.functional.normalize(
+        Net(Shape(8, hidden=64, heads=2, head=32, inner=96), vectors).embedding, dim=-1
+    )
+    near = table @ table.T
+    assert near[1, 2] > near[1, 3] + 0.2 and near[1, 2] < 0.99
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Path:
+    return write_material(tmp_path / "material")
+
+
+def test_a_stopped_run_goes_on_where_it_was(tokenizer: Any, tmp_path: Path, material: Path) -> None:
+    options = argparse.Namespace(seed=1, rate=0.02, steps=10, batch=8, tokens=500, material=material, bfloat16=False)
+    last = []
     for name, stops in (("one", ()), ("two", (1,))):
         folder = tmp_path / name
         tokenizer.save_pretrained(folder / "tokenizer")
-        run = train_demo_model.Run(folder, asked)
+        torch.save(torch.zeros(len(tokenizer), 16), folder / "vectors.pt")
+        run = train_demo_model.Run(folder, options)
         for step in range(3):
             if step in stops:
                 run.save()
-                run = train_demo_model.Run(folder, asked)
-            last = run.train_step()
-        told.append(last)
-    assert told[0] == pytest.approx(told[1], rel=1e-4)
+                run = train_demo_model.Run(folder, options)
+            figures = run.train_step()
+        last.append(figures)
+    assert last[0] == pytest.approx(last[1], rel=1e-4)

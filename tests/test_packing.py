@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from whyrank.errors import InvalidRequest
 from whyrank.packing import Citation, Packed, pack, token_counter
-from whyrank.types import CheckedSentence, Document, Evidence, Grounding, RankedDocument
+from whyrank.types import CheckedSentence, Document, Evidence, Grounding, RankedDocument, ScoredSpan
 
 
 def row(index: int, evidence: str | None, ident: str | None = None, text: str = "one two three four") -> RankedDocument:
@@ -43,6 +43,14 @@ def test_passages_come_whole_in_order_under_their_marks() -> None:
         raw_tokens=8,
     )
     assert packed.saved_tokens == -10
+
+
+def test_rows_with_spans_go_in_with_the_text_of_these() -> None:
+    document = Document("Tea is old. Water boils at 100 degrees. It is wet. Steam is hotter.", title="Heat", id="heat")
+    places = [(document.content.index(text), text) for text in ("Steam is hotter.", "Water boils at 100 degrees.")]
+    spans = tuple(ScoredSpan(at, at + len(text), 0.9) for at, text in places)
+    packed = pack([RankedDocument(0, document, spans=spans), RankedDocument(1, document, spans=())], 100, words)
+    assert packed.text == "[1] (heat)\nWater boils at 100 degrees. […] Steam is hotter."
 
 
 def test_what_does_not_fit_is_left_out_and_shorter_ones_still_go_in() -> None:

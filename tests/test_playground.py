@@ -32,6 +32,7 @@ from whyrank.types import (
     Evidence,
     Grounding,
     RankedDocument,
+    ScoredSpan,
     SourceSpan,
     Truncation,
     Unsupported,
@@ -108,7 +109,8 @@ async def fill(page: Page, query: str, documents: Iterable[str | dict[str, Any]]
     await page.fill("#query", query)
     given = [one if isinstance(one, str) else json.dumps(one) for one in documents]
     await page.fill("#documents", "\n".join(given))
-    mode = {"score": "scores", "evidence": "scores and evidence"}[options.pop("mode", "score")]
+    modes = {"score": "scores", "evidence": "scores and evidence", "spans": "scores and where"}
+    mode = modes[options.pop("mode", "score")]
     await page.get_by_text(mode, exact=True).click()
     if not options.keys() <= {"evidence_top_n", "evidence_min_score"}:
         await page.evaluate("document.getElementById('options').open = true")
@@ -279,6 +281,42 @@ ASKED = [
     {"text": "x"},
     {"text": "y"},
 ]
+
+
+def _places() -> list[Event]:
+    """Two places in the first document, none in the second."""
+    source = "Every 300 metres of height lower the boiling point by about one degree."
+    spans = tuple(
+        ScoredSpan(CONTENT.index(text), CONTENT.index(text) + len(text), score)
+        for text, score in ((source, 0.9), ("So pasta takes longer in the mountains.", 0.7))
+    )
+    scored = [_row(0, 0.93, 1), _row(1, 0.61, 2)]
+    done = [_row(0, 0.93, 1, spans=spans, spans_limited=True), _row(1, 0.61, 2, spans=())]
+    usage = Usage(820, 512, 0)
+    return [
+        *map(Scored, scored),
+        Ranked(Ranking(tuple(scored), usage, "a/model", "prism@1234")),
+        *map(EvidenceDone, done),
+        Finished(Ranking(tuple(done), usage, "a/model", "prism@1234")),
+    ]
+
+
+async def test_places_that_answer_are_marked_in_the_document(browser: Browser) -> None:
+    async with canned(browser, _places()) as page:
+        await fill(page, "pasta in the mountains", ASKED[:2], mode="spans", evidence_top_n="2")
+        await page.click("#run")
+        await expect(page.locator("#status")).to_have_text("2 documents ranked, places for 1.")
+        first, second = await page.locator("li.row").all()
+        places = [
+            "Every 300 metres of height lower the boiling point by about one degree.",
+            "So pasta takes longer in the mountains.",
+        ]
+        assert await first.locator(".source").all_inner_texts() == places
+        await expect(first).to_contain_text("2 places that answer: 0.900, 0.700")
+        await expect(first).to_contain_text("only some sentences were scored")
+        await expect(second).to_contain_text("no part of it answers by itself")
+        assert await second.locator(".source").count() == 0
+        await picture(page, "spans")
 
 
 async def test_evidence_lights_its_source(browser: Browser) -> None:

@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from demo_exam import exam
 from eval_demo_model import measure
+from whyrank import Reranker
 from whyrank.config import DEMO, EngineConfig
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = Path(EngineConfig(DEMO).source)
-HARD = ("other_attribute", "other_subject", "crossed", "negation", "near_number", "some_words")
+EXAMPLES = tomllib.loads((Path(__file__).parent / "data/demo/examples.toml").read_text(encoding="utf-8"))["example"]
 
 
 def require(figures: dict[str, Any], slack: float) -> None:
-    """What was set out to be reached, on all of the held-out sets; `slack` for a slice of them."""
-    label, ranking = figures["label"], figures["ranking"]
-    assert label["auc"] >= 0.95 - slack
-    assert all(label["auc_by_kind"][kind] >= 0.90 - slack for kind in HARD), label
+    """What was set out to be reached, on all of the exams; `slack` for a slice of them."""
+    written, generated = figures["written"], figures["generated"]
+    model, bm25 = (written[who]["ndcg@10"]["value"] for who in ("model", "bm25"))
+    assert model >= bm25 + 0.08 - slack
     assert figures["natural"]["auc"] >= 0.85  # never a slice
-    assert ranking["ndcg@10"] >= max(0.90 - slack, ranking["bm25_ndcg@10"])
-    if "evidence" in figures:
-        assert figures["evidence"]["grounded"] >= 0.85 - slack
-        assert figures["evidence"]["holds_answer"] >= 0.80 - slack
+    assert generated["ranking"]["ndcg@10"] >= max(0.90 - slack, generated["ranking"]["bm25_ndcg@10"])
 
 
 def test_it_fits_into_a_wheel() -> None:
@@ -36,7 +36,16 @@ def test_it_fits_into_a_wheel() -> None:
 
 
 async def test_it_is_as_good_as_it_should_be_on_a_slice() -> None:
-    require(await measure(DEMO, 30, evidence=True, show=0), slack=0.1)
+    require(await measure(DEMO, 30, exam()[::8]), slack=0.1)
+
+
+async def test_every_example_that_we_show_is_answered_well() -> None:
+    async with Reranker(DEMO) as reranker:
+        for example in EXAMPLES:
+            ranking = await reranker.rerank(example["query"], [*example["yes"], *example["no"]])
+            scores = {row.document.text: row.score or 0.0 for row in ranking.results}
+            lowest, highest = min(scores[text] for text in example["yes"]), max(scores[text] for text in example["no"])
+            assert lowest > 0.5 > highest, (example["where"], scores)
 
 
 def test_its_card_tells_the_figures_that_were_measured() -> None:

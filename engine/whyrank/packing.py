@@ -48,7 +48,8 @@ class Packed:
 
 
 def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable[[str], int]) -> Packed:
-    """As much evidence as fits, in the order of `rows`, which come best first; rows without evidence are passed over.
+    """As much evidence as fits, or spans where a row has those, in the order of `rows`, which come best first; rows with
+    neither are passed over.
 
     Of evidence that was held against its document, sentences that say otherwise than the document are dropped, and those that
     words alone could not check are marked "(unverified)"; where there is no room for both kinds, the supported ones go in
@@ -88,9 +89,8 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
 
 def _passage(row: RankedDocument, marked: bool = False, supported_only: bool = False) -> str:
     """Without blank lines: one in the packed text always means that the next mark follows."""
-    if not row.evidence:
-        return ""
-    text, grounding = row.evidence.evidence, row.evidence.grounding
+    text = row.evidence.evidence if row.evidence else row.span_text
+    grounding = row.evidence.grounding if row.evidence else None
     for sentence in reversed(grounding.sentences if grounding else ()):
         if sentence.verdict == "altered" or (supported_only and sentence.verdict != "supported"):
             text = text[: sentence.start].rstrip(" ") + text[sentence.end :]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from whyrank.errors import InvalidRequest
 
 __all__ = [
+    "GAP",
     "CheckedSentence",
     "DifferenceKind",
     "Document",
@@ -27,6 +28,9 @@ __all__ = [
     "Usage",
     "Window",
 ]
+
+GAP = " […] "
+"""Stands in quotations where something between two sentences of the document was left out."""
 
 TruncationPolicy = Literal["tail", "head", "middle", "windows"]
 """Which part of an over-long document is given up; `windows` gives up none and keeps the best window's score."""
@@ -257,6 +261,17 @@ class RankedDocument:
     @property
     def id(self) -> str | None:
         return self.document.id
+
+    @property
+    def span_text(self) -> str:
+        """The text of the spans, in the document's order, with GAP where something between two of them was left out."""
+        content, text, at = self.document.content, "", None
+        for span in sorted(self.spans or (), key=lambda span: span.start):
+            if at is not None:
+                text += GAP if content[at : span.start].strip() else content[at : span.start]
+            text += content[span.start : span.end]
+            at = span.end
+        return text
 
 
 @dataclass(frozen=True, slots=True)

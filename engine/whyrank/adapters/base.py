@@ -34,7 +34,7 @@ class BaseAdapter(OptionsRequest):
 
     A whyrank.Client, or a base_url, answers sync and async calls alike, from every thread and event loop; an AsyncClient or a
     Reranker answers async calls in its own loop. The API key is never written down with the rest: WHYRANK_API_KEY is asked
-    where none is given. replace_content: documents with evidence come back with it as their content.
+    where none is given. replace_content: documents with evidence or spans come back with these as their content.
     """
 
     zero_is_none: ClassVar[tuple[str, ...]] = ()
@@ -52,8 +52,10 @@ class BaseAdapter(OptionsRequest):
     def _check(self) -> Self:
         if (self.client is None) == (not self.base_url):
             raise InvalidRequest("give either base_url, a whyrank server's, or client, such as whyrank.Client(...)")
-        if self.replace_content and self.mode != "evidence":
-            raise InvalidRequest("replace_content puts evidence in place of content: it wants mode='evidence'")
+        if self.replace_content and self.mode in (None, "score"):
+            raise InvalidRequest(
+                "replace_content puts evidence or spans in place of content: it wants another mode than 'score'"
+            )
         RerankRequest.of("query", ["document"], **self.options())
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from whyrank.types import RankedDocument
@@ -20,10 +21,11 @@ KEYS = (
     "evidence_altered",
     "evidence_unverified",
     "evidence_unsupported",
+    "spans",
     "rerank_error",
 )
-"""The score in 0..1 and the log-odds behind it; what the model wrote, and how far the document backs it; why there is no
-score. A key that does not apply is left out."""
+"""The score in 0..1 and the log-odds behind it; what the model wrote, and how far the document backs it; where the answer
+stands, as start, end and score; why there is no score. A key that does not apply is left out."""
 
 
 def noted(metadata: Mapping[str, Any], row: RankedDocument) -> dict[str, Any]:
@@ -49,13 +51,15 @@ def _notes(row: RankedDocument) -> dict[str, Any]:
             values["evidence_altered"] = grounding.altered
             values["evidence_unverified"] = grounding.unverified
             values["evidence_unsupported"] = [item.text for item in grounding.unsupported]
+    if row.spans is not None:
+        values["spans"] = [asdict(span) for span in row.spans]
     if row.error:
         values["rerank_error"] = row.error.message
     return {key: value for key, value in values.items() if value is not None}
 
 
 def evidence_of(row: RankedDocument) -> str | None:
-    """Evidence that can stand for its document: one that was not broken off."""
+    """What can stand for its document: evidence that was not broken off, or the text of the spans."""
     if row.evidence and row.evidence.evidence and row.evidence.finish in ("complete", "budget"):
         return row.evidence.evidence
-    return None
+    return row.span_text or None

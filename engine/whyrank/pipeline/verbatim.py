@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from whyrank.grounding.words import sentences
 from whyrank.pipeline.sentences import most_relevant
-from whyrank.types import Document, Grounding, GroundingFlag, SourceSpan
+from whyrank.types import GAP, Document, Grounding, GroundingFlag, SourceSpan
 
 __all__ = ["Quotable", "quotable_sentences"]
 
-GAP = " […] "
-"""Stands in the evidence where sentences of the document between two others were left out."""
 # The time to compile a grammar grows with the square of its sentences: 50 take a quarter of a second.
 _MAX_SENTENCES = 50
 

@@ -34,8 +34,8 @@ const state = () => ({ ...Object.fromEntries(FIELDS.map((name) => [name, $(name)
 
 function setState(given) {
   for (const name of FIELDS) $(name).value = typeof given?.[name] === "string" ? given[name] : "";
-  const evidence = given?.mode === "evidence" && served?.writes_evidence !== false;
-  document.querySelector(`[value=${evidence ? "evidence" : "score"}]`).checked = true;
+  const possible = served?.writes_evidence === false ? ["spans"] : ["spans", "evidence"];
+  document.querySelector(`[value=${possible.includes(given?.mode) ? given.mode : "score"}]`).checked = true;
   $("options").open = [...OPTIONS, ...NUMBERS].some((name) => $(name).value);
   show();
 }
@@ -51,9 +51,9 @@ function replaceState(given) {
 /** The body of the call: what was given, and nothing that is a default anyway. */
 function requestBody() {
   const body = { query: $("query").value.trim(), documents: parseDocuments($("documents").value).documents };
-  if (mode() === "evidence") body.mode = "evidence";
+  if (mode() !== "score") body.mode = mode();
   for (const name of OPTIONS) if ($(name).value.trim()) body[name] = $(name).value.trim();
-  for (const name of mode() === "evidence" ? [...NUMBERS, ...EVIDENCE_NUMBERS] : NUMBERS) {
+  for (const name of mode() !== "score" ? [...NUMBERS, ...EVIDENCE_NUMBERS] : NUMBERS) {
     if ($(name).value !== "") body[name] = $(name).valueAsNumber;
   }
   return body;
@@ -61,7 +61,7 @@ function requestBody() {
 
 /** What depends on the form's content. */
 function show() {
-  $("evidence-options").hidden = $("evidence-options").disabled = mode() !== "evidence";
+  $("evidence-options").hidden = $("evidence-options").disabled = mode() === "score";
   for (const name of ["query", "documents"]) setFieldError(name, "");
   let how = "", text = "";
   try {

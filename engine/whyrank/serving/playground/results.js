@@ -143,7 +143,7 @@ export function showRanking(run, data) {
   const beyond = [...run.rows.keys()].filter((index) => !shown.includes(index));
   for (const index of beyond) leaveOut(run.rows.get(index));
   reorder([...shown, ...beyond].map((index) => run.rows.get(index).at));
-  setStatus(`${count(shown.length, "document")} ranked${run.request.mode === "evidence" ? ", evidence follows …" : "."}`);
+  setStatus(`${count(shown.length, "document")} ranked${{ evidence: ", evidence follows …", spans: ", the places follow …" }[run.request.mode] || "."}`);
   showStats(run, data);
 }
 
@@ -190,7 +190,22 @@ export function showDelta(run, { index, part, text }) {
   row[part].normalize();
 }
 
+/** Where the answer stands, in a document of which no evidence was written. */
+function showSpans(run, data) {
+  const row = rowOf(run, data.index);
+  row.at.classList.add("written");
+  row.checks = row.said.appendChild(element("p", "meta"));
+  row.doc.before(element("p", "caption", "The document"));
+  const scores = data.spans.map((span) => written(span.score)).join(", ");
+  const text = data.spans.length ? `${count(data.spans.length, "place")} that answer: ${scores}` : "no part of it answers by itself";
+  row.checks.append(element("span", data.spans.length ? "" : "warn", text));
+  if (data.spans_limited) row.checks.append(element("span", "badge warn", "only some sentences were scored"));
+  showSources(row, data.spans.map((span) => ({ ...span, evidence_start: span.start })), data.truncation?.window);
+  showScore(row, data);
+}
+
 export function showEvidenceDone(run, data) {
+  if (data.spans) return showSpans(run, data);
   const row = evidenceRow(run, data.index);
   for (const name of ["contribution", "evidence"]) row[name].classList.remove("writing");
   const grounding = { spans: [], unsupported: [], flags: [], sentences: [], ...data.grounding };
@@ -319,14 +334,15 @@ function checks(data, grounding) {
 
 export function showFinished(run, data) {
   run.over = true;
-  const evidence = data.results.filter((result) => "finish" in result);
+  const explained = data.results.filter((result) => "finish" in result || result.spans?.length);
+  const kind = { evidence: "evidence", spans: "places" }[run.request.mode];
   const failed = data.results.filter((result) => result.error).length;
   let text = `${count(data.results.length, "document")} ranked`;
   if (failed) text += `, ${failed} of them without a score`;
-  if (run.request.mode === "evidence") text += evidence.length ? `, evidence for ${evidence.length}` : "";
+  if (kind && explained.length) text += `, ${kind} for ${explained.length}`;
   setStatus(`${text}.`);
-  if (run.request.mode === "evidence" && !evidence.length) {
-    setStatus(`${text}. None reached the score ${run.request.evidence_min_score ?? 0.5} that evidence is written from.`);
+  if (kind && !explained.length) {
+    setStatus(`${text}. None reached the score ${run.request.evidence_min_score ?? 0.5} from which ${kind} are given.`);
   }
   for (const result of data.results) if (result.error) showScore(rowOf(run, result.index), result);
   showStats(run, data, performance.now() - run.began);

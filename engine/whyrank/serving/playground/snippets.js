@@ -9,7 +9,7 @@ export function asCurl(url, request) {
 const shell = (text) => (/^[\w:/.-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 export function asPython(url, request) {
-  const shown = request.mode === "evidence" ? 'row.get("contribution", "")' : 'row["document"]["text"][:80]';
+  const shown = { evidence: 'row.get("contribution", "")', spans: 'row.get("spans", [])' }[request.mode] || 'row["document"]["text"][:80]';
   return `import os\n\nimport httpx\n\nanswer = httpx.post(\n    ${python(url)},\n` +
     `    headers={"Authorization": f"Bearer {os.environ.get('WHYRANK_API_KEY', 'none')}"},\n` +
     `    json=${python(request, "    ")},\n    timeout=120,\n)\nanswer.raise_for_status()\n` +
