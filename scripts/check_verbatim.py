@@ -29,8 +29,7 @@ import psutil
 from tiny_checkpoint import write_checkpoint
 from whyrank import Reranker
 from whyrank.config import DEMO
-from whyrank.pipeline.verbatim import GAP
-from whyrank.types import RankedDocument
+from whyrank.types import GAP, RankedDocument
 
 _BUDGET = 64
 _HOSTILE = [

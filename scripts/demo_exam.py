@@ -60,7 +60,7 @@ def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
     """The chance that an answer scores higher than what is none; a tie is half a chance."""
     from scipy.stats import mannwhitneyu
 
-    return float(mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
+    return float(mannwhitneyu(positive, negative).statistic) / (len(positive) * len(negative))
 
 
 def ndcg(ranked: Sequence[float], depth: int = 10) -> float:
@@ -69,7 +69,7 @@ def ndcg(ranked: Sequence[float], depth: int = 10) -> float:
     def gain(relevance: Sequence[float]) -> float:
         return sum(value / math.log2(at + 2) for at, value in enumerate(relevance[:depth]))
 
-    return gain(ranked) / gain(sorted(ranked, reverse=True))
+    return float(gain(ranked) / gain(sorted(ranked, reverse=True)))
 
 
 def expected_calibration_error(scores: Sequence[float], answers: Sequence[bool], bins: int = 10) -> float:

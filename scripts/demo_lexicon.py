@@ -52,10 +52,7 @@ class LexiconSource:
         ]
         entries = [Sentence(self._entry(other, "")) for other in others if word not in other.words]
         text = self._entry(synset, word) if relevant else self._entry(self._beside(synset, word), word)
-        if relevant:
-            entry = Sentence(text, subject=True, attribute=True, answers=True)
-        else:
-            entry = Sentence(text, attribute=True)
+        entry = Sentence(text, subject=relevant, attribute=True, answers=relevant)
         entries.insert(self.chance.randint(0, len(entries)), entry)
         query = self.chance.choice(_FORMS).format(w=word)
         contribution = f"Explains {word} as {synset.gloss}."

@@ -187,9 +187,21 @@ class Batch:
     def to(self, device: str) -> Batch:
         if device == "cpu":
             return self
-        pairs = (self.words, self.labels, self.shared, self.ends, self.near, self.near_all)
-        moved = [(where.to(device), wanted.to(device)) for where, wanted in pairs]
-        return Batch(self.ids.to(device), *moved, self.closes.to(device), self.samples)
+
+        def moved(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return pair[0].to(device), pair[1].to(device)
+
+        return Batch(
+            self.ids.to(device),
+            moved(self.words),
+            moved(self.labels),
+            moved(self.shared),
+            moved(self.ends),
+            moved(self.near),
+            moved(self.near_all),
+            self.closes.to(device),
+            self.samples,
+        )
 
 
 def collate(samples: Sequence[Encoded]) -> Batch:

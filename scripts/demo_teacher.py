@@ -118,7 +118,8 @@ def token_vectors(tokenizer: Any, folder: Path, size: int) -> torch.Tensor:
 def _word(piece: str) -> str:
     """A token in small letters, with the space before it; "" where it is no word."""
     bare = piece.strip()
-    return piece.lower() if len(bare) > 1 and bare.isalpha() or len(bare) == 1 and ord(bare) >= 0x3400 else ""
+    is_word = bare.isalpha() if len(bare) > 1 else bare >= "\u3400"
+    return piece.lower() if is_word else ""
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,7 +65,7 @@ class _Chunk:
 def chunks(text: str) -> tuple[_Chunk, ...]:
     starts = [start for start, _ in sentences(text)] or [0]
     bounds = [0, *starts[1:], len(text)]
-    return tuple(_Chunk(text[low:high], low, high) for low, high in zip(bounds, bounds[1:], strict=False))
+    return tuple(_Chunk(text[low:high], low, high) for low, high in pairwise(bounds))
 
 
 @cache

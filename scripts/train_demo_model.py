@@ -30,13 +30,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while t
 import torch
 
 from demo_data import FAMILIES, Question, Sample, Writer
+from demo_exam import auc
 from demo_lexicon import LexiconSource
 from demo_material import common_synsets, descriptions, synsets
 from demo_model import Muon, Net, Shape, collate, counts, losses, write_checkpoint
 from demo_teacher import Embeddings, token_vectors
 from demo_tokens import Encoded, Encoder, build_tokenizer, micro_batches
 from demo_written import WrittenSource, asks
-from demo_exam import auc
 from whyrank.evaluation.charts import Axis, Chart, Series
 
 LOOKED_AT = frozenset({"plumbing", "banking-cards", "film-literature", "pharmacy"})
@@ -75,7 +75,7 @@ SOURCES = ("written", "definition", "description", "generated")
 
 
 def lesson(step: int) -> Lesson:
-    """First to look and to copy, among invented words and unrelated documents; then to understand and tell near misses apart."""
+    """First to look and to copy, among invented words and unrelated documents; then to tell near misses apart."""
     grown = min(1.0, step / 500)
     sources = _between((0.30, 0.15, 0.05, 0.50), (0.58, 0.10, 0.07, 0.25), grown)
     families = _between((0.30, 0.20, 0.05, 0.05, 0.40), (0.36, 0.15, 0.17, 0.07, 0.25), grown)

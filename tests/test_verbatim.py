@@ -18,9 +18,10 @@ import vocabularies
 from conftest import Serve, Served
 from samples import DOCUMENTS, QUERY
 from whyrank import Document
-from whyrank.pipeline.verbatim import GAP, Quotable, quotable_sentences
+from whyrank.pipeline.verbatim import Quotable, quotable_sentences
 from whyrank.prompting.evidence import writing_grammar
 from whyrank.prompting.formats import builtin_formats
+from whyrank.types import GAP
 
 WATER = (
     "Water boils at 100 °C at sea level. Ethanol boils at 78 °C. The boiling point falls with height. "

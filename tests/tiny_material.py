@@ -30,7 +30,7 @@ def write_material(folder: Path) -> Path:
         place.mkdir(parents=True)
     (wordnet / "data.noun").write_text("  1 licence\n" + "\n".join(_NOUNS) + "\n")
     (wordnet / "index.noun").write_text("  1 licence\n" + "\n".join(_INDEX) + "\n")
-    (unicode / "Unihan_Readings.txt.bz2").write_bytes(bz2.compress("U+6C34\tkDefinition\twater; liquid\n".encode()))
+    (unicode / "Unihan_Readings.txt.bz2").write_bytes(bz2.compress(b"U+6C34\tkDefinition\twater; liquid\n"))
     rows = [json.dumps({"short": short, "long": long}) for short, long in DESCRIPTIONS]
     (folder / "descriptions.jsonl").write_text("\n".join(rows) + "\n")
     texts = [text for pair in DESCRIPTIONS for text in pair]

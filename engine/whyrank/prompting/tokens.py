@@ -155,7 +155,8 @@ class PromptEncoder:
             self._require_room(instruction_used, "instruction is too long", InvalidRequest)
         rendered = [render(self.format, query, document, instruction_used) for document in documents]
         runs_of_all = [runs for runs in rendered if not isinstance(runs, DocumentError)]
-        encoded = self._encode_all(runs_of_all, min(self.max_length, max_tokens or self.max_length))
+        limits = [limit for limit in (self.max_length, bounds.document, bounds.prompt) if limit is not None]
+        encoded = self._encode_all(runs_of_all, min(limits))
         return [
             runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, bounds) for runs in rendered
         ]
