@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from check_demo_texts import held_out
@@ -119,9 +120,8 @@ def _within(query: ExamQuery, scores: Sequence[float]) -> float:
     return auc([s for s, r in pairs if r == 2], [s for s, r in pairs if r == 0])
 
 
-def _mean(values: Any) -> float:
-    values = [float(value) for value in values]
-    return sum(values) / len(values)
+def _mean(values: Iterable[float]) -> float:
+    return fmean(values)
 
 
 def sigmoid(margin: float) -> float:
