@@ -29,13 +29,9 @@ def test_public_names_are_sorted_and_there() -> None:
 
 def test_import_is_light() -> None:
     heavy = {"torch", "vllm", "transformers", "tokenizers", "numpy", "scipy", "jinja2", "pytrec_eval"}
-    for module, slow in (("whyrank", {"pydantic"}), ("whyrank.__main__", set())):
+    ours = {"pydantic", "httpx", "whyrank.grounding", "whyrank.pipeline"}
+    for module, slow in (("whyrank", ours), ("whyrank.__main__", set())):
         assert run(f"import sys, {module}; print({heavy | slow} & set(sys.modules))").strip() == "set()"
-
-
-def test_import_is_quick() -> None:
-    timed = "import time; t = time.perf_counter(); import whyrank; print(time.perf_counter() - t)"
-    assert min(float(run(timed)) for _ in range(5)) < 0.3
 
 
 # Which rooms may import what, anywhere in their code. Everything else may not.
@@ -60,6 +56,7 @@ ALLOWED = {
             "handlers",
             "http_errors",
             "middleware",
+            "openapi",
             "plugin",
             "responses",
             "standalone",

@@ -6,6 +6,7 @@ async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from whyrank.base import BaseReranker
@@ -31,7 +32,6 @@ from whyrank.events import EvidenceDelta, EvidenceDone, Finished, Ranked, Scored
 from whyrank.packing import Citation, Packed
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.reranker import Reranker
 from whyrank.types import (
     CheckedSentence,
     Document,
@@ -49,6 +49,7 @@ from whyrank.types import (
 
 if TYPE_CHECKING:
     from whyrank.client import AsyncClient, Client, RetryPolicy
+    from whyrank.reranker import Reranker
 
 __version__ = "0.1.0"
 
@@ -98,10 +99,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The client brings httpx along, which takes as long to import as all the rest: only for those who use it."""
-    if name in ("AsyncClient", "Client", "RetryPolicy"):
-        from whyrank import client
+_LATER = {
+    "AsyncClient": "whyrank.client",
+    "Client": "whyrank.client",
+    "Reranker": "whyrank.reranker",
+    "RetryPolicy": "whyrank.client",
+}
+"""Names whose modules take as long to import as all the rest: only for those who use them."""
 
-        return getattr(client, name)
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module 'whyrank' has no attribute {name!r}")
