@@ -97,6 +97,7 @@ def replace_key_check(app: FastAPI) -> None:
     """Takes out vLLM's own. It guards some of the paths that ApiKeyMiddleware guards all of, and its refusal has the shape of
     no dialect and does not say how a key is given."""
     app.user_middleware[:] = [one for one in app.user_middleware if one.cls.__name__ != _VLLM_KEY_CHECK]  # type: ignore[attr-defined]
+    app.middleware_stack = None  # made anew at the first request
 
 
 def close_routes(app: FastAPI, route: str, keep_vllm: bool) -> None:
