@@ -20,11 +20,10 @@ from whyrank.types import Document
 
 CORPUS = Path(__file__).with_name("demo_corpus.jsonl")
 QUERIES = (
-    "who started the company, and when?",
-    "what do I pay if my badge is gone",
-    "what time can I eat something warm at noon",
-    "how many weeks of parental leave do we get?",
-    "林海公司是哪一年成立的？",
+    "Who founded Harbour Systems?",
+    "When does the on-call rotation change?",
+    "When is lunch served?",
+    "林海公司成立于哪一年？",
 )
 SHOWN = 4
 

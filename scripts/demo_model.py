@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from demo_tokens import Encoded
 
-__all__ = ["Batch", "Muon", "Net", "Shape", "collate", "counts", "losses", "write_checkpoint"]
+__all__ = ["Batch", "Muon", "Net", "Shape", "collate", "counts", "losses", "read_checkpoint", "write_checkpoint"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,8 +351,18 @@ def write_checkpoint(net: Net, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def read_checkpoint(net: Net, folder: Path) -> None:
+    """What `write_checkpoint` wrote, into a net of the same shape."""
+    from safetensors.torch import load_file
+
+    held = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, tensor in _named(net).items():
+            tensor.copy_(held[name])
+
+
 def _named(net: Net) -> dict[str, Tensor]:
-    """The weights under transformers' names."""
+    """The weights under transformers' names, as views."""
     named = {"model.embed_tokens.weight": net.embedding, "model.norm.weight": net.last_norm}
     for layer in range(net.shape.layers):
         at = f"model.layers.{layer}."

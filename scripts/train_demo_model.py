@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from demo_data import FAMILIES, Question, Sample, Writer
 from demo_exam import auc
 from demo_lexicon import LexiconSource
 from demo_material import common_synsets, descriptions, synsets
-from demo_model import Muon, Net, Shape, collate, counts, losses, write_checkpoint
+from demo_model import Muon, Net, Shape, collate, counts, losses, read_checkpoint, write_checkpoint
 from demo_teacher import Embeddings, token_vectors
 from demo_tokens import Encoded, Encoder, build_tokenizer, micro_batches
 from demo_written import WrittenSource, asks
@@ -132,6 +133,8 @@ class Run:
         torch.manual_seed(asked.seed)
         torch.set_flush_denormal(True)  # gradients that fade away make some processors fifty times slower
         self.folder, self.asked = folder, asked
+        if asked.start and not (folder / "tokenizer").exists():
+            shutil.copytree(asked.start, folder / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors", "*.md"))
         self.tokenizer = _tokenizer(folder, asked.material, asked.seed)
         vectors = _vectors(folder, asked.material, self.tokenizer)
         self.embeddings = Embeddings(asked.material / "embeddings.npz")
@@ -152,6 +155,8 @@ class Run:
         self.seconds = 0.0
         if (folder / "latest.pt").exists():
             self._load()
+        elif asked.start:
+            read_checkpoint(self.net, asked.start)
 
     def _load(self) -> None:
         state = torch.load(self.folder / "latest.pt", map_location=self.device, weights_only=True)
@@ -347,6 +352,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--look", type=int, default=100, help="steps between looks at held-out samples")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")
+    parser.add_argument("--start", type=Path, help="a checkpoint to begin with, such as scripts/demo_checkpoint")
     parser.add_argument("--export", action="store_true", help="only write FOLDER/export from the last checkpoint")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,9 @@ def material(tmp_path: Path) -> Path:
 
 
 def test_a_stopped_run_goes_on_where_it_was(tokenizer: Any, tmp_path: Path, material: Path) -> None:
-    options = argparse.Namespace(seed=1, rate=0.02, steps=10, batch=8, tokens=500, material=material, bfloat16=False)
+    options = argparse.Namespace(
+        seed=1, rate=0.02, steps=10, batch=8, tokens=500, material=material, bfloat16=False, start=None
+    )
     last = []
     for name, stops in (("one", ()), ("two", (1,))):
         folder = tmp_path / name
@@ -142,3 +144,19 @@ def test_a_stopped_run_goes_on_where_it_was(tokenizer: Any, tmp_path: Path, mate
             figures = run.train_step()
         last.append(figures)
     assert last[0] == pytest.approx(last[1], rel=1e-4)
+
+
+def test_a_run_begins_with_a_checkpoint(tokenizer: Any, tmp_path: Path, material: Path) -> None:
+    torch.manual_seed(7)
+    written = Net(Shape(len(tokenizer)))
+    with torch.no_grad():
+        for parameter in written.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    write_checkpoint(written, tokenizer, tmp_path / "start")
+    (tmp_path / "run").mkdir()
+    torch.save(torch.zeros(len(tokenizer), 16), tmp_path / "run" / "vectors.pt")
+    options = argparse.Namespace(seed=1, rate=0.02, material=material, bfloat16=False, start=tmp_path / "start")
+    run = train_demo_model.Run(tmp_path / "run", options)
+    assert run.tokenizer.get_vocab() == tokenizer.get_vocab()
+    for ours, theirs in zip(run.net.matrices(), written.matrices(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-3)
