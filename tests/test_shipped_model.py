@@ -39,7 +39,11 @@ def test_it_fits_into_a_wheel() -> None:
 
 
 async def test_it_is_as_good_as_it_should_be_on_a_slice() -> None:
-    require(await measure(DEMO, 30, exam()[::8]), slack=0.1)
+    queries = exam()
+    some = [query for query in queries if query.answerable][::9] + [query for query in queries if not query.answerable][
+        ::6
+    ]
+    require(await measure(DEMO, 30, some), slack=0.1)
 
 
 @pytest.mark.xfail(strict=True, reason="the shipped model matches words; its successor is being trained")
