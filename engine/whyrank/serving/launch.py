@@ -112,13 +112,13 @@ def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_met
 def check_machine(host: str | None, port: int) -> None:
     """What would stop the server after half a minute of starting."""
     Limits.from_environment()
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files < _MIN_FILES:
-        if most != resource.RLIM_INFINITY and most < _MIN_FILES:
+        if hard_limit != resource.RLIM_INFINITY and hard_limit < _MIN_FILES:
             raise InvalidRequest(
                 f"only {files} files may be open at once, a server needs {_MIN_FILES}: raise `ulimit -n`"
             )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_MIN_FILES, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_MIN_FILES, hard_limit))
     try:
         with socket.create_server(
             (host or "", port), family=socket.AF_INET6 if ":" in (host or "") else socket.AF_INET

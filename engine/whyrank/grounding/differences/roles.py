@@ -183,11 +183,11 @@ def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
             sure = (
                 comparison.share >= 0.9 and tokens[before[0]].clause == tokens[verb].clause == tokens[after[0]].clause
             )
-            told = any(
+            quoted = any(
                 sign in comparison.document[sources.tokens[min(place for _, place in inside)].start :][:300]
                 for sign in '“”"«»„'
             )
-            yield between("role", tokens[before[0]], comparison.source(before[0]), sure and not told)
+            yield between("role", tokens[before[0]], comparison.source(before[0]), sure and not quoted)
             return
 
 
