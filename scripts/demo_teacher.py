@@ -128,9 +128,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     texts: list[str] = []
     for ask in asks():
-        documents = (ask.passage, *(text for text, _ in ask.negatives))
-        texts += [*ask.queries, *ask.unanswered, ask.contribution, *documents]
-        texts += [chunk.text.strip() for document in documents for chunk in chunks(document)]
+        texts += [*ask.texts, *(chunk.text.strip() for document in ask.documents for chunk in chunks(document))]
     for short, long in descriptions(folder)[::4]:
         texts += [short, long]
     Embeddings(folder / "embeddings.npz").add(Teacher(folder), texts)

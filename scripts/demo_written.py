@@ -51,6 +51,14 @@ class Ask:
     unanswered: tuple[str, ...] = ()
     """What one would think that the passage answers; it does not."""
 
+    @property
+    def documents(self) -> tuple[str, ...]:
+        return (self.passage, *(text for text, _ in self.negatives))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (*self.queries, *self.unanswered, self.contribution, *self.documents)
+
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:

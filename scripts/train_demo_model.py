@@ -215,13 +215,7 @@ def _tokenizer(folder: Path, material: Path, seed: int) -> Any:
 def _prose(material: Path) -> Iterator[str]:
     """What the vocabulary should be short for."""
     for ask in asks():
-        for text in (
-            *ask.queries,
-            *ask.unanswered,
-            ask.contribution,
-            ask.passage,
-            *(text for text, _ in ask.negatives),
-        ):
+        for text in ask.texts:
             yield from [f" {text}"] * 3
     for key in common_synsets(material):
         synset = synsets(material)[key]

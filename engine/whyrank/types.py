@@ -27,10 +27,18 @@ __all__ = [
     "Unsupported",
     "Usage",
     "Window",
+    "text_between",
 ]
 
 GAP = " […] "
 """Stands in quotations where something between two sentences of the document was left out."""
+
+
+def text_between(document: str, end: int, start: int) -> str:
+    """What stands between two quoted stretches: the document's own space, or GAP where there is more than space."""
+    between = document[end:start]
+    return GAP if between.strip() else between
+
 
 TruncationPolicy = Literal["tail", "head", "middle", "windows"]
 """Which part of an over-long document is given up; `windows` gives up none and keeps the best window's score."""
@@ -264,11 +272,11 @@ class RankedDocument:
 
     @property
     def span_text(self) -> str:
-        """The text of the spans, in the document's order, with GAP where something between two of them was left out."""
+        """The text of the spans, in the document's order."""
         content, text, at = self.document.content, "", None
         for span in sorted(self.spans or (), key=lambda span: span.start):
             if at is not None:
-                text += GAP if content[at : span.start].strip() else content[at : span.start]
+                text += text_between(content, at, span.start)
             text += content[span.start : span.end]
             at = span.end
         return text

@@ -74,6 +74,7 @@ __all__ = [
     "score_to_dict",
     "side_given_up",
     "to_json",
+    "top_k_options",
     "usage_to_dict",
 ]
 
@@ -411,6 +412,10 @@ class VllmReadingRequest(ReadingRequest):
                 )
         return options | super().options() | self._instruction_for_template()
 
+    def shown_score(self, row: RankedDocument) -> float | None:
+        """The score as this request wants it."""
+        return row.margin if self.use_activation is False else row.score
+
     def _instruction_for_template(self) -> RerankOptions:
         given = {key: value for key, value in (self.chat_template_kwargs or {}).items() if value is not None}
         other = next((key for key in given if key != "instruction"), None)
@@ -433,6 +438,11 @@ def _text_of_content(value: Any) -> Any:
             raise PydanticCustomError("content", "of content, only parts of type text can be read")
         texts.append(text)
     return "\n".join(texts)
+
+
+def top_k_options(top_k: int | None) -> RerankOptions:
+    """Voyage's word for top_n; 0 is no bound."""
+    return RerankOptions(top_n=top_k) if top_k else {}
 
 
 def side_given_up(side: str | None) -> RerankOptions:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from whyrank.grounding.words import sentences
 from whyrank.pipeline.sentences import most_relevant
-from whyrank.types import GAP, Document, Grounding, GroundingFlag, SourceSpan
+from whyrank.types import Document, Grounding, GroundingFlag, SourceSpan, text_between
 
 __all__ = ["Quotable", "quotable_sentences"]
 
@@ -75,8 +75,7 @@ class Quotable:
         text, spans, before = "", list[SourceSpan](), None
         for sentence in self.chosen(generated):
             if before is not None:
-                between = self.document[before.end : sentence.start]
-                text += GAP if between.strip() else between
+                text += text_between(self.document, before.end, sentence.start)
             spans.append(SourceSpan(len(text), len(text) + len(sentence.text), sentence.start, sentence.end, 1.0))
             text += sentence.text
             before = sentence

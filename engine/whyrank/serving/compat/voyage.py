@@ -9,13 +9,13 @@ from fastapi import Request, Response
 from typing_extensions import TypedDict
 
 from whyrank.ranking import Ranking
-from whyrank.request import RerankOptions, RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.serving.compat import rows
 from whyrank.serving.context import body_of
 from whyrank.serving.examples import RERANK, examples
 from whyrank.serving.guarded_route import ErrorStyle, new_router
 from whyrank.serving.handlers import rank, warnings_of
-from whyrank.wire import EvidenceResponse, Strings
+from whyrank.wire import EvidenceResponse, Strings, top_k_options
 
 __all__ = ["VOYAGE", "VoyageResponse", "is_voyages", "router", "voyage_response"]
 
@@ -46,7 +46,7 @@ class VoyageRequest(rows.DialectRequest):
     return_documents: bool = False
 
     def to_request(self) -> RerankRequest:
-        options = self.options() | (RerankOptions(top_n=self.top_k) if self.top_k else RerankOptions())
+        options = self.options() | top_k_options(self.top_k)
         return RerankRequest.of(self.query, self.documents, **options)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field
 
 from whyrank.errors import InvalidRequest
-from whyrank.request import RerankOptions, RerankRequest
+from whyrank.request import RerankRequest
 from whyrank.wire import (
     MODEL,
     Documents,
@@ -18,6 +18,7 @@ from whyrank.wire import (
     VllmReadingRequest,
     WireRequest,
     documents_of,
+    top_k_options,
 )
 
 __all__ = ["BatchRequest", "NativeRequest", "ScoreRequest"]
@@ -49,7 +50,7 @@ class NativeRequest(OptionsRequest, VllmReadingRequest):
         if self.queries is not None and not self.queries:
             raise InvalidRequest("queries is empty: give at least one")
         documents = documents_of(self.documents, self.rank_fields)
-        options = self.options() | (RerankOptions(top_n=self.top_k) if self.top_k else RerankOptions())
+        options = self.options() | top_k_options(self.top_k)
         return [
             RerankRequest.of(query, documents, **options)
             for query in ([self.query] if self.query is not None else self.queries or [])

@@ -202,7 +202,7 @@ def _response(ranking: Ranking, body: NativeRequest, raw: Request, with_meta: bo
 
 
 def _row(row: RankedDocument, body: NativeRequest) -> RerankRow:
-    more: RerankKeys = {"relevance_score": row.margin if body.use_activation is False else row.score}
+    more: RerankKeys = {"relevance_score": body.shown_score(row)}
     if body.return_documents:
         document: RerankDocument = {"text": row.document.text}
         if row.document.id is not None:

@@ -63,7 +63,7 @@ async def score(body: Annotated[ScoreRequest, _EXAMPLES], raw: Request) -> Respo
             raise ranking
         rows += sorted(ranking.results, key=lambda row: row.index)
         usage += ranking.usage
-    scores = [row.margin if body.use_activation is False else row.score for row in rows]
+    scores = [body.shown_score(row) for row in rows]
     response: ScoreResponse = {
         "id": f"score-{request_id(raw)}",
         "object": "list",

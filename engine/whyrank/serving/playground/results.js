@@ -169,15 +169,20 @@ function reorder(items) {
 
 // Evidence.
 
+/** What is said of the document beside the document itself. */
+function layOut(row) {
+  row.at.classList.add("written");
+  row.checks = row.said.appendChild(element("p", "meta"));
+  row.doc.before(element("p", "caption", "The document"));
+}
+
 function evidenceRow(run, index) {
   const row = rowOf(run, index);
   if (!row.evidence) {
-    row.at.classList.add("written");
     row.contribution = row.said.appendChild(element("p", "why"));
     row.evidence = row.said.appendChild(element("p", "evidence"));
     row.contribution.dir = row.evidence.dir = "auto";
-    row.checks = row.said.appendChild(element("p", "meta"));
-    row.doc.before(element("p", "caption", "The document"));
+    layOut(row);
     showSources(row, [], null);
   }
   return row;
@@ -193,9 +198,7 @@ export function showDelta(run, { index, part, text }) {
 /** Where the answer stands, in a document of which no evidence was written. */
 function showSpans(run, data) {
   const row = rowOf(run, data.index);
-  row.at.classList.add("written");
-  row.checks = row.said.appendChild(element("p", "meta"));
-  row.doc.before(element("p", "caption", "The document"));
+  layOut(row);
   const scores = data.spans.map((span) => written(span.score)).join(", ");
   const text = data.spans.length ? `${count(data.spans.length, "place")} that answer: ${scores}` : "no part of it answers by itself";
   row.checks.append(element("span", data.spans.length ? "" : "warn", text));
