@@ -21,7 +21,6 @@ __all__ = [
     "auc",
     "echo_figures",
     "exam",
-    "expected_calibration_error",
     "explained_figures",
     "marks",
     "ndcg",
@@ -71,14 +70,6 @@ def ndcg(ranked: Sequence[float], depth: int = 10) -> float:
         return sum(value / math.log2(at + 2) for at, value in enumerate(relevance[:depth]))
 
     return float(gain(ranked) / gain(sorted(ranked, reverse=True)))
-
-
-def expected_calibration_error(scores: Sequence[float], answers: Sequence[bool], bins: int = 10) -> float:
-    """How far the mean score of a bin is from its share of answers, over equal steps of the score."""
-    inside: dict[int, list[tuple[float, bool]]] = {}
-    for score, answer in zip(scores, answers, strict=True):
-        inside.setdefault(min(int(score * bins), bins - 1), []).append((score, answer))
-    return sum(abs(sum(s - a for s, a in rows)) for rows in inside.values()) / len(scores)
 
 
 def marks(queries: Sequence[ExamQuery], scores: Sequence[Sequence[float]], resamples: int = 500) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from demo_exam import (
     auc,
     echo_figures,
     exam,
-    expected_calibration_error,
     explained_figures,
     marks,
     sigmoid,
@@ -42,9 +41,11 @@ from demo_samples import HARD
 from whyrank import Reranker
 from whyrank.config import DEMO, EngineConfig
 from whyrank.evaluation.charts import Axis, Chart, Series
+from whyrank.evaluation.scorecard import Bins
 from whyrank.process import prepare_process
 
 NATURAL = Path(__file__).parents[1] / "tests" / "data" / "demo" / "natural.toml"
+_CALIBRATION_STEPS = 10
 _TABLE_BEGINS, _TABLE_ENDS = "<!-- figures -->", "<!-- end of figures -->"
 
 
@@ -73,13 +74,11 @@ async def written_figures(
     }
     if material:
         figures["teacher"] = marks(queries, _by_teacher(material, queries))
-    scored = [
-        (score, relevance == 2)
-        for query, row in zip(queries, scores, strict=True)
-        for score, relevance in zip(row, query.relevance, strict=True)
-    ]
-    figures["ece"] = expected_calibration_error([score for score, _ in scored], [answers for _, answers in scored])
-    figures["calibration"] = calibration(scored)
+    bins = Bins(_CALIBRATION_STEPS)
+    for query, row in zip(queries, scores, strict=True):
+        for score, relevance in zip(row, query.relevance, strict=True):
+            bins.add(score, relevance == 2)
+    figures |= {"ece": bins.calibration_error(), "calibration": calibration(bins)}
     figures["echo"] = await echo_figures(judge)
     figures["explained"] = await explained_figures(judge, queries, show)
     return figures
@@ -110,15 +109,10 @@ async def natural_figures(judge: Judge) -> dict[str, float]:
     return {"auc": divided(margins), "bm25_auc": divided(matched)}
 
 
-def calibration(scored: Sequence[tuple[float, bool]]) -> list[dict[str, float]]:
-    """Ten equal steps of the score: its mean there, and the share of answers."""
-    steps = []
-    for step in range(10):
-        inside = [(score, answers) for score, answers in scored if step <= min(score * 10, 9.999) < step + 1]
-        if inside:
-            mean, share = (sum(row[i] for row in inside) / len(inside) for i in (0, 1))
-            steps.append({"score": mean, "answers": share, "count": len(inside)})
-    return steps
+def calibration(bins: Bins) -> list[dict[str, float]]:
+    """For each step of the score that has any: its mean there, and the share of answers."""
+    steps = zip(bins.count, bins.relevant, bins.total, strict=True)
+    return [{"score": t / count, "answers": right / count, "count": count} for count, right, t in steps if count]
 
 
 def plot(bins: Sequence[dict[str, float]]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from demo_exam import ExamQuery, auc, exam, expected_calibration_error, marks, ndcg
+from demo_exam import ExamQuery, auc, exam, marks, ndcg
 from eval_demo_model import calibration
+from whyrank.evaluation.scorecard import Bins
 
 
 def query(*relevance: int) -> ExamQuery:
@@ -21,10 +22,18 @@ def test_ndcg_is_one_in_the_best_order_and_less_otherwise() -> None:
     assert ndcg([1, 2]) == pytest.approx((1 + 2 / 1.58496) / (2 + 1 / 1.58496), rel=1e-4)
 
 
+def bins_of(scores: list[float], answers: list[bool]) -> Bins:
+    bins = Bins(10)
+    for score, answer in zip(scores, answers, strict=True):
+        bins.add(score, answer)
+    return bins
+
+
 def test_calibration_error_is_the_distance_of_scores_from_shares() -> None:
-    assert expected_calibration_error([0.25, 0.25, 0.25, 0.25], [True, False, False, False]) == 0.0
-    assert expected_calibration_error([0.9, 0.1], [False, False]) == pytest.approx(0.5)
-    assert calibration([(0.9, False), (0.1, False)])[-1] == {"score": 0.9, "answers": 0.0, "count": 1}
+    assert bins_of([0.25, 0.25, 0.25, 0.25], [True, False, False, False]).calibration_error() == 0.0
+    far = bins_of([0.9, 0.1], [False, False])
+    assert far.calibration_error() == pytest.approx(0.5)
+    assert calibration(far)[-1] == {"score": 0.9, "answers": 0.0, "count": 1}
 
 
 def test_marks_of_two_queries() -> None:

@@ -48,12 +48,16 @@ class Costs:
 class Bins:
     """Scores 0..1 in equal bins: how many, how many of them relevant, and the sum of the scores."""
 
-    count: list[int] = field(default_factory=lambda: [0] * _BINS)
-    relevant: list[int] = field(default_factory=lambda: [0] * _BINS)
-    total: list[float] = field(default_factory=lambda: [0.0] * _BINS)
+    size: int = _BINS
+    count: list[int] = field(init=False)
+    relevant: list[int] = field(init=False)
+    total: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.count, self.relevant, self.total = [0] * self.size, [0] * self.size, [0.0] * self.size
 
     def add(self, score: float, relevant: bool) -> None:
-        at = min(_BINS - 1, int(score * _BINS))
+        at = min(self.size - 1, int(score * self.size))
         self.count[at] += 1
         self.relevant[at] += relevant
         self.total[at] += score
