@@ -49,4 +49,4 @@ class Writer(Source):
             about = not kind.startswith(("random", "other_s"))
             title = question.title if about else self.invent.name()
             sentences.insert(0, Sentence(title, subject=about))
-        return Sample(question.query, kind, tuple(sentences), question.contribution, question.joiner)
+        return Sample(question.query, kind, tuple(sentences), question.joiner)

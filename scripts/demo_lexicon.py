@@ -55,8 +55,7 @@ class LexiconSource:
         entry = Sentence(text, subject=relevant, attribute=True, answers=relevant)
         entries.insert(self.chance.randint(0, len(entries)), entry)
         query = self.chance.choice(_FORMS).format(w=word)
-        contribution = f"Explains {word} as {synset.gloss}."
-        return Sample(query, "answer" if relevant else "other_subject", tuple(entries), contribution, "\n")
+        return Sample(query, "answer" if relevant else "other_subject", tuple(entries), "\n")
 
     def description(self) -> Sample:
         """A title and a description, of the same thing or of one that the teacher finds near; its word is all we know."""
@@ -67,7 +66,7 @@ class LexiconSource:
             long = drawn[max(range(len(drawn)), key=nearness.__getitem__)]
         near = self._embeddings.similarity(short, long)
         target = 1 / (1 + exp(-_SLOPE * (near - _MIDDLE)))
-        return Sample(short, "teacher", (Sentence(long),), "", target=target, similarity=near)
+        return Sample(short, "teacher", (Sentence(long),), target=target, similarity=near)
 
     def _entry(self, synset: Synset, word: str) -> str:
         """Half of the time without the asked word: then only the meaning tells."""

@@ -56,13 +56,8 @@ def about_event(source: Source) -> Question:
         "negation": denied,
         "random": lambda: [told()],
     }
-    contribution = {
-        "who": f"Tells who {past} the {what}.",
-        "what": f"Tells what {who} {past}.",
-        "all": f"Tells that {who} {past} the {what}.",
-    }[asked]
     query = source.chance.choice(forms[asked])
-    return Question("event", source.typed(query), contribution, cores, lambda near: told())
+    return Question("event", source.typed(query), cores, lambda near: told())
 
 
 def about_plain(source: Source) -> Question:
@@ -106,8 +101,7 @@ def about_plain(source: Source) -> Question:
         "some_words": lambda: [other(True) for _ in range(source.chance.randint(1, 2))],
         "random": lambda: [other(False)],
     }
-    contribution = f"Speaks of {', '.join(chosen[:-1])} and {chosen[-1]}."
-    return Question("plain", query, contribution, cores, lambda near: other(False))
+    return Question("plain", query, cores, lambda near: other(False))
 
 
 def about_chinese(source: Source) -> Question:
@@ -138,8 +132,7 @@ def about_chinese(source: Source) -> Question:
         "random": lambda: [Sentence(pick(table["fill"]))],
     }
     query = pick(relation["ask"]).format(s=subject)
-    contribution = f"给出{subject}的{relation['topic']}。"
-    return Question("chinese", query, contribution, cores, lambda near: Sentence(pick(table["fill"])), joiner="")
+    return Question("chinese", query, cores, lambda near: Sentence(pick(table["fill"])), joiner="")
 
 
 def about_noise(source: Source) -> Question:
@@ -170,7 +163,7 @@ def about_noise(source: Source) -> Question:
         "some_words": lambda: [other(chance.choice(asked))],
         "random": lambda: [said(others)],
     }
-    return Question("noise", " ".join(asked), f"Has {' '.join(asked)}.", cores, lambda near: other())
+    return Question("noise", " ".join(asked), cores, lambda near: other())
 
 
 _STOP = frozenset(

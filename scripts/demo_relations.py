@@ -33,11 +33,9 @@ def about_relation(source: Source) -> Question:
     else:
         generic = ("What is the {topic} of {s}?", "{s} {topic}", "{topic} {s}", "{topic} of {s}")
         query = pick(relation["ask"] if source.chance.random() < 0.6 else generic)
-    contribution = "Names what has the {topic} {v}." if backwards else "Gives the {topic} of {s}."
     return Question(
         "relation",
         source.typed(fact.fill(query)),
-        fact.fill(contribution),
         fact.cores(),
         lambda near: source.filler(subject if near else ""),
         title="" if backwards else subject.removeprefix("the ").capitalize() if group == "things" else subject,

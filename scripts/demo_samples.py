@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import nan
@@ -38,7 +39,6 @@ class Sample:
     query: str
     kind: str
     sentences: tuple[Sentence, ...]
-    contribution: str
     joiner: str = " "
     target: float | None = None
     """How likely the document answers the query, where that is only known from the teacher. Nothing is written then."""
@@ -55,7 +55,16 @@ class Sample:
 
     @property
     def evidence(self) -> str:
-        return self.joiner.join(s.evidence or s.text for s in self.sentences if s.answers).strip()
+        return self.joiner.join(self._quotes()).strip()
+
+    @property
+    def contribution(self) -> str:
+        """What the document brings, as near to its own words as a sentence can be: so small a model copies well and phrases
+        badly."""
+        return _stated(next(iter(self._quotes()), "").strip())
+
+    def _quotes(self) -> list[str]:
+        return [s.evidence or s.text for s in self.sentences if s.answers]
 
     @property
     def answer(self) -> str:
@@ -71,7 +80,6 @@ class Question:
 
     family: str
     query: str
-    contribution: str
     cores: Mapping[str, Core]
     filler: Callable[[bool], Sentence]
     """A sentence that answers nothing; whether it may touch upon the question is said."""
@@ -135,6 +143,22 @@ class Source:
     def shuffled(self, sentences: list[Sentence]) -> list[Sentence]:
         self.chance.shuffle(sentences)
         return sentences
+
+
+# Sentences that begin with one of these are statements, and go on in small letters behind "that".
+_OPENINGS = frozenset(
+    """the a an this that these those it they we you he she there here in on at for from to with after before if when while
+    since as our its their his her my your each every all some no both most many one two three only once until under over by
+    during between according both either neither several few about around because although though""".split()
+)
+
+
+def _stated(text: str) -> str:
+    text = " ".join(text.split())
+    if re.search(r"[\u3400-\u9fff]", text):
+        return f"指出：{text}"
+    first, _, rest = text.partition(" ")
+    return f"States that {first.lower()} {rest}" if first.lower() in _OPENINGS else f"States: {text}"
 
 
 def are_distinct(one: Any, other: Any) -> bool:

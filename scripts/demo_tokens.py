@@ -83,7 +83,7 @@ def _corpus(seed: int, questions: int) -> list[str]:
             texts += [
                 f" {question.query}",
                 f" {sample.document}",
-                f" {question.contribution}",
+                f" {sample.contribution}",
                 f" {question.query.lower()}",
             ]
     prose = [f" {sentence}" for page in passages() for sentence in page]
@@ -194,11 +194,11 @@ def _tokens(offsets: Sequence[tuple[int, int]], start: int, length: int) -> rang
 
 
 def micro_batches(samples: Sequence[Encoded], tokens: int) -> list[list[Encoded]]:
-    """Samples of like length together, each batch with at most so many tokens when padded to its longest."""
+    """Samples of like length together, each batch with at most so many tokens when padded to its longest. Little is padding."""
     ordered = sorted(samples, key=lambda sample: -len(sample.ids))
     cuts, most = [0], len(ordered[0].ids)
     for at, sample in enumerate(ordered):
-        if at > cuts[-1] and (at + 1 - cuts[-1]) * most > tokens:
+        if at > cuts[-1] and ((at + 1 - cuts[-1]) * most > tokens or len(sample.ids) < 0.8 * most):
             cuts.append(at)
             most = len(sample.ids)
     return [ordered[low:high] for low, high in pairwise([*cuts, len(ordered)])]

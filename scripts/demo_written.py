@@ -219,7 +219,7 @@ class WrittenSource:
         judged = tuple(replace(s, similarity=self._near(ask, query, s.text.strip())) for s in text)
         judged = (*judged[:-1], replace(judged[-1], text=judged[-1].text.rstrip()))
         document = "".join(sentence.text for sentence in judged)
-        return Sample(query, kind, judged, ask.contribution, "", similarity=self._near(ask, query, document))
+        return Sample(query, kind, judged, "", similarity=self._near(ask, query, document))
 
     def _near(self, ask: Ask, query: str, text: str) -> float:
         """The teacher knows no Chinese."""

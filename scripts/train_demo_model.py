@@ -55,6 +55,8 @@ _WEIGHTS = {
 }
 _VECTOR_SIZE = 192
 _SAVE_SECONDS = 120.0
+_LESSONS = 500
+"""After so many steps the mixture stays as it is."""
 _COLOURS = ("first", "second", "good", "bad", "muted", "warn-rule", "soft", "ink")
 
 
@@ -77,7 +79,7 @@ SOURCES = ("written", "definition", "description", "generated")
 
 def lesson(step: int) -> Lesson:
     """First to look and to copy, among invented words and unrelated documents; then to tell near misses apart."""
-    grown = min(1.0, step / 500)
+    grown = min(1.0, step / _LESSONS)
     sources = _between((0.30, 0.15, 0.05, 0.50), (0.58, 0.10, 0.07, 0.25), grown)
     families = _between((0.30, 0.20, 0.05, 0.05, 0.40), (0.36, 0.15, 0.17, 0.07, 0.25), grown)
     return Lesson(sources, families, 0.4 + 0.5 * grown, 2 + round(4 * grown))
@@ -174,7 +176,8 @@ class Run:
     def train_step(self) -> dict[str, float]:
         """One step; its mean losses and the share of right labels."""
         began = time.monotonic()
-        sources = Sources(self.asked.material, self.embeddings, f"{self.asked.seed}/{self.step}", lesson(self.step))
+        plan = lesson(self.step + (_LESSONS if self.asked.start else 0))
+        sources = Sources(self.asked.material, self.embeddings, f"{self.asked.seed}/{self.step}", plan)
         encoded = [self.encoder.encode(sample) for sample in sources.samples(self.asked.batch)]
         batches = [collate(part).to(self.device) for part in micro_batches(encoded, self.asked.tokens)]
         whole = counts(batches)

@@ -91,7 +91,7 @@ def test_micro_batches_do_not_change_the_losses(tokenizer: Any) -> None:
 
 
 def test_a_document_that_only_the_teacher_judged_is_scored_and_nothing_is_written(tokenizer: Any) -> None:
-    sample = Sample("a port", "teacher", (Sentence("A haven."), Sentence("A hill.")), "", target=0.7, similarity=0.5)
+    sample = Sample("a port", "teacher", (Sentence("A haven."), Sentence("A hill.")), target=0.7, similarity=0.5)
     row = Encoder(tokenizer).encode(sample)
     batch = collate([row])
     assert row.prompt == len(row.ids) and not len(batch.words[0])
@@ -105,7 +105,7 @@ def test_related_words_count_as_shared_in_part(tokenizer: Any) -> None:
     desk, chair = document[-2:]
     vectors[[*query, desk], 0] = 1.0
     vectors[chair, 1] = 1.0
-    row = Encoder(tokenizer, vectors.numpy()).encode(Sample(" lamp", "answer", (Sentence(" lamp desk chair"),), ""))
+    row = Encoder(tokenizer, vectors.numpy()).encode(Sample(" lamp", "answer", (Sentence(" lamp desk chair"),)))
     lamp, *_, desk_share, chair_share = row.shared
     assert lamp == 1.0 and desk_share == pytest.approx(0.9) and chair_share == 0.0
 
