@@ -8,6 +8,7 @@ haystack.py               WhyrankRanker: a ranker component
 rerankers.py              WhyrankRanker: rank() and score() of the rerankers library
 sentence_transformers.py  WhyrankCrossEncoder: predict() and rank() of a CrossEncoder
 mteb.py                   WhyrankCrossEncoder: a cross-encoder that mteb.evaluate takes
+embed_anything.py         Reranker: EmbedAnything's, on an engine in this process
 mcp.py                    tools for agents (`whyrank mcp`)
 
 Each imports its framework and says which extra brings it where it is missing.
