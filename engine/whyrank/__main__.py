@@ -1,6 +1,7 @@
 """The command `whyrank`, with all its commands."""
 
-from whyrank.cli import batch, evaluate, install, mcp, rerank, serve  # noqa: F401  # they add their commands to the app
+# They add their commands to the app.
+from whyrank.cli import batch, evaluate, install, mcp, rerank, retrieve, serve  # noqa: F401
 from whyrank.cli.common import app
 
 __all__ = ["app"]

@@ -15,7 +15,7 @@ from whyrank.cli import render
 from whyrank.cli.terminal import Terminal
 from whyrank.config import DEMO
 from whyrank.connect import API_KEY_VARIABLE
-from whyrank.errors import RetryableError, WhyrankError
+from whyrank.errors import EvalNotInstalled, RetryableError, WhyrankError
 
 __all__ = [
     "ApiKey",
@@ -26,6 +26,7 @@ __all__ = [
     "app",
     "choice",
     "demo_model",
+    "evaluation_reported",
     "kept",
     "opened",
     "reported",
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+_EVAL_PACKAGES = ("bm25s", "jinja2", "numpy", "pytrec_eval", "scipy", "Stemmer")
 _DEMO_TOLD = (
     f'no model given: taking "{DEMO}", the small one that comes with whyrank. It matches words, it does not understand. '
     "A real one, for example: {}"
@@ -83,6 +85,18 @@ def reported() -> Iterator[Any]:
         finally:
             stdout.flush()
             os.dup2(stdout.fileno(), 1)
+
+
+@contextmanager
+def evaluation_reported() -> Iterator[Any]:
+    """`reported`, where a missing package of the eval extra is an error that says what to install."""
+    with reported() as stdout:
+        try:
+            yield stdout
+        except ModuleNotFoundError as cause:
+            if (cause.name or "").partition(".")[0] not in _EVAL_PACKAGES:
+                raise
+            raise EvalNotInstalled(f"evaluation needs {cause.name}: pip install 'whyrank[eval]'") from cause
 
 
 @contextmanager

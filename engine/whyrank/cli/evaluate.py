@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
@@ -22,6 +21,7 @@ from whyrank.cli.common import (
     Model,
     app,
     choice,
+    evaluation_reported,
     kept,
     opened,
     reported,
@@ -30,7 +30,7 @@ from whyrank.cli.flags import Flags, flags_of
 from whyrank.cli.terminal import Terminal, json_text
 from whyrank.config import EngineConfig
 from whyrank.connect import masked
-from whyrank.errors import EvalNotInstalled, InvalidRequest
+from whyrank.errors import InvalidRequest
 from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.fetch import fetch
 from whyrank.evaluation.measures import Measurer
@@ -54,7 +54,6 @@ _RESULTS = Path("whyrank-eval")
 # The options of a request and of the engine that may change what is measured.
 _OPTIONS = ("instruction", "mode", "evidence_top_n", "evidence_min_score", "evidence_style")
 _IDENTITY = ("prompt", "route", "revision", "max_length", "dtype", "quantization", "calibration")
-_EVAL_PACKAGES = ("jinja2", "numpy", "pytrec_eval", "scipy")
 
 Data = Annotated[
     str | None,
@@ -70,18 +69,6 @@ Measures = Annotated[
     list[str] | None, typer.Option("--measure", help="nDCG@k, AP, RR@k, P@k, R@k, RR(rel=2)@k; more than once.")
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Throw away what the folder holds, instead of going on.")]
-
-
-@contextmanager
-def _reported() -> Iterator[Any]:
-    """`reported`, where a missing package of the eval extra is an error that says what to install."""
-    with reported() as stdout:
-        try:
-            yield stdout
-        except ModuleNotFoundError as cause:
-            if (cause.name or "").partition(".")[0] not in _EVAL_PACKAGES:
-                raise
-            raise EvalNotInstalled(f"evaluation needs {cause.name}: pip install 'whyrank[eval]'") from cause
 
 
 @app.command("eval")
@@ -114,7 +101,7 @@ def evaluate_command(
     The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots. Exit code 1 where a
     document has no score: it counts as not found, and `failed` in results.jsonl says why.
     """
-    with _reported() as stdout:
+    with evaluation_reported() as stdout:
         # The name that open_target understands, with all that may change scores.
         defaults = options_of(EngineConfig)
         identity = {name: value for name in _IDENTITY if (value := engine.pop(name)) != defaults[name].default}
@@ -271,7 +258,7 @@ def calibrate_command(
 
     Exit code 1 and `no clean separation` where no threshold does what is asked.
     """
-    with _reported() as stdout:
+    with evaluation_reported() as stdout:
         from whyrank.evaluation.calibrate import calibrate, fit, judged_pairs
 
         if precision is not None and recall is not None:
@@ -337,7 +324,7 @@ def compare_command(
     low and high are the 95 % interval of b - a: high below 0 means that b is surely worse. Exit code 1 where a condition
     holds, or where its figure cannot be computed.
     """
-    with _reported() as stdout:
+    with evaluation_reported() as stdout:
         from whyrank.evaluation.compare import Gate, compare
         from whyrank.evaluation.report import comparison_report
 

@@ -20,7 +20,17 @@ from whyrank.evaluation.trec import RunFile, TopRanked, check_id, read_qrels
 from whyrank.jsonl import Line, json_object, numbered_lines, read_line
 from whyrank.types import Document
 
-__all__ = ["BeirFolder", "Candidate", "Collection", "JsonLines", "Topic", "open_collection"]
+__all__ = [
+    "BeirFolder",
+    "Candidate",
+    "Collection",
+    "JsonLines",
+    "Topic",
+    "document_id",
+    "find_judgements",
+    "open_collection",
+    "read_queries",
+]
 
 _LABELS: Mapping[str, int] = {"evidence": 2, "related": 1, "irrelevant": 0}
 """Grades of candidates that have a label in words."""
@@ -65,7 +75,7 @@ class BeirFolder:
 
     def __init__(self, folder: Path, run: Path | None = None, split: str = "test") -> None:
         corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
-        self.judgements = _first_there(folder, f"qrels/{split}.tsv", f"qrels/{split}.txt", "qrels.txt", "qrels.tsv")
+        self.judgements = find_judgements(folder, split)
         ranked = run or _first_there(
             folder, "run.trec", f"top_ranked/{split}.jsonl", "top_ranked.jsonl", "top_ranked.json"
         )
@@ -73,7 +83,7 @@ class BeirFolder:
         self.first_stage: str | None = ranked.name
         self._judged, first_lines = read_qrels(self.judgements)
         self.highest_grade = max(max(grades.values()) for grades in self._judged.values())
-        self._queries = _read_queries(queries, self._judged)
+        self._queries = read_queries(queries, self._judged)
         for query, line in first_lines.items():
             if query not in self._queries:
                 raise DataError(f"{line.where}: query {query!r} is not in {queries}")
@@ -140,7 +150,7 @@ class _Corpus:
         self._path = path
         hashes, starts = array.array("Q"), array.array("q")
         for line in numbered_lines(path):
-            hashes.append(_hash(_document_id(line)))
+            hashes.append(_hash(document_id(line)))
             starts.append(line.start)
         order = np.argsort(np.array(hashes), kind="stable")
         sorted_hashes = np.array(hashes)[order]
@@ -149,7 +159,7 @@ class _Corpus:
         # Of a billion ids two different ones hardly ever share eight bytes of a good hash.
         for at in np.nonzero(sorted_hashes[1:] == sorted_hashes[:-1])[0][:1]:
             first, second = (line for line in numbered_lines(path) if line.start in self._starts[at : at + 2])
-            raise DataError(f"{second.where}: document {_document_id(second)!r} is in line {first.number} already")
+            raise DataError(f"{second.where}: document {document_id(second)!r} is in line {first.number} already")
 
     def __contains__(self, ident: object) -> bool:
         key = _hash(str(ident))
@@ -173,7 +183,8 @@ def _hash(ident: str) -> int:
     return int.from_bytes(hashlib.blake2b(ident.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
-def _document_id(line: Line) -> str:
+def document_id(line: Line) -> str:
+    """Of a line of corpus.jsonl, which is checked."""
     record = json_object(line)
     for name in ("_id", "text"):
         if not isinstance(record.get(name), str):
@@ -181,6 +192,10 @@ def _document_id(line: Line) -> str:
     if not isinstance(record.get("title") or "", str):
         raise DataError(f"{line.where}: 'title' must be a string")
     return check_id(record["_id"], line.where)
+
+
+def find_judgements(folder: Path, split: str) -> Path:
+    return _first_there(folder, f"qrels/{split}.tsv", f"qrels/{split}.txt", "qrels.txt", "qrels.tsv")
 
 
 def _first_there(folder: Path, *names: str) -> Path:
@@ -203,7 +218,7 @@ def _fingerprint(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
+def read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Text and gold answers of the judged queries; the others are of no use."""
     queries: dict[str, tuple[str, tuple[str, ...]]] = {}
     for line in numbered_lines(path):

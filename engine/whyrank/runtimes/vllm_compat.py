@@ -45,6 +45,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "AsyncLLM": ("vllm.v1.engine.async_llm",),
     "EngineDeadError": ("vllm.v1.engine.exceptions",),
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils",),
+    "LLM": ("vllm.entrypoints.llm",),
     "InputProcessor": ("vllm.v1.engine.input_processor",),
     "PoolingParams": ("vllm.pooling_params",),
     "RequestOutputKind": ("vllm.sampling_params",),
