@@ -59,6 +59,15 @@ def test_a_copy_is_the_same(tmp_path: Path) -> None:
     assert not Gate.parse("kendall < 0.999").fires(found)
 
 
+def test_two_that_stopped_at_the_same_query_are_not_compared(tmp_path: Path) -> None:
+    a, b = (write_results(tmp_path / name, 0.5) for name in "ab")
+    for folder in (a, b):
+        lines = (folder / RESULTS).read_text().splitlines(keepends=True)
+        (folder / RESULTS).write_text("".join(lines[:-3]))
+    with pytest.raises(DataError, match="37 of 40 queries are done; go on with whyrank eval"):
+        compare(a, b, MEASURES)
+
+
 def test_a_worse_model_is_seen_and_fails_the_gate(tmp_path: Path) -> None:
     a, b = write_results(tmp_path / "a", 0.1), write_results(tmp_path / "b", 6.0)
     found = compare(a, b, MEASURES)

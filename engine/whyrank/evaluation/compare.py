@@ -135,6 +135,8 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
         taus.append(kendall(margin_a, margin_b))
         drifts.extend(np.abs(score_b - score_a))
         margin_drifts.extend(np.abs(margin_b - margin_a))
+    if len(queries) < headers[0].topics:
+        raise DataError(f"{a} and {b}: {len(queries)} of {headers[0].topics} queries are done; go on with whyrank eval")
     first, second = (np.array(side).reshape(-1, len(names)) for side in values)
     means = [dict(zip(names, table.mean(axis=0).tolist(), strict=True)) for table in (first, second)]
     deltas, drift = second[:, 0] - first[:, 0], np.array(drifts)
