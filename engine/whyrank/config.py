@@ -48,6 +48,10 @@ class EngineConfig:
             unit="GiB",
         ),
     ] = None
+    features: Annotated[
+        Literal["given", "auto"],
+        Option("auto: compute what documents lack of the prompt's features (multi-hop), by simple rules."),
+    ] = "given"
     trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint brings.")] = False
     calibration: Annotated[str | None, Option("What `whyrank calibrate` wrote for this model.", metavar="FILE")] = None
     tensor_parallel_size: Annotated[int, Option("GPUs that share one model.", minimum=1)] = 1

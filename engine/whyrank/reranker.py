@@ -24,6 +24,7 @@ from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Ranked, Scored, collect_ranking
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.evidence_generator import EvidenceGenerator
+from whyrank.pipeline.features import with_features
 from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.scorer import Refusal, Scorer, refuse_none
 from whyrank.pipeline.spans import SpanFinder
@@ -106,6 +107,9 @@ class Reranker(BaseReranker):
 
         priority: the engine prefers lower numbers."""
         runtime, encoder = self._started()
+        if self.config.features == "auto":
+            wanted = encoder.format.features.keys()
+            request = replace(request, documents=with_features(request.query, request.documents, wanted))
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
