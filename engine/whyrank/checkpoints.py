@@ -28,13 +28,15 @@ _FAST_TOKENIZER = (
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The parts of config.json that decide how it is served. `has_linear_attention`: has linear-attention layers (Qwen3.5).
-    `kv_elements_per_token`: what the prefix cache holds of a token, where all layers are of one kind and say so."""
+    `kv_elements_per_token`: what the prefix cache holds of a token, where all layers are of one kind and say so.
+    `stored_dtype`: of its weights, where it says so."""
 
     architectures: tuple[str, ...]
     has_linear_attention: bool
     max_positions: int | None
     remote_code: bool
     kv_elements_per_token: int | None
+    stored_dtype: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,14 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
         max_positions=_positions(config.model, text),
         remote_code="auto_map" in table,
         kv_elements_per_token=None if hybrid else _kv_elements_per_token(text),
+        stored_dtype=_stored_dtype(table, text),
     )
+
+
+def _stored_dtype(*tables: dict[str, Any]) -> str | None:
+    """Older checkpoints call it torch_dtype."""
+    named = (table.get(key) for table in tables for key in ("dtype", "torch_dtype"))
+    return next((name.removeprefix("torch.") for name in named if isinstance(name, str)), None)
 
 
 def _kv_elements_per_token(table: dict[str, Any]) -> int | None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
+from whyrank.dtypes import choose_dtype
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.jsonl import json_object, numbered_lines
 from whyrank.prompting.scoring import MIN_LABEL_MASS, score_of
@@ -119,7 +120,8 @@ async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRe
     rows = [row for ranking in rankings for row in _rows(ranking)]
     ids = await asyncio.to_thread(ids_finding, plan.encoder, pairs)
     parity = await asyncio.to_thread(_parity, plan, requests, rows, facts)
-    engine = [Finding(name, str(value)) for name, value in facts.items()]
+    why = {"dtype": f", {choose_dtype(plan, on_cpu=facts.get('device') == 'cpu').reason}"}
+    engine = [Finding(name, f"{value}{why.get(name, '')}") for name, value in facts.items()]
     return Report((*_prompt(plan), *engine, cache, ids, parity, *_label_mass(rows)))
 
 
@@ -139,7 +141,7 @@ def _prompt(plan: Plan) -> list[Finding]:
         Finding("prompt", f"{plan.format.fingerprint}, {len(encoder.shared_prefix(None))} tokens before the query"),
     ]
     if labels is not None:
-        ids = [i for i in (labels.positive, labels.negative) if i is not None]
+        ids = labels.ids
         findings.append(Finding("labels", ", ".join(f"{encoder.token_text(i)!r} = {i}" for i in ids), good=True))
     return findings
 
@@ -227,7 +229,7 @@ def _parity(plan: Plan, requests: Sequence[RerankRequest], rows: Sequence[Ranked
     wanted = [score_of(reference.read(row.prompts[0].ids), rule) for row in encoded if isinstance(row, EncodedDocument)]
     score = max(abs(want.score - (row.score or 0.0)) for want, row in zip(wanted, rows, strict=True))
     margin = max(abs(want.margin - (row.margin or 0.0)) for want, row in zip(wanted, rows, strict=True))
-    exact = str(reference.model.dtype) == "torch.float32"
+    exact = facts.get("dtype") == "float32" and str(reference.model.dtype) == "torch.float32"
     good = score <= _SCORE_TOLERANCE if exact else margin <= _MARGIN_TOLERANCE
     value = f"against transformers on {len(rows)} pairs: score within {score:.1e}, margin within {margin:.1e}"
     return Finding("parity", value, good)

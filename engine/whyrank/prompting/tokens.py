@@ -80,6 +80,10 @@ class LabelIds:
     positive: int
     negative: int | None
 
+    @property
+    def ids(self) -> list[int]:
+        return [self.positive] if self.negative is None else [self.positive, self.negative]
+
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:

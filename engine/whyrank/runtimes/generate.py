@@ -7,10 +7,12 @@ from contextlib import aclosing
 from typing import Any
 
 from whyrank.checkpoints import Plan
+from whyrank.dtypes import choose_dtype
 from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
 from whyrank.runtimes.base import Generation, GenerationParams, TextDelta
+from whyrank.runtimes.cpu_kernels import LABEL_IDS
 from whyrank.runtimes.fair_semaphore import FairSemaphore
 from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
@@ -42,6 +44,9 @@ class GenerateRuntime(VllmRuntime):
         if not on_cpu:
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
             options["hf_overrides"] = {"head_dtype": "float32"}
+        elif choose_dtype(plan, on_cpu).dtype != "float32" and (labels := plan.encoder.labels):
+            # There vLLM would convert all weights of the head at every step; our plugin does it for those of the labels.
+            options["hf_overrides"] = {LABEL_IDS: labels.ids}
         if plan.format.score.rule == "logit":
             # The raw logit cannot be had back from a log-probability.
             options["logprobs_mode"] = "raw_logits"
@@ -141,7 +146,7 @@ def _label_params(labels: LabelIds) -> Any:
         max_tokens=1,
         temperature=0.0,
         # Exact for ids outside any top-k, and before every mask and penalty; `logprobs` must stay unset.
-        logprob_token_ids=[i for i in (labels.positive, labels.negative) if i is not None],
+        logprob_token_ids=labels.ids,
         detokenize=False,
         output_kind=vllm_name("RequestOutputKind").FINAL_ONLY,
         skip_clone=True,

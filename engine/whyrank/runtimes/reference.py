@@ -29,7 +29,7 @@ class Reference:
     @classmethod
     def beside(cls, plan: Plan, facts: Mapping[str, str | int]) -> Self:
         """As the engine computes that says these facts of itself."""
-        return cls(plan, float32_head=facts.get("head_dtype") == "float32")
+        return cls(plan, float32_head="float32" in (facts.get("head_dtype"), facts.get("label_dtype")))
 
     def read(self, ids: Ids) -> LabelRead:
         """What the route should answer for these ids: log-probabilities of both labels, or the raw logit."""

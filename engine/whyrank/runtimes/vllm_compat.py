@@ -47,10 +47,12 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "FlexibleArgumentParser": ("vllm.utils.argparse_utils",),
     "LLM": ("vllm.entrypoints.llm",),
     "InputProcessor": ("vllm.v1.engine.input_processor",),
+    "LogitsProcessor": ("vllm.model_executor.layers.logits_processor",),
     "PoolingParams": ("vllm.pooling_params",),
     "RequestOutputKind": ("vllm.sampling_params",),
     "SamplingParams": ("vllm.sampling_params",),
     "StructuredOutputsParams": ("vllm.sampling_params",),
+    "UnquantizedEmbeddingMethod": ("vllm.model_executor.layers.vocab_parallel_embedding",),
     "UsageContext": ("vllm.usage.usage_lib",),
     "VLLMError": ("vllm.exceptions",),
     "build_app": ("vllm.entrypoints.launchers.app",),
@@ -58,7 +60,11 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "cmd_init": ("vllm.entrypoints.cli.serve",),
     "configure_logging_from_args": ("vllm.logger",),
     "current_platform": ("vllm.platforms",),
+    "fused_add_rms_norm": ("vllm.ir.ops.layernorm",),
+    "get_current_vllm_config": ("vllm.config",),
     "make_arg_parser": ("vllm.entrypoints.common.cli_args", "vllm.entrypoints.launchers.cli_args"),
+    "op_registry_oot": ("vllm.model_executor.custom_op",),
+    "rms_norm": ("vllm.ir.ops.layernorm",),
     "tokens_input": ("vllm.inputs.engine",),
 }
 """A name, and the modules that may hold it, the newest version's first."""
@@ -72,6 +78,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
         "enforce_eager",
         "gpu_memory_utilization",
         "hf_overrides",
+        "ir_op_priority",
         "kv_cache_memory_bytes",
         "logprobs_mode",
         "max_model_len",
@@ -93,6 +100,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "AsyncLLM.generate": ("prompt", "sampling_params", "request_id", "priority"),
     "AsyncLLM.shutdown": ("timeout",),
     "InputProcessor.process_inputs": ("request_id", "prompt", "params", "supported_tasks"),
+    "LogitsProcessor._apply_head": ("lm_head", "hidden_states", "embedding_bias"),
     "PoolingParams": ("task", "use_activation"),
     "SamplingParams": (
         "detokenize",
@@ -105,15 +113,20 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
         "watermarking",
     ),
     "StructuredOutputsParams": ("structural_tag",),
+    "fused_add_rms_norm": ("x", "x_residual", "weight", "epsilon", "variance_size"),
+    "rms_norm": ("x", "weight", "epsilon", "variance_size"),
     "tokens_input": ("prompt_token_ids", "cache_salt"),
 }
 """What whyrank passes to classes, functions and methods of NAMES."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "vllm.config.cache.CacheConfig": ("block_size", "enable_prefix_caching", "prefix_match_unit"),
+    "vllm.config.kernel.IrOpPriorityConfig": ("fused_add_rms_norm", "rms_norm"),
+    "vllm.config.kernel.KernelConfig": ("ir_op_priority",),
     "vllm.config.model.ModelConfig": (
         "dtype",
         "head_dtype",
+        "hf_config",
         "logprobs_mode",
         "max_model_len",
         "model",
@@ -126,11 +139,16 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "vllm.config.vllm.VllmConfig": (
         "cache_config",
         "device_config",
+        "kernel_config",
         "model_config",
         "parallel_config",
         "scheduler_config",
         "speculative_config",
     ),
+    "vllm.ir.op.IrOp": ("impls", "register_impl"),
+    "vllm.ir.op.IrOpImpl": ("supported",),
+    "vllm.model_executor.layers.logits_processor.LogitsProcessor": ("register_oot",),
+    "vllm.model_executor.layers.vocab_parallel_embedding.VocabParallelEmbedding": ("quant_method", "tp_size"),
     "vllm.outputs.CompletionOutput": ("finish_reason", "logprobs", "text", "token_ids"),
     "vllm.outputs.RequestOutput": ("num_cached_tokens", "outputs", "prompt_token_ids"),
     "vllm.v1.engine.EngineCoreRequest": (

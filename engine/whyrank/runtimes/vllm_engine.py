@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.config import EngineConfig
+from whyrank.dtypes import choose_dtype
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, EnginePaused, InvalidRequest
 from whyrank.fan_out import as_completed
@@ -26,6 +27,7 @@ from whyrank.process import START_METHOD, environment_restored, is_cpu_build, se
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
+from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities, register_cpu_kernels
 from whyrank.runtimes.vllm_compat import (
     GPU_TOO_FULL,
     PROMPT_LARGER_THAN_CACHE,
@@ -92,6 +94,8 @@ class VllmRuntime(ABC):
     def engine_options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         """vLLM's engine arguments for this plan."""
         ours, theirs = {**_common_options(plan, on_cpu), **cls._options(plan, on_cpu)}, plan.config.engine_options
+        if "ir_op_priority" in theirs.get("kernel_config", {}):
+            del ours["ir_op_priority"]  # vLLM takes it in one of the two places
         overrides = {**ours.get("hf_overrides", {}), **theirs.get("hf_overrides", {})}
         return {**ours, **theirs, **({"hf_overrides": overrides} if overrides else {})}
 
@@ -205,6 +209,7 @@ class VllmRuntime(ABC):
             "device": str(config.device_config.device_type),
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "head_dtype": str(config.model_config.head_dtype).removeprefix("torch."),
+            **_cpu_facts(config),
             **{name: str(value) for name, value in formats.items() if value not in (None, "auto")},
             "block_size": config.cache_config.block_size,
             "prefix_match_unit": config.cache_config.prefix_match_unit or config.cache_config.block_size,
@@ -217,6 +222,18 @@ class VllmRuntime(ABC):
         if self.engine.output_handler is not None:
             self.engine.output_handler.cancel()
         await asyncio.to_thread(self.engine.shutdown)
+
+
+def _cpu_facts(config: Any) -> dict[str, str]:
+    """On a CPU: what our plugin does there, in engines that were told to use it."""
+    if config.device_config.device_type != "cpu":
+        return {}
+    facts = {}
+    if getattr(config.model_config.hf_config, LABEL_IDS, None):
+        facts["label_dtype"] = "float32"
+    preferred = PROVIDER in config.kernel_config.ir_op_priority.rms_norm
+    facts["norms"] = "C++" if preferred and vllm_name("rms_norm").impls[PROVIDER].supported else "PyTorch"
+    return facts
 
 
 def _failure(cause: Exception) -> EngineDead | EnginePaused | Refused:
@@ -267,6 +284,7 @@ def _import_vllm() -> None:
     warn_of_versions()
     for name in ("current_platform", "AsyncEngineArgs", "AsyncLLM", "tokens_input"):
         vllm_name(name)
+    register_cpu_kernels()
 
 
 def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
@@ -298,8 +316,9 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         )
     if on_cpu:
         options.update(
-            dtype=_cpu_dtype(plan),
+            dtype=choose_dtype(plan, on_cpu).dtype,
             enforce_eager=True,
+            ir_op_priority=norm_priorities(),
             # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
             block_size=_BLOCK,
             max_num_batched_tokens=8192 if hybrid else 2048,
@@ -311,13 +330,6 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
     return options
 
 
-def _cpu_dtype(plan: Plan) -> str:
-    """What a CPU does best, where the user leaves it to us."""
-    if plan.config.dtype != "auto":
-        return plan.config.dtype
-    return "bfloat16" if plan.checkpoint.has_linear_attention else "float32"
-
-
 def _cache_bytes(plan: Plan) -> int:
     """On a CPU, where vLLM's own default is nearly all of the memory; with a size given it also skips its profiling run. No
     more than a small model makes use of: vLLM fills all of it with zeros. No less than one prompt of full length needs."""
@@ -325,6 +337,6 @@ def _cache_bytes(plan: Plan) -> int:
     max_bytes = min(4 * _GIB, memory // 4)
     if plan.checkpoint.kv_elements_per_token is None:
         return max_bytes
-    a_token = plan.checkpoint.kv_elements_per_token * (4 if _cpu_dtype(plan) == "float32" else 2)
+    a_token = plan.checkpoint.kv_elements_per_token * (4 if choose_dtype(plan, on_cpu=True).dtype == "float32" else 2)
     length = plan.encoder.max_length + plan.reserved_tokens
     return max(min(max_bytes, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)

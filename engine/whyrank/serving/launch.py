@@ -21,7 +21,7 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
-from whyrank.process import hide_warnings, is_cpu_build, return_memory, set_engine_environment
+from whyrank.process import hide_warnings, is_cpu_build, plugins_with_ours, return_memory, set_engine_environment
 from whyrank.runtimes.vllm_compat import NO_MEMORY_FOR_CACHE, PROMPT_LARGER_THAN_CACHE, vllm_name
 from whyrank.serving.admission import Limits
 from whyrank.serving.plugin import PROTECT_METRICS, STRICT_MODEL, VLLM_ROUTES, WhyrankPlugin
@@ -97,8 +97,7 @@ def _silence_logs(flags: set[str]) -> None:
 
 def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_metrics: bool, strict_model: bool) -> None:
     """What plugin.py reads: vLLM passes our plugin nothing else."""
-    others = [os.environ["VLLM_PLUGINS"]] if os.environ.get("VLLM_PLUGINS") else []
-    os.environ["VLLM_PLUGINS"] = ",".join(dict.fromkeys([*others, "whyrank"]))
+    os.environ["VLLM_PLUGINS"] = plugins_with_ours(os.environ.get("VLLM_PLUGINS"))
     os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
     if protect_metrics:
         os.environ[PROTECT_METRICS] = "1"
@@ -259,6 +258,8 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = F
     # vLLM ignores --config=FILE in one word.
     flags = [word for flag in flags for word in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
     given = _names([*from_file, *flags])
+    if "kernel-config" in given:
+        options.pop("ir_op_priority", None)  # vLLM may find it there, and takes it in one place only
     if quiet:
         options["use_tqdm_on_load"] = False
         if not given & (_ENGINE_LOG_FLAGS | _ACCESS_LOG_FLAGS):
@@ -301,6 +302,8 @@ def _flag(name: str, value: Any) -> list[str]:
             return []
         case bool():
             return [flag] if value else [flag.replace("--", "--no-", 1)]
+        case dict():
+            return [flag, json.dumps(value)]
         case _:
             return [flag, str(value)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
 from whyrank.runtimes.classify import ClassifyRuntime
+from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities
 from whyrank.runtimes.generate import MATCH_UNIT, GenerateRuntime
 from whyrank.runtimes.vllm_compat import warn_of_versions
 from whyrank.serving.admission import Limits
@@ -191,11 +193,17 @@ def config_warnings(config: Any, plan: Plan) -> list[str]:
             "this hybrid reuses whole blocks only, which are longer than what documents share: "
             f"give --prefix-match-unit {MATCH_UNIT}"
         )
-    if plan.route == "generate" and config.device_config.device_type != "cpu" and model.head_dtype.itemsize < 4:
-        warnings.append(
-            f"logits of {model.head_dtype} come in coarse steps, which makes ties: "
-            """give --hf-overrides '{"head_dtype": "float32"}'"""
-        )
+    on_cpu = config.device_config.device_type == "cpu"
+    labels = plan.encoder.labels
+    if plan.route == "generate" and labels is not None and model.head_dtype.itemsize < 4:
+        remedy = {LABEL_IDS: labels.ids} if on_cpu else {"head_dtype": "float32"}
+        if not (on_cpu and hasattr(model.hf_config, LABEL_IDS)):
+            warnings.append(
+                f"logits of {model.head_dtype} come in coarse steps, which makes ties: "
+                f"give --hf-overrides '{json.dumps(remedy)}'"
+            )
+    if on_cpu and PROVIDER not in config.kernel_config.ir_op_priority.rms_norm:
+        warnings.append(f"norms are computed in PyTorch: give --ir-op-priority '{json.dumps(norm_priorities())}'")
     if config.scheduler_config.policy == "fcfs":
         warnings.append("a call with many documents holds up all that come after it: give --scheduling-policy priority")
     return warnings

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from whyrank import __version__
 from whyrank.checkpoints import Plan
+from whyrank.dtypes import choose_dtype
 from whyrank.runtimes.base import Runtime
 from whyrank.serving.service import Service
 
@@ -35,7 +36,7 @@ class Start:
 
     @classmethod
     def of(cls, plan: Plan, on_cpu: bool, began: float) -> Self:
-        return cls(began, _dtype_reason(plan, on_cpu))
+        return cls(began, choose_dtype(plan, on_cpu).reason)
 
     @classmethod
     def from_environment(cls) -> Self | None:
@@ -44,14 +45,6 @@ class Start:
 
     def to_environment(self) -> None:
         os.environ[_VARIABLE] = json.dumps(asdict(self))
-
-
-def _dtype_reason(plan: Plan, on_cpu: bool) -> str:
-    if plan.config.dtype != "auto":
-        return "as --dtype says"
-    if not on_cpu:
-        return "chosen for this checkpoint"
-    return "the only one of this model's CPU kernels" if plan.checkpoint.has_linear_attention else "the best on a CPU"
 
 
 def print_start(plan: Plan) -> None:

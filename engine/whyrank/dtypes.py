@@ -1,0 +1,49 @@
+"""The dtype that a model computes in where the user leaves the choice to us, and why."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+from whyrank.checkpoints import Plan
+
+__all__ = ["Choice", "bfloat16_instructions", "choose_dtype", "choose_dtype_for_cpu"]
+
+
+class Choice(NamedTuple):
+    """`dtype`: as vLLM and transformers take it; on a GPU it may be "auto". `reason`: for people, after the dtype's name."""
+
+    dtype: str
+    reason: str
+
+
+def choose_dtype(plan: Plan, on_cpu: bool) -> Choice:
+    if plan.config.dtype != "auto":
+        return Choice(plan.config.dtype, "as --dtype says")
+    if not on_cpu:
+        return Choice("auto", "chosen for this checkpoint")
+    return choose_dtype_for_cpu(plan, bfloat16_instructions())
+
+
+def choose_dtype_for_cpu(plan: Plan, instructions: str | None) -> Choice:
+    """`instructions`: those with which the processor multiplies bfloat16, if it has any; without them bfloat16 is slower than
+    float32. Only weights that are stored in bfloat16 lose nothing in it: those in float32 or float16 would be rounded, and
+    nobody has measured the model with rounded ones."""
+    checkpoint = plan.checkpoint
+    if plan.route == "encoder":
+        return Choice("float32", "as encoders on a CPU always are")
+    if checkpoint.has_linear_attention:
+        return Choice("bfloat16", "the only one of this model's CPU kernels")
+    if checkpoint.stored_dtype != "bfloat16":
+        return Choice("float32", f"since the checkpoint is in {checkpoint.stored_dtype or 'no dtype that it names'}")
+    if instructions is None:
+        return Choice("float32", "the best on a CPU without AMX-BF16 and AVX512-BF16")
+    return Choice("bfloat16", f"the checkpoint's own, for which this CPU has {instructions}")
+
+
+@cache
+def bfloat16_instructions() -> str | None:
+    import torch
+
+    found = torch.cpu.get_capabilities()
+    return next((name for name in ("AMX-BF16", "AVX512-BF16") if found.get(name.lower().replace("-", "_"))), None)
