@@ -21,7 +21,7 @@ from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.runtimes.vllm_compat import SUPPORTED_VERSIONS, unsupported_versions
 
-CPU_ONLY = {"enforce_eager", "block_size"}
+CPU_ONLY = {"enforce_eager", "block_size", "ir_op_priority"}
 Options = Callable[..., dict[str, Any]]
 
 
@@ -77,7 +77,28 @@ def test_vllm_knows_them_all(options: Options, asked: tuple[str, ...], config: d
 def test_the_generate_route_reads_fp32_logits_on_a_gpu(options: Options) -> None:
     for asked in (("prism",), ("prism", "qwen3_5"), ("bge-v2-gemma",)):
         assert options(*asked)["hf_overrides"] == {"head_dtype": "float32"}
-        assert "hf_overrides" not in options(*asked, on_cpu=True)  # it would cast the whole head at every step
+
+
+def test_in_bfloat16_a_cpu_has_fp32_logits_of_the_labels_alone(options: Options, plan: Callable[..., Plan]) -> None:
+    """The whole head would be cast at every step."""
+    labels = plan("prism").encoder.labels
+    assert labels is not None
+    wanted = {"whyrank_label_ids": [labels.positive, labels.negative]}
+    assert options("prism", on_cpu=True, dtype="bfloat16")["hf_overrides"] == wanted
+    assert options("prism", "qwen3_5", on_cpu=True)["hf_overrides"].keys() == wanted.keys()
+    assert len(options("bge-v2-gemma", on_cpu=True, dtype="bfloat16")["hf_overrides"]["whyrank_label_ids"]) == 1
+    for asked in (("prism",), ("bge-v2-gemma",)):
+        assert "hf_overrides" not in options(*asked, on_cpu=True)
+
+
+def test_a_cpu_prefers_our_norms_unless_the_user_has_other_wishes(options: Options) -> None:
+    ours = {"rms_norm": ["whyrank"], "fused_add_rms_norm": ["whyrank"]}
+    theirs = {"rms_norm": ["native"]}
+    assert options("prism", on_cpu=True)["ir_op_priority"] == ours
+    assert options("prism", on_cpu=True, engine_options={"ir_op_priority": theirs})["ir_op_priority"] == theirs
+    for kernels, there in (({"ir_op_priority": theirs}, False), ({"moe_backend": "auto"}, True)):
+        given = options("prism", on_cpu=True, engine_options={"kernel_config": kernels})
+        assert ("ir_op_priority" in given) == there
 
 
 def test_only_hybrids_match_within_a_block(options: Options) -> None:

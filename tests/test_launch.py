@@ -43,6 +43,7 @@ def test_ours_where_nothing_is_said(told: Told) -> None:
     assert (found.shutdown_timeout, found.kv_cache_memory_bytes) == (30, None)
     assert found.enable_offline_docs
     assert told(on_cpu=True).hf_overrides == {}
+    assert told(on_cpu=True, dtype="bfloat16").hf_overrides.keys() == {"whyrank_label_ids"}
     assert told("--kv_cache_memory_bytes", "1G", on_cpu=True).kv_cache_memory_bytes == 1 << 30
 
 
@@ -50,6 +51,14 @@ def test_the_users_flags_win(told: Told) -> None:
     found = told("--no-enable-prefix-caching", "--scheduling_policy=fcfs", "--shutdown-timeout", "2", "--port", "99")
     assert (found.enable_prefix_caching, found.scheduling_policy) == (False, "fcfs")
     assert (found.shutdown_timeout, found.port) == (2, 99)
+
+
+def test_norms_on_a_cpu(told: Told) -> None:
+    ours, theirs = {"rms_norm": ["whyrank"], "fused_add_rms_norm": ["whyrank"]}, {"rms_norm": ["native"]}
+    assert told(on_cpu=True).ir_op_priority == ours
+    assert told("--ir-op-priority", '{"rms_norm": ["native"]}', on_cpu=True).ir_op_priority == theirs
+    found = told("--kernel-config", '{"ir_op_priority": {"rms_norm": ["native"]}}', on_cpu=True)
+    assert found.ir_op_priority != ours  # vLLM refuses to take it from two places
 
 
 def test_a_quiet_server_has_neither_progress_bars_nor_a_line_for_each_request(told: Told) -> None:

@@ -31,7 +31,12 @@ def engine(**said: Any) -> Any:
     """vLLM's config as `whyrank serve` makes it on a GPU, but for what is `said`."""
     is_ = {"device": "cuda", "head": torch.float32, "caching": True, "unit": 16, "policy": "priority"} | said
     return SimpleNamespace(
-        model_config=SimpleNamespace(head_dtype=is_["head"], logprobs_mode=is_.get("logprobs_mode", "raw_logprobs")),
+        model_config=SimpleNamespace(
+            head_dtype=is_["head"],
+            logprobs_mode=is_.get("logprobs_mode", "raw_logprobs"),
+            hf_config=SimpleNamespace(**is_.get("hf_config", {})),
+        ),
+        kernel_config=SimpleNamespace(ir_op_priority=SimpleNamespace(rms_norm=is_.get("norms", ["whyrank", "native"]))),
         cache_config=SimpleNamespace(enable_prefix_caching=is_["caching"], prefix_match_unit=is_["unit"]),
         scheduler_config=SimpleNamespace(policy=is_["policy"]),
         device_config=SimpleNamespace(device_type=is_["device"]),
@@ -39,6 +44,7 @@ def engine(**said: Any) -> Any:
     )
 
 
+NORMS = '{"rms_norm": ["whyrank"], "fused_add_rms_norm": ["whyrank"]}'
 GENERATE, HYBRID, CLASSIFY = {}, {"kind": "qwen3_5"}, {"route": "classify"}
 
 
@@ -56,6 +62,9 @@ def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], as
         ({"caching": False}, CLASSIFY, "--enable-prefix-caching"),
         ({"unit": None}, HYBRID, "--prefix-match-unit 16"),
         ({"head": torch.bfloat16}, GENERATE, """--hf-overrides '{"head_dtype": "float32"}'"""),
+        ({"head": torch.bfloat16, "device": "cpu"}, HYBRID, "--hf-overrides '{\"whyrank_label_ids\": [YES, NO]}'"),
+        ({"device": "cpu", "norms": ["native"]}, GENERATE, f"--ir-op-priority '{NORMS}'"),
+        ({"device": "cpu", "norms": ["native"]}, CLASSIFY, f"--ir-op-priority '{NORMS}'"),
         ({"policy": "fcfs"}, GENERATE, "--scheduling-policy priority"),
         ({"policy": "fcfs"}, CLASSIFY, "--scheduling-policy priority"),
     ],
@@ -63,8 +72,11 @@ def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], as
 def test_what_is_missing_is_told_with_its_flag(
     plan: Callable[..., Plan], said: dict[str, Any], asked: dict[str, str], flag: str
 ) -> None:
-    (line,) = config_warnings(engine(**said), plan(**asked))
-    assert line.endswith(f": give {flag}")
+    made = plan(**asked)
+    (line,) = config_warnings(engine(**said), made)
+    labels = made.encoder.labels
+    assert labels is not None
+    assert line.endswith(f": give {flag.replace('YES, NO', f'{labels.positive}, {labels.negative}')}")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +85,8 @@ def test_what_is_missing_is_told_with_its_flag(
         ({"unit": None}, GENERATE),
         ({"unit": None}, CLASSIFY),
         ({"head": torch.bfloat16}, CLASSIFY),
-        ({"head": torch.bfloat16, "device": "cpu"}, HYBRID),
+        ({"head": torch.bfloat16, "device": "cpu", "hf_config": {"whyrank_label_ids": [1, 2]}}, HYBRID),
+        ({"norms": ["native"]}, GENERATE),
     ],
 )
 def test_what_costs_nothing_there_is_not_told(

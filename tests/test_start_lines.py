@@ -87,7 +87,7 @@ async def test_what_is_otherwise_is_said(plan: MakePlan, capsys: pytest.CaptureF
     ("kind", "dtype", "on_cpu", "reason"),
     [
         ("qwen3", "float32", True, "as --dtype says"),
-        ("qwen3", "auto", True, "the best on a CPU"),
+        ("qwen3", "auto", True, "since the checkpoint is in float32"),
         ("qwen3_5", "auto", True, "the only one of this model's CPU kernels"),
         ("qwen3_5", "auto", False, "chosen for this checkpoint"),
     ],

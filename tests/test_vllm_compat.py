@@ -148,6 +148,14 @@ async def test_a_paused_engine_may_be_asked_again(checkpoint: Callable[[str], Pa
         await answers_of(checkpoint, kind(failure))
 
 
+@ENGINES
+async def test_an_error_that_is_not_vllms_ends_the_call(
+    checkpoint: Callable[[str], Path], kind: type[FailingEngine]
+) -> None:
+    with pytest.raises(TypeError, match="a mistake of ours"):
+        await answers_of(checkpoint, kind(TypeError("a mistake of ours")))
+
+
 def test_an_engine_of_another_make_gets_its_prompts_one_by_one() -> None:
     """Whatever `Batch` calls is looked for, with its arguments."""
     engine = FailingBatches(ValueError())

@@ -117,7 +117,7 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
 def _stored_dtype(*tables: dict[str, Any]) -> str | None:
     """Older checkpoints call it torch_dtype."""
     named = (table.get(key) for table in tables for key in ("dtype", "torch_dtype"))
-    return next((name.removeprefix("torch.") for name in named if isinstance(name, str)), None)
+    return next((name for name in named if isinstance(name, str)), None)
 
 
 def _kv_elements_per_token(table: dict[str, Any]) -> int | None:

@@ -150,7 +150,7 @@ class VllmRuntime(ABC):
                     place = waiting.popleft()
                     try:
                         await batch.submit(place, self._new_id(), prompts[place], self._priority(priorities[place]))
-                    except Exception as cause:
+                    except (vllm_name("VLLMError"), ValueError) as cause:
                         answers.append((place, _document_error(cause)))
                     if place % _SUBMITTED_AT_ONCE == _SUBMITTED_AT_ONCE - 1:
                         await asyncio.sleep(0)
