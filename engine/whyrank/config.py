@@ -36,7 +36,7 @@ class EngineConfig:
     prompt: Annotated[str | None, Option("A prompt's name (see `whyrank formats`) or a TOML file of your own.")] = None
     route: Annotated[Route | None, Option("The prompt's first by default.")] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.")] = None
-    dtype: Annotated[Dtype, Option("auto: what the device does best.")] = "auto"
+    dtype: Annotated[Dtype, Option("auto: what suits device and checkpoint.")] = "auto"
     max_length: Annotated[
         int | None, Option("Tokens of a prompt; the prompt file's by default.", positive=True, unit="tokens")
     ] = None
