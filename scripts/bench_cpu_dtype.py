@@ -110,7 +110,7 @@ def _gemm_flops(dtype: str, folder: Path) -> float:
         began = time.perf_counter()
         torch.nn.functional.linear(x, weight)
         spent.append(time.perf_counter() - began)
-    return 2.0 * _ROWS * wide * hidden / min(spent[1:])
+    return float(2 * _ROWS * wide * hidden / min(spent[1:]))
 
 
 async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
