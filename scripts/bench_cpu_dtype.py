@@ -69,7 +69,8 @@ class System:
         computed = ranking.usage.prompt_tokens - ranking.usage.cached_tokens
         self.flops.append(computed * flops_per_token / spent)
         self.limits.append(limit)
-        self.margins += [row.margin or float("nan") for row in sorted(ranking.results, key=lambda row: row.index)]
+        rows = sorted(ranking.results, key=lambda row: row.index)
+        self.margins += [float("nan") if row.margin is None else row.margin for row in rows]
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
