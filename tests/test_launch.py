@@ -42,6 +42,7 @@ def test_ours_where_nothing_is_said(told: Told) -> None:
     assert (found.enable_prefix_caching, found.scheduling_policy) == (True, "priority")
     assert (found.shutdown_timeout, found.kv_cache_memory_bytes) == (30, None)
     assert found.enable_offline_docs
+    assert found.cudagraph_capture_sizes[-1] == 512
     assert told(on_cpu=True).hf_overrides == {}
     assert told("--kv_cache_memory_bytes", "1G", on_cpu=True).kv_cache_memory_bytes == 1 << 30
 
@@ -50,6 +51,26 @@ def test_the_users_flags_win(told: Told) -> None:
     found = told("--no-enable-prefix-caching", "--scheduling_policy=fcfs", "--shutdown-timeout", "2", "--port", "99")
     assert (found.enable_prefix_caching, found.scheduling_policy) == (False, "fcfs")
     assert (found.shutdown_timeout, found.port) == (2, 99)
+
+
+def test_a_cache_of_a_given_size_fits_in_beside_another_model(told: Told) -> None:
+    size = "--kv-cache-memory-bytes", "1G"
+    assert told().gpu_memory_utilization > 0.5
+    assert told(*size).gpu_memory_utilization == 0.01
+    assert told(*size, "--gpu-memory-utilization", "0.4").gpu_memory_utilization == 0.4
+    assert told(*size, on_cpu=True).gpu_memory_utilization > 0.5
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--max-cudagraph-capture-size", "8"),
+        ("--compilation-config.cudagraph_capture_sizes", "[8]"),
+        ("-cc.cudagraph_capture_sizes", "[8]"),
+    ],
+)
+def test_who_decides_on_the_graphs_gets_none_of_ours(told: Told, flags: tuple[str, ...]) -> None:
+    assert told(*flags).cudagraph_capture_sizes is None
 
 
 def test_a_quiet_server_has_neither_progress_bars_nor_a_line_for_each_request(told: Told) -> None:

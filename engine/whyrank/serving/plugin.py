@@ -16,8 +16,9 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
 from whyrank.runtimes.classify import ClassifyRuntime
-from whyrank.runtimes.generate import MATCH_UNIT, GenerateRuntime
+from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.runtimes.vllm_compat import warn_of_versions
+from whyrank.runtimes.vllm_engine import MATCH_UNIT
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
@@ -186,12 +187,13 @@ def config_warnings(config: Any, plan: Plan) -> list[str]:
     warnings = []
     if not cache.enable_prefix_caching:
         warnings.append("every document pays for the prompt and the query anew: give --enable-prefix-caching")
-    elif plan.route == "generate" and plan.checkpoint.has_linear_attention and not cache.prefix_match_unit:
+    elif plan.checkpoint.has_linear_attention and not cache.prefix_match_unit:
         warnings.append(
             "this hybrid reuses whole blocks only, which are longer than what documents share: "
             f"give --prefix-match-unit {MATCH_UNIT}"
         )
-    if plan.route == "generate" and config.device_config.device_type != "cpu" and model.head_dtype.itemsize < 4:
+    in_16_bits = config.device_config.device_type != "cpu" and model.head_dtype.itemsize < 4
+    if plan.route == "generate" and in_16_bits and not plan.checkpoint.has_quantized_head:
         warnings.append(
             f"logits of {model.head_dtype} come in coarse steps, which makes ties: "
             """give --hf-overrides '{"head_dtype": "float32"}'"""
