@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
+from vllm import envs
 from vllm.config import set_current_vllm_config
 from vllm.distributed.parallel_state import ensure_model_parallel_initialized, init_distributed_environment
 from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.outputs import AsyncModelRunnerOutput, LogprobsLists, ModelRunnerOutput
-from vllm.v1.sample.ops.topk_topp_sampler import flashinfer_sampler_supported
 from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
@@ -129,8 +129,9 @@ class StubWorker(WorkerBase):  # type: ignore[misc]
             "capture_sizes": len(self.compilation_config.cudagraph_capture_sizes or ()),
             "attention": sorted(backends),
             "linear_attention": sorted(linear),
-            # Whether vLLM's sampler would compile its kernel for top-k and top-p at the start.
-            "sampler_compiles": not self._is_pooling and flashinfer_sampler_supported(),
+            # Whether vLLM's sampler would compile its kernel for top-k and top-p at the start. FlashInfer itself is not asked:
+            # it wants a real driver.
+            "sampler_compiles": not self._is_pooling and envs.VLLM_USE_FLASHINFER_SAMPLER,
         }
 
     def get_supported_tasks(self) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ class VllmRuntime(ABC):
             os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
             set_engine_environment(is_cpu_build())
-            # Our user's process may have touched CUDA, and then a copy of it cannot. Without our CLI's word it is not copied.
+            # The user's process may have used CUDA, and then a copy of it cannot. prepare_process says where that is not so.
             os.environ.setdefault(START_METHOD, "spawn")
             await asyncio.to_thread(_import_vllm)
             options = cls.engine_options(plan, on_cpu=vllm_name("current_platform").is_cpu())
@@ -384,7 +384,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         )
         return options
     options["dtype"] = _gpu_dtype(plan)
-    options["cudagraph_capture_sizes"] = _CAPTURE_SIZES
+    options["cudagraph_capture_sizes"] = [*_CAPTURE_SIZES]
     if hybrid and not _fits_flashinfer(plan, options["dtype"]):
         options["gdn_prefill_backend"] = "triton"
     if config.kv_cache_gib is not None:
