@@ -27,6 +27,10 @@ _QWEN3_5 |= {"head_dim": 256, "intermediate_size": 3584, "vocab_size": 248320}
 _QWEN3_5 |= {"linear_num_key_heads": 16, "linear_num_value_heads": 16}
 _QWEN3_5 |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128}
 
+_QWEN3_4B = {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 9728}
+_QWEN3_5_4B = {"hidden_size": 2560, "num_hidden_layers": 32, "num_attention_heads": 16, "num_key_value_heads": 4}
+_QWEN3_5_4B |= {"intermediate_size": 9216, "linear_num_value_heads": 32}
+
 _NANO = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
 _NANO |= {"head_dim": 32, "intermediate_size": 128}
 
@@ -35,7 +39,9 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     "tiny-qwen3": ("qwen3", {}),
     "tiny-qwen3.5": ("qwen3_5", {}),
     "qwen3-0.6b": ("qwen3", _QWEN3),
+    "qwen3-4b": ("qwen3", _QWEN3 | _QWEN3_4B),
     "qwen3.5-0.8b": ("qwen3_5", _QWEN3_5),
+    "qwen3.5-4b": ("qwen3_5", _QWEN3_5 | _QWEN3_5_4B),
 }
 """Name → kind of tiny_checkpoint.py, and which of its sizes are replaced. The tokenizer stays the tiny one."""
 
@@ -43,8 +49,11 @@ _QUERY_TOKENS = 16
 
 
 def on_gpu() -> bool:
+    """Asks NVML, the driver's library for management. torch's own way starts CUDA, and a process with CUDA in it cannot be
+    copied for an engine any more."""
     import torch
 
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     return bool(torch.cuda.is_available())
 
 

@@ -30,6 +30,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from bench_common import on_gpu
 from tiny_checkpoint import write_checkpoint
 from whyrank import EvidenceDelta, Reranker, Scored
 from whyrank.checkpoints import Plan, make_plan
@@ -72,11 +73,10 @@ class CardLoop:
     """The recipe of the Prism card: one document at a time through transformers' generate."""
 
     def __init__(self, plan: Plan) -> None:
-        import torch
         import transformers
 
         self.plan = plan
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if on_gpu() else "cpu"
         dtype = "float32" if device == "cpu" and not plan.checkpoint.has_linear_attention else "bfloat16"
         model = transformers.AutoModelForCausalLM.from_pretrained(plan.config.model, dtype=dtype)
         self.model: Any = model.to(device).eval()

@@ -55,6 +55,8 @@ from rich.progress import Progress, TimeElapsedColumn
 from bench_common import SHAPES, Work, Writer, chat_template, label_ids, machine, on_gpu, write_model
 from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
+from whyrank.process import set_engine_environment
+from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
 
 # What we want: whyrank's documents per second over theirs.
@@ -69,12 +71,21 @@ Score = Callable[[Work], list[float]]
 """A system: the margins (log-odds) of the work's documents, in order."""
 
 
-class SharingRuntime(GenerateRuntime):
+class Sharing:
     """whyrank's engine as it is, but on a GPU it leaves room for the bare one and for transformers."""
 
     @classmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
-        return super()._options(plan, on_cpu) | ({"gpu_memory_utilization": 0.35} if on_gpu() else {})
+        options: dict[str, Any] = super()._options(plan, on_cpu)  # type: ignore[misc]
+        return options | ({} if on_cpu else {"gpu_memory_utilization": 0.35})
+
+
+class SharingGenerate(Sharing, GenerateRuntime):
+    pass
+
+
+class SharingClassify(Sharing, ClassifyRuntime):
+    pass
 
 
 # The systems. vLLM is imported inside of functions: whyrank sets its environment first.
@@ -89,9 +100,11 @@ def _whyrank(reranker: Reranker, runner: asyncio.Runner) -> Score:
 
 
 def _start_llm(plan: Plan, opened: ExitStack) -> Any:
+    if on_gpu():
+        set_engine_environment(on_cpu=False)  # as whyrank's engine has it: needs no compiler
     from vllm import LLM
 
-    llm = LLM(**SharingRuntime.engine_options(plan, on_cpu=not on_gpu()))
+    llm = LLM(**SharingGenerate.engine_options(plan, on_cpu=not on_gpu()))
     opened.callback(llm.llm_engine.engine_core.shutdown)
     return llm
 
@@ -182,8 +195,11 @@ class Bench:
         self._runner = opened.enter_context(asyncio.Runner())
         # On a CPU: room for one prompt of full length, and for all the others beside it.
         memory = None if on_gpu() else 2.5
-        plan = make_plan(EngineConfig(str(write_model(shape, Path(scratch))), kv_cache_gib=memory))
-        runtime = self._runner.run(SharingRuntime.start(plan))
+        model = str(write_model(shape, Path(scratch)))
+        options = {"route": asked.route, "quantization": asked.quantization, "engine_options": asked.engine_options}
+        plan = make_plan(EngineConfig(model, kv_cache_gib=memory, **options))
+        kind = SharingClassify if plan.route == "classify" else SharingGenerate
+        runtime = self._runner.run(kind.start(plan))
         opened.callback(lambda: self._runner.run(runtime.aclose()))
         self._reranker = Reranker.from_runtime(runtime, plan.encoder, plan.config)
         self._dtype = str(runtime.facts()["dtype"])
@@ -210,7 +226,10 @@ class Bench:
             "cross_encoder": lambda: _cross_encoder(plan, self._dtype),
         }
         systems = {}
-        for name in [name for name in starts if name not in self.asked.without]:
+        left_out = set(self.asked.without)
+        if plan.route == "classify":  # one process of vLLM has one way of reading
+            left_out |= {name for name in starts if name.startswith("vllm_")}
+        for name in [name for name in starts if name not in left_out]:
             try:
                 systems[name] = starts[name]()
             except ImportError as cause:
@@ -329,6 +348,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="paired calls; more where a call has few documents")
     parser.add_argument("--patience", type=float, default=300, help="seconds after which a count is not repeated again")
     parser.add_argument("--without", nargs="+", default=[], metavar="SYSTEM", help="leave these systems out")
+    parser.add_argument("--route", choices=["generate", "classify"])
+    parser.add_argument("--quantization", help="of whyrank's engine and vLLM's, e.g. fp8")
+    parser.add_argument(
+        "--engine-options",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help='of both engines, to compare runs: {"block_size": 32}, {"max_num_seqs": 512}, {"async_scheduling": true}',
+    )
     asked = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     results: list[dict[str, Any]] = []

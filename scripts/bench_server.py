@@ -38,7 +38,7 @@ from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
 
 _TARGETS = {"overhead_over_in_process": 0.10, "generative_scoring": 1.0}
-_KV_GIB = 1.0
+_MIN_KV_GIB = 1.0
 
 Score = Callable[[Work], Awaitable[list[float]]]
 """Probabilities of the positive label, in the order of the documents."""
@@ -78,13 +78,21 @@ def generative_scoring(http: httpx.AsyncClient, plan: Plan) -> Score:
     return score
 
 
+def kv_cache_gib(plan: Plan) -> float:
+    """Room for one prompt of full length, without which vLLM does not start, and as much again for others. How a hybrid's
+    layers share the cache is vLLM's to say: it needs less."""
+    a_token = 4 * (plan.checkpoint.kv_elements_per_token or 0)
+    return max(_MIN_KV_GIB, 2 * a_token * (plan.encoder.max_length + plan.reserved_tokens) / (1 << 30))
+
+
 async def measure(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
     model = write_model(asked.shape, folder)
     print("starting two engines", file=sys.stderr)
-    memory = ("--kv-cache-memory-bytes", str(int(_KV_GIB * (1 << 30))))
-    server = server_process.start(model, ("--vllm-routes", *memory), folder / "log")
+    kv_gib = kv_cache_gib(make_plan(EngineConfig(str(model))))
+    memory = ("--kv-cache-memory-bytes", str(int(kv_gib * (1 << 30))))
+    server = server_process.start(model, ("--vllm-routes", *memory, *asked.server_flags), folder / "log")
     try:
-        config = EngineConfig(str(model), kv_cache_gib=_KV_GIB)
+        config = EngineConfig(str(model), kv_cache_gib=kv_gib)
         plan = make_plan(config)
         async with Reranker(config) as reranker, httpx.AsyncClient(base_url=server.url, timeout=600) as http:
             systems = {
@@ -135,6 +143,9 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--pair-tokens", type=int, default=300, help="tokens of a query and a document together")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument(
+        "--server-flags", type=str.split, default=[], help="more for the server: '--api-server-count 2'"
+    )
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         results = asyncio.run(measure(Path(folder), asked))

@@ -148,7 +148,7 @@ def missing(folder: Path) -> list[str]:
         found = package.members(module, name)
         lacking += [f"{target}: no field {one}" for one in wanted if one not in found]
     variables = package.lacking_texts((f'"{name}"' for name in vllm_compat.ENVIRONMENT), "vllm")
-    texts = package.lacking_texts(vllm_compat.ERROR_TEXTS, "vllm/v1")
+    texts = package.lacking_texts(vllm_compat.ERROR_TEXTS, "vllm")
     return [*lacking, *(f"environment: {name}" for name in variables), *(f"error text: {text}" for text in texts)]
 
 

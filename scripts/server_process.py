@@ -18,7 +18,7 @@ import psutil
 __all__ = ["SMALL_CACHE", "Server", "start"]
 
 SMALL_CACHE = ("--kv-cache-memory-bytes", str(512 << 20))
-_PATIENCE_SECONDS = 240  # 30 on an idle machine
+_PATIENCE_SECONDS = 900  # 30 on an idle machine; on a GPU the first start compiles for minutes
 
 
 @dataclass

@@ -44,16 +44,29 @@ async def test_a_second_query_starts_from_the_frame(served: Served) -> None:
     assert second.cached_tokens >= 16 * (frame - 32)
 
 
-async def test_the_hybrids_block_is_longer_than_the_shared_prefix(serve: Serve) -> None:
-    """Otherwise the primers would prove nothing: without them a prefix shorter than a block is never reused."""
-    served: Served = await serve("prism", "qwen3_5")
-    block = served.runtime.facts()["block_size"]
-    assert isinstance(block, int)
-    assert block > 500 > len(served.plan.encoder.shared_prefix(None))
-    few = (
-        await served.reranker.rerank("too few documents for a primer", [sixty_words(n) for n in range(900, 904)])
-    ).usage
-    await served.runtime.engine.reset_prefix_cache()  # type: ignore[attr-defined]
-    cold = (await served.reranker.rerank("nobody primed this", [sixty_words(n) for n in range(950, 954)])).usage
-    assert cold.cached_tokens == 0
-    assert few.prompt_tokens == pytest.approx(cold.prompt_tokens, rel=0.1)
+@pytest.fixture(params=[None, "classify"])
+async def hybrid(request: pytest.FixtureRequest, serve: Serve) -> Served:
+    found: Served = await serve("prism", "qwen3_5", route=request.param)
+    await found.runtime.engine.reset_prefix_cache()  # type: ignore[attr-defined]
+    return found
+
+
+async def test_a_few_documents_of_a_hybrid_start_from_the_frame(hybrid: Served) -> None:
+    """They are too few for a primer of their query. A frame that was evicted is warmed again, one call later."""
+    block, frame = hybrid.runtime.facts()["block_size"], len(hybrid.plan.encoder.shared_prefix(None))
+    assert isinstance(block, int) and block > 500 > frame  # shorter than a block: reused only where a request ended
+    calls = [[sixty_words(900 + 10 * call + n) for n in range(3)] for call in range(4)]
+    usages = [(await hybrid.reranker.rerank(f"query {n}", call)).usage for n, call in enumerate(calls)]
+    assert all(usage.cached_tokens >= 3 * (frame - 16) for usage in usages[-2:])
+
+
+async def test_a_few_documents_warm_the_frame_of_their_tenant(hybrid: Served) -> None:
+    frame, calls = len(hybrid.plan.encoder.shared_prefix(None)), [[sixty_words(n)] for n in (990, 991)]
+    usages = [(await hybrid.reranker.rerank("query", call, cache_salt="another")).usage for call in calls]
+    assert usages[0].prompt_tokens > usages[1].prompt_tokens  # the first has paid for the frame
+    assert all(usage.cached_tokens >= frame - 16 for usage in usages)
+
+
+async def test_many_documents_of_a_hybrid_start_from_their_query(hybrid: Served) -> None:
+    usage = (await hybrid.reranker.rerank("a query of many", [sixty_words(1000 + n) for n in range(64)])).usage
+    assert computed_share(usage) <= 0.45

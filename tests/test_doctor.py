@@ -15,7 +15,7 @@ from samples import QUERY
 from vocabularies import load
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
-from whyrank.doctor import PLAIN, Report, cache_finding, examine_running, ids_finding, read_pairs
+from whyrank.doctor import PLAIN, Report, cache_finding, examine_running, ids_finding, margin_tolerance, read_pairs
 from whyrank.errors import DataError
 from whyrank.prompting.formats import builtin_formats
 from whyrank.prompting.scoring import LabelRead
@@ -86,6 +86,18 @@ async def test_an_engine_that_is_well_has_parity(asked: tuple[str, ...], shift: 
     assert judged(report)["parity"] is True and "parity" not in report.verdict
     if asked == ("multi-hop",):  # of random weights, only those without labels have nothing that is wrong with them
         assert report.verdict == "can be trusted as served"
+
+
+def test_the_tolerance_of_16_bits_follows_the_engines_own_noise() -> None:
+    assert [margin_tolerance(noise) for noise in (0.0, 0.001, 0.02, 1.0)] == [0.05, 0.05, 0.12, 0.5]
+
+
+async def test_an_engine_with_much_noise_may_be_further_away(serve: Serve) -> None:
+    """In company its margins are off by 0.1, more than is allowed of one that agrees with itself; alone they are not."""
+    served = await serve("prism", "qwen3_5")
+    report = await report_on(served, lambda place, read: replace(read, positive=read.positive + 0.1 * bool(place)))
+    (parity,) = (finding for finding in report.findings if finding.name == "parity")
+    assert parity.good and "(0.5 allowed; from batch to batch the engine itself differs by" in parity.value
 
 
 async def test_a_pair_without_a_score_is_told(serve: Serve) -> None:
@@ -222,7 +234,7 @@ def test_the_reference_computes_the_head_in_fp32_and_nothing_else(
     import torch
 
     plan, ids = half(checkpoint, prompt, kind)
-    reference = Reference(plan, float32_head=True)
+    reference = Reference(plan, "bfloat16", float32_head=True)
     model = reference.model
     head = model.score if kind == "qwen3-seq-cls" else model.lm_head
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
@@ -237,10 +249,17 @@ def test_the_reference_computes_the_head_in_fp32_and_nothing_else(
         assert read.positive - read.negative == pytest.approx(margin, abs=1e-5)
         return
     assert read.positive == pytest.approx(positive, abs=1e-6) and not in_bf16_steps(read.positive)
-    assert in_bf16_steps(Reference(plan).read(ids).positive)
+    assert in_bf16_steps(Reference(plan, "bfloat16").read(ids).positive)
+
+
+def test_the_reference_computes_in_the_engines_dtype(checkpoint: Callable[[str], Path]) -> None:
+    """Which on a GPU is not that of a checkpoint in float32."""
+    plan = make_plan(EngineConfig(str(checkpoint("qwen3")), prompt="prism"))
+    for dtype in ("bfloat16", "float32"):
+        assert str(Reference.beside(plan, {"dtype": dtype}).model.dtype) == f"torch.{dtype}"
 
 
 def test_the_embedding_is_still_the_heads(checkpoint: Callable[[str], Path]) -> None:
     plan, _ = half(checkpoint, "prism", "qwen3")
-    model = Reference(plan, float32_head=True).model
+    model = Reference(plan, "bfloat16", float32_head=True).model
     assert model.get_input_embeddings().weight is model.lm_head.weight

@@ -129,7 +129,7 @@ async def test_an_engine_in_bfloat16_reads_labels_in_float32(
 def in_float32(config: EngineConfig, texts: list[str]) -> list[float]:
     """The margins that plain transformers gives."""
     plan = make_plan(replace(config, dtype="float32"))
-    reference, rule = Reference(plan), plan.format.score_rule
+    reference, rule = Reference(plan, "float32"), plan.format.score_rule
     rows = plan.encoder.encode(QUERY, [*map(Document, texts)], None, "tail")
     return [
         score_of(reference.read(row.prompts[0].ids), rule).margin for row in rows if isinstance(row, EncodedDocument)

@@ -94,7 +94,7 @@ def test_the_guide_runs_and_scores_are_those_of_transformers(folder: Path) -> No
 
 def transformers_scores(folder: Path) -> list[list[float]]:
     plan = make_plan(EngineConfig(str(folder), prompt="qwen3-reranker"))
-    reference, scores = Reference(plan), list[list[float]]()
+    reference, scores = Reference(plan, "float32"), list[list[float]]()
     for query in QUERIES:
         rows = plan.encoder.encode(query, [Document(text) for text in DOCUMENTS], None, "tail")
         reads = [reference.read(row.prompts[0].ids) for row in rows if isinstance(row, EncodedDocument)]

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.encoder import EncoderRuntime, load_classifier
+from whyrank.runtimes.encoder import EncoderRuntime, load_classifier, use_tensor_cores
 from whyrank.runtimes.reference import Reference
 from whyrank.serving.admission import Limits
 from whyrank.serving.service import Service
@@ -59,19 +60,34 @@ def without(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[[str,
 def test_a_checkpoint_without_its_head_is_refused(without: Callable[[str, str], Path]) -> None:
     plan = make_plan(EngineConfig(str(without("deberta", "classifier.")), prompt="multi-hop"))
     with pytest.raises(CheckpointError, match=r"has no weights for classifier\.bias, classifier\.weight: give a check"):
-        load_classifier(plan)
+        load_classifier(plan, "float32")
 
 
 def test_many_missing_weights_are_told_in_short(without: Callable[[str, str], Path]) -> None:
     plan = make_plan(EngineConfig(str(without("deberta", "deberta.encoder.layer.1.")), prompt="multi-hop"))
     with pytest.raises(CheckpointError, match=r"no weights for (deberta\.encoder\.layer\.1\.\S+, ){5}\.\.\.: give"):
-        load_classifier(plan)
+        load_classifier(plan, "float32")
 
 
 def test_what_engines_are_held_against_is_whole_too(without: Callable[[str, str], Path]) -> None:
     plan = make_plan(EngineConfig(str(without("qwen3", "model.layers.2.mlp.")), prompt="prism"))
     with pytest.raises(CheckpointError, match=r"no weights for model\.layers\.2\.mlp"):
-        Reference(plan)
+        Reference(plan, "float32")
+
+
+def test_a_gpu_multiplies_in_tf32_unless_all_digits_are_asked_for(
+    without: Callable[[str, str], Path], plan: Plan
+) -> None:
+    def model(device: str, dtype: torch.dtype = torch.float32) -> Any:
+        return SimpleNamespace(device=SimpleNamespace(type=device), dtype=dtype)
+
+    before = torch.get_float32_matmul_precision()
+    asked = replace(plan, config=replace(plan.config, dtype="float32"))
+    assert use_tensor_cores(model("cpu"), plan) is None and use_tensor_cores(model("cuda"), asked) is None
+    assert use_tensor_cores(model("cuda", torch.bfloat16), plan) is None
+    assert torch.get_float32_matmul_precision() == before
+    assert use_tensor_cores(model("cuda"), plan) == before and torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision(before)
 
 
 # When memory runs out.

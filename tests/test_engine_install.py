@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from whyrank.engine_install import CPU_INDEX, LOCKS, Step, installer, plan_steps
+from whyrank.engine_install import CPU_INDEX, LOCKS, Step, check_gpu, installer, plan_steps
 from whyrank.errors import EngineNotInstalled
 
 PIP = ["pip", "install"]
@@ -76,6 +76,25 @@ def test_the_other_devices_engine_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "vllm-0.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.1\n")
     done = whyrank("install-engine", "--cpu", before=f"sys.path.append({str(tmp_path)!r})")
     assert done.returncode == 2 and "uninstall vllm first, or say --cuda" in done.stderr, done.stderr
+
+
+def program(path: Path, *lines: str) -> str:
+    path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_gpu_is_used_before_it_is_believed_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    fails = program(
+        tmp_path / "fails", "echo 13.0", "echo Traceback >&2", "echo 'RuntimeError: no driver' >&2", "exit 1"
+    )
+    remark = check_gpu(fails)
+    assert remark is not None and "nvidia-smi does not answer" in remark
+    program(tmp_path / "nvidia-smi")
+    with pytest.raises(EngineNotInstalled, match=r"cannot use it \(RuntimeError: no driver\).* built for CUDA 13\.0"):
+        check_gpu(fails)
+    assert check_gpu(program(tmp_path / "works")) is None
 
 
 @pytest.mark.parametrize("command", [["rerank", "-q", "a", "b"], ["serve", "demo"], ["doctor", "demo"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,9 +57,11 @@ def test_every_engine_on_a_gpu(options: Options, asked: tuple[str, ...], config:
     given = options(*asked, **config)
     assert given["enable_prefix_caching"] is True
     assert given["scheduling_policy"] == "priority"
-    assert (given["dtype"], given["max_num_batched_tokens"], given["max_num_seqs"]) == ("auto", 16384, 256)
+    dtype = "auto" if "qwen3_5" in asked else "bfloat16"  # the checkpoint is in 16 bits, or in 32
+    assert (given["dtype"], given["max_num_batched_tokens"], given["max_num_seqs"]) == (dtype, 16384, 256)
     assert given.keys().isdisjoint(CPU_ONLY)
-    assert options(*asked, dtype="bfloat16", **config)["dtype"] == "bfloat16"
+    assert options(*asked, dtype="float16", **config)["dtype"] == "float16"
+    assert len(given["cudagraph_capture_sizes"]) < 12 and max(given["cudagraph_capture_sizes"]) == 512
 
 
 @pytest.mark.parametrize(("asked", "config"), ENGINES)
@@ -101,10 +104,97 @@ def test_a_cpu_prefers_our_norms_unless_the_user_has_other_wishes(options: Optio
         assert ("ir_op_priority" in given) == there
 
 
-def test_only_hybrids_match_within_a_block(options: Options) -> None:
+@pytest.fixture
+def changed(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[..., Plan]:
+    """changed(kind, **of config.json): the plan of a checkpoint with these changes."""
+
+    def made(kind: str, **changes: Any) -> Plan:
+        folder = tmp_path / kind
+        shutil.copytree(checkpoint(kind), folder, dirs_exist_ok=True)
+        table = json.loads((folder / "config.json").read_text()) | changes
+        (folder / "config.json").write_text(json.dumps(table))
+        return make_plan(EngineConfig(str(folder), prompt="prism"))
+
+    return made
+
+
+def on_gpu(plan: Plan) -> dict[str, Any]:
+    return GenerateRuntime.engine_options(plan, on_cpu=False)
+
+
+def test_only_a_float32_checkpoint_is_halved_on_a_gpu(changed: Callable[..., Plan]) -> None:
+    assert on_gpu(changed("qwen3", dtype="float32"))["dtype"] == "bfloat16"
+    assert on_gpu(changed("qwen3", dtype=None, torch_dtype="float32"))["dtype"] == "bfloat16"
+    assert on_gpu(changed("qwen3", dtype="float16", torch_dtype=None))["dtype"] == "auto"
+    assert on_gpu(changed("qwen3", dtype=None, torch_dtype=None))["dtype"] == "auto"
+
+
+COMPRESSED: dict[str, Any] = {"quant_method": "compressed-tensors", "ignore": ["lm_head"]}
+BLOCKS, WITH_HEAD = {"group_0": {"targets": ["Linear"]}}, {"group_0": {"targets": ["Linear", "re:.*lm_head"]}}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "quantized_head"),
+    [
+        (None, False),
+        ({"quant_method": "fp8"}, False),
+        ({"quant_method": "gptq", "lm_head": False}, False),
+        ({"quant_method": "gptq", "lm_head": True}, True),
+        ({"quant_method": "awq", "lm_head": True}, True),
+        (COMPRESSED | {"config_groups": BLOCKS}, False),
+        (COMPRESSED | {"config_groups": BLOCKS, "ignore": []}, False),  # vLLM finds heads by their names alone
+        (COMPRESSED | {"config_groups": WITH_HEAD}, False),
+        (COMPRESSED | {"config_groups": WITH_HEAD, "ignore": []}, True),
+        ({"quant_method": "modelopt", "exclude_modules": ["lm_head"]}, False),
+        ({"quant_method": "modelopt_fp4", "ignore": ["*lm_head*"]}, False),
+        ({"quant_method": "modelopt"}, True),
+    ],
+)
+def test_a_quantized_head_is_left_alone(
+    changed: Callable[..., Plan], quantization: dict[str, Any] | None, quantized_head: bool
+) -> None:
+    assert ("hf_overrides" not in on_gpu(changed("qwen3", quantization_config=quantization))) is quantized_head
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """nvcc and ninja, as FlashInfer would find them."""
+    for name in ("bin/nvcc", "ninja"):
+        program = tmp_path / "cuda" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.touch(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.setenv("PATH", str(tmp_path / "cuda"))
+    return tmp_path / "cuda"
+
+
+def test_flashinfer_is_left_to_vllm_only_where_it_can_work(changed: Callable[..., Plan], compiler: Path) -> None:
+    assert "gdn_prefill_backend" not in on_gpu(changed("qwen3_5"))
+    assert "gdn_prefill_backend" not in on_gpu(changed("qwen3"))
+    assert (
+        on_gpu(changed("qwen3_5", linear_key_head_dim=64, linear_value_head_dim=64))["gdn_prefill_backend"] == "triton"
+    )
+    assert on_gpu(changed("qwen3_5", linear_value_head_dim=64))["gdn_prefill_backend"] == "triton"
+
+
+@pytest.mark.parametrize("missing", ["bin/nvcc", "ninja"])
+def test_without_a_compiler_hybrids_run_on_triton(changed: Callable[..., Plan], compiler: Path, missing: str) -> None:
+    (compiler / missing).unlink()
+    assert on_gpu(changed("qwen3_5"))["gdn_prefill_backend"] == "triton"
+    assert "gdn_prefill_backend" not in on_gpu(changed("qwen3"))
+
+
+def test_a_user_may_decide_on_the_graphs(options: Options) -> None:
+    for given in ({"compilation_config": {"cudagraph_capture_sizes": [8]}}, {"max_cudagraph_capture_size": 8}):
+        assert "cudagraph_capture_sizes" not in options("prism", engine_options=given)
+    assert options("prism", engine_options={"cudagraph_capture_sizes": [8]})["cudagraph_capture_sizes"] == [8]
+
+
+@pytest.mark.parametrize("route", ["generate", "classify"])
+def test_only_hybrids_match_within_a_block(options: Options, route: str) -> None:
     for on_cpu in (False, True):
-        assert options("prism", "qwen3_5", on_cpu=on_cpu)["prefix_match_unit"] == 16
-        assert "prefix_match_unit" not in options("prism", on_cpu=on_cpu)
+        assert options("prism", "qwen3_5", on_cpu=on_cpu, route=route)["prefix_match_unit"] == 16
+        assert "prefix_match_unit" not in options("prism", on_cpu=on_cpu, route=route)
 
 
 def test_a_causal_checkpoint_becomes_a_classifier(options: Options) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 import psutil
 
 from conftest import StartServer
+from whyrank.engine_process import EngineErrors
+from whyrank.runtimes.vllm_engine import start_error_text
 
 LIBRARY = """
 import asyncio
@@ -35,6 +38,23 @@ def test_a_spawned_engine_tells_why_it_did_not_start(tmp_path: Path) -> None:
     assert "0.04 GiB KV cache is needed" in done.stdout
     assert "with whyrank, that is a larger kv_cache_gib or a smaller max_length" in done.stdout
     assert "root cause" not in done.stdout
+
+
+def test_what_fails_later_than_at_the_start_is_still_logged() -> None:
+    """The engine's process keeps what it was given for its start, and the folder that it was to write into is gone."""
+    with EngineErrors():
+        make_record = logging.getLogRecordFactory()
+    failure = ValueError("the engine's own reason")
+    record = make_record("vllm.v1", logging.ERROR, "core.py", 1, "fatal", (), (ValueError, failure, None))
+    assert record.exc_info is not None and record.exc_info[1] is failure
+
+
+def test_memory_that_runs_out_gets_a_remedy() -> None:
+    text = start_error_text(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert text.startswith(
+        "CUDA out of memory. Tried to allocate 2.00 GiB; with whyrank, a smaller gpu_memory_utilization"
+    )
+    assert start_error_text(RuntimeError("something else.")) == "something else"
 
 
 def test_the_engine_of_a_server_that_was_killed_ends(

@@ -42,6 +42,7 @@ def test_ours_where_nothing_is_said(told: Told) -> None:
     assert (found.enable_prefix_caching, found.scheduling_policy) == (True, "priority")
     assert (found.shutdown_timeout, found.kv_cache_memory_bytes) == (30, None)
     assert found.enable_offline_docs
+    assert found.cudagraph_capture_sizes[-1] == 512
     assert told(on_cpu=True).hf_overrides == {}
     (labels,) = told(on_cpu=True, dtype="bfloat16").hf_overrides.values()
     assert [type(label) for label in labels] == [int, int]
@@ -65,6 +66,26 @@ def test_norms_on_a_cpu(told: Told) -> None:
     ):
         assert told(*flags, on_cpu=True).ir_op_priority.rms_norm == norms
     assert told().ir_op_priority.rms_norm == []
+
+
+def test_a_cache_of_a_given_size_fits_in_beside_another_model(told: Told) -> None:
+    size = "--kv-cache-memory-bytes", "1G"
+    assert told().gpu_memory_utilization > 0.5
+    assert told(*size).gpu_memory_utilization == 0.01
+    assert told(*size, "--gpu-memory-utilization", "0.4").gpu_memory_utilization == 0.4
+    assert told(*size, on_cpu=True).gpu_memory_utilization > 0.5
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--max-cudagraph-capture-size", "8"),
+        ("--compilation-config.cudagraph_capture_sizes", "[8]"),
+        ("-cc.cudagraph_capture_sizes", "[8]"),
+    ],
+)
+def test_who_decides_on_the_graphs_gets_none_of_ours(told: Told, flags: tuple[str, ...]) -> None:
+    assert told(*flags).cudagraph_capture_sizes is None
 
 
 def test_a_quiet_server_has_neither_progress_bars_nor_a_line_for_each_request(told: Told) -> None:

@@ -61,6 +61,7 @@ def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], as
         ({"caching": False, "unit": None}, HYBRID, "--enable-prefix-caching"),
         ({"caching": False}, CLASSIFY, "--enable-prefix-caching"),
         ({"unit": None}, HYBRID, "--prefix-match-unit 16"),
+        ({"unit": None}, HYBRID | CLASSIFY, "--prefix-match-unit 16"),
         ({"head": torch.bfloat16}, GENERATE, """--hf-overrides '{"head_dtype": "float32"}'"""),
         ({"head": torch.bfloat16, "device": "cpu"}, HYBRID, "--hf-overrides '{\"whyrank_label_ids\": [YES, NO]}'"),
         ({"device": "cpu", "norms": ["native"]}, GENERATE, f"--ir-op-priority '{NORMS}'"),

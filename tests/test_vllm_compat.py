@@ -14,7 +14,7 @@ import pytest
 import check_vllm
 from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
-from whyrank.errors import EnginePaused
+from whyrank.errors import EngineNotInstalled, EnginePaused
 from whyrank.runtimes import vllm_compat
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
@@ -79,6 +79,12 @@ def test_import_paths_of_vllm_stand_in_one_file() -> None:
     assert users == {"runtimes/vllm_compat.py"}
 
 
+def test_a_build_for_gpus_that_finds_none_says_what_is_wrong() -> None:
+    vllm_compat.require_device(SimpleNamespace(is_unspecified=lambda: False))
+    with pytest.raises(EngineNotInstalled, match=r"nvidia-smi must list it.*whyrank install-engine --cpu"):
+        vllm_compat.require_device(SimpleNamespace(is_unspecified=lambda: True))
+
+
 class FailingEngine:
     """An engine whose every prompt fails in the same way. It takes no batches."""
 
@@ -86,7 +92,10 @@ class FailingEngine:
         self.failure = failure
         self.vllm_config = SimpleNamespace(
             scheduler_config=SimpleNamespace(policy="priority", max_num_seqs=4),
-            parallel_config=SimpleNamespace(data_parallel_size=1, _api_process_count=1),
+            parallel_config=SimpleNamespace(
+                data_parallel_size=1, data_parallel_size_local=1, local_engines_only=False, _api_process_count=1
+            ),
+            cache_config=SimpleNamespace(enable_prefix_caching=True, prefix_match_unit=16),
         )
 
     async def generate(self, *arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
@@ -154,6 +163,45 @@ async def test_an_error_that_is_not_vllms_ends_the_call(
 ) -> None:
     with pytest.raises(TypeError, match="a mistake of ours"):
         await answers_of(checkpoint, kind(TypeError("a mistake of ours")))
+
+
+class Answering(FailingBatches):
+    """Several engines of a hybrid in parallel; each prompt is answered, and noted with the engine that it was for."""
+
+    def __init__(self, **parallel: Any) -> None:
+        super().__init__(ValueError())
+        vars(self.vllm_config.parallel_config).update(parallel)
+        self.submitted: list[tuple[int, int | None]] = []
+
+    async def _add_request(self, request: Any, prompt: None, parent_req: None, index: int, queue: Any) -> None:
+        self.submitted.append((len(request.prompt_token_ids), request.data_parallel_rank))
+        values = {i: SimpleNamespace(logprob=-1.0) for i in range(5000)}
+        completion = SimpleNamespace(logprobs=[values], finish_reason="length")
+        ids = request.prompt_token_ids
+        queue.put(SimpleNamespace(outputs=[completion], prompt_token_ids=ids, num_cached_tokens=len(ids) - 1))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "ranks"),
+    [
+        ({}, [0]),
+        ({"data_parallel_size": 3}, [0, 1, 2]),
+        ({"data_parallel_size": 8, "data_parallel_size_local": 2, "local_engines_only": True}, [0, 1]),
+    ],
+)
+async def test_a_prefix_is_warmed_in_every_engine_that_may_read_it(
+    checkpoint: Callable[[str], Path], parallel: dict[str, Any], ranks: list[int]
+) -> None:
+    engine, frame = Answering(**parallel), tuple(range(40))
+    runtime = GenerateRuntime(engine, make_plan(EngineConfig(str(checkpoint("qwen3_5")), prompt="prism")))
+    prompts = [(*frame, 50, 51, n) for n in range(8)]
+    usage = await runtime.warm_prefix(prompts, frame, None)
+    assert engine.submitted == [(length, rank) for length in (41, 43) for rank in ranks]
+    assert usage.prompt_tokens == len(ranks) * (41 + 43)
+    await runtime.warm_prefix(
+        prompts[:2], frame, None
+    )  # the frame is warm, and two prompts are too few for their query
+    assert len(engine.submitted) == 2 * len(ranks)
 
 
 def test_an_engine_of_another_make_gets_its_prompts_one_by_one() -> None:

@@ -23,13 +23,14 @@ _FAST_TOKENIZER = (
     "whyrank needs tokenizer.json and tokenizer_config.json as they are beside the model; where only a slow tokenizer is, "
     "load it once with transformers' AutoTokenizer (it may want sentencepiece) and save_pretrained it into the folder"
 )
+_LINEAR_HEAD_SIZES = ("linear_key_head_dim", "linear_value_head_dim")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The parts of config.json that decide how it is served. `has_linear_attention`: has linear-attention layers (Qwen3.5).
-    `kv_elements_per_token`: what the prefix cache holds of a token, where all layers are of one kind and say so.
-    `stored_dtype`: of its weights, where it says so."""
+    `linear_head_sizes`: of those, for keys and for values. `kv_elements_per_token`: what the prefix cache holds of a token,
+    where all layers are of one kind and say so. `stored_dtype`: of its weights, where it says so."""
 
     architectures: tuple[str, ...]
     has_linear_attention: bool
@@ -37,6 +38,8 @@ class Checkpoint:
     remote_code: bool
     kv_elements_per_token: int | None
     stored_dtype: str | None
+    linear_head_sizes: frozenset[int]
+    has_quantized_head: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,8 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
         remote_code="auto_map" in table,
         kv_elements_per_token=None if hybrid else _kv_elements_per_token(text),
         stored_dtype=_stored_dtype(table, text),
+        linear_head_sizes=frozenset(text[key] for key in _LINEAR_HEAD_SIZES if key in text),
+        has_quantized_head=_has_quantized_head(table.get("quantization_config") or {}),
     )
 
 
@@ -118,6 +123,24 @@ def _stored_dtype(*tables: dict[str, Any]) -> str | None:
     """Older checkpoints call it torch_dtype."""
     named = (table.get(key) for table in tables for key in ("dtype", "torch_dtype"))
     return next((name for name in named if isinstance(name, str)), None)
+
+
+def _has_quantized_head(quantization: dict[str, Any]) -> bool:
+    """Whether the last layer, which makes the logits, is quantised, too, as vLLM reads the methods that can do that."""
+    method = str(quantization.get("quant_method"))
+    if method.startswith("modelopt"):
+        excluded = quantization.get("ignore") or quantization.get("exclude_modules") or []
+        return not _name_head(excluded)
+    if method == "compressed-tensors":
+        groups = (quantization.get("config_groups") or {}).values()
+        return any(_name_head(group.get("targets") or []) for group in groups) and not _name_head(
+            quantization.get("ignore") or []
+        )
+    return quantization.get("lm_head") is True  # GPTQ, AWQ
+
+
+def _name_head(names: list[str]) -> bool:
+    return any("lm_head" in name or name == "ParallelLMHead" for name in names)
 
 
 def _kv_elements_per_token(table: dict[str, Any]) -> int | None:

@@ -21,6 +21,9 @@ def choose_dtype(plan: Plan, on_cpu: bool) -> Choice:
     if plan.config.dtype != "auto":
         return Choice(plan.config.dtype, "as --dtype says")
     if not on_cpu:
+        if plan.checkpoint.stored_dtype == "float32" and plan.route != "encoder":
+            # vLLM would halve it by itself; a classifier's to float16, in which large activations overflow.
+            return Choice("bfloat16", "since the checkpoint is in float32, which is slow on a GPU")
         return Choice("auto", "chosen for this checkpoint")
     return choose_dtype_for_cpu(plan, bfloat16_instructions())
 

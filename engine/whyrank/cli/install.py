@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from whyrank.cli.common import app, reported
-from whyrank.engine_install import detect_device, install, installer, plan_steps
+from whyrank.engine_install import check_gpu, detect_device, install, installer, plan_steps
 
 __all__: list[str] = []
 
@@ -30,4 +30,7 @@ def install_engine(
                 print(step, file=stdout)
             return
         install(device)
+        if device == "cuda" and (remark := check_gpu()):
+            print(f"The engine is installed, but {remark}.", file=stdout)
+            return
         print("The engine is installed. Try: whyrank rerank -q 'boiling point' 'Water boils at 100 °C.'", file=stdout)

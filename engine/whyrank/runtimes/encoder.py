@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
+from whyrank.engine_process import first_line
 from whyrank.errors import CheckpointError
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["EncoderRuntime", "load_classifier", "load_whole"]
+__all__ = ["EncoderRuntime", "load_classifier", "load_whole", "use_tensor_cores"]
 
 # Tokens in one forward pass, padding included.
 _BATCH_TOKENS = 16384
@@ -23,14 +24,17 @@ _BATCH_TOKENS = 16384
 class EncoderRuntime:
     """One model, one worker thread; calls take turns batch by batch."""
 
-    def __init__(self, model: Any, plan: Plan) -> None:
+    def __init__(self, model: Any, plan: Plan, precision_before: str | None = None) -> None:
+        """`precision_before`: torch's setting for float32 matrices, to be restored in the end."""
         self.model = model
         self.plan = plan
+        self._precision_before = precision_before
         self._worker = ThreadPoolExecutor(1, "whyrank-encoder")
 
     @classmethod
     async def start(cls, plan: Plan) -> Self:
-        return cls(await asyncio.to_thread(load_classifier, plan), plan)
+        model = await asyncio.to_thread(load_classifier, plan, _encoder_dtype(plan))
+        return cls(model, plan, use_tensor_cores(model, plan))
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
@@ -74,7 +78,7 @@ class EncoderRuntime:
             return [DocumentError("no_label", f"the model has {values.shape[1]} outputs; whyrank reads one")] * len(
                 rows
             )
-        return [float(value) for value in values[:, 0]]
+        return values[:, 0].tolist()  # type: ignore[no-any-return]  # at once: a GPU is waited for each time
 
     def facts(self) -> dict[str, str | int]:
         import transformers
@@ -83,12 +87,29 @@ class EncoderRuntime:
             "engine": f"transformers {transformers.__version__}, route encoder",
             "device": str(self.model.device),
             "dtype": str(self.model.dtype).removeprefix("torch."),
+            **({"matmul": "TF32 (--dtype float32 for full precision)"} if self._precision_before else {}),
             "prefix_caching": "off (an encoder has none)",
             "max_length": self.plan.encoder.max_length,
         }
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
+        if self._precision_before is not None:
+            import torch
+
+            torch.set_float32_matmul_precision(self._precision_before)
+
+
+def use_tensor_cores(model: Any, plan: Plan) -> str | None:
+    """On a GPU float32 matrices are multiplied much faster where their factors are rounded to TF32, which keeps more digits
+    than 16-bit weights do. Returns torch's setting from before, or None where nothing was changed."""
+    import torch
+
+    if plan.config.dtype != "auto" or model.device.type != "cuda" or model.dtype != torch.float32:
+        return None
+    before: str = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    return before
 
 
 def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
@@ -101,25 +122,32 @@ def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
     return batches
 
 
-def load_classifier(plan: Plan) -> Any:
-    """The checkpoint through transformers, as a classifier. fp32 on a CPU unless asked otherwise."""
+def _encoder_dtype(plan: Plan) -> str:
+    """What the encoder route loads: on a CPU float32, unless asked otherwise."""
+    return "float32" if plan.config.dtype == "auto" and _device() == "cpu" else plan.config.dtype
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_classifier(plan: Plan, dtype: str) -> Any:
+    """The checkpoint through transformers, as a classifier."""
     import transformers
 
     # Rerankers with their own code register as a bare model more often than as a classifier.
     runs_own_code = plan.checkpoint.remote_code and plan.route == "encoder"
     return load_whole(
-        transformers.AutoModel if runs_own_code else transformers.AutoModelForSequenceClassification, plan, "float32"
+        transformers.AutoModel if runs_own_code else transformers.AutoModelForSequenceClassification, plan, dtype
     )
 
 
-def load_whole(auto: Any, plan: Plan, cpu_dtype: str) -> Any:
+def load_whole(auto: Any, plan: Plan, dtype: str) -> Any:
     """The checkpoint as one of transformers' automatic classes, on the GPU where there is one. transformers would make up
     what it lacks, at random, and go on."""
-    import torch
-
     config = plan.config
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = cpu_dtype if config.dtype == "auto" and device == "cpu" else config.dtype
     try:
         model, loading = auto.from_pretrained(
             config.source,
@@ -135,4 +163,10 @@ def load_whole(auto: Any, plan: Plan, cpu_dtype: str) -> Any:
             f"model {config.model!r} has no weights for {', '.join(missing[:5])}{', ...' * (len(missing) > 5)}: "
             "give a checkpoint that was trained as a reranker"
         )
-    return model.to(device).eval()
+    try:
+        return model.to(_device()).eval()
+    except RuntimeError as cause:  # torch's own when the memory is full, or the driver does not fit
+        raise CheckpointError(
+            f"model {config.model!r} does not go onto the GPU: {first_line(cause)}; nvidia-smi shows what else is there, and "
+            "--dtype bfloat16 halves a float32 model"
+        ) from cause

@@ -10,7 +10,7 @@ from whyrank.checkpoints import Plan
 from whyrank.dtypes import choose_dtype
 from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import Ids, LabelIds, common_prefix
+from whyrank.prompting.tokens import Ids, LabelIds
 from whyrank.runtimes.base import Generation, GenerationParams, TextDelta
 from whyrank.runtimes.cpu_kernels import LABEL_IDS
 from whyrank.runtimes.fair_semaphore import FairSemaphore
@@ -18,13 +18,7 @@ from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["MATCH_UNIT", "GenerateRuntime"]
-
-# Hybrids store their state once a request; hits are possible every so many tokens. Divides every real block size.
-MATCH_UNIT = 16
-# Fewer prompts than this are not worth the extra step that a primer takes.
-_MIN_PROMPTS_TO_WARM = 8
-_MAX_WARMED_PREFIXES = 1024
+__all__ = ["GenerateRuntime"]
 
 
 class GenerateRuntime(VllmRuntime):
@@ -33,15 +27,14 @@ class GenerateRuntime(VllmRuntime):
         assert plan.encoder.labels is not None  # formats.py demands labels for this route
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
-        self._warmed_prefixes: set[tuple[str | None, Ids]] = set()
         self._places = FairSemaphore(max_concurrent_generations(engine.vllm_config))
 
     @classmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
         options: dict[str, Any] = {}
-        if plan.checkpoint.has_linear_attention:
-            options["prefix_match_unit"] = MATCH_UNIT
-        if not on_cpu:
+        if plan.checkpoint.has_quantized_head:
+            pass  # vLLM can compute such a head in no other dtype
+        elif not on_cpu:
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
             options["hf_overrides"] = {"head_dtype": "float32"}
         elif choose_dtype(plan, on_cpu).dtype != "float32" and (labels := plan.encoder.labels):
@@ -70,27 +63,6 @@ class GenerateRuntime(VllmRuntime):
             len(output.prompt_token_ids),
             output.num_cached_tokens or 0,
         )
-
-    async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
-        """Hybrids: a hit is possible only where an earlier request ended. So one request ends with the frame, the next with
-        the query, and the documents then start from there. Each is one token longer than what it shares, because the last
-        token is always computed anew."""
-        if not self.plan.checkpoint.has_linear_attention or len(prompts) < _MIN_PROMPTS_TO_WARM:
-            return Usage()
-        usage = Usage()
-        if (salt, frame) not in self._warmed_prefixes:
-            usage += await self._warm_one(prompts[0][: len(frame) + 1], salt)
-            self._warmed_prefixes.add((salt, frame))
-        query = await self._warm_one(prompts[0][: len(common_prefix(prompts)) + 1], salt)
-        if query.cached_tokens == 0 or len(self._warmed_prefixes) > _MAX_WARMED_PREFIXES:
-            self._warmed_prefixes.discard(
-                (salt, frame)
-            )  # evicted meanwhile, or too many to keep: warm it again next time
-        return usage + query
-
-    async def _warm_one(self, ids: Ids, salt: str | None) -> Usage:
-        read = await self._read_one(ids, priority=0, salt=salt)
-        return Usage(read.prompt_tokens, read.cached_tokens) if isinstance(read, LabelRead) else Usage()
 
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams

@@ -16,12 +16,13 @@ __all__ = ["Reference"]
 class Reference:
     """Slow and plain on purpose. Loads the model a second time: for tests and `whyrank doctor`.
 
-    `float32_head`: for engines that compute their last layer so, whatever the dtype of the others."""
+    `dtype`: the engine's own, which may not be the checkpoint's. `float32_head`: for engines that compute their last layer so,
+    whatever the dtype of the others."""
 
-    def __init__(self, plan: Plan, float32_head: bool = False) -> None:
+    def __init__(self, plan: Plan, dtype: str, float32_head: bool = False) -> None:
         self.plan = plan
         self._causal = plan.encoder.labels is not None
-        self.model = _load_causal(plan) if self._causal else load_classifier(plan)
+        self.model = _load_causal(plan, dtype) if self._causal else load_classifier(plan, dtype)
         self.model.config.pad_token_id = None  # a lone prompt has no padding to look for
         if float32_head:
             _compute_head_in_float32(self.model)
@@ -29,7 +30,8 @@ class Reference:
     @classmethod
     def beside(cls, plan: Plan, facts: Mapping[str, str | int]) -> Self:
         """As the engine computes that says these facts of itself."""
-        return cls(plan, float32_head="float32" in (facts.get("head_dtype"), facts.get("label_dtype")))
+        in_float32 = "float32" in (facts.get("head_dtype"), facts.get("label_dtype"))
+        return cls(plan, str(facts["dtype"]), float32_head=in_float32)
 
     def read(self, ids: Ids) -> LabelRead:
         """What the route should answer for these ids: log-probabilities of both labels, or the raw logit."""
@@ -60,9 +62,7 @@ def _compute_head_in_float32(model: Any) -> None:
     head.register_forward_hook(lambda head, inputs, output: linear(inputs[0].float(), weight, bias))
 
 
-def _load_causal(plan: Plan) -> Any:
+def _load_causal(plan: Plan, dtype: str) -> Any:
     import transformers
 
-    return load_whole(
-        transformers.AutoModelForCausalLM, plan, "bfloat16" if plan.checkpoint.has_linear_attention else "float32"
-    )
+    return load_whole(transformers.AutoModelForCausalLM, plan, dtype)

