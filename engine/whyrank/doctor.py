@@ -140,7 +140,9 @@ def _prompt(plan: Plan) -> list[Finding]:
     ]
     if labels is not None:
         ids = [i for i in (labels.positive, labels.negative) if i is not None]
-        findings.append(Finding("labels", ", ".join(f"{encoder.token_text(i)!r} = {i}" for i in ids), good=True))
+        of_head = plan.route == "encoder"
+        named = (f"class {i}" if of_head else f"{encoder.token_text(i)!r} = {i}" for i in ids)
+        findings.append(Finding("labels", ", ".join(named), good=True))
     return findings
 
 

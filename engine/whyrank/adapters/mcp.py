@@ -54,6 +54,10 @@ class Explained(Ranked):
         None, description="Share of the evidence that says otherwise than the document, 0 to 1."
     )
     unverified: float | None = Field(None, description="Share of the evidence that words alone cannot check, 0 to 1.")
+    backed_by_model: float | None = Field(
+        None,
+        description="Share of the evidence that words cannot check and a model backs; with verify 'model'.",
+    )
     unsupported: list[str] = Field([], description="Numbers, dates, names and such that the document does not say.")
     complete: bool = Field(False, description="Whether contribution and evidence were written to their end.")
 
@@ -181,6 +185,7 @@ def _explained(row: RankedDocument) -> Explained:
         supported=grounding.supported if grounding else None,
         altered=grounding.altered if grounding else None,
         unverified=grounding.unverified if grounding else None,
+        backed_by_model=grounding.verification.backed if grounding and grounding.verification else None,
         unsupported=[item.text for item in grounding.unsupported] if grounding else [],
         complete=row.evidence.finish == "complete",
     )

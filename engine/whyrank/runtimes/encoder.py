@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import CheckpointError
 from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import Ids
+from whyrank.prompting.tokens import Ids, LabelIds
 from whyrank.runtimes.base import Answer
 from whyrank.types import DocumentError, Usage
 
@@ -40,13 +41,13 @@ class EncoderRuntime:
     ) -> AsyncGenerator[Sequence[Answer], None]:
         loop = asyncio.get_running_loop()
         for batch in _batches(prompts, alone=self.plan.checkpoint.remote_code):
-            logits = await loop.run_in_executor(self._worker, self._logits, [prompts[i] for i in batch])
+            reads = await loop.run_in_executor(self._worker, self._read_batch, [prompts[i] for i in batch])
             yield [
-                (i, LabelRead(logit, None, len(prompts[i])) if isinstance(logit, float) else logit)
-                for i, logit in zip(batch, logits, strict=True)
+                (i, replace(read, prompt_tokens=len(prompts[i])) if isinstance(read, LabelRead) else read)
+                for i, read in zip(batch, reads, strict=True)
             ]
 
-    def _logits(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
+    def _read_batch(self, rows: Sequence[Ids]) -> list[LabelRead | DocumentError]:
         """What the model refuses together, too large for the memory or with one bad row, it gets again in halves."""
         try:
             return self._forward(rows)
@@ -55,9 +56,9 @@ class EncoderRuntime:
                 return [DocumentError("engine", f"the model refused this document: {cause}")]
         # Only here, where nothing holds the failed pass's tensors any more.
         half = len(rows) // 2
-        return [*self._logits(rows[:half]), *self._logits(rows[half:])]
+        return [*self._read_batch(rows[:half]), *self._read_batch(rows[half:])]
 
-    def _forward(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
+    def _forward(self, rows: Sequence[Ids]) -> list[LabelRead | DocumentError]:
         import torch
 
         longest = max(map(len, rows))
@@ -70,11 +71,13 @@ class EncoderRuntime:
         with torch.inference_mode():
             output = self.model(**inputs)
         values = (output["score"] if "score" in output else output["logits"]).float().reshape(len(rows), -1)
+        if (classes := self.plan.encoder.labels) is not None:
+            return _reads_of_classes(values, classes)
         if values.shape[1] != 1:
             return [DocumentError("no_label", f"the model has {values.shape[1]} outputs; whyrank reads one")] * len(
                 rows
             )
-        return [float(value) for value in values[:, 0]]
+        return [LabelRead(float(value)) for value in values[:, 0]]
 
     def facts(self) -> dict[str, str | int]:
         import transformers
@@ -89,6 +92,17 @@ class EncoderRuntime:
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._worker.shutdown, cancel_futures=True)
+
+
+def _reads_of_classes(values: Any, classes: LabelIds) -> list[LabelRead | DocumentError]:
+    """Log-probabilities of the head's classes that the format names."""
+    named = [number for number in (classes.positive, classes.negative) if number is not None]
+    if max(named) >= values.shape[1]:
+        error = DocumentError(
+            "no_label", f"the model has {values.shape[1]} outputs, and the prompt file names {max(named)}"
+        )
+        return [error] * len(values)
+    return [LabelRead(*row) for row in values.log_softmax(-1)[:, named].tolist()]
 
 
 def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
