@@ -1,9 +1,10 @@
-"""A model judges what words leave open: which sentences it is asked about, what comes of its answers, and what failing costs."""
+"""A model judges what words leave open: what it is asked, what comes of its answers, and what failing costs."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -123,7 +124,7 @@ async def test_the_model_itself_judges_where_it_may_be_instructed(plan: Plan) ->
 
 async def test_a_model_that_knows_relevance_alone_is_not_asked(plan: Plan) -> None:
     reranker = Reranker.from_runtime(FakeRuntime(plan.encoder), plan.encoder, EngineConfig("tiny"))
-    with pytest.raises(InvalidRequest, match=r"prompt 'prism' can only be asked for relevance.* --verifier MODEL"):
+    with pytest.raises(InvalidRequest, match=r"prompt 'prism' can only be asked for relevance.*--verifier MODEL"):
         await reranker.rerank(QUERY, [DOCUMENT], **OPTIONS)
     assert (await reranker.rerank(QUERY, [DOCUMENT], verify="model")).results[0].score is not None  # nothing is written
 
@@ -204,7 +205,7 @@ async def test_it_travels(plan: Plan, claims_plan: Plan) -> None:
         assert told["grounding"]["sentences"][2]["model_score"] == pytest.approx(0.9002, abs=1e-3)
         assert told["grounding"]["verification"]["model"] == "judge"
         refused = await http.post("/v1/rerank", json=body | {"verify": "twice"})
-        assert refused.status_code == 400 and "choose from words, model" in refused.text
+        assert refused.status_code == 400 and "should be 'words' or 'model'" in refused.text
     async with AsyncClient("http://test", transport=http._transport) as client:  # type: ignore[arg-type]
         assert (await client.score(QUERY, [DOCUMENT], **OPTIONS))[0] == replace(await both.row(), calibrated_score=None)
 
@@ -233,9 +234,7 @@ def test_a_verifier_must_be_able_to_judge_claims(plan: Plan, checkpoint: Callabl
         return make_verifier_plan(replace(served, config=replace(served.config, verifier=name)))
 
     folder = checkpoint("qwen3")
-    with pytest.raises(
-        CheckpointError, match=r"prompt 'prism' can only be asked for relevance.* claims-chatml, .*minicheck-7b"
-    ):
+    with pytest.raises(CheckpointError, match=r"prompt 'prism' can only be asked for relevance.* claims-chatml, "):
         planned(f"{folder},prompt=prism")
     found = planned(f"{folder},prompt=qwen3-reranker,max_length=500")
     assert found is not None and found.encoder.max_length == 500
@@ -247,13 +246,10 @@ def test_a_verifier_must_be_able_to_judge_claims(plan: Plan, checkpoint: Callabl
     assert make_verifier_plan(plan) is None
 
 
-def test_a_model_with_encoder_and_decoder_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "MiniCheck-Flan-T5-Large"
-    folder.mkdir()
-    (folder / "config.json").write_text(
-        json.dumps({"architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True, "model_type": "t5"})
-    )
-    (folder / "model.safetensors").write_bytes(b"")
+def test_a_model_with_encoder_and_decoder_is_refused(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("roberta"), tmp_path / "MiniCheck-Flan-T5-Large")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
     with pytest.raises(CheckpointError, match="has an encoder and a decoder, as T5 has: no route of whyrank runs"):
         make_plan(EngineConfig(str(folder), prompt="minicheck-roberta"))
 
