@@ -18,7 +18,7 @@ from whyrank.prompting.tokens import PromptEncoder
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Checkpoint", "Plan", "make_plan", "make_verifier_plan", "read_checkpoint"]
+__all__ = ["Checkpoint", "Plan", "check_judges_claims", "make_plan", "make_verifier_plan", "read_checkpoint"]
 
 _FAST_TOKENIZER = (
     "whyrank needs tokenizer.json and tokenizer_config.json as they are beside the model; where only a slow tokenizer is, "
@@ -89,13 +89,17 @@ def make_verifier_plan(served: Plan) -> Plan | None:
         )
     model, options = named_options(name)
     plan = make_plan(EngineConfig(model, **options))
+    check_judges_claims(plan)
+    return plan
+
+
+def check_judges_claims(plan: Plan) -> None:
     if not plan.format.can_judge_claims:
         able = ", ".join(fmt.name for fmt in builtin_formats().values() if fmt.can_judge_claims)
         raise CheckpointError(
-            f"verifier {name!r}: prompt '{plan.format.name}' can only be asked for relevance; prompts that can judge claims: "
-            f"{able}"
+            f"verifier {plan.config.model!r}: prompt '{plan.format.name}' can only be asked for relevance; prompts that can "
+            f"judge claims: {able}"
         )
-    return plan
 
 
 def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, reserved_tokens: int) -> int:
