@@ -98,7 +98,6 @@ class RerankRequest:
         Option(
             "words: evidence is held against its document by its wording. model: what that leaves open, contribution included, "
             "a model gives a score.",
-            agent=True,
         ),
     ] = "words"
     span_min_score: Annotated[float, Option("Spans from this score up.", minimum=0, maximum=1)] = 0.5

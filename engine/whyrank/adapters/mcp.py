@@ -14,7 +14,7 @@ from whyrank.base import BaseReranker
 from whyrank.errors import WhyrankError
 from whyrank.options import Option, options_of, spread
 from whyrank.ranking import Ranking
-from whyrank.request import RerankRequest
+from whyrank.request import RerankRequest, Verify
 from whyrank.types import RankedDocument
 
 with framework(extra="mcp"):
@@ -115,6 +115,9 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
         documents: Documents,
         top_n: TopN = 5,
         min_score: Annotated[float, Field(ge=0, le=1, description="Write evidence from this score up.")] = 0.5,
+        verify: Annotated[
+            Verify, Field(description="model: have a model judge what words cannot check, if there is one.")
+        ] = "words",
         *,
         options: dict[str, Any],
     ) -> ExplainedAnswer:
@@ -126,6 +129,7 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
         get what is done by then.
         """
         options |= {"mode": "evidence", "top_n": top_n, "evidence_top_n": top_n, "evidence_min_score": min_score}
+        options["verify"] = verify
         ranking = await _rerank(reranker, query, documents, options)
         return ExplainedAnswer(results=[_explained(row) for row in ranking.results], degraded=ranking.degraded)
 
