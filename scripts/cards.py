@@ -93,6 +93,33 @@ def _ctxl(tok: Tokenise, q: str, d: str, instruction: str = "") -> list[int]:
     return tok(f"{check}\n<Document> {d}\n<Query> {asked} ??")
 
 
+_CLAIM_TASK = (
+    "Determine whether the provided claim is consistent with the corresponding document. Consistency in this context implies "
+    "that all information presented in the claim is substantiated by the document. If not, it should be considered "
+    'inconsistent. Please assess the claim\'s consistency with the document by responding with either "Yes" or "No".'
+)
+_STATES = "Does the document state or directly imply all of the claim? Answer with Yes or No."
+
+
+def _minicheck_7b(tok: Tokenise, q: str, d: str) -> list[int]:
+    turns = f"<|im_start|>system\n{_CLAIM_TASK}<|im_end|>\n<|im_start|>user\nDocument: {d}\nClaim: {q}<|im_end|>\n"
+    return tok(f"<s>{turns}<|im_start|>assistant\n")
+
+
+def _minicheck_roberta(tok: Tokenise, q: str, d: str) -> list[int]:
+    return tok(f"<s>{d}</s>{q}</s>")
+
+
+def _minicheck_deberta(tok: Tokenise, q: str, d: str) -> list[int]:
+    return tok("[CLS]") + tok(f"{d}[SEP]{q}") + tok("[SEP]")
+
+
+def _claims_chatml(tok: Tokenise, q: str, d: str, instruction: str = _STATES) -> list[int]:
+    turn = f"Document: {d}\n\nClaim: {q}\n\n{instruction}"
+    head = "<|im_start|>system\nYou check claims against a document.<|im_end|>\n"
+    return tok(f"{head}<|im_start|>user\n{turn}<|im_end|>\n<|im_start|>assistant\n")
+
+
 CARDS: dict[str, Callable[..., list[int]]] = {
     "prism": _prism,
     "qwen3-reranker": _qwen3_reranker,
@@ -104,8 +131,12 @@ CARDS: dict[str, Callable[..., list[int]]] = {
     "bge-v2-gemma": _bge_gemma,
     "zerank": _zerank,
     "ctxl-v2": _ctxl,
+    "minicheck-7b": _minicheck_7b,
+    "minicheck-roberta": _minicheck_roberta,
+    "minicheck-deberta": _minicheck_deberta,
+    "claims-chatml": _claims_chatml,
 }
 """Each card's recipe: (tokenise, query, document) → ids."""
 
-INSTRUCTED = ("qwen3-reranker", "mxbai-v2", "zerank", "ctxl-v2")
+INSTRUCTED = ("qwen3-reranker", "mxbai-v2", "zerank", "ctxl-v2", "claims-chatml")
 """Cards whose recipe takes an instruction."""

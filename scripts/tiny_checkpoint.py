@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import pydoc_data.topics
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,7 @@ def _gemma() -> tuple[Any, Any]:
     return tokenizer, GemmaForCausalLM(GemmaConfig(**_decoder_shape(tokenizer)))
 
 
-def _deberta() -> tuple[Any, Any]:
+def _deberta(num_labels: int = 1) -> tuple[Any, Any]:
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
     tokenizer = _deberta_tokenizer()
@@ -216,7 +217,7 @@ def _deberta() -> tuple[Any, Any]:
         norm_rel_ebd="layer_norm",
         position_biased_input=False,
         type_vocab_size=0,
-        num_labels=1,
+        num_labels=num_labels,
         pad_token_id=tokenizer.pad_token_id,
     )
     return tokenizer, DebertaV2ForSequenceClassification(config)
@@ -230,6 +231,32 @@ def _xlm_roberta() -> tuple[Any, Any]:
     shape = {**_SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 8194, "type_vocab_size": 1}
     config = XLMRobertaConfig(**shape, num_labels=1, pad_token_id=tokenizer.pad_token_id)
     return tokenizer, XLMRobertaForSequenceClassification(config)
+
+
+def _roberta() -> tuple[Any, Any]:
+    """Byte-level words, two classes: as the fact checkers made of RoBERTa."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bare.train_from_iterator(
+        _page()[:120], trainers.BpeTrainer(vocab_size=1500, special_tokens=special, initial_alphabet=alphabet)
+    )
+    bare.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    tokenizer = _fast(
+        bare,
+        bos_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+    shape = {**_SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 514, "type_vocab_size": 1}
+    return tokenizer, RobertaForSequenceClassification(RobertaConfig(**shape, num_labels=2, pad_token_id=1))
 
 
 _OWN_CODE = """
@@ -267,7 +294,7 @@ def _add_own_code(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-_KINDS = {
+_KINDS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "querit": _querit,
     "qwen3": _qwen3,
     "qwen3-seq-cls": _qwen3_seq_cls,
@@ -276,6 +303,8 @@ _KINDS = {
     "gemma": _gemma,
     "deberta": _deberta,
     "xlm-roberta": _xlm_roberta,
+    "roberta": _roberta,
+    "deberta-claims": partial(_deberta, num_labels=2),
 }
 
 

@@ -41,6 +41,10 @@ KIND_OF = {
     "multi-hop": "deberta",
     "bge-reranker": "xlm-roberta",
     "querit": "querit",
+    "minicheck-7b": "qwen3",
+    "minicheck-roberta": "roberta",
+    "minicheck-deberta": "deberta-claims",
+    "claims-chatml": "qwen2",
 }
 
 

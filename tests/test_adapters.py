@@ -24,7 +24,7 @@ from whyrank import AsyncClient, Client, Document, InvalidRequest, Ranking
 from whyrank.adapters.base import BaseAdapter
 from whyrank.adapters.metadata import KEYS, evidence_of, noted
 from whyrank.errors import FrameworkMissing, WhyrankError
-from whyrank.types import DocumentError, Evidence, Grounding, RankedDocument, ScoredSpan, Unsupported
+from whyrank.types import DocumentError, Evidence, Grounding, RankedDocument, ScoredSpan, Unsupported, Verification
 
 # Nobody is told that these tests run.
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false", "ANONYMIZED_TELEMETRY": "False"}
@@ -452,7 +452,8 @@ def row(evidence: Evidence | None = None, **fields: Any) -> RankedDocument:
 
 
 def test_notes() -> None:
-    grounding = Grounding(0.75, unsupported=(Unsupported("number", "42", 0, 2),))
+    verification = Verification("m", "p", 0.5, backed=0.2)
+    grounding = Grounding(0.75, unsupported=(Unsupported("number", "42", 0, 2),), verification=verification)
     whole = row(Evidence("c", "42 e", "complete", grounding=grounding), score=0.9, margin=2.2, calibrated_score=0.8)
     assert noted({"kept": 1, "rerank_error": "old"}, whole) == {
         "kept": 1,
@@ -465,6 +466,7 @@ def test_notes() -> None:
         "evidence_supported": 0.75,
         "evidence_altered": 0.0,
         "evidence_unverified": 0.0,
+        "evidence_backed_by_model": 0.2,
         "evidence_unsupported": ["42"],
     }
     failed = noted({}, row(error=DocumentError("engine", "why")))

@@ -16,6 +16,7 @@ import pytest
 
 import bench_eval
 from bench_eval import HashScorer, write_data
+from whyrank.connect import named_options
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.measures import DEFAULT_MEASURES
@@ -28,7 +29,6 @@ from whyrank.evaluation.run import (
     is_finished,
     open_target,
     target_of,
-    target_options,
     write_run,
 )
 from whyrank.evaluation.scorecard import FIRST, ORACLE, RERANKED, make_scorecard
@@ -333,14 +333,14 @@ def test_fifty_thousand_pairs_in_little_memory_and_time() -> None:
 def test_targets_with_options() -> None:
     name = "org/model,dtype=float32,max_length=512,trust_remote_code=true,kv_cache_gib=0.5"
     options = {"dtype": "float32", "max_length": 512, "trust_remote_code": True, "kv_cache_gib": 0.5}
-    assert target_options(name) == ("org/model", options)
+    assert named_options(name) == ("org/model", options)
     for bad, said in (
         ("m,color=red", "no option of an engine"),
         ("m,max_length=x", "a number"),
         ("m,model=n", "no option"),
     ):
         with pytest.raises(InvalidRequest, match=said):
-            target_options(bad)
+            named_options(bad)
 
 
 async def test_a_target_that_cannot_be(tmp_path: Path) -> None:

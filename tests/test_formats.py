@@ -31,7 +31,11 @@ def test_the_families_of_the_plan_are_there() -> None:
     assert set(builtin_formats()) == {
         "bge-reranker",
         "bge-v2-gemma",
+        "claims-chatml",
         "ctxl-v2",
+        "minicheck-7b",
+        "minicheck-deberta",
+        "minicheck-roberta",
         "multi-hop",
         "mxbai-v2",
         "prism",
@@ -103,6 +107,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("zeroentropy/zerank-1-small", "Qwen3ForCausalLM", "zerank"),
         ("ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b", "Qwen3ForCausalLM", "ctxl-v2"),
         ("/models/prism-tuned/", "Qwen3ForCausalLM", "prism"),
+        ("bespokelabs/Bespoke-MiniCheck-7B", "InternLM2ForCausalLM", "minicheck-7b"),
+        ("lytang/MiniCheck-RoBERTa-Large", "RobertaForSequenceClassification", "minicheck-roberta"),
+        ("lytang/MiniCheck-DeBERTa-v3-Large", "DebertaV2ForSequenceClassification", "minicheck-deberta"),
     ],
 )
 def test_the_right_prompt_fits(model: str, architecture: str, prompt: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from whyrank.grounding import ground
+from whyrank.grounding.words import sentences
 from whyrank.types import Grounding
 
 Pair = dict[str, Any]
@@ -168,6 +169,71 @@ SENTENCES = [
 @pytest.mark.parametrize(("text", "count"), SENTENCES)
 def test_sentences(text: str, count: int) -> None:
     assert len({span.evidence_start for span in ground(text, text).spans}) == count
+
+
+# ------------------------------------------------------------------------------------------------------ reporting leads
+
+
+def whole_sentences() -> Iterator[tuple[str, str, str]]:
+    """Language, sentence and document, of texts written for the embedded model: answers that are sentences of their passage."""
+    for path in sorted((Path(__file__).parents[1] / "scripts" / "demo_texts" / "train").glob("*.jsonl")):
+        for line in path.read_text().splitlines()[::4]:
+            record = json.loads(line)
+            passage = record["passage"]
+            places = list(sentences(passage))
+            for answer in record["answer"]:
+                start, end = passage.index(answer), passage.index(answer) + len(answer)
+                if any(start == first for first, _ in places) and any(end == last for _, last in places):
+                    yield record["language"], answer, passage
+
+
+def test_a_reporting_lead_before_a_sentence_of_the_document_changes_nothing() -> None:
+    counted = 0
+    for language, sentence, document in whole_sentences():
+        lowered = sentence[0].lower() + sentence[1:]
+        leads = (
+            [f"指出：{sentence}"] if language == "zh" else [f"States that {lowered}", f"The document says: {sentence}"]
+        )
+        for evidence in leads:
+            found = ground(evidence, document)
+            assert found.supported == 1.0, (evidence, found.sentences)
+            assert found.sentences[0].start == 0 == found.spans[0].evidence_start
+            counted += 1
+    assert counted >= 500
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        "Denies that water boils at 100 °C.",
+        "Does not say that water boils at 100 °C.",
+        "States that water boils at 90 °C.",
+        "States that water never boils at 100 °C.",
+        "Doubts that water boils at 100 °C.",
+        "The mayor says that water boils at 100 °C.",
+        "指出：水在90度沸腾。",
+    ],
+)
+def test_a_lead_hides_nothing(evidence: str) -> None:
+    assert ground(evidence, "Water boils at 100 °C. 水在100度沸腾。 Tea is old.").supported == 0.0
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        "Explains that water boils at 100 °C.",
+        "The passage also notes that water boils at 100 °C.",
+        "This article points out: Water boils at 100 °C.",
+        "Der Text besagt: Water boils at 100 °C.",
+        "Indique que water boils at 100 °C.",
+        "El documento señala que water boils at 100 °C.",
+        "文中指出，水在100度沸腾。",
+        "States that 3. Boil the water for 300 ms.",
+    ],
+)
+def test_leads(evidence: str) -> None:
+    document = "Water boils at 100 °C. 水在100度沸腾。\n3. Boil the water for 300 ms. Serve it."
+    assert ground(evidence, document).supported == 1.0
 
 
 DOCUMENT = (

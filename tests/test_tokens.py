@@ -29,7 +29,9 @@ def encoder(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -
 
 def make(name: str, checkpoint: Callable[[str], Path], max_length: int = 1_000_000) -> Encoder:
     tokenizer = AutoTokenizer.from_pretrained(checkpoint(KIND_OF[name]))
-    return PromptEncoder(builtin_formats()[name], tokenizer.backend_tokenizer, max_length), tokenizer
+    fmt = builtin_formats()[name]
+    fmt = fmt.model_copy(update={"budget": Budget(query=fmt.budget.query)})
+    return PromptEncoder(fmt, tokenizer.backend_tokenizer, max_length), tokenizer
 
 
 def prompts(
@@ -85,6 +87,16 @@ def test_bge_ids_equal_what_its_tokenizer_makes_of_the_pair(kind: str, checkpoin
     ours, tokenizer = make("bge-reranker", checkpoint)
     ((prompt,),) = prompts(ours, Document(DOCUMENTS[kind]))
     assert list(prompt.ids) == tokenizer(QUERY, DOCUMENTS[kind])["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["minicheck-roberta", "minicheck-deberta"])
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_minicheck_ids_equal_what_its_tokenizer_makes_of_both_joined(
+    name: str, kind: str, checkpoint: Callable[[str], Path]
+) -> None:
+    ours, tokenizer = make(name, checkpoint)
+    ((prompt,),) = prompts(ours, Document(DOCUMENTS[kind]))
+    assert list(prompt.ids) == tokenizer(tokenizer.sep_token.join([DOCUMENTS[kind], QUERY]))["input_ids"]
 
 
 # Features (multi-hop).

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 from whyrank.calibration import read_calibration
 from whyrank.checkpoint_files import check_folder
 from whyrank.config import EngineConfig, Route
+from whyrank.connect import named_options
 from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled
 from whyrank.prompting.evidence import budgets, max_new_tokens
-from whyrank.prompting.formats import PromptFormat, fitting_format
+from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_format
 from whyrank.prompting.tokens import PromptEncoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Checkpoint", "Plan", "make_plan", "read_checkpoint"]
+__all__ = ["Checkpoint", "Plan", "check_judges_claims", "make_plan", "make_verifier_plan", "read_checkpoint"]
 
 _FAST_TOKENIZER = (
     "whyrank needs tokenizer.json and tokenizer_config.json as they are beside the model; where only a slow tokenizer is, "
@@ -81,6 +82,31 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     return Plan(config, checkpoint, fmt, route, encoder, reserved_tokens)
 
 
+def make_verifier_plan(served: Plan) -> Plan | None:
+    """The plan of the second checkpoint that the served one's config names to judge evidence, if it names one."""
+    name = served.config.verifier
+    if name is None:
+        return None
+    if served.route != "generate" or served.format.continuation is None:
+        raise CheckpointError(
+            f"verifier {name!r}: {served.config.model} with prompt '{served.format.name}' on route {served.route} writes no "
+            "evidence that it could judge; leave it out"
+        )
+    model, options = named_options(name)
+    plan = make_plan(EngineConfig(model, **options))
+    check_judges_claims(plan)
+    return plan
+
+
+def check_judges_claims(plan: Plan) -> None:
+    if not plan.format.can_judge_claims:
+        able = ", ".join(fmt.name for fmt in builtin_formats().values() if fmt.can_judge_claims)
+        raise CheckpointError(
+            f"verifier {plan.config.model!r}: prompt '{plan.format.name}' can only be asked for relevance; prompts that can "
+            f"judge claims: {able}"
+        )
+
+
 def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, reserved_tokens: int) -> int:
     room = checkpoint.max_positions - reserved_tokens if checkpoint.max_positions else None
     if room is not None and room < 1:
@@ -100,6 +126,11 @@ def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat,
 def read_checkpoint(config: EngineConfig) -> Checkpoint:
     """Read config.json, from a folder or the hub, without running any of the checkpoint's code."""
     table = _config_table(config)
+    if table.get("is_encoder_decoder"):
+        raise CheckpointError(
+            f"model {config.model!r} has an encoder and a decoder, as T5 has: no route of whyrank runs such a model; give a "
+            "decoder or an encoder"
+        )
     text = table.get("text_config") or table
     architectures = table.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):

@@ -54,6 +54,13 @@ class EngineConfig:
     ] = "given"
     trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint brings.")] = False
     calibration: Annotated[str | None, Option("What `whyrank calibrate` wrote for this model.", metavar="FILE")] = None
+    verifier: Annotated[
+        str | None,
+        Option(
+            "A second checkpoint, to judge evidence for verify 'model'; options stand behind it: MODEL,prompt=NAME.",
+            metavar="MODEL",
+        ),
+    ] = None
     tensor_parallel_size: Annotated[int, Option("GPUs that share one model.", minimum=1)] = 1
     quantization: Annotated[str | None, Option("How vLLM is to read or make quantised weights, e.g. fp8.")] = None
     gpu_memory_utilization: Annotated[

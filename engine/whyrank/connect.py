@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -19,6 +19,7 @@ __all__ = [
     "is_url",
     "key_of",
     "masked",
+    "named_options",
     "open_model",
     "open_reranker",
     "open_server",
@@ -69,3 +70,31 @@ def open_reranker(
         raise InvalidRequest("give either --model, to load one, or --url, to ask a server")
     config = EngineConfig(model or urls[0], **engine)
     return open_server(urls, api_key, config, **options) if urls else open_model(config)
+
+
+def named_options(name: str) -> tuple[str, Mapping[str, Any]]:
+    """ "model,key=value,..." → model and EngineConfig's fields."""
+    model, *pairs = name.split(",")
+    known = {option.name: option for option in options_of(EngineConfig).values() if option.flag}
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or key not in known:
+            raise InvalidRequest(
+                f"{masked(name)!r}: {pair!r} is no option of an engine; write key=value with one of {', '.join(known)}"
+            )
+        options[key] = _parse_option(known[key].kind, value, f"{masked(name)!r}: {key}")
+    return model, options
+
+
+def _parse_option(kind: Any, value: str, where: str) -> Any:
+    parsers: dict[Any, Callable[[str], Any]] = {
+        bool: {"true": True, "false": False}.__getitem__,
+        int: int,
+        float: float,
+    }
+    try:
+        return parsers.get(kind, str)(value)
+    except (KeyError, ValueError) as cause:
+        remedy = "say true or false" if kind is bool else "give a number"
+        raise InvalidRequest(f"{where} is {value!r}: {remedy}") from cause

@@ -158,8 +158,9 @@ def _prompt(plan: Plan) -> list[Finding]:
             Finding("head", "quantised in the checkpoint and left so: logits in coarse steps, which may make ties")
         )
     if labels is not None:
-        ids = labels.ids
-        findings.append(Finding("labels", ", ".join(f"{encoder.token_text(i)!r} = {i}" for i in ids), good=True))
+        of_head = plan.route == "encoder"
+        named = (f"class {i}" if of_head else f"{encoder.token_text(i)!r} = {i}" for i in labels.ids)
+        findings.append(Finding("labels", ", ".join(named), good=True))
     return findings
 
 

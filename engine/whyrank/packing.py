@@ -7,12 +7,16 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from whyrank.errors import InvalidRequest
-from whyrank.types import RankedDocument
+from whyrank.types import CheckedSentence, Grounding, RankedDocument
 
 __all__ = ["Citation", "Packed", "pack", "token_counter"]
+
+_Level = Literal["altered", "unverified", "model-checked", "supported"]
+_LEVELS: tuple[_Level, ...] = ("unverified", "model-checked", "supported")
+"""How well a sentence stands, least first. An altered one never goes in."""
 
 _SAME_SHARE = 0.9
 """A passage repeats another if at least this share of its pairs of neighbouring words stands in the other one."""
@@ -52,9 +56,10 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
     neither are passed over.
 
     Of evidence that was held against its document, sentences that say otherwise than the document are dropped, and those that
-    words alone could not check are marked "(unverified)"; where there is no room for both kinds, the supported ones go in
-    alone. A passage goes in whole or not at all; where one does not fit, shorter ones after it still may. `count_tokens` is
-    asked about the joined text, never about parts, since a join may cost more tokens than its parts.
+    words alone could not check are marked: "(model-checked)" where the model that was asked backs them, else "(unverified)".
+    Where there is no room for all kinds, the unverified ones stay out, then the model-checked ones, too. A passage goes in
+    whole or not at all; where one does not fit, shorter ones after it still may. `count_tokens` is asked about the joined text,
+    never about parts, since a join may cost more tokens than its parts.
     """
     if type(max_tokens) is not int or max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {max_tokens!r}: give a whole number of at least 1")
@@ -71,7 +76,7 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
         if twin is not None:
             cited[twin].append(row)
             continue
-        for variant in dict.fromkeys((_passage(row, marked=True), _passage(row, supported_only=True))):
+        for variant in dict.fromkeys(_passage(row, marked=True, level=level) for level in _LEVELS):
             longer = f"{text}\n\n{_headed(len(cited), row, variant)}" if text else _headed(0, row, variant)
             longer_tokens = count_tokens(longer) if variant else max_tokens + 1
             if longer_tokens <= max_tokens:
@@ -87,15 +92,24 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
     return Packed(text, citations, tokens, raw_tokens, tuple(left_out))
 
 
-def _passage(row: RankedDocument, marked: bool = False, supported_only: bool = False) -> str:
-    """Without blank lines: one in the packed text always means that the next mark follows."""
+def _level(grounding: Grounding, sentence: CheckedSentence) -> _Level:
+    if sentence.verdict == "unverified" and grounding.is_backed(sentence):
+        return "model-checked"
+    return sentence.verdict
+
+
+def _passage(row: RankedDocument, marked: bool = False, level: _Level = "unverified") -> str:
+    """The sentences of at least this level. Without blank lines: one in the packed text always means that the next mark
+    follows."""
     text = row.evidence.evidence if row.evidence else row.span_text
     grounding = row.evidence.grounding if row.evidence else None
     for sentence in reversed(grounding.sentences if grounding else ()):
-        if sentence.verdict == "altered" or (supported_only and sentence.verdict != "supported"):
+        assert grounding is not None
+        found = _level(grounding, sentence)
+        if found == "altered" or _LEVELS.index(found) < _LEVELS.index(level):
             text = text[: sentence.start].rstrip(" ") + text[sentence.end :]
-        elif marked and sentence.verdict == "unverified":
-            text = f"{text[: sentence.end]} (unverified){text[sentence.end :]}"
+        elif marked and found != "supported":
+            text = f"{text[: sentence.end]} ({found}){text[sentence.end :]}"
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -10,10 +10,11 @@ from whyrank.errors import InvalidRequest
 from whyrank.options import Option, check_options
 from whyrank.types import Document, DocumentLike, TruncationPolicy
 
-__all__ = ["EvidenceStyle", "Mode", "RerankOptions", "RerankRequest"]
+__all__ = ["EvidenceStyle", "Mode", "RerankOptions", "RerankRequest", "Verify"]
 
 Mode = Literal["score", "evidence", "spans"]
 EvidenceStyle = Literal["rewrite", "verbatim"]
+Verify = Literal["words", "model"]
 # Smaller ones would make thousands of prompts of one document.
 _MIN_WINDOW = 128
 
@@ -33,6 +34,7 @@ class RerankOptions(TypedDict, total=False):
     evidence_top_n: int
     evidence_min_score: float
     evidence_style: EvidenceStyle | None
+    verify: Verify
     span_min_score: float
     max_spans: int
     max_contribution_tokens: int | None
@@ -91,6 +93,13 @@ class RerankRequest:
             "that is what the embedded model does by default."
         ),
     ] = None
+    verify: Annotated[
+        Verify,
+        Option(
+            "words: evidence is held against its document by its wording. model: what that leaves open, contribution included, "
+            "a model gives a score.",
+        ),
+    ] = "words"
     span_min_score: Annotated[float, Option("Spans from this score up.", minimum=0, maximum=1)] = 0.5
     max_spans: Annotated[int, Option("Spans of a document, at most.", minimum=1)] = 3
     max_contribution_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None

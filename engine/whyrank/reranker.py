@@ -6,7 +6,7 @@ The server, the command line and the adapters all end up here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from copy import copy
@@ -28,6 +28,7 @@ from whyrank.pipeline.features import with_features
 from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.scorer import Refusal, Scorer, refuse_none
 from whyrank.pipeline.spans import SpanFinder
+from whyrank.pipeline.verifier import EvidenceVerifier, Verifier
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.ranking import Ranking
@@ -54,6 +55,7 @@ class Reranker(BaseReranker):
         self.config = EngineConfig(model, **options) if isinstance(model, str) else model
         self.calibration = read_calibration(Path(self.config.calibration)) if self.config.calibration else None
         self._runtime: Runtime | None = None
+        self._verifier: Verifier | None = None
         self._encoder: PromptEncoder | None = None
         self._refusal: Refusal = refuse_none
         self._under_way = WeakSet[Deadline]()
@@ -61,11 +63,17 @@ class Reranker(BaseReranker):
 
     @classmethod
     def from_runtime(
-        cls, runtime: Runtime, encoder: PromptEncoder, config: EngineConfig, refusal: Refusal = refuse_none
+        cls,
+        runtime: Runtime,
+        encoder: PromptEncoder,
+        config: EngineConfig,
+        refusal: Refusal = refuse_none,
+        verifier: Verifier | None = None,
     ) -> Reranker:
-        """Use a running engine, which its owner stops. `refusal` may reject documents before they are scored."""
+        """Use running engines, which their owner stops. `refusal` may reject documents before they are scored."""
         reranker = cls(config)
         reranker._runtime, reranker._encoder, reranker._refusal = runtime, encoder, refusal
+        reranker._verifier = verifier
         return reranker
 
     def without_calibration(self) -> Reranker:
@@ -75,15 +83,19 @@ class Reranker(BaseReranker):
         return bare
 
     async def __aenter__(self) -> Self:
-        from whyrank.checkpoints import make_plan
+        from whyrank.checkpoints import make_plan, make_verifier_plan
         from whyrank.runtimes import start_runtime
+        from whyrank.verifier import start_verifier
 
         plan = await asyncio.to_thread(make_plan, self.config)
+        verifier_plan = await asyncio.to_thread(make_verifier_plan, plan)
         runtime = await start_runtime(plan)
         try:
             # The same check as at the start of a server: a broken checkpoint must not give scores here either.
             self._runtime, self._encoder = runtime, plan.encoder
             await canary_margin(self.without_calibration(), self.config.model)
+            if verifier_plan is not None:
+                self._verifier = await start_verifier(verifier_plan)
         except BaseException:
             self._runtime = None
             await runtime.aclose()
@@ -93,9 +105,14 @@ class Reranker(BaseReranker):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        verifier, self._verifier = self._verifier, None
         runtime, self._runtime = self._runtime, None
-        if runtime is not None:
-            await runtime.aclose()
+        try:
+            if verifier is not None:
+                await verifier.runtime.aclose()
+        finally:
+            if runtime is not None:
+                await runtime.aclose()
 
     async def _answer(self, request: RerankRequest) -> Ranking:
         return await collect_ranking(self.events(request))
@@ -120,7 +137,8 @@ class Reranker(BaseReranker):
         explainer: EvidenceGenerator | SpanFinder | None = None
         if request.mode == "evidence":
             style: EvidenceStyle = "verbatim" if self.config.is_embedded else "rewrite"
-            explainer = EvidenceGenerator(request, runtime, encoder, live, style)
+            verifier = self._evidence_verifier(request, priority) if request.verify == "model" else None
+            explainer = EvidenceGenerator(request, runtime, encoder, live, style, verifier)
         elif request.mode == "spans":
             explainer = SpanFinder(request, encoder.format.score_rule, make_scorer)
         scorer = make_scorer(request)
@@ -141,6 +159,24 @@ class Reranker(BaseReranker):
             usage += explainer.usage
             ranking = replace(ranking, results=state.results(), usage=usage, evidence_usage=explainer.usage)
         yield Finished(ranking)
+
+    def _evidence_verifier(self, request: RerankRequest, priority: int) -> EvidenceVerifier:
+        """On the second engine, where there is one, or on the one that reranks."""
+        verifier = self._verifier
+        if verifier is None:
+            runtime, encoder = self._started()
+            verifier = Verifier(self.config.model, runtime, encoder)
+            if not encoder.format.can_judge_claims:
+                raise InvalidRequest(
+                    f"verify 'model': prompt '{encoder.format.name}' can only be asked for relevance, not whether a document "
+                    "backs a sentence: start with a verifier (--verifier MODEL), or leave verify out"
+                )
+
+        def make_scorer(request: RerankRequest, queries: Sequence[str]) -> Scorer:
+            engine = verifier.runtime, verifier.encoder
+            return Scorer(request, *engine, self._refusal, priority, self._large_texts, queries)
+
+        return EvidenceVerifier(request, verifier, make_scorer)
 
     def finish_early(self) -> None:
         """Make every running call return now with what it has, because the engine is about to stop."""

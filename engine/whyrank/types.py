@@ -26,6 +26,7 @@ __all__ = [
     "TruncationPolicy",
     "Unsupported",
     "Usage",
+    "Verification",
     "Window",
     "text_between",
 ]
@@ -192,7 +193,9 @@ which makes it neither true nor false."""
 class CheckedSentence:
     """A sentence of the evidence, its verdict, and where its source stands. Character offsets into both texts.
 
-    `reason`: what differs, or "wording" where an unverified one is only worded otherwise; None if it is supported."""
+    `reason`: what differs, or "wording" where an unverified one is only worded otherwise; None if it is supported.
+    `model_score`: how sure a model is that the document says this, 0..1, where it was asked (see Verification); a guess, which
+    changes no verdict."""
 
     start: int
     end: int
@@ -200,6 +203,7 @@ class CheckedSentence:
     reason: DifferenceKind | Literal["wording"] | None = None
     source_start: int | None = None
     source_end: int | None = None
+    model_score: float | None = None
 
 
 GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "language", "reduced"]
@@ -207,11 +211,25 @@ GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "langu
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """A model was asked about the sentences that words left unverified. It may be wrong, so no verdict changes.
+
+    `backed`: the share of all characters that stand in unverified sentences with a `model_score` of at least `threshold`, 0..1.
+    `error`: why sentences have no score, where some have none."""
+
+    model: str
+    prompt: str
+    threshold: float
+    backed: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Grounding:
-    """How far the evidence is backed by its document.
+    """How far a generated text is backed by its document.
 
     `supported`, `altered`, `unverified`: shares of the characters in sentences of that verdict, 0..1. `method`: how it was
-    checked; "words" compares wording."""
+    checked; "words" compares wording. `verification`: with verify "model", what a model said beside the words."""
 
     supported: float
     spans: tuple[SourceSpan, ...] = ()
@@ -223,6 +241,12 @@ class Grounding:
     method: Literal["words", "verbatim"] = "words"
     """words: the evidence was compared with the document. verbatim: it consists of the document's own sentences, which says
     that they stand there and not that nothing between them matters."""
+    verification: Verification | None = None
+
+    def is_backed(self, sentence: CheckedSentence) -> bool:
+        """Words could not check it, and the model that was asked takes it for backed by the document."""
+        score, verification = sentence.model_score, self.verification
+        return score is not None and verification is not None and score >= verification.threshold
 
 
 Finish = Literal["complete", "budget", "repetition", "aborted", "deadline", "error"]
@@ -231,13 +255,16 @@ Finish = Literal["complete", "budget", "repetition", "aborted", "deadline", "err
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the model wrote about one document, held against it. Texts may be empty where `finish` is not complete."""
+    """What the model wrote about one document, held against it. Texts may be empty where `finish` is not complete.
+
+    `grounding` is of the evidence; `contribution_grounding` of the contribution, which is checked with verify "model" alone."""
 
     contribution: str
     evidence: str
     finish: Finish
     output_tokens: int = 0
     grounding: Grounding | None = None
+    contribution_grounding: Grounding | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class EvidenceResponse(TypedDict, total=False):
     evidence: str
     finish: Finish
     grounding: Grounding | None
+    contribution_grounding: Grounding | None
 
 
 class ScoreKeys(TypedDict):

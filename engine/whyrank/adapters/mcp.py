@@ -14,7 +14,7 @@ from whyrank.base import BaseReranker
 from whyrank.errors import WhyrankError
 from whyrank.options import Option, options_of, spread
 from whyrank.ranking import Ranking
-from whyrank.request import RerankRequest
+from whyrank.request import RerankRequest, Verify
 from whyrank.types import RankedDocument
 
 with framework(extra="mcp"):
@@ -54,6 +54,10 @@ class Explained(Ranked):
         None, description="Share of the evidence that says otherwise than the document, 0 to 1."
     )
     unverified: float | None = Field(None, description="Share of the evidence that words alone cannot check, 0 to 1.")
+    backed_by_model: float | None = Field(
+        None,
+        description="Share of the evidence that words cannot check and a model backs; with verify 'model'.",
+    )
     unsupported: list[str] = Field([], description="Numbers, dates, names and such that the document does not say.")
     complete: bool = Field(False, description="Whether contribution and evidence were written to their end.")
 
@@ -111,6 +115,9 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
         documents: Documents,
         top_n: TopN = 5,
         min_score: Annotated[float, Field(ge=0, le=1, description="Write evidence from this score up.")] = 0.5,
+        verify: Annotated[
+            Verify, Field(description="model: have a model judge what words cannot check, if there is one.")
+        ] = "words",
         *,
         options: dict[str, Any],
     ) -> ExplainedAnswer:
@@ -122,6 +129,7 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
         get what is done by then.
         """
         options |= {"mode": "evidence", "top_n": top_n, "evidence_top_n": top_n, "evidence_min_score": min_score}
+        options["verify"] = verify
         ranking = await _rerank(reranker, query, documents, options)
         return ExplainedAnswer(results=[_explained(row) for row in ranking.results], degraded=ranking.degraded)
 
@@ -181,6 +189,7 @@ def _explained(row: RankedDocument) -> Explained:
         supported=grounding.supported if grounding else None,
         altered=grounding.altered if grounding else None,
         unverified=grounding.unverified if grounding else None,
+        backed_by_model=grounding.verification.backed if grounding and grounding.verification else None,
         unsupported=[item.text for item in grounding.unsupported] if grounding else [],
         complete=row.evidence.finish == "complete",
     )

@@ -20,6 +20,7 @@ KEYS = (
     "evidence_supported",
     "evidence_altered",
     "evidence_unverified",
+    "evidence_backed_by_model",
     "evidence_unsupported",
     "spans",
     "rerank_error",
@@ -50,6 +51,8 @@ def _notes(row: RankedDocument) -> dict[str, Any]:
             values["evidence_supported"] = grounding.supported
             values["evidence_altered"] = grounding.altered
             values["evidence_unverified"] = grounding.unverified
+            if grounding.verification:
+                values["evidence_backed_by_model"] = grounding.verification.backed
             values["evidence_unsupported"] = [item.text for item in grounding.unsupported]
     if row.spans is not None:
         values["spans"] = [asdict(span) for span in row.spans]

@@ -31,7 +31,7 @@ from whyrank.cli.terminal import Terminal, json_text
 from whyrank.config import EngineConfig
 from whyrank.connect import masked
 from whyrank.errors import InvalidRequest
-from whyrank.evaluation.data import Collection, open_collection
+from whyrank.evaluation.data import Claims, Collection, open_collection
 from whyrank.evaluation.fetch import fetch
 from whyrank.evaluation.measures import Measurer
 from whyrank.evaluation.presets import HOUSE, NO_PRESET, Preset, load_preset, preset_names
@@ -45,6 +45,7 @@ from whyrank.request import RerankOptions, RerankRequest
 # What imports numpy, scipy or Jinja2, which the eval extra brings, is imported by the commands.
 if TYPE_CHECKING:
     from whyrank.evaluation.calibrate import Verdict
+    from whyrank.evaluation.claims import ClaimsCard
     from whyrank.evaluation.compare import Comparison, Gate
     from whyrank.evaluation.scorecard import Scorecard
 
@@ -85,6 +86,12 @@ def evaluate_command(
     limit: Limit = None,
     measure: Measures = None,
     fresh: Fresh = False,
+    claims: Annotated[
+        Path | None,
+        typer.Option(
+            help='Instead of --data: JSON lines of {"claim", "document", "label": 1 or 0}, to measure a verifier.'
+        ),
+    ] = None,
     *,
     options: Flags,
     engine: Flags,
@@ -96,11 +103,16 @@ def evaluate_command(
 
     `whyrank eval -m MODEL --data beir/scifact --run bm25.trec --top-k 100 --out results/scifact`
 
+    `whyrank eval -m "MODEL,prompt=claims-chatml" --claims claims.jsonl`
+
     `whyrank eval -m MODEL --preset qanchor --data gold.jsonl --json | jq .measures`
 
     The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots. Exit code 1 where a
     document has no score: it counts as not found, and `failed` in results.jsonl says why.
     """
+    if claims is not None:
+        _evaluate_claims(model, claims, [data, run, preset, options["instruction"]], out, limit, fresh, engine, as_json)
+        return
     with evaluation_reported() as stdout:
         # The name that open_target understands, with all that may change scores.
         defaults = options_of(EngineConfig)
@@ -125,6 +137,60 @@ def evaluate_command(
             _show_scorecard(Terminal(file=stdout), card, folder)
     if card.failed:
         raise typer.Exit(1)
+
+
+def _evaluate_claims(
+    model: str,
+    path: Path,
+    others: Sequence[object],
+    out: Path | None,
+    limit: int | None,
+    fresh: bool,
+    engine: Flags,
+    as_json: bool,
+) -> None:
+    """`others`: options that go with documents to rank, and not with claims."""
+    with evaluation_reported() as stdout:
+        from whyrank.evaluation.claims import judge_plan, make_claims_card, open_judge
+        from whyrank.verifier import threshold_of
+
+        if any(other is not None for other in others):
+            raise InvalidRequest("with --claims there is no --data, --run, --preset or --instruction: leave them out")
+        claims, plan = Claims(path), judge_plan(model, engine)
+        request = EvalRequest(f"{model},prompt={plan.format.name}", 1, limit)
+        folder = out or _folder(_RESULTS, claims, model)
+        prepare_process()
+
+        async def run() -> None:
+            async with opened(open_judge(plan), model) as judge:
+                with render.progress("claims", len(claims.topic_ids[:limit])) as on_progress:
+                    await evaluate(claims, judge, request, folder, on_progress)
+
+        with claimed(folder, fresh), kept("evaluated"):
+            if not is_finished(claims, request, folder):
+                asyncio.run(run())
+            card = make_claims_card(folder, claims, model, threshold_of(plan))
+            write_file(folder / "report.json", [json.dumps(card.document(), ensure_ascii=False, indent=2) + "\n"])
+        if as_json:
+            print(json_text(card.document()), file=stdout)
+        else:
+            _show_claims(Terminal(file=stdout), card)
+    if card.failed:
+        raise typer.Exit(1)
+
+
+def _show_claims(console: Terminal, card: ClaimsCard) -> None:
+    def shown(value: float | None) -> str:
+        return "none" if value is None else f"{value:.4f}"
+
+    table = _table(f"{card.model}, backed from {card.threshold:.4f}", "", "claims", "backed", "not backed", "balanced")
+    for name, judged in card.data_sets.items():
+        found = (shown(value) for value in (judged.backed_found, judged.unbacked_found, judged.balanced_accuracy))
+        table.add_row(escape(name), str(judged.claims), *found)
+    console.print(table)
+    console.plain(f"balanced accuracy, mean of the data sets: {card.average:.4f}")
+    if card.failed:
+        console.plain(f"{card.failed} claims without a score count as not backed")
 
 
 def _scorecard(

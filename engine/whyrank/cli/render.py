@@ -74,8 +74,12 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
 
 
 def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
-    """Contribution over evidence; what is altered in red, what words alone cannot check in grey."""
-    text = Text(evidence.evidence)
+    """Contribution over evidence; what is altered in red, what words alone cannot check in grey, or in cyan where a model backs
+    it."""
+    text, contribution = Text(evidence.evidence), Text(evidence.contribution, style="bold")
+    if checked := evidence.contribution_grounding:
+        for start, end, style in _verdict_styles(checked):
+            contribution.stylize(style, start, end)
     notes = [] if evidence.finish == "complete" else [f"finish: {evidence.finish}"]
     if grounding := evidence.grounding:
         for start, end, style in _verdict_styles(grounding):
@@ -90,7 +94,10 @@ def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
             ]
         notes = verdicts + notes
         notes += [flag.replace("_", " ") for flag in grounding.flags]
-    body = Group(Text(evidence.contribution, style="bold"), text)
+        if verification := grounding.verification:
+            notes += [f"backed by {verification.model} alone: {verification.backed:.0%}"] * (verification.backed > 0)
+            notes += [f"not all verified: {verification.error}"] * (verification.error is not None)
+    body = Group(contribution, text)
     subtitle = escape(" · ".join(notes)) if done else "writing …"
     return Panel(body, title=escape(title), subtitle=subtitle, title_align="left", subtitle_align="left")
 
@@ -116,7 +123,7 @@ def spans_panel(title: str, row: RankedDocument) -> Panel:
 def _verdict_styles(grounding: Grounding) -> Iterator[tuple[int, int, str]]:
     """An altered sentence whose difference has no place of its own is red as a whole."""
     unverified = [one for one in grounding.sentences if one.verdict == "unverified"]
-    yield from ((one.start, one.end, "bright_black") for one in unverified)
+    yield from ((one.start, one.end, "cyan" if grounding.is_backed(one) else "bright_black") for one in unverified)
     differing = [
         item for item in grounding.unsupported if not any(one.start <= item.start < one.end for one in unverified)
     ]

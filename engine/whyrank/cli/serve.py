@@ -72,7 +72,7 @@ def doctor(
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-@flags_of("engine", EngineConfig, only=("prompt", "route", "calibration"))
+@flags_of("engine", EngineConfig, only=("prompt", "route", "calibration", "verifier"))
 def serve(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="A folder or a hub name.")] = None,

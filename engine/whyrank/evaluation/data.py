@@ -23,6 +23,7 @@ from whyrank.types import Document
 __all__ = [
     "BeirFolder",
     "Candidate",
+    "Claims",
     "Collection",
     "JsonLines",
     "Topic",
@@ -118,7 +119,7 @@ class JsonLines:
         self._places: dict[str, tuple[int, int]] = {}
         ordered = True
         for line in numbered_lines(path):
-            topic = _json_topic(line)
+            topic = self._topic_of(line)
             self.highest_grade = max(self.highest_grade, *topic.judged.values(), 0)
             ordered &= _UNORDERED.keys().isdisjoint(json_object(line))
             if self._places.setdefault(topic.id, (line.number, line.start)) != (line.number, line.start):
@@ -134,8 +135,36 @@ class JsonLines:
 
     def topic(self, ident: str, top_k: int) -> Topic:
         with self.judgements.open("rb") as file:
-            topic = _json_topic(read_line(file, self.judgements, *self._places[ident]))
+            topic = self._topic_of(read_line(file, self.judgements, *self._places[ident]))
         return replace(topic, candidates=topic.candidates[:top_k])
+
+    def _topic_of(self, line: Line) -> Topic:
+        return _json_topic(line)
+
+
+class Claims(JsonLines):
+    """Claims, each a query with the one document that backs it or does not: {claim, document, label: 1 or 0}, and perhaps
+    `dataset`. LLM-AggreFact calls the document `doc`."""
+
+    def __init__(self, path: Path) -> None:
+        self._data_sets: dict[str, str] = {}
+        super().__init__(path)
+        self.first_stage = None
+
+    def data_set(self, ident: str) -> str:
+        """The one that a claim is of."""
+        return self._data_sets[ident]
+
+    def _topic_of(self, line: Line) -> Topic:
+        record = json_object(line)
+        label = record.get("label")
+        if label not in (0, 1):
+            raise DataError(f"{line.where}: label is {label!r:.40}: give 1 where the document backs the claim, else 0")
+        name = "doc" if "document" not in record and "doc" in record else "document"
+        document = Document(_text(record, name, line), id="document")
+        ident = check_id(str(record["id"]), line.where) if record.get("id") is not None else str(line.number)
+        self._data_sets[ident] = str(record.get("dataset") or self.name)
+        return Topic(ident, _text(record, "claim", line), (Candidate(document),), {"document": int(label)})
 
 
 Collection = BeirFolder | JsonLines

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Unpack
 
 from whyrank.config import EngineConfig
-from whyrank.connect import is_url, masked, open_model, open_server
+from whyrank.connect import is_url, masked, named_options, open_model, open_server
 from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.data import Collection, Topic
 from whyrank.evaluation.measures import evidence_measures
@@ -19,7 +19,6 @@ from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, Row, open
 from whyrank.evaluation.trec import run_line, trec_order
 from whyrank.fan_out import map_ordered
 from whyrank.jsonl import LineFile, SameModel, json_line, naming, write_file
-from whyrank.options import options_of
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import Document, RankedDocument, Usage
@@ -32,7 +31,6 @@ __all__ = [
     "is_finished",
     "open_target",
     "target_of",
-    "target_options",
     "write_run",
 ]
 
@@ -54,38 +52,10 @@ async def open_target(name: str, **options: Any) -> AsyncIterator[Target]:
 
     Or the URL of a server, which has options of its own: those of the engine that differ from the defaults are refused.
     """
-    model, named = target_options(name)
+    model, named = named_options(name)
     config = EngineConfig(model, **{**options, **named})
     async with open_server(model, None, config) if is_url(model) else open_model(config) as target:
         yield target
-
-
-def target_options(name: str) -> tuple[str, Mapping[str, Any]]:
-    """ "model,key=value,..." → model and EngineConfig's fields."""
-    model, *pairs = name.split(",")
-    known = {option.name: option for option in options_of(EngineConfig).values() if option.flag}
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or key not in known:
-            raise InvalidRequest(
-                f"{masked(name)!r}: {pair!r} is no option of an engine; write key=value with one of {', '.join(known)}"
-            )
-        options[key] = _parse_option(known[key].kind, value, f"{masked(name)!r}: {key}")
-    return model, options
-
-
-def _parse_option(kind: Any, value: str, where: str) -> Any:
-    parsers: dict[Any, Callable[[str], Any]] = {
-        bool: {"true": True, "false": False}.__getitem__,
-        int: int,
-        float: float,
-    }
-    try:
-        return parsers.get(kind, str)(value)
-    except (KeyError, ValueError) as cause:
-        remedy = "say true or false" if kind is bool else "give a number"
-        raise InvalidRequest(f"{where} is {value!r}: {remedy}") from cause
 
 
 @dataclass(frozen=True, slots=True)

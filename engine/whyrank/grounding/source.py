@@ -14,7 +14,7 @@ from whyrank.grounding.tokens import Reading, Token
 from whyrank.grounding.values import Amount, Dates, Time, Value, same_value
 from whyrank.grounding.words import Vocabulary, content_keys, folded_words, sentences, table_language
 
-__all__ = ["MAX_TOKENS", "Source"]
+__all__ = ["MAX_TOKENS", "Source", "plain"]
 
 _MAX_VOTES = 64  # a word that stands in more sentences says little about which one is meant
 _MAX_SOURCES = 3  # sentences that one sentence of the evidence may draw on
@@ -123,6 +123,10 @@ class Source:
         """Which of these sentences it is, to the letter and whole; a part of one may leave out what matters."""
         wanted = plain(sentence)
         return next((place for place in places if plain(self.document[slice(*self.sentences[place])]) == wanted), None)
+
+    @cached_property
+    def plain_sentences(self) -> frozenset[str]:
+        return frozenset(plain(self.document[start:end]) for start, end in self.sentences)
 
     @cached_property
     def _first_sentence(self) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from whyrank.grounding.alignment import Sources, align
 from whyrank.grounding.differences import ENOUGH, Comparison, Difference, differences
 from whyrank.grounding.facts import Fact, facts
+from whyrank.grounding.leads import end_of_lead
 from whyrank.grounding.reading import read
-from whyrank.grounding.source import MAX_TOKENS, Source
+from whyrank.grounding.source import MAX_TOKENS, Source, plain
 from whyrank.grounding.tokens import Token
 from whyrank.grounding.words import content_keys, fold, folded_words
 from whyrank.types import CheckedSentence, SourceSpan, Unsupported
@@ -27,7 +29,18 @@ class Judged(NamedTuple):
 
 
 def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
-    """None: the sentence claims nothing."""
+    """None: the sentence claims nothing. A reporting lead is no part of its claim, unless the document has it, too."""
+    claim = end_of_lead(evidence, start, end)
+    if claim == start or plain(evidence[start:end]) in source.plain_sentences:
+        return _judge(evidence, start, end, source)
+    judged = _judge(evidence, claim, end, source)
+    if judged is None:
+        return None
+    spans = tuple(replace(span, evidence_start=start) for span in judged.spans)
+    return judged._replace(sentence=replace(judged.sentence, start=start), spans=spans)
+
+
+def _judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
     words = folded_words(evidence[start:end])
     keys = list(dict.fromkeys(content_keys(words)))
     reading = read(evidence, start, end, source.language, source.is_name)

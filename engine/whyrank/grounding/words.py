@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 
+from whyrank.grounding.leads import end_of_lead
+
 __all__ = [
     "MONTHS",
     "UNSPACED_SCRIPTS",
@@ -183,11 +185,14 @@ def _ends_sentence(text: str, start: int, dot: int) -> bool:
     following = _NEXT.match(text, dot + 1)
     before, after = last.group().lower() if last else "", following[1] if following else ""
     if before.isdigit():
-        is_list_number = not text[max(start, dot - 9) : dot - len(before)].strip()
+        at = dot - len(before)
+        is_list_number = not text[max(start, dot - 9) : at].strip() or end_of_lead(text, start, dot) == at
         is_day = len(before) <= 2 and after.lower() in (*MONTHS, "jahrhundert")
         return not is_list_number and not is_day
     if before == "m" and text[dot - 4 : dot - 1].lower() in ("a. ", " a.", " p.", "p. ") and after[:1].isupper():
         return True
+    if before == "ms" and text[dot - 4 : dot - 2].strip().isdigit():  # milliseconds
+        return not after[:1].islower()
     if before in _ABBREVIATIONS or (len(before) == 1 and before.isalpha() and before < "\u0e00"):
         return False
     return len(before) > 3 or not after[:1].islower()

@@ -3,5 +3,6 @@
 scorer.py               encodes the documents and scores them, slice by slice
 request_state.py        what is known of each document so far; shared by the other two
 evidence_generator.py   continues the best documents, and checks what was generated against their text
+verifier.py             has a model judge what the check by words left open
 deadline.py             when all of it must end
 """

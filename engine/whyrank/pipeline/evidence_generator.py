@@ -14,6 +14,7 @@ from whyrank.grounding import ground
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.verbatim import Quotable, quotable_sentences
+from whyrank.pipeline.verifier import EvidenceVerifier
 from whyrank.prompting.evidence import (
     SectionReader,
     WrittenSection,
@@ -41,7 +42,13 @@ class EvidenceGenerator:
     """Made before anything is scored, so that a request that cannot be written fails at once."""
 
     def __init__(
-        self, request: RerankRequest, runtime: Runtime, encoder: PromptEncoder, live: bool, style: EvidenceStyle
+        self,
+        request: RerankRequest,
+        runtime: Runtime,
+        encoder: PromptEncoder,
+        live: bool,
+        style: EvidenceStyle,
+        verifier: EvidenceVerifier | None = None,
     ) -> None:
         """`style`: where the request names none."""
         if not isinstance(runtime, GenerativeRuntime):
@@ -55,19 +62,22 @@ class EvidenceGenerator:
         self._continuation: Continuation = encoder.format.continuation
         self._request, self._runtime, self._encoder, self._live = request, runtime, encoder, live
         self._style = request.evidence_style or style
+        self._verifier = verifier
         self._opening = encoder.encode_frame(opening_text(self._continuation))
         self.usage = Usage()
 
     async def explain(
         self, state: RequestState, deadline: Deadline
     ) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
-        """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not."""
+        """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not. With a verifier they come
+        when all is written: it judges all of it at once."""
         chosen = state.prompts_to_continue()
         quotable = await self._quotable(state, chosen) if self._style == "verbatim" else {}
         waiting = dict(enumerate(chosen.values()))
         readers = [SectionReader(self._continuation, self._budgets, self._encoder.decode) for _ in chosen]
         prompts = [ids + self._opening for ids in chosen]
         pieces = deadline.during(self._runtime.write(prompts, self._params(chosen, quotable)))
+        unverified: dict[int, Evidence] = {}
         try:
             async with aclosing(pieces):
                 async for place, piece in pieces:
@@ -79,10 +89,17 @@ class EvidenceGenerator:
                     self.usage += piece.usage
                     for index in waiting.pop(place):
                         evidence = await self._evidence(piece, index, quotable.get(index), deadline)
-                        yield EvidenceDone(state.add_evidence(index, evidence))
+                        if self._verifier is None:
+                            yield EvidenceDone(state.add_evidence(index, evidence))
+                        else:
+                            unverified[index] = evidence
             why_not: Finish = "aborted" if deadline.aborted else "deadline"
         except (EngineDead, EnginePaused):
             why_not = "error"
+        if self._verifier is not None:
+            for index, evidence in (await self._verifier.verify(unverified, deadline)).items():
+                yield EvidenceDone(state.add_evidence(index, evidence))
+            self.usage += self._verifier.usage
         for index in (index for indexes in waiting.values() for index in indexes):
             yield EvidenceDone(state.add_evidence(index, Evidence("", "", why_not)))
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 
+from whyrank.errors import InvalidRequest
 from whyrank.fan_out import fan_out
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
@@ -55,10 +56,12 @@ class Scorer:
         refusal: Refusal,
         priority: int,
         large_texts: Executor,
+        queries: Sequence[str] | None = None,
     ) -> None:
         """`large_texts`: encodes large slices, one at a time for all calls. Each of them holds the interpreter for tens of
-        milliseconds; several at once would add up, and the event loop would stand still."""
-        self._priority, self._large_texts = priority, large_texts
+        milliseconds; several at once would add up, and the event loop would stand still. `queries`: one for each document, in
+        place of the request's."""
+        self._priority, self._large_texts, self._queries = priority, large_texts, queries
         self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
@@ -96,9 +99,7 @@ class Scorer:
         documents = request.documents[part]
         size = sum(len(document.content) for document in documents)
         executor = self._large_texts if size > _LARGE else None
-        encoded = self._within_bound(
-            await asyncio.get_running_loop().run_in_executor(executor, self._encode, documents)
-        )
+        encoded = self._within_bound(await asyncio.get_running_loop().run_in_executor(executor, self._encode, part))
         prompts, known = state.add(part.start, encoded)
         if known:
             emit(known)
@@ -118,8 +119,9 @@ class Scorer:
             bounded.append(row)
         return bounded
 
-    def _encode(self, documents: Sequence[Document]) -> list[EncodedDocument | DocumentError]:
-        request, refusals = self._request, [self._refusal(document) for document in documents]
+    def _encode(self, part: slice) -> list[EncodedDocument | DocumentError]:
+        request, documents = self._request, self._request.documents[part]
+        refusals = [self._refusal(document) for document in documents]
         taken = [document for document, refusal in zip(documents, refusals, strict=True) if refusal is None]
         bounds = Bounds(
             request.max_tokens_per_doc,
@@ -128,5 +130,17 @@ class Scorer:
             _MAX_WINDOWS_OF_A_DOCUMENT,
             request.truncate_query,
         )
+        if self._queries is not None:
+            pairs = zip(self._queries[part], documents, refusals, strict=True)
+            return [refusal or self._encode_pair(query, document, bounds) for query, document, refusal in pairs]
         encoded = iter(self._encoder.encode(request.query, taken, request.instruction, request.truncation, bounds))
         return [refusal or next(encoded) for refusal in refusals]
+
+    def _encode_pair(self, query: str, document: Document, bounds: Bounds) -> EncodedDocument | DocumentError:
+        """A query of its own costs its own row where it cannot be read."""
+        request = self._request
+        try:
+            (row,) = self._encoder.encode(query, [document], request.instruction, request.truncation, bounds)
+        except InvalidRequest as cause:
+            return DocumentError("too_large", str(cause))
+        return row

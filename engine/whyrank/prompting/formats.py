@@ -40,6 +40,9 @@ FeatureKind = Literal["integer", "word", "list", "flag"]
 them ("[HOP:" + 2 + "]"); lists are free text and never do; flags only switch pieces on."""
 
 
+_CLAIM_INSTRUCTION = "Judge whether the Document states or directly implies the Query"
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,7 +81,8 @@ class Instruction(_Table):
 
 
 class Labels(_Table):
-    """The answer tokens, as text or id. Without a negative one the positive label's raw logit is the margin."""
+    """The answer tokens, as text or id; of an encoder's head, its classes by number. Without a negative one the positive
+    label's raw logit is the margin."""
 
     positive: str | int
     negative: str | int | None = None
@@ -121,10 +125,13 @@ class Continuation(_Table):
 
 
 class PromptFormat(_Table):
-    """One prompt file, checked. `fingerprint` changes when anything that can change a score does."""
+    """One prompt file, checked. `fingerprint` changes when anything that can change a score does.
+
+    `judges`: what a score means. Of "claims", the query is a claim, and the score says whether the document backs it."""
 
     name: str
     summary: str
+    judges: Literal["relevance", "claims"] = "relevance"
     fits: Fits
     routes: list[Route] = Field(min_length=1)
     max_length: int = Field(ge=16)
@@ -156,6 +163,16 @@ class PromptFormat(_Table):
         if self.labels is None and "generate" in self.routes:
             raise ValueError("labels: the generate route reads label tokens; name them")
         return self
+
+    @property
+    def can_judge_claims(self) -> bool:
+        """Whether its scores can say that a document backs a claim: made for it, or free to be instructed so."""
+        return self.judges == "claims" or (self.instruction is not None and not self.instruction.fixed)
+
+    @property
+    def claim_instruction(self) -> str | None:
+        """The instruction under which the query is a claim; None: the format's own."""
+        return None if self.judges == "claims" else _CLAIM_INSTRUCTION
 
     @property
     def score_rule(self) -> ScoreRule:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.engine_process import first_line
 from whyrank.errors import CheckpointError
 from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import Ids
+from whyrank.prompting.tokens import Ids, LabelIds
 from whyrank.runtimes.base import Answer
 from whyrank.types import DocumentError, Usage
 
@@ -44,13 +45,13 @@ class EncoderRuntime:
     ) -> AsyncGenerator[Sequence[Answer], None]:
         loop = asyncio.get_running_loop()
         for batch in _batches(prompts, alone=self.plan.checkpoint.remote_code):
-            logits = await loop.run_in_executor(self._worker, self._logits, [prompts[i] for i in batch])
+            reads = await loop.run_in_executor(self._worker, self._read_batch, [prompts[i] for i in batch])
             yield [
-                (i, LabelRead(logit, None, len(prompts[i])) if isinstance(logit, float) else logit)
-                for i, logit in zip(batch, logits, strict=True)
+                (i, replace(read, prompt_tokens=len(prompts[i])) if isinstance(read, LabelRead) else read)
+                for i, read in zip(batch, reads, strict=True)
             ]
 
-    def _logits(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
+    def _read_batch(self, rows: Sequence[Ids]) -> list[LabelRead | DocumentError]:
         """What the model refuses together, too large for the memory or with one bad row, it gets again in halves."""
         try:
             return self._forward(rows)
@@ -59,9 +60,9 @@ class EncoderRuntime:
                 return [DocumentError("engine", f"the model refused this document: {cause}")]
         # Only here, where nothing holds the failed pass's tensors any more.
         half = len(rows) // 2
-        return [*self._logits(rows[:half]), *self._logits(rows[half:])]
+        return [*self._read_batch(rows[:half]), *self._read_batch(rows[half:])]
 
-    def _forward(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
+    def _forward(self, rows: Sequence[Ids]) -> list[LabelRead | DocumentError]:
         import torch
 
         longest = max(map(len, rows))
@@ -74,11 +75,13 @@ class EncoderRuntime:
         with torch.inference_mode():
             output = self.model(**inputs)
         values = (output["score"] if "score" in output else output["logits"]).float().reshape(len(rows), -1)
+        if (classes := self.plan.encoder.labels) is not None:
+            return _reads_of_classes(values, classes)
         if values.shape[1] != 1:
             return [DocumentError("no_label", f"the model has {values.shape[1]} outputs; whyrank reads one")] * len(
                 rows
             )
-        return values[:, 0].tolist()  # type: ignore[no-any-return]  # at once: a GPU is waited for each time
+        return [LabelRead(value) for value in values[:, 0].tolist()]  # at once: a GPU is waited for each time
 
     def facts(self) -> dict[str, str | int]:
         import transformers
@@ -110,6 +113,17 @@ def use_tensor_cores(model: Any, plan: Plan) -> str | None:
     before: str = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     return before
+
+
+def _reads_of_classes(values: Any, classes: LabelIds) -> list[LabelRead | DocumentError]:
+    """Log-probabilities of the head's classes that the format names."""
+    named = classes.ids
+    if max(named) >= values.shape[1]:
+        error = DocumentError(
+            "no_label", f"the model has {values.shape[1]} outputs, and the prompt file names {max(named)}"
+        )
+        return [error] * len(values)
+    return [LabelRead(*row) for row in values.log_softmax(-1)[:, named].tolist()]
 
 
 def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:

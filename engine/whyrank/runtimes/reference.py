@@ -21,7 +21,7 @@ class Reference:
 
     def __init__(self, plan: Plan, dtype: str, float32_head: bool = False) -> None:
         self.plan = plan
-        self._causal = plan.encoder.labels is not None
+        self._causal = plan.encoder.labels is not None and plan.route != "encoder"
         self.model = _load_causal(plan, dtype) if self._causal else load_classifier(plan, dtype)
         self.model.config.pad_token_id = None  # a lone prompt has no padding to look for
         if float32_head:
@@ -39,10 +39,15 @@ class Reference:
 
         with torch.inference_mode():
             output = self.model(input_ids=torch.tensor([ids], device=self.model.device))
+        labels = self.plan.encoder.labels
         if not self._causal:
             value = (output["score"] if "score" in output else output["logits"]).float().reshape(-1)
-            return LabelRead(float(value[-1]))
-        labels, logits = self.plan.encoder.labels, output.logits[0, -1].float()
+            if labels is None:
+                return LabelRead(float(value[-1]))
+            value = value.log_softmax(-1)
+            negative = None if labels.negative is None else float(value[labels.negative])
+            return LabelRead(float(value[labels.positive]), negative)
+        logits = output.logits[0, -1].float()
         assert labels is not None  # self._causal
         if labels.negative is None:
             return LabelRead(float(logits[labels.positive]))

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from whyrank.checkpoints import Plan, make_plan
+from whyrank.checkpoints import Plan, make_plan, make_verifier_plan
 from whyrank.config import EngineConfig
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
@@ -57,7 +57,10 @@ _MIN_FILES = 1024
 # With one of these, or -cc, the user decides for which batches CUDA graphs are made; vLLM refuses our list beside it.
 _DECIDE_CAPTURE_SIZES = {"compilation-config", "max-cudagraph-capture-size"}
 # What the plugin reads, and the start line shows.
-_SETTINGS = ("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", VLLM_ROUTES, PROTECT_METRICS, STRICT_MODEL)
+_SETTINGS = (
+    *("VLLM_PLUGINS", "WHYRANK_PROMPT", "WHYRANK_CALIBRATION", "WHYRANK_VERIFIER"),
+    *(VLLM_ROUTES, PROTECT_METRICS, STRICT_MODEL),
+)
 # vLLM's parser takes beginnings of names, too.
 _SECRET_FLAG = re.compile("--(api[-_]k(e(y)?)?|hf[-_]t(o(k(e(n)?)?)?)?)")
 
@@ -84,6 +87,7 @@ def serve(
         config, route=route, **{name: getattr(parsed, name) for name in ("revision", "dtype", "trust_remote_code")}
     )
     plan = make_plan(config, positions=parsed.max_model_len)
+    make_verifier_plan(plan)  # its faults are told now, too
     start = Start.of(plan, on_cpu, began) if quiet else None
     if plan.route == "encoder":
         _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, strict_model, start)
@@ -119,9 +123,9 @@ def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_met
         os.environ[PROTECT_METRICS] = "1"
     if strict_model:
         os.environ[STRICT_MODEL] = "1"
-    for name, value in (("WHYRANK_PROMPT", config.prompt), ("WHYRANK_CALIBRATION", config.calibration)):
-        if value is not None:
-            os.environ[name] = value
+    for name in ("prompt", "calibration", "verifier"):
+        if (value := getattr(config, name)) is not None:
+            os.environ[f"WHYRANK_{name.upper()}"] = value
 
 
 def check_machine(host: str | None, port: int) -> None:

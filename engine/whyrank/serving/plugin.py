@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from fastapi import APIRouter, FastAPI
 from starlette.routing import BaseRoute
 
-from whyrank.checkpoints import Plan, make_plan
+from whyrank.checkpoints import Plan, make_plan, make_verifier_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
+from whyrank.pipeline.verifier import Verifier
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities
 from whyrank.runtimes.generate import GenerateRuntime
@@ -28,6 +29,7 @@ from whyrank.serving.openapi import describe
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 from whyrank.serving.start_lines import announced
+from whyrank.verifier import start_verifier
 
 __all__ = [
     "PROTECT_METRICS",
@@ -87,13 +89,28 @@ class WhyrankPlugin:
         names = args.served_model_name or [args.model]
         strict = os.environ.get(STRICT_MODEL) == "1"
         limits = Limits.from_environment()
-        service = Service(kind(engine_client, plan), plan, limits, keys, *names, strict_model=strict)
+        verifier = await _verifier(engine_client.vllm_config, plan)
+        service = Service(kind(engine_client, plan), plan, limits, keys, *names, strict_model=strict, verifier=verifier)
         await service.warm_up()
         replace_key_check(self._app)
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
         describe(self._app, service)
         state.whyrank = service
         state.engine_client = WhyrankPlugin.engine_client = DrainOnShutdown(engine_client, service)
+
+
+async def _verifier(config: Any, plan: Plan) -> Verifier | None:
+    """The second engine, in a process of its own below this one."""
+    verifier_plan = await asyncio.to_thread(make_verifier_plan, plan)
+    if verifier_plan is None:
+        return None
+    processes = config.parallel_config._api_process_count
+    if processes > 1:
+        raise CheckpointError(
+            f"verifier {plan.config.verifier!r}: each of the {processes} API server processes would load it: start with "
+            "--api-server-count 1"
+        )
+    return await start_verifier(verifier_plan)
 
 
 def replace_key_check(app: FastAPI) -> None:
@@ -142,6 +159,8 @@ class DrainOnShutdown:
         self.stopped = True
         began = time.monotonic()
         self._service.stop(timeout or 0, self._loop)
+        if (verifier := self._service.verifier) is not None:
+            asyncio.run_coroutine_threadsafe(verifier.runtime.aclose(), self._loop)
         self._loop.call_soon_threadsafe(self._end_idle_output_handler)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
         self._engine_client.shutdown(timeout=left)
@@ -163,6 +182,7 @@ def _plan(model: Any, args: Namespace) -> Plan:
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             calibration=os.environ.get("WHYRANK_CALIBRATION"),
+            verifier=os.environ.get("WHYRANK_VERIFIER"),
         ),
         positions=model.max_model_len,
     )

@@ -17,6 +17,7 @@ from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, EnginePaused, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, collect_ranking
 from whyrank.fan_out import as_completed
+from whyrank.pipeline.verifier import Verifier
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
@@ -71,11 +72,14 @@ class Service:
         model: str,
         *other_names: str,
         strict_model: bool = False,
+        verifier: Verifier | None = None,
     ) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give;
-        `other_names`: further ones that requests may give. `strict_model`: requests with yet another name are refused."""
+        `other_names`: further ones that requests may give. `strict_model`: requests with yet another name are refused.
+        `verifier`: a second engine, which judges evidence; its owner closes it."""
         config = replace(plan.config, model=model)
-        self.reranker = Reranker.from_runtime(runtime, plan.encoder, config, limits.refusal)
+        self.reranker = Reranker.from_runtime(runtime, plan.encoder, config, limits.refusal, verifier)
+        self.verifier = verifier
         self._uncalibrated = self.reranker.without_calibration()
         self.runtime = runtime
         self.plan = plan

@@ -251,7 +251,7 @@ function showEvidence(row, text, grounding) {
     for (const [part, marks] of pieces(points, [...unsupported, ...grey], ...piece)) {
       const claims = marks.filter((mark) => !mark.verdict);
       const claim = claims.length ? element("span", "unsupported", part, differenceTip(claims[0].kind))
-        : marks.length && element("span", "unverified", part, "Too little shared wording to be checked by words alone");
+        : marks.length && element("span", "unverified", part, unverifiedTip(marks[0], grounding.verification));
       holder.append(...(claim ? [claim] : visible(part)));
     }
   }
@@ -259,6 +259,12 @@ function showEvidence(row, text, grounding) {
 
 const KINDS_OF_WORDS = { inserted: "The document does not say this", dropped: "The document says more here", joined: "The document does not join these",
   role: "In the document, the two have other parts" };
+
+function unverifiedTip({ model_score: score }, verification) {
+  const tip = "Too little shared wording to be checked by words alone";
+  if (score == null || !verification) return tip;
+  return `${tip}; ${verification.model} gives it ${written(score)} and ${score >= verification.threshold ? "backs" : "does not back"} it`;
+}
 
 function differenceTip(kind) {
   return KINDS_OF_WORDS[kind] || `The document does not say this ${kind}`;
@@ -324,6 +330,8 @@ function checks(data, grounding) {
     made.push(element("span", "term", `${percent(grounding.supported)} supported by the document`, TIPS.supported));
     if (grounding.altered) made.push(element("span", "bad", `${percent(grounding.altered)} altered`));
     if (grounding.unverified) made.push(element("span", "unverified", `${percent(grounding.unverified)} unverified`));
+    if (grounding.verification?.backed) made.push(element("span", "unverified", `${percent(grounding.verification.backed)} backed by a model alone`));
+    if (grounding.verification?.error) made.push(element("span", "warn", `not all verified: ${grounding.verification.error}`));
   } else made.push(element("span", "warn", "not held against the document"));
   made.push(element("span", data.finish === "complete" ? "" : "warn", FINISH[data.finish] || data.finish));
   if (data.output_tokens) made.push(element("span", "", count(data.output_tokens, "token")));

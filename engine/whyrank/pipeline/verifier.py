@@ -1,0 +1,170 @@
+"""Has a model judge the sentences that words could not: one label read each, all of a call in one batch.
+
+The sentence is the query and its document the document. Altered sentences are not asked about: the words that differ are named
+there, and a model that overlooks them proves nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from whyrank.errors import EngineDead, EnginePaused
+from whyrank.grounding import ground
+from whyrank.pipeline.deadline import Deadline
+from whyrank.pipeline.request_state import RequestState
+from whyrank.pipeline.scorer import Scorer
+from whyrank.prompting.rendering import prompt_identity
+from whyrank.prompting.tokens import PromptEncoder
+from whyrank.request import RerankRequest
+from whyrank.runtimes.base import Runtime
+from whyrank.types import Document, Evidence, Grounding, RankedDocument, Usage, Verification
+
+__all__ = ["DEFAULT_THRESHOLD", "EvidenceVerifier", "Verifier"]
+
+DEFAULT_THRESHOLD = 0.5
+"""From this score up a model takes a sentence for backed, where no calibration says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """A running engine that judges claims: the one that also reranks, or a second one."""
+
+    model: str
+    runtime: Runtime
+    encoder: PromptEncoder
+    threshold: float = DEFAULT_THRESHOLD
+
+    @property
+    def instruction(self) -> str | None:
+        return self.encoder.format.claim_instruction
+
+    @property
+    def prompt(self) -> str:
+        return prompt_identity(self.encoder.format, self.instruction)
+
+
+MakeScorer = Callable[[RerankRequest, Sequence[str]], Scorer]
+"""Of a request for scores and a query for each of its documents."""
+
+
+class _Claim(NamedTuple):
+    """A sentence that words left open, by its place in the evidence or the contribution of a document."""
+
+    document: int
+    of_contribution: bool
+    place: int
+    text: str
+
+
+class EvidenceVerifier:
+    def __init__(self, request: RerankRequest, verifier: Verifier, make_scorer: MakeScorer) -> None:
+        """`make_scorer`: for the verifier's engine."""
+        self._request, self._verifier, self._make_scorer = request, verifier, make_scorer
+        self.usage = Usage()
+
+    async def verify(self, written: Mapping[int, Evidence], deadline: Deadline) -> dict[int, Evidence]:
+        """The evidence of these documents with scores where words left something open. What cannot be had by the deadline, or
+        of a dead engine, is missing, and said to be."""
+        checked = await deadline.wait(asyncio.to_thread(self._with_contributions, written)) or dict(written)
+        claims = [claim for index, evidence in checked.items() for claim in _open_claims(index, evidence)]
+        scored = dict(zip(claims, await self._read(claims, deadline), strict=True))
+        return {index: self._judged(index, evidence, scored) for index, evidence in checked.items()}
+
+    def _with_contributions(self, written: Mapping[int, Evidence]) -> dict[int, Evidence]:
+        """Contributions are held against their documents by words first. In a thread, because documents may be long."""
+        documents, query = self._request.documents, self._request.query
+        return {
+            index: replace(
+                evidence, contribution_grounding=ground(evidence.contribution, documents[index].content, query)
+            )
+            for index, evidence in written.items()
+        }
+
+    async def _read(self, claims: Sequence[_Claim], deadline: Deadline) -> list[float | str]:
+        """A score for each claim, or why it has none."""
+        if not claims:
+            return []
+        documents = [Document(self._request.documents[claim.document].content) for claim in claims]
+        request = replace(
+            self._request.to_score(documents),
+            instruction=self._verifier.instruction,
+            truncation="windows",  # what a sentence rests on may stand anywhere in a long document
+            max_tokens_per_doc=None,
+            max_tokens_per_query=None,
+            max_prompt_tokens=None,
+            truncate_query=False,  # half a claim is another claim
+        )
+        scorer = self._make_scorer(request, [claim.text for claim in claims])
+        state = RequestState(request, self._verifier.encoder.format.score_rule)
+        failure: str | None = None
+        try:
+            async with aclosing(scorer.read(state, deadline)) as rows:
+                async for _ in rows:
+                    pass
+        except (EngineDead, EnginePaused) as cause:  # the evidence is there: what is missing is its verification
+            failure = f"{self._verifier.model}: {cause}"
+        self.usage += state.usage() + scorer.warm_usage
+        results = sorted(state.results(), key=lambda row: row.index)
+        return [row.score if row.score is not None else failure or self._why_not(row) for row in results]
+
+    def _why_not(self, row: RankedDocument) -> str:
+        if row.error is None or row.error.code == "deadline":
+            return "the deadline came before the verifier had judged all: give more time, or explain fewer documents"
+        return f"{self._verifier.model}: {row.error.message}"
+
+    def _judged(self, index: int, evidence: Evidence, scored: Mapping[_Claim, float | str]) -> Evidence:
+        found = {
+            (claim.of_contribution, claim.place): score for claim, score in scored.items() if claim.document == index
+        }
+        return replace(
+            evidence,
+            grounding=self._with_scores(evidence.grounding, evidence.evidence, found, False),
+            contribution_grounding=self._with_scores(
+                evidence.contribution_grounding, evidence.contribution, found, True
+            ),
+        )
+
+    def _with_scores(
+        self,
+        grounding: Grounding | None,
+        text: str,
+        found: Mapping[tuple[bool, int], float | str],
+        of_contribution: bool,
+    ) -> Grounding | None:
+        if grounding is None:
+            return None
+        scores = {place: score for (whose, place), score in found.items() if whose == of_contribution}
+        errors = [score for score in scores.values() if isinstance(score, str)]
+        sentences = tuple(
+            replace(sentence, model_score=score) if isinstance(score := scores.get(place), float) else sentence
+            for place, sentence in enumerate(grounding.sentences)
+        )
+        verification = Verification(
+            self._verifier.model, self._verifier.prompt, self._verifier.threshold, error=next(iter(errors), None)
+        )
+        verified = replace(grounding, sentences=sentences, verification=verification)
+        backed = _share(verified, text)
+        return replace(verified, verification=replace(verification, backed=backed))
+
+
+def _open_claims(index: int, evidence: Evidence) -> Iterator[_Claim]:
+    parts = ((evidence.evidence, evidence.grounding), (evidence.contribution, evidence.contribution_grounding))
+    for of_contribution, (text, grounding) in enumerate(parts):
+        for place, sentence in enumerate(grounding.sentences if grounding else ()):
+            if sentence.verdict == "unverified":
+                yield _Claim(index, bool(of_contribution), place, text[sentence.start : sentence.end])
+
+
+def _share(grounding: Grounding, text: str) -> float:
+    """Of the visible characters of all sentences, those of sentences that the model takes for backed."""
+
+    def size(sentences: Iterable[tuple[int, int]]) -> int:
+        return sum(len("".join(text[start:end].split())) for start, end in sentences)
+
+    total = size((one.start, one.end) for one in grounding.sentences)
+    backed = size((one.start, one.end) for one in grounding.sentences if grounding.is_backed(one))
+    return backed / total if total else 0.0
