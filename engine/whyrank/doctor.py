@@ -14,6 +14,7 @@ from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.jsonl import json_object, numbered_lines
+from whyrank.label_choice import choice_text, choose_labels
 from whyrank.prompting.scoring import MIN_LABEL_MASS, score_of
 from whyrank.prompting.tokens import EncodedDocument, PromptEncoder, common_prefix
 from whyrank.ranking import Ranking
@@ -102,7 +103,13 @@ def _one_by_one(requests: Iterable[RerankRequest]) -> Iterator[RerankRequest]:
 async def examine(config: EngineConfig, pairs: Sequence[RerankRequest] = ()) -> Report:
     """Start the engine, check it, stop it. Raises the errors of a start; what is wrong after that is a finding."""
     plan = await asyncio.to_thread(make_plan, config)
-    return await examine_running(await start_runtime(plan), plan, pairs)
+    runtime = await start_runtime(plan)
+    try:
+        runtime, plan = await choose_labels(runtime, plan)
+    except BaseException:
+        await runtime.aclose()
+        raise
+    return await examine_running(runtime, plan, pairs)
 
 
 async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRequest] = ()) -> Report:
@@ -141,6 +148,8 @@ def _prompt(plan: Plan) -> list[Finding]:
     if labels is not None:
         ids = [i for i in (labels.positive, labels.negative) if i is not None]
         findings.append(Finding("labels", ", ".join(f"{encoder.token_text(i)!r} = {i}" for i in ids), good=True))
+    if chosen := choice_text(plan):
+        findings.append(Finding("chosen labels", chosen))
     return findings
 
 

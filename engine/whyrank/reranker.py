@@ -76,11 +76,13 @@ class Reranker(BaseReranker):
 
     async def __aenter__(self) -> Self:
         from whyrank.checkpoints import make_plan
+        from whyrank.label_choice import choose_labels
         from whyrank.runtimes import start_runtime
 
         plan = await asyncio.to_thread(make_plan, self.config)
         runtime = await start_runtime(plan)
         try:
+            runtime, plan = await choose_labels(runtime, plan)
             # The same check as at the start of a server: a broken checkpoint must not give scores here either.
             self._runtime, self._encoder = runtime, plan.encoder
             await canary_margin(self.without_calibration(), self.config.model)

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
+from whyrank.label_choice import choose_labels
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import MATCH_UNIT, GenerateRuntime
 from whyrank.runtimes.vllm_compat import warn_of_versions
@@ -84,7 +85,8 @@ class WhyrankPlugin:
         names = args.served_model_name or [args.model]
         strict = os.environ.get(STRICT_MODEL) == "1"
         limits = Limits.from_environment()
-        service = Service(kind(engine_client, plan), plan, limits, keys, *names, strict_model=strict)
+        runtime, plan = await choose_labels(kind(engine_client, plan), plan)
+        service = Service(runtime, plan, limits, keys, *names, strict_model=strict)
         await service.warm_up()
         replace_key_check(self._app)
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
