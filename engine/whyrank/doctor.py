@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,8 @@ from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.runtimes import Runtime, start_runtime
-from whyrank.runtimes.reference import Reference
+from whyrank.runtimes.reference import Reference, cross_encoder_margins
+from whyrank.shipped import ships_recipe
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
 __all__ = ["Finding", "Report", "cache_finding", "examine", "examine_running", "ids_finding", "read_pairs"]
@@ -57,6 +59,7 @@ _MAX_OWN_PAIRS = 200
 # fp32 engines agree to rounding; bf16 ones to about 0.05 in the log-odds, because sums are taken in another order.
 _SCORE_TOLERANCE = 1e-5
 _MARGIN_TOLERANCE = 0.05
+_RECIPE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,9 @@ async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRe
     rows = [row for ranking in rankings for row in _rows(ranking)]
     ids = await asyncio.to_thread(ids_finding, plan.encoder, pairs)
     parity = await asyncio.to_thread(_parity, plan, requests, rows, facts)
+    recipe = await asyncio.to_thread(_recipe, plan, rows, facts)
     engine = [Finding(name, str(value)) for name, value in facts.items()]
-    return Report((*_prompt(plan), *engine, cache, ids, parity, *_label_mass(rows)))
+    return Report((*_prompt(plan), *engine, cache, ids, parity, *recipe, *_label_mass(rows)))
 
 
 def _rows(ranking: Ranking | PermanentError) -> list[RankedDocument]:
@@ -240,6 +244,26 @@ def _parity(plan: Plan, requests: Sequence[RerankRequest], rows: Sequence[Ranked
     good = score <= _SCORE_TOLERANCE if exact else margin <= _MARGIN_TOLERANCE
     value = f"against transformers on {len(rows)} pairs: score within {score:.1e}, margin within {margin:.1e}"
     return Finding("parity", value, good)
+
+
+def _recipe(plan: Plan, rows: Sequence[RankedDocument], facts: Facts) -> list[Finding]:
+    """Against sentence-transformers, where the checkpoint says how that is to score it, whatever prompt is used here.
+
+    On texts without white space around them, which a template may strip, and without what that library reads as control."""
+    if not ships_recipe(plan.config):
+        return []
+    name = "own recipe"
+    if find_spec("sentence_transformers") is None:
+        return [Finding(name, "not compared: pip install sentence-transformers")]
+    places = [place for place, text in enumerate(PLAIN) if text == text.strip()]
+    try:
+        wanted = cross_encoder_margins(plan, [(QUERY, PLAIN[place]) for place in places])
+    except (OSError, ValueError, RuntimeError, ImportError) as cause:
+        return [Finding(name, f"not compared: sentence-transformers cannot run it ({str(cause).splitlines()[0]:.200})")]
+    margin = max(abs(want - (rows[place].margin or 0.0)) for want, place in zip(wanted, places, strict=True))
+    tolerance = _RECIPE_TOLERANCE if facts.get("dtype") == "float32" else _MARGIN_TOLERANCE
+    value = f"against sentence-transformers on {len(wanted)} pairs: margin within {margin:.1e}"
+    return [Finding(name, value, margin <= tolerance)]
 
 
 def _label_mass(rows: Sequence[RankedDocument]) -> list[Finding]:

@@ -14,9 +14,9 @@ from whyrank.prompting.tokens import EncodedDocument
 from whyrank.runtimes.base import Runtime
 from whyrank.types import Document
 
-__all__ = ["choice_text", "choose_labels"]
+__all__ = ["PAIRS", "choice_text", "choose_labels"]
 
-_PAIRS = (
+PAIRS = (
     ("What is the capital of France?", "Paris is the capital and largest city of France."),
     ("What is the capital of France?", "Bread rises because yeast turns sugar into gas."),
     ("boiling point of water", "Water boils at 100 °C at sea level."),
@@ -39,7 +39,7 @@ async def choose_labels(runtime: Runtime, plan: Plan) -> tuple[Runtime, Plan]:
 
 
 async def _label_mass(runtime: Runtime, plan: Plan) -> float:
-    rows = [row for query, text in _PAIRS for row in plan.encoder.encode(query, [Document(text)], None, "tail")]
+    rows = [row for query, text in PAIRS for row in plan.encoder.encode(query, [Document(text)], None, "tail")]
     prompts = [row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)]
     masses = list[float]()
     async with aclosing(runtime.read(prompts, [0] * len(prompts), None)) as batches:

@@ -13,7 +13,7 @@ from whyrank.errors import CheckpointError
 from whyrank.prompting.formats import Labels
 from whyrank.prompting.templates import Message, Template
 
-__all__ = ["Recipe", "chat_template", "read_recipe"]
+__all__ = ["Recipe", "chat_template", "read_recipe", "ships_recipe"]
 
 _SIGMOID, _IDENTITY = "Sigmoid", "Identity"
 # Of what goes to the template, these are for the tokenizer, or for sentence-transformers itself.
@@ -32,16 +32,27 @@ class Recipe:
     max_length: int | None = None
 
 
+_WITH_LABELS, _WITH_HEAD = ["Transformer", "LogitScore"], ["Transformer"]
+
+
+def ships_recipe(config: EngineConfig) -> bool:
+    """Whether sentence-transformers' CrossEncoder finds its parts beside the checkpoint."""
+    return _kinds(_read(config, "modules.json")) in (_WITH_LABELS, _WITH_HEAD)
+
+
+def _kinds(modules: Any) -> list[str]:
+    rows = modules if isinstance(modules, list) else []
+    return [str(row.get("type", "")).rsplit(".", 1)[-1] for row in rows if isinstance(row, dict)]
+
+
 def read_recipe(config: EngineConfig, head_outputs: int | None, template: str | None) -> Recipe | None:
     """None where there is none. `head_outputs`: of its classification head, if it has one; `template`: its chat template.
     Raises CheckpointError where a part of the recipe is not one that whyrank can follow."""
     modules = _read(config, "modules.json")
-    if not isinstance(modules, list):
-        return None
-    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules if isinstance(module, dict)]
-    if kinds == ["Transformer", "LogitScore"]:
+    kinds = _kinds(modules)
+    if kinds == _WITH_LABELS:
         labels = _labels(_read(config, f"{modules[1].get('path', '')}/config.json") or {})
-    elif kinds == ["Transformer"] and head_outputs is not None:
+    elif kinds == _WITH_HEAD and head_outputs is not None:
         labels = None
         if head_outputs != 1:
             raise CheckpointError(f"its classification head has {head_outputs} outputs; whyrank reads one")
