@@ -32,7 +32,7 @@ _FAST_TOKENIZER = (
 class Checkpoint:
     """The parts of config.json that decide how it is served. `has_linear_attention`: has linear-attention layers (Qwen3.5).
     `kv_elements_per_token`: what the prefix cache holds of a token, where all layers are of one kind and say so.
-    `head_outputs`: of its classification head, if it has one."""
+    `head_outputs`: of its classification head, if it has one. `has_vision`: could also see images."""
 
     architectures: tuple[str, ...]
     has_linear_attention: bool
@@ -40,6 +40,7 @@ class Checkpoint:
     remote_code: bool
     kv_elements_per_token: int | None
     head_outputs: int | None = None
+    has_vision: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +190,7 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
         remote_code="auto_map" in table,
         kv_elements_per_token=None if hybrid else _kv_elements_per_token(text),
         head_outputs=_head_outputs(table) if any(name.endswith(_HEAD) for name in architectures) else None,
+        has_vision="vision_config" in table,
     )
 
 

@@ -121,10 +121,12 @@ def _read(config: EngineConfig, name: str) -> Any:
     """One of the checkpoint's JSON files, from its folder or the hub; None where it has none by this name."""
     from transformers.utils import cached_file
 
-    path = cached_file(config.source, name, revision=config.revision, _raise_exceptions_for_missing_entries=False)
-    if path is None:
-        return None
     try:
+        path = cached_file(config.source, name, revision=config.revision, _raise_exceptions_for_missing_entries=False)
+        if path is None:
+            return None
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise CheckpointError(f"{name} cannot be read ({str(cause).splitlines()[0]:.200})") from cause
     except ValueError as cause:
         raise CheckpointError(f"{name} is cut off or damaged, no JSON ({cause}); copy the checkpoint anew") from cause

@@ -57,6 +57,7 @@ _PROBES = (
     "long " * 2000 + "text",
     " \n text \n",
 )
+_OTHER_FRAME = "its chat template writes other text without a system message than with one"
 _TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 
 
@@ -125,6 +126,8 @@ def _parts(template: Template) -> tuple[list[_Part], Instruction | None]:
     for role in ("query", "document"):
         _require_once(role, alone, template)
     if _MARKS["instruction"] not in together:
+        if together != alone:
+            raise CheckpointError(_OTHER_FRAME)
         return [(part, None) for part in _split(alone)], None
     for role in _MARKS:
         _require_once(role, together, template)
@@ -168,7 +171,7 @@ def _stretch(alone: str, together: str) -> tuple[list[_Part], str]:
     start = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(alone, before, strict=False)))
     end, extra = alone[len(start) :], together[len(start) :]
     if not extra.endswith(end) or len(end) > len(after or extra):
-        raise CheckpointError("its chat template writes other text without a system message than with one")
+        raise CheckpointError(_OTHER_FRAME)
     before, mark, after = extra[: len(extra) - len(end)].partition(_MARKS["instruction"])
     return [(start, None), (before, "instruction"), (mark, None), (after, "instruction"), (end, None)], ""
 
@@ -193,7 +196,7 @@ def _is_stripped(fmt: PromptFormat, write: Callable[[str, str, str], str]) -> bo
             if _written(fmt, query.strip(), document.strip(), instruction) != expected:
                 raise CheckpointError(
                     "its chat template does more than to put texts into a frame: the prompt with the text "
-                    f"{max(query, document):.40!r} has another frame or another text than the rest"
+                    f"{max(query, document)!r:.40} has another frame or another text than the rest"
                 )
             stripped = True
     return stripped

@@ -73,6 +73,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
         "gpu_memory_utilization",
         "hf_overrides",
         "kv_cache_memory_bytes",
+        "language_model_only",
         "logprobs_mode",
         "max_model_len",
         "max_num_batched_tokens",

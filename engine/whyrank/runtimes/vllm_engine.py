@@ -289,6 +289,10 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "max_num_batched_tokens": 16384,
         "max_num_seqs": 256,
     }
+    if plan.checkpoint.has_vision:
+        options["language_model_only"] = (
+            True  # texts are all that is read: neither a vision tower nor an image processor
+        )
     for name in ("tensor_parallel_size", "quantization", "gpu_memory_utilization"):
         if (value := getattr(config, name)) != options_of(EngineConfig)[name].default:
             options[name] = value
