@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers.models import WordLevel
 
 import vocabularies
 from cards import CARDS
@@ -251,8 +253,11 @@ def test_white_space_that_a_template_strips_is_told() -> None:
         ),
         (LOOP + LOOP, "writes the query 2 times"),
         (PLAIN.replace("| first }}", "| first | upper }}"), "does not write the text of the query as it is"),
-        ("{% for c in messages[1].content %}{{ c }}-{% endfor %}" + PLAIN, "has another frame or another text"),
-        (PLAIN + "{{ messages[1].content | length }}", "has another frame or another text"),
+        (
+            f"{{% for c in {FIRST.format('document')} %}}{{{{ c }}}}-{{% endfor %}}" + PLAIN,
+            "another frame or another text",
+        ),
+        (PLAIN + f"{{{{ {FIRST.format('query')} | length }}}}", "another frame or another text"),
         (PLAIN.replace("| first }}", '| first | replace("<", "&lt;") }}'), "has another frame or another text"),
         (PLAIN + "{% if tools %}{{ tools | tojson }}{% endif %}", "has a place for tools"),
         (PLAIN + '{{ strftime_now("%d %B %Y") }}', "writes a date"),
@@ -376,10 +381,10 @@ def test_labels_are_offered_in_every_spelling_of_the_vocabulary() -> None:
     labels = [fmt.labels for fmt in chat(LOOP)]
     assert ("yes", "no") in [(one.positive, one.negative) for one in labels if one]
     assert len({fmt.fingerprint for fmt in chat(LOOP)}) == len(labels) > 1
-    gemma = vocabularies.named("tiny-gemma")
-    ids = [gemma.token_to_id(spelling) for spelling in ("yes", "▁yes")]
-    spelled = [fmt.labels.positive for fmt in chat(GEMMA, gemma) if fmt.labels]
-    assert None not in ids and {"yes", " yes"} <= {*spelled, *(" yes" for one in spelled if one == ids[1])}
+    words = tokenizers.Tokenizer(WordLevel({"[UNK]": 0, "▁Yes": 1, "▁No": 2, "yes": 3, "Yes": 4, "No": 5}, "[UNK]"))
+    spelled = [(fmt.labels, fmt.continuation) for fmt in chat(LOOP, words)]
+    assert [(one.positive, one.negative) for one, _ in spelled if one] == [("Yes", "No"), (1, 2)]
+    assert [one.opening.partition("<")[0] for _, one in spelled if one] == ["Yes", " Yes"]
 
 
 @pytest.mark.parametrize(
