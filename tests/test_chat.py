@@ -34,8 +34,8 @@ def chat_model(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempP
     return folder
 
 
-async def opened(folder: Path, **options: object) -> tuple[Runtime, Plan]:
-    plan = make_plan(EngineConfig(str(folder), prompt="chat", kv_cache_gib=0.25, **options))  # type: ignore[arg-type]
+async def opened(folder: Path) -> tuple[Runtime, Plan]:
+    plan = make_plan(EngineConfig(str(folder), prompt="chat", kv_cache_gib=0.5))
     return await choose_labels(await start_runtime(plan), plan)
 
 
@@ -64,7 +64,7 @@ async def test_the_labels_are_those_that_the_model_prefers(chat_model: Path) -> 
     try:
         reference = Reference.beside(plan, runtime.facts())
         masses = {fmt.fingerprint: label_mass(reference, plan.encoder.with_labels(fmt)) for fmt in plan.choices}
-        assert len(masses) > 2 and max(masses, key=lambda one: masses[one]) == plan.format.fingerprint
+        assert len(masses) > 1 and max(masses, key=lambda one: masses[one]) == plan.format.fingerprint
         assert plan.label_masses == pytest.approx(list(masses.values()), rel=1e-3)
         assert (choice_text(plan) or "").count("/") == len(masses) + 1
         worst, _ = await difference(runtime, plan, TEXTS)
