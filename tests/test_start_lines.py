@@ -81,7 +81,7 @@ async def test_labels_that_the_engines_answers_chose_are_told(
     waiting = replace(chosen, choices=(other, chosen.format))
     print_start(waiting)
     assert "prompt prism, route" in capsys.readouterr().err  # the labels are part of the fingerprint
-    await ready(OnVllm(chosen), replace(waiting, label_masses=(0.125, 0.75)))
+    await ready(OnVllm(chosen, kv_cache_memory_bytes=None), replace(waiting, label_masses=(0.125, 0.75)))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prompt: ")]
     assert line == (
         f"prompt: {chosen.format.fingerprint}, labels 'yes'/'no', which got most of the probability on built-in pairs "
