@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -217,6 +219,13 @@ def test_the_printed_file_is_the_format(template: str, tmp_path: Path) -> None:
     (tmp_path / "shipped.toml").write_text(to_toml(fmt), encoding="utf-8")
     read = load_format(tmp_path / "shipped.toml")
     assert read == fmt and read.fingerprint == fmt.fingerprint
+
+
+def test_the_command_prints_it(ship: Ship, tmp_path: Path) -> None:
+    folder = ship(QWEN3)
+    command = [sys.executable, "-m", "whyrank", "formats", "--of", str(folder)]
+    (tmp_path / "shipped.toml").write_text(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert load_format(tmp_path / "shipped.toml") == derived(folder)
 
 
 @pytest.mark.parametrize("fmt", builtin_formats().values(), ids=lambda fmt: fmt.name)
