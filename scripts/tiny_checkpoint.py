@@ -195,6 +195,18 @@ def _qwen3_5() -> tuple[Any, Any]:
     return tokenizer, Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shape, **linear)).to(torch.bfloat16)
 
 
+def _qwen3_5_vision() -> tuple[Any, Any]:
+    """The text model of `_qwen3_5` beside a vision tower, as Qwen3.5 itself is published."""
+    import torch
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    tokenizer, text = _qwen3_5()
+    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "num_position_embeddings": 16}
+    vision["out_hidden_size"] = text.config.hidden_size
+    config = Qwen3_5Config(text_config=text.config.to_dict(), vision_config=vision, tie_word_embeddings=True)
+    return tokenizer, Qwen3_5ForConditionalGeneration(config).to(torch.bfloat16)
+
+
 def _gemma() -> tuple[Any, Any]:
     from transformers import GemmaConfig, GemmaForCausalLM
 
@@ -299,6 +311,7 @@ _KINDS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen3": _qwen3,
     "qwen3-seq-cls": _qwen3_seq_cls,
     "qwen3_5": _qwen3_5,
+    "qwen3_5-vision": _qwen3_5_vision,
     "qwen2": _qwen2,
     "gemma": _gemma,
     "deberta": _deberta,

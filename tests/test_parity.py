@@ -89,6 +89,16 @@ async def test_in_a_batch_of_mixed_lengths(served: Served) -> None:
     assert_equal(served, tuple(rows[text] for text in known), [served.expected(QUERY, text) for text in known])
 
 
+async def test_of_a_checkpoint_that_could_see_only_the_text_model_is_used(serve: Serve) -> None:
+    served: Served = await serve("prism", "qwen3_5-vision")
+    assert served.plan.checkpoint.has_vision and served.plan.checkpoint.has_linear_attention
+    texts = [*DOCUMENTS.values()]
+    ranking = await served.reranker.rerank(QUERY, texts)
+    rows = tuple(sorted(ranking.results, key=lambda row: row.index))
+    assert_equal(served, rows, [served.expected(QUERY, text) for text in texts])
+    assert ranking.usage.cached_tokens > 0
+
+
 async def test_under_concurrent_calls(served: Served) -> None:
     texts = [DOCUMENTS[kind] for kind in ("short", "chinese", "emoji", "html")]
     queries = [f"{QUERY} ({n})" for n in range(20)]

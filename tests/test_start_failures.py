@@ -62,7 +62,7 @@ DAMAGED: list[tuple[str, Change, tuple[str, ...]]] = [
     ("no architecture", config(architectures=None), ("its architecture is unknown, but prompt 'prism' is for",)),
     ("other architecture", config(architectures=["BertModel"]), ("its architecture is BertModel",)),
     ("architecture is text", config(architectures="Qwen3ForCausalLM"), ("architectures is 'Qwen3ForCausalLM', not a",)),
-    ("few positions", config(max_position_embeddings=50), ("has 50 positions", "576 are kept for the answer")),
+    ("few positions", config(max_position_embeddings=50), ("has 50 positions", "578 are kept for the answer")),
     ("too few positions", config(max_position_embeddings=700), ("max_length of at least", "kept for the answer")),
     ("positions are text", config(max_position_embeddings="x"), ("max_position_embeddings is 'x', no number",)),
     ("no weights", without("model.safetensors"), ("no weights in this folder", AGAIN)),
@@ -99,7 +99,7 @@ def expect_one_line(asked: EngineConfig, parts: tuple[str, ...]) -> None:
 OPTIONS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"max_length": 0}, ("max_length is 0: give a positive number",)),
     ({"max_length": 50}, ("max_length 50 is too short", "at least")),
-    ({"max_length": 1_000_000}, ("has 16384 positions", "at most 15808")),
+    ({"max_length": 1_000_000}, ("has 16384 positions", "at most 15806")),
     ({"dtype": "float8"}, ("dtype is 'float8': choose from auto",)),
     ({"route": "foo"}, ("route is 'foo': choose from",)),
     ({"route": "encoder"}, ("route encoder: prompt 'prism' allows generate, classify",)),
@@ -140,7 +140,9 @@ def test_a_model_that_is_not_there_is_named(model: str, part: str) -> None:
 
 def test_a_gguf_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    expect_one_line(EngineConfig(str(tmp_path)), ("no config.json", "give the checkpoint that it was converted from"))
+    said = ("vLLM reads none: give the checkpoint that it was converted from", "gguf_file=NAME")
+    expect_one_line(EngineConfig(str(tmp_path)), ("no config.json", *said))
+    expect_one_line(EngineConfig(str(tmp_path / "model.gguf")), ("is a file", *said))
 
 
 # The machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import uvicorn
 from inprocess import FakeRuntime
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
+from whyrank.prompting.formats import Labels
 from whyrank.serving.admission import Limits
 from whyrank.serving.service import Service
 from whyrank.serving.start_lines import Start, print_start, print_when_ready, server_url
@@ -69,6 +71,22 @@ async def test_who_starts_a_server_reads_what_it_serves_and_where(
         "API docs: http://localhost:8000/docs",
         "ready in 7 s",
     ]
+
+
+async def test_labels_that_the_engines_answers_chose_are_told(
+    plan: MakePlan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = plan()
+    other = chosen.format.model_copy(update={"labels": Labels(positive="Yes", negative=1)})
+    waiting = replace(chosen, choices=(other, chosen.format))
+    print_start(waiting)
+    assert "prompt prism, route" in capsys.readouterr().err  # the labels are part of the fingerprint
+    await ready(OnVllm(chosen, kv_cache_memory_bytes=None), replace(waiting, label_masses=(0.125, 0.75)))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("prompt: ")]
+    assert line == (
+        f"prompt: {chosen.format.fingerprint}, labels 'yes'/'no', which got most of the probability on built-in pairs "
+        f"('Yes'/{chosen.encoder.token_text(1)!r} 0.12, 'yes'/'no' 0.75)"
+    )
 
 
 async def test_what_is_otherwise_is_said(plan: MakePlan, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,10 @@ _TOKENIZERS = (
     "tokenizer.json tokenizer.model spiece.model spm.model sentencepiece.bpe.model vocab.json vocab.txt".split()
 )
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+_NO_GGUF = (
+    "a .gguf file is not enough, for vLLM reads none: give the checkpoint that it was converted from, or convert it back with "
+    "transformers (from_pretrained(FOLDER, gguf_file=NAME))"
+)
 _AGAIN = "copy the checkpoint anew"
 
 
@@ -26,7 +30,8 @@ def check_folder(folder: Path) -> None:
     try:
         names = {path.name for path in folder.iterdir()}
     except NotADirectoryError as cause:
-        raise CheckpointError(f"model '{folder}' is a file: give the folder that holds config.json") from cause
+        what = _NO_GGUF if folder.suffix == ".gguf" else "give the folder that holds config.json"
+        raise CheckpointError(f"model '{folder}' is a file: {what}") from cause
     except OSError as cause:
         raise CheckpointError(f"model '{folder}': the folder cannot be read ({cause.strerror})") from cause
     if "config.json" not in names:
@@ -45,7 +50,7 @@ def check_folder(folder: Path) -> None:
 
 def _what_is_there(names: set[str]) -> str:
     if any(name.endswith(".gguf") for name in names):
-        return "a .gguf file is not enough: give the checkpoint that it was converted from"
+        return _NO_GGUF
     return f"it holds {', '.join(sorted(names)[:5]) or 'nothing'}"
 
 

@@ -13,13 +13,24 @@ from whyrank.connect import named_options
 from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled
 from whyrank.prompting.evidence import budgets, max_new_tokens
 from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_format
+from whyrank.prompting.templates import CHAT, MAX_LENGTH, chat_formats, shipped_format
 from whyrank.prompting.tokens import PromptEncoder
+from whyrank.shipped import chat_template, read_recipe
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Checkpoint", "Plan", "check_judges_claims", "make_plan", "make_verifier_plan", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "Plan",
+    "check_judges_claims",
+    "derived_format",
+    "make_plan",
+    "make_verifier_plan",
+    "read_checkpoint",
+]
 
+_HEAD = "ForSequenceClassification"
 _FAST_TOKENIZER = (
     "whyrank needs tokenizer.json and tokenizer_config.json as they are beside the model; where only a slow tokenizer is, "
     "load it once with transformers' AutoTokenizer (it may want sentencepiece) and save_pretrained it into the folder"
@@ -31,7 +42,8 @@ _LINEAR_HEAD_SIZES = ("linear_key_head_dim", "linear_value_head_dim")
 class Checkpoint:
     """The parts of config.json that decide how it is served. `has_linear_attention`: has linear-attention layers (Qwen3.5).
     `linear_head_sizes`: of those, for keys and for values. `kv_elements_per_token`: what the prefix cache holds of a token,
-    where all layers are of one kind and say so. `stored_dtype`: of its weights, where it says so."""
+    where all layers are of one kind and say so. `stored_dtype`: of its weights, where it says so. `head_outputs`: of its
+    classification head, if it has one. `has_vision`: could also see images."""
 
     architectures: tuple[str, ...]
     has_linear_attention: bool
@@ -41,11 +53,14 @@ class Checkpoint:
     stored_dtype: str | None
     linear_head_sizes: frozenset[int]
     has_quantized_head: bool
+    head_outputs: int | None = None
+    has_vision: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything decided before an engine starts. `reserved_tokens`: tokens kept free behind the prompt."""
+    """Everything decided before an engine starts. `reserved_tokens`: tokens kept free behind the prompt. `choices`: where there
+    are several formats, alike but for their labels, the engine's answers decide (label_choice.py); `label_masses`: by these."""
 
     config: EngineConfig
     checkpoint: Checkpoint
@@ -53,6 +68,12 @@ class Plan:
     route: Route
     encoder: PromptEncoder
     reserved_tokens: int
+    choices: tuple[PromptFormat, ...] = ()
+    label_masses: tuple[float, ...] = ()
+
+    def check_calibration(self) -> None:
+        if self.config.calibration is not None:
+            read_calibration(Path(self.config.calibration)).check_fits(self.config.model, self.format.fingerprint)
 
 
 def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
@@ -63,7 +84,9 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     checkpoint = read_checkpoint(config)
     if positions is not None:
         checkpoint = replace(checkpoint, max_positions=min(positions, checkpoint.max_positions or positions))
-    fmt = fitting_format(config.source, checkpoint.architectures, config.prompt)
+    tokenizer = _tokenizer(config)
+    choices = tuple(_formats(config, checkpoint, tokenizer))
+    fmt = choices[0]
     route = config.route or fmt.routes[0]
     if route not in fmt.routes:
         raise CheckpointError(f"route {route}: prompt '{fmt.name}' allows {', '.join(fmt.routes)}")
@@ -72,14 +95,80 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
             f"{config.model} brings Python code of its own and runs only with it: "
             "read that code, then say --trust-remote-code"
         )
-    if config.calibration is not None:
-        read_calibration(Path(config.calibration)).check_fits(config.model, fmt.fingerprint)
+    backend = _backend(config, tokenizer)
     reserved_tokens = 1
     if route == "generate" and fmt.continuation:
-        reserved_tokens = max_new_tokens(budgets(fmt, {}))
+        reserved_tokens = max_new_tokens(budgets(fmt, {})) + len(backend.encode(fmt.continuation.opening).ids)
     max_length = _max_length(config, checkpoint, fmt, reserved_tokens)
-    encoder = PromptEncoder(fmt, _tokenizer(config), max_length, reserved_tokens)
-    return Plan(config, checkpoint, fmt, route, encoder, reserved_tokens)
+    encoder = PromptEncoder(fmt, backend, max_length, reserved_tokens)
+    plan = Plan(config, checkpoint, fmt, route, encoder, reserved_tokens, choices)
+    if len(choices) == 1:
+        plan.check_calibration()
+    return plan
+
+
+def derived_format(config: EngineConfig) -> PromptFormat:
+    """What the checkpoint itself says of its prompt; of several spellings of the labels, the first."""
+    checkpoint, tokenizer = read_checkpoint(config), _tokenizer(config)
+    if config.prompt == CHAT:
+        return _chat_formats(config, checkpoint, tokenizer)[0]
+    fmt = _shipped_format(config, checkpoint, tokenizer)
+    if fmt is None:
+        raise CheckpointError(
+            f"{config.model}: it carries no recipe of its own (a chat template, and a modules.json with a LogitScore or for a "
+            "classification head); --prompt chat shows that of a chat model"
+        )
+    return fmt
+
+
+def _formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) -> list[PromptFormat]:
+    """The one asked for, else ours that fits, else the checkpoint's own. More than one where the engine's answers decide."""
+    if config.prompt == CHAT:
+        return _chat_formats(config, checkpoint, tokenizer)
+    if config.prompt is None and not any(
+        fmt.fits_name(config.source) and fmt.fits_architecture(checkpoint.architectures)
+        for fmt in builtin_formats().values()
+    ):
+        shipped = _shipped_format(config, checkpoint, tokenizer)
+        if shipped is not None:
+            return [shipped]
+    return [fitting_format(config.source, checkpoint.architectures, config.prompt)]
+
+
+def _shipped_format(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) -> PromptFormat | None:
+    try:
+        recipe = read_recipe(config, checkpoint.head_outputs, tokenizer.chat_template)
+        if recipe is None:
+            return None
+        return shipped_format(
+            chat_template(tokenizer, recipe.parted, recipe.variables),
+            config.source,
+            checkpoint.architectures,
+            recipe.labels,
+            recipe.instruction,
+            recipe.max_length or min(tokenizer.model_max_length, MAX_LENGTH),
+        )
+    except CheckpointError as cause:
+        raise CheckpointError(
+            f"{config.model}: no prompt can be made of what it says of itself: {cause}. Describe its prompt in a TOML file "
+            "(`whyrank formats --where` shows ours) and pass --prompt FILE, or ask it yes or no with --prompt chat"
+        ) from cause
+
+
+def _chat_formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) -> list[PromptFormat]:
+    try:
+        if checkpoint.head_outputs is not None:
+            raise CheckpointError("it has a classification head and writes no text")
+        if not tokenizer.chat_template:
+            raise CheckpointError("it has no chat template")
+        return chat_formats(
+            chat_template(tokenizer), config.source, checkpoint.architectures, _backend(config, tokenizer)
+        )
+    except CheckpointError as cause:
+        raise CheckpointError(
+            f"{config.model}: it cannot be asked as a chat model: {cause}. Describe its prompt in a TOML file "
+            "(`whyrank formats --where` shows ours) and pass --prompt FILE"
+        ) from cause
 
 
 def make_verifier_plan(served: Plan) -> Plan | None:
@@ -147,6 +236,8 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
         stored_dtype=_stored_dtype(table, text),
         linear_head_sizes=frozenset(text[key] for key in _LINEAR_HEAD_SIZES if key in text),
         has_quantized_head=_has_quantized_head(table.get("quantization_config") or {}),
+        head_outputs=_head_outputs(table) if any(name.endswith(_HEAD) for name in architectures) else None,
+        has_vision="vision_config" in table,
     )
 
 
@@ -172,6 +263,11 @@ def _has_quantized_head(quantization: dict[str, Any]) -> bool:
 
 def _name_head(names: list[str]) -> bool:
     return any("lm_head" in name or name == "ParallelLMHead" for name in names)
+
+
+def _head_outputs(table: dict[str, Any]) -> int:
+    """As transformers counts them: two where the checkpoint does not say."""
+    return int(table.get("num_labels") or len(table.get("id2label") or "01"))
 
 
 def _kv_elements_per_token(table: dict[str, Any]) -> int | None:
@@ -213,10 +309,10 @@ def _config_table(config: EngineConfig) -> dict[str, Any]:
     return dict(table)
 
 
-def _tokenizer(config: EngineConfig) -> Tokenizer:
+def _tokenizer(config: EngineConfig) -> Any:
     transformers = _transformers()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
+        return transformers.AutoTokenizer.from_pretrained(
             config.source, revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, ImportError, KeyError) as cause:
@@ -224,6 +320,9 @@ def _tokenizer(config: EngineConfig) -> Tokenizer:
         raise CheckpointError(
             f"model {config.model!r}: its tokenizer does not load ({type(cause).__name__}: {reason}). {_FAST_TOKENIZER}"
         ) from cause
+
+
+def _backend(config: EngineConfig, tokenizer: Any) -> Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise CheckpointError(f"model {config.model!r}: its tokenizer has no tokenizer.json. {_FAST_TOKENIZER}")

@@ -33,7 +33,12 @@ class EngineConfig:
     """One engine for one checkpoint. `model`: a folder, a hub name, or "demo", the small one that comes with whyrank."""
 
     model: str
-    prompt: Annotated[str | None, Option("A prompt's name (see `whyrank formats`) or a TOML file of your own.")] = None
+    prompt: Annotated[
+        str | None,
+        Option(
+            "A prompt's name (see `whyrank formats`), a TOML file of your own, or chat: any chat model, asked yes or no."
+        ),
+    ] = None
     route: Annotated[Route | None, Option("The prompt's first by default.")] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.")] = None
     dtype: Annotated[Dtype, Option("auto: what suits device and checkpoint.")] = "auto"

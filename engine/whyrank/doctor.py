@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -15,13 +16,15 @@ from whyrank.config import EngineConfig
 from whyrank.dtypes import choose_dtype
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.jsonl import json_object, numbered_lines
+from whyrank.label_choice import choice_text, choose_labels
 from whyrank.prompting.scoring import MIN_LABEL_MASS, score_of
 from whyrank.prompting.tokens import EncodedDocument, PromptEncoder, common_prefix
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
 from whyrank.runtimes import Runtime, start_runtime
-from whyrank.runtimes.reference import Reference
+from whyrank.runtimes.reference import Reference, cross_encoder_margins
+from whyrank.shipped import ships_recipe
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
 __all__ = [
@@ -68,6 +71,7 @@ _MAX_OWN_PAIRS = 200
 # factor is for the largest of some hundred differences beside the median of a dozen. More than 0.5 is no rounding.
 _SCORE_TOLERANCE = 1e-5
 _MIN_MARGIN_TOLERANCE, _NOISE_FACTOR, _MAX_MARGIN_TOLERANCE = 0.05, 6, 0.5
+_RECIPE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,13 @@ def _one_by_one(requests: Iterable[RerankRequest]) -> Iterator[RerankRequest]:
 async def examine(config: EngineConfig, pairs: Sequence[RerankRequest] = ()) -> Report:
     """Start the engine, check it, stop it. Raises the errors of a start; what is wrong after that is a finding."""
     plan = await asyncio.to_thread(make_plan, config)
-    return await examine_running(await start_runtime(plan), plan, pairs)
+    runtime = await start_runtime(plan)
+    try:
+        runtime, plan = await choose_labels(runtime, plan)
+    except BaseException:
+        await runtime.aclose()
+        raise
+    return await examine_running(runtime, plan, pairs)
 
 
 async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRequest] = ()) -> Report:
@@ -133,9 +143,10 @@ async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRe
     noise = _noise(rows, [row for ranking in alone for row in ranking.results])
     ids = await asyncio.to_thread(ids_finding, plan.encoder, pairs)
     parity = await asyncio.to_thread(_parity, plan, requests, rows, facts, noise)
+    recipe = await asyncio.to_thread(_recipe, plan, rows, facts, noise)
     why = {"dtype": f", {choose_dtype(plan, on_cpu=facts.get('device') == 'cpu').reason}"}
     engine = [Finding(name, f"{value}{why.get(name, '')}") for name, value in facts.items()]
-    return Report((*_prompt(plan), *engine, cache, ids, parity, *_label_mass(rows)))
+    return Report((*_prompt(plan), *engine, cache, ids, parity, *recipe, *_label_mass(rows)))
 
 
 def _rows(ranking: Ranking | PermanentError) -> list[RankedDocument]:
@@ -161,6 +172,8 @@ def _prompt(plan: Plan) -> list[Finding]:
         of_head = plan.route == "encoder"
         named = (f"class {i}" if of_head else f"{encoder.token_text(i)!r} = {i}" for i in labels.ids)
         findings.append(Finding("labels", ", ".join(named), good=True))
+    if chosen := choice_text(plan):
+        findings.append(Finding("chosen labels", chosen))
     return findings
 
 
@@ -267,6 +280,26 @@ def _parity(
     tolerance = margin_tolerance(noise)
     allowed = f"{value} ({tolerance:.2g} allowed; from batch to batch the engine itself differs by {noise:.1e})"
     return Finding("parity", allowed, margin <= tolerance)
+
+
+def _recipe(plan: Plan, rows: Sequence[RankedDocument], facts: Facts, noise: float) -> list[Finding]:
+    """Against sentence-transformers, where the checkpoint says how that is to score it, whatever prompt is used here.
+
+    On texts without white space around them, which a template may strip, and without what that library reads as control."""
+    if not ships_recipe(plan.config):
+        return []
+    name = "own recipe"
+    if find_spec("sentence_transformers") is None:
+        return [Finding(name, "not compared: pip install sentence-transformers")]
+    places = [place for place, text in enumerate(PLAIN) if text == text.strip()]
+    try:
+        wanted = cross_encoder_margins(plan, str(facts["dtype"]), [(QUERY, PLAIN[place]) for place in places])
+    except (OSError, ValueError, RuntimeError, ImportError) as cause:
+        return [Finding(name, f"not compared: sentence-transformers cannot run it ({str(cause).splitlines()[0]:.200})")]
+    margin = max(abs(want - (rows[place].margin or 0.0)) for want, place in zip(wanted, places, strict=True))
+    tolerance = _RECIPE_TOLERANCE if facts.get("dtype") == "float32" else margin_tolerance(noise)
+    value = f"against sentence-transformers on {len(wanted)} pairs: margin within {margin:.1e}"
+    return [Finding(name, value, margin <= tolerance)]
 
 
 def _label_mass(rows: Sequence[RankedDocument]) -> list[Finding]:

@@ -84,6 +84,7 @@ class Reranker(BaseReranker):
 
     async def __aenter__(self) -> Self:
         from whyrank.checkpoints import make_plan, make_verifier_plan
+        from whyrank.label_choice import choose_labels
         from whyrank.runtimes import start_runtime
         from whyrank.verifier import start_verifier
 
@@ -91,6 +92,7 @@ class Reranker(BaseReranker):
         verifier_plan = await asyncio.to_thread(make_verifier_plan, plan)
         runtime = await start_runtime(plan)
         try:
+            runtime, plan = await choose_labels(runtime, plan)
             # The same check as at the start of a server: a broken checkpoint must not give scores here either.
             self._runtime, self._encoder = runtime, plan.encoder
             await canary_margin(self.without_calibration(), self.config.model)

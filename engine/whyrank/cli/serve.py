@@ -16,19 +16,37 @@ from whyrank.cli.terminal import Terminal
 from whyrank.config import EngineConfig
 from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 from whyrank.process import prepare_process
-from whyrank.prompting.formats import PROMPTS, builtin_formats
+from whyrank.prompting.formats import PROMPTS, builtin_formats, to_toml
 
 __all__: list[str] = []
 
 
 @app.command()
+@flags_of("engine", EngineConfig, only=("prompt", "revision", "trust_remote_code"))
 def formats(
     where: Annotated[bool, typer.Option("--where", help="Print the folder of the prompt files.")] = False,
+    of: Annotated[
+        str | None,
+        typer.Option(
+            "--of", metavar="MODEL", help="Print the prompt file that a checkpoint's own chat template makes."
+        ),
+    ] = None,
     as_json: AsJson = False,
+    *,
+    engine: Flags,
 ) -> None:
-    """List the prompt formats that come with whyrank."""
+    """List the prompt formats that come with whyrank.
+
+    `whyrank formats --of ./my-reranker > my-reranker.toml` where it ships a recipe of its own
+
+    `whyrank formats --of ./my-chat-model --prompt chat > my-chat-model.toml`
+    """
     with reported() as stdout:
-        if where:
+        if of is not None:
+            from whyrank.checkpoints import derived_format
+
+            print(to_toml(derived_format(EngineConfig(of, **engine))), end="", file=stdout)
+        elif where:
             print(PROMPTS, file=stdout)
         elif as_json:
             print(json.dumps([f.model_dump(mode="json") for f in builtin_formats().values()]), file=stdout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
@@ -29,6 +30,7 @@ __all__ = [
     "builtin_formats",
     "fitting_format",
     "load_format",
+    "to_toml",
 ]
 
 _PACKAGE = Path(__file__).parents[1]
@@ -212,6 +214,37 @@ def load_format(path: Path) -> PromptFormat:
         raise PromptFileError("\n".join(f"{path}: {_say(error)}" for error in cause.errors())) from cause
 
 
+def to_toml(fmt: PromptFormat) -> str:
+    """The prompt file that `load_format` reads as this format, but for its name, which is the file's."""
+    table = fmt.model_dump(exclude={"name"}, exclude_defaults=True, exclude_none=True)
+    plain = [f"{key} = {_toml(value)}" for key, value in table.items() if not isinstance(value, dict)]
+    tables = [
+        "\n".join([f"[{key}]", *(f"{name} = {_toml(inner)}" for name, inner in value.items())])
+        for key, value in table.items()
+        if isinstance(value, dict)
+    ]
+    return "\n\n".join(["\n".join(plain), *tables]) + "\n"
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case str():
+            # JSON's strings are TOML's but for this character.
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list():
+            return f"[{', '.join(map(_toml, value))}]" if len(value) < 3 else _toml_lines(value)
+        case {"text": str() as text, **more} if not more:
+            return _toml(text)
+        case dict():
+            return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
+        case _:
+            return json.dumps(value)
+
+
+def _toml_lines(values: list[Any]) -> str:
+    return "\n".join(["[", *(f"  {_toml(value)}," for value in values), "]"])
+
+
 def _say(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
@@ -250,7 +283,8 @@ def fitting_format(model: str, architectures: Iterable[str], name: str | None = 
     raise CheckpointError(
         f"{model}: no prompt fits this name with architecture {', '.join(have) or 'unknown'}. "
         + (f"If it was trained with one of {', '.join(hints)}, say --prompt NAME; else " if hints else "")
-        + "describe its prompt in a TOML file (`whyrank formats --where` shows ours) and pass --prompt FILE"
+        + "describe its prompt in a TOML file (`whyrank formats --where` shows ours) and pass --prompt FILE; "
+        "a chat model that was not trained to rerank can be asked yes or no with --prompt chat"
     )
 
 
@@ -259,4 +293,4 @@ def _named_format(name: str) -> PromptFormat:
         return builtin_formats()[name]
     if name.endswith(".toml") or Path(name).exists():
         return load_format(Path(name))
-    raise PromptFileError(f"--prompt {name}: neither a .toml file nor one of {', '.join(builtin_formats())}")
+    raise PromptFileError(f"--prompt {name}: neither a .toml file nor one of {', '.join(builtin_formats())}, chat")

@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.prompting.rendering import Run, Span, instruction_text, render
@@ -144,6 +145,13 @@ class PromptEncoder:
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
         self.labels = self._label_ids()
         self._require_room(instruction_text(fmt, None), f"max_length {max_length} is too short", CheckpointError)
+
+    def with_labels(self, fmt: PromptFormat) -> Self:
+        """For a format that differs from this one's in its labels, or in what follows them."""
+        encoder = copy(self)
+        encoder.format = fmt
+        encoder.labels = encoder._label_ids()
+        return encoder
 
     def encode(
         self,

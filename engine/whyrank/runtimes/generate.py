@@ -37,9 +37,9 @@ class GenerateRuntime(VllmRuntime):
         elif not on_cpu:
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
             options["hf_overrides"] = {"head_dtype": "float32"}
-        elif choose_dtype(plan, on_cpu).dtype != "float32" and (labels := plan.encoder.labels):
+        elif choose_dtype(plan, on_cpu).dtype != "float32":
             # There vLLM would convert all weights of the head at every step; our plugin does it for those of the labels.
-            options["hf_overrides"] = {LABEL_IDS: labels.ids}
+            options["hf_overrides"] = {LABEL_IDS: _all_label_ids(plan)}
         if plan.format.score.rule == "logit":
             # The raw logit cannot be had back from a log-probability.
             options["logprobs_mode"] = "raw_logits"
@@ -111,6 +111,12 @@ def _generation_params(order: GenerationParams, grammar: str) -> Any:
         skip_clone=True,
         watermarking=False,
     )
+
+
+def _all_label_ids(plan: Plan) -> list[int]:
+    """Those of every choice: which it will be is not known before the engine runs."""
+    encoders = [plan.encoder, *(plan.encoder.with_labels(choice) for choice in plan.choices)]
+    return list(dict.fromkeys(i for encoder in encoders if encoder.labels for i in encoder.labels.ids))
 
 
 def _label_params(labels: LabelIds) -> Any:

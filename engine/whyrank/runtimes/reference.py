@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
@@ -10,7 +10,7 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.encoder import load_classifier, load_whole
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "cross_encoder_margins"]
 
 
 class Reference:
@@ -71,3 +71,20 @@ def _load_causal(plan: Plan, dtype: str) -> Any:
     import transformers
 
     return load_whole(transformers.AutoModelForCausalLM, plan, dtype)
+
+
+def cross_encoder_margins(plan: Plan, dtype: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """What sentence-transformers makes of query and document with the recipe that the checkpoint ships."""
+    import torch
+    from sentence_transformers import CrossEncoder
+
+    config = plan.config
+    model = CrossEncoder(
+        config.source,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        activation_fn=torch.nn.Identity(),
+        model_kwargs={"dtype": dtype},
+    )
+    # One by one: what is padded has other sums.
+    return [float(margin) for margin in model.predict(list(pairs), batch_size=1, show_progress_bar=False)]

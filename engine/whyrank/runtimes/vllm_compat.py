@@ -87,6 +87,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
         "hf_overrides",
         "ir_op_priority",
         "kv_cache_memory_bytes",
+        "language_model_only",
         "logprobs_mode",
         "max_model_len",
         "max_num_batched_tokens",

@@ -384,6 +384,10 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
     }
     if hybrid:
         options["prefix_match_unit"] = MATCH_UNIT
+    if plan.checkpoint.has_vision:
+        options["language_model_only"] = (
+            True  # texts are all that is read: neither a vision tower nor an image processor
+        )
     for name in ("tensor_parallel_size", "quantization", "gpu_memory_utilization"):
         if (value := getattr(config, name)) != options_of(EngineConfig)[name].default:
             options[name] = value

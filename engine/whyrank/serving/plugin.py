@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute
 from whyrank.checkpoints import Plan, make_plan, make_verifier_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
+from whyrank.label_choice import choose_labels
 from whyrank.pipeline.verifier import Verifier
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities
@@ -89,8 +90,9 @@ class WhyrankPlugin:
         names = args.served_model_name or [args.model]
         strict = os.environ.get(STRICT_MODEL) == "1"
         limits = Limits.from_environment()
+        runtime, plan = await choose_labels(kind(engine_client, plan), plan)
         verifier = await _verifier(engine_client.vllm_config, plan)
-        service = Service(kind(engine_client, plan), plan, limits, keys, *names, strict_model=strict, verifier=verifier)
+        service = Service(runtime, plan, limits, keys, *names, strict_model=strict, verifier=verifier)
         await service.warm_up()
         replace_key_check(self._app)
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from whyrank import __version__
 from whyrank.checkpoints import Plan
 from whyrank.dtypes import choose_dtype
+from whyrank.label_choice import choice_text
 from whyrank.runtimes.base import Runtime
 from whyrank.serving.service import Service
 
@@ -48,7 +49,9 @@ class Start:
 
 
 def print_start(plan: Plan) -> None:
-    served = f"{plan.config.model}, prompt {plan.format.fingerprint}, route {plan.route}"
+    # The engine's answers choose the labels, which are part of the fingerprint.
+    prompt = plan.format.fingerprint if len(plan.choices) < 2 else plan.format.name
+    served = f"{plan.config.model}, prompt {prompt}, route {plan.route}"
     download = "" if Path(plan.config.source).exists() else ", downloaded first unless it is in the cache"
     _print(f"whyrank {__version__} serves {served}", f"loading the model{download} (--verbose shows the log)")
 
@@ -66,6 +69,8 @@ def print_when_ready(config: uvicorn.Config, service: Service, start: Start, url
 
 def _ready_lines(service: Service, start: Start, url: str | None, docs: bool) -> list[str]:
     lines = [f"dtype: {service.runtime.facts().get('dtype')}, {start.dtype_reason}"]
+    if chosen := choice_text(service.plan):
+        lines.append(f"prompt: {service.plan.format.fingerprint}, labels {chosen}")
     lines.append(f"prefix cache: {_prefix_cache(service.runtime)}")
     if service.wants_key:
         lines.append("access: with the API key")

@@ -1,0 +1,104 @@
+"""`--prompt chat` on engines: labels are chosen by what the model answers, scores are those of plain transformers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from chat_templates import LOOP
+from samples import QUERY
+from whyrank import Reranker
+from whyrank.checkpoints import Plan, make_plan
+from whyrank.config import EngineConfig
+from whyrank.label_choice import PAIRS, choice_text, choose_labels
+from whyrank.prompting.scoring import score_of
+from whyrank.prompting.tokens import EncodedDocument, PromptEncoder
+from whyrank.runtimes import Runtime, start_runtime
+from whyrank.runtimes.reference import Reference
+from whyrank.types import Document
+
+SMOLLM2 = os.environ.get("WHYRANK_SMOLLM2")
+
+
+@pytest.fixture(scope="session")
+def chat_model(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3 with ChatML's template."""
+    folder = tmp_path_factory.mktemp("chat") / "tiny-chat"
+    shutil.copytree(checkpoint("qwen3"), folder)
+    (folder / "chat_template.jinja").write_text(LOOP)
+    return folder
+
+
+async def opened(folder: Path) -> tuple[Runtime, Plan]:
+    plan = make_plan(EngineConfig(str(folder), prompt="chat", kv_cache_gib=0.5))
+    return await choose_labels(await start_runtime(plan), plan)
+
+
+async def difference(runtime: Runtime, plan: Plan, texts: list[str]) -> tuple[float, list[float]]:
+    """Between engine and transformers, the largest of the margins; and the label masses."""
+    rows = await Reranker.from_runtime(runtime, plan.encoder, plan.config).score(QUERY, texts)
+    reference, worst = Reference.beside(plan, runtime.facts()), 0.0
+    for row in rows:
+        (encoded,) = plan.encoder.encode(QUERY, [row.document], None, "tail")
+        assert isinstance(encoded, EncodedDocument) and row.margin is not None
+        wanted = score_of(reference.read(encoded.prompts[0].ids), plan.format.score_rule)
+        worst = max(worst, abs(wanted.margin - row.margin))
+    return worst, [row.label_mass or 0.0 for row in rows]
+
+
+TEXTS = [
+    "Water boils at 100 °C at sea level.",
+    "Bread rises because yeast turns sugar into gas.",
+    "海拔为零时，水的沸点是摄氏一百度。",
+]
+
+
+async def test_the_labels_are_those_that_the_model_prefers(chat_model: Path) -> None:
+    """Random weights prefer some, too; plain transformers say which."""
+    runtime, plan = await opened(chat_model)
+    try:
+        reference = Reference.beside(plan, runtime.facts())
+        masses = {fmt.fingerprint: label_mass(reference, plan.encoder.with_labels(fmt)) for fmt in plan.choices}
+        assert len(masses) > 1 and max(masses, key=lambda one: masses[one]) == plan.format.fingerprint
+        assert plan.label_masses == pytest.approx(list(masses.values()), rel=1e-3)
+        assert (choice_text(plan) or "").count("/") == len(masses) + 1
+        worst, _ = await difference(runtime, plan, TEXTS)
+        assert worst <= 1e-4
+    finally:
+        await runtime.aclose()
+
+
+def label_mass(reference: Reference, encoder: PromptEncoder) -> float:
+    import torch
+
+    assert encoder.labels is not None and encoder.labels.negative is not None
+    both, masses = [encoder.labels.positive, encoder.labels.negative], []
+    for query, text in PAIRS:
+        (row,) = encoder.encode(query, [Document(text)], None, "tail")
+        assert isinstance(row, EncodedDocument)
+        with torch.inference_mode():
+            logits = reference.model(input_ids=torch.tensor([row.prompts[0].ids])).logits[0, -1]
+        masses.append(float(logits.softmax(-1)[both].sum()))
+    return fmean(masses)
+
+
+@pytest.mark.skipif(not SMOLLM2, reason="a real chat model: scripts/smollm2.py FOLDER, then WHYRANK_SMOLLM2=FOLDER")
+async def test_a_real_chat_model_scores_and_writes() -> None:
+    runtime, plan = await opened(Path(SMOLLM2 or ""))
+    try:
+        assert plan.format.labels is not None and plan.format.labels.positive == "Yes"
+        worst, masses = await difference(runtime, plan, TEXTS)
+        assert worst <= 1e-4 and min(masses) >= 0.3
+        reranker = Reranker.from_runtime(runtime, plan.encoder, plan.config)
+        budgets = {"max_contribution_tokens": 12, "max_evidence_tokens": 12}
+        ranking = await reranker.rerank(QUERY, TEXTS[:1], mode="evidence", evidence_min_score=0, **budgets)
+        evidence = ranking.results[0].evidence
+        assert evidence is not None and evidence.contribution and evidence.evidence
+        assert "<" not in evidence.contribution + evidence.evidence
+    finally:
+        await runtime.aclose()
