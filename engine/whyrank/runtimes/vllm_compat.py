@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import inspect
 import logging
 import time
@@ -14,12 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import cache
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any, Self
 
 from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 
 __all__ = [
     "ARGUMENTS",
+    "DOCS_FILES",
     "ENVIRONMENT",
     "ERROR_TEXTS",
     "FIELDS",
@@ -33,6 +36,7 @@ __all__ = [
     "TOO_FEW_STATES",
     "Batch",
     "can_batch",
+    "docs_folder",
     "parallel_engines",
     "require_device",
     "unsupported_versions",
@@ -205,6 +209,10 @@ ERROR_TEXTS = (PROMPT_LARGER_THAN_CACHE, NO_MEMORY_FOR_CACHE, GPU_TOO_FULL, TOO_
 OUT_OF_MEMORY = "CUDA out of memory"
 """In torch's error, which vLLM passes on, or says itself of its warm-up."""
 
+_DOCS_FOLDER = "vllm/entrypoints/serve/instrumentator/static"
+DOCS_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
+"""What the API page is made of."""
+
 
 @cache
 def vllm_name(name: str) -> Any:
@@ -232,6 +240,15 @@ def require_device(platform: Any) -> None:
             "the driver loaded? a container needs --gpus all) and CUDA_VISIBLE_DEVICES must not hide it. Without one: `whyrank "
             "install-engine --cpu` in a fresh environment (in a checkout: scripts/setup --cpu)"
         )
+
+
+def docs_folder() -> Path | None:
+    """Where DOCS_FILES lie; None where there is no vLLM, which is not imported."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return None
+    folder = Path(found.origin).parents[1] / _DOCS_FOLDER
+    return folder if all((folder / name).is_file() for name in DOCS_FILES) else None
 
 
 def warn_of_versions() -> None:
