@@ -67,6 +67,7 @@ ALLOWED = {
             "compat/tei",
             "compat/vllm",
             "compat/voyage",
+            "compat/xinference",
             "native/errors",
             "native/models",
             "native/pages",
