@@ -66,7 +66,7 @@ class Workplace:
 
     def __post_init__(self) -> None:
         self.tools = self.envs / "tools" / "bin"
-        self.environ = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}", **_uv_settings()}
+        self.environ = {**os.environ, "PATH": f"{self.tools}:{os.environ['PATH']}", **uv_settings()}
         for name in ("PYTHONPATH", "VIRTUAL_ENV"):
             self.environ.pop(name, None)
 
@@ -96,7 +96,7 @@ class Workplace:
             self.run(programs / "python", "-m", "pip", "install", "--disable-pip-version-check", *what)
 
 
-def _uv_settings() -> dict[str, str]:
+def uv_settings() -> dict[str, str]:
     """uv does not read pip's configuration, where a machine has its indexes."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     pip = {}

@@ -419,6 +419,29 @@ async def test_the_model_is_looked_up_by_name(http: httpx.AsyncClient) -> None:
     assert other.status_code == 404 and "'owner/other' is not served here" in other.text
 
 
+async def test_xinferences_client_is_told_whether_to_send_its_key(make: MakeServer) -> None:
+    for keys in ((), ("K1",)):
+        async with make(*keys).client() as client:
+            assert (await client.get("/v1/cluster/auth")).raise_for_status().json() == {"auth": bool(keys)}
+
+
+async def test_cohere_v1_reads_the_text_of_objects_unless_told_otherwise(make: MakeServer) -> None:
+    server = make()
+    read = {
+        "nothing said": ([{"title": "T", "text": "a"}], None, "a"),
+        "the text": ([{"title": "T", "text": "a"}], ["text"], "a"),
+        "both": ([{"title": "T", "text": "a"}], ["title", "text"], "title: T\ntext: a"),
+    }
+    async with server.client() as client:
+        for documents, fields, text in read.values():
+            server.runtime.prompts.clear()
+            body = {"query": QUERY, "documents": documents, "rank_fields": fields}
+            (await client.post("/cohere/v1/rerank", json=body)).raise_for_status()
+            (await client.post("/cohere/v1/rerank", json={"query": QUERY, "documents": [text]})).raise_for_status()
+            one, other = server.runtime.prompts
+            assert one == other
+
+
 @pytest.mark.parametrize("path", ["/info", "/tei/info"])
 async def test_teis_info(make: MakeServer, path: str) -> None:
     server = make(documents=7)

@@ -50,11 +50,12 @@ async def http(server: InProcess) -> AsyncIterator[httpx.AsyncClient]:
 
 # Keys.
 
+OPEN = {"/health", "/v1/cluster/auth"}
 ROUTES = [
     (method, route.path)
     for router in routers
     for route in router.routes
-    if isinstance(route, APIRoute) and route.path != "/health"
+    if isinstance(route, APIRoute) and route.path not in OPEN
     for method in route.methods
 ]
 
@@ -105,7 +106,7 @@ async def test_the_root_shows_a_browser_the_playground_and_tells_others_what_is_
         body = answer.json()
         assert (body["name"], body["version"], body["model"]) == ("whyrank", whyrank.__version__, "tiny")
         assert body["prompt"] == (await client.get("/v1/formats")).json()["served"]
-    paths = {path for _, path in ROUTES} | {"/health", "/docs", "/metrics"}  # the last two are of the app around ours
+    paths = {path for _, path in ROUTES} | OPEN | {"/docs", "/metrics"}  # the last two are of the app around ours
     assert {"/v1/rerank", "/playground"} <= set(body["routes"].values()) <= paths
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, cast, get_args
@@ -460,9 +461,10 @@ class OptionsRequest(options_body(RerankRequest, _OTHERS), ReadingRequest):  # t
 
 
 def documents_of(values: Documents, fields: list[str] | None = None) -> list[Document]:
-    """With `fields`, objects are read as Cohere's v1 does: these fields alone, as "name: value" lines."""
+    """With `fields`, objects are read as Cohere's v1 does: these fields alone, as "name: value" lines; the text alone as it is."""
     if fields is None or fields == ["text"]:
-        return [Document.of(value, f"documents[{i}]") for i, value in enumerate(values)]
+        documents = [Document.of(value, f"documents[{i}]") for i, value in enumerate(values)]
+        return documents if fields is None else [replace(one, title=None) for one in documents]
     return [
         Document(value) if isinstance(value, str) else _with_fields(value, fields, f"documents[{i}]")
         for i, value in enumerate(values)

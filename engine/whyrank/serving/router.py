@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whyrank.serving.compat import cohere, infinity, jina, tei, vllm, voyage
+from whyrank.serving.compat import cohere, infinity, jina, tei, vllm, voyage, xinference
 from whyrank.serving.native import models, pages, rerank, score, stream
 
 __all__ = ["routers"]
@@ -19,5 +19,6 @@ routers = (
     voyage.router,
     tei.router,
     infinity.router,
+    xinference.router,
     pages.health,
 )

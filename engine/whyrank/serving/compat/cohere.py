@@ -159,14 +159,15 @@ async def rerank(body: Annotated[CohereRequest, _EXAMPLES], raw: Request) -> Res
 
 
 class CohereV1Request(rows.DialectRequest):
-    rank_fields: FieldNames | None = None
+    rank_fields: FieldNames | None = Field(None, description="What is read of objects; their text by default.")
     return_documents: bool | None = None
     max_chunks_per_doc: int | None = Field(
         None, description="Accepted; say truncation: windows to have all of it read."
     )
 
     def to_request(self) -> RerankRequest:
-        return RerankRequest.of(self.query, documents_of(self.documents, self.rank_fields), **self.options())
+        fields = self.rank_fields or ["text"]
+        return RerankRequest.of(self.query, documents_of(self.documents, fields), **self.options())
 
 
 def cohere_v1_response(body: CohereV1Request, ranking: Ranking, raw: Request) -> CohereResponse:
