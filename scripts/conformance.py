@@ -43,7 +43,7 @@ import psutil
 import server_process
 from check_wheels import uv_settings
 
-__all__ = ["Case", "Listed", "Outcome", "Suite", "judge", "read_cases", "read_listed", "read_suite", "table"]
+__all__ = ["Case", "Outcome", "Suite", "judge", "read_cases", "read_listed", "read_suite", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ROOT / "scripts" / "conformance_suites"
@@ -56,7 +56,7 @@ SERVERS: Mapping[str, Sequence[str]] = {
 """The routes of the embedded model. One server has a key and the other none."""
 
 _COMMON = ("httpx", "pytest", "pytest-asyncio", "pytest-timeout")
-_CASE_SECONDS = 120
+_START_SECONDS = 600
 _INSTALL_SECONDS = 1200
 _DOWNLOAD_SECONDS = 300
 # Clients look for updates and models, and tell their makers of it, unless told not to.
@@ -80,7 +80,7 @@ class ConformanceError(Exception):
 class Suite:
     """`works_with`: the packages that it tries, which the table names with their versions. `npm`: packages of Node.js.
     `sdist`: a package whose tests it runs, of the version that the engine has. `engine`: whether it imports the engine's
-    packages, too."""
+    packages, too. It is cut after `seconds`, and each case after `case_seconds`."""
 
     name: str
     file: Path
@@ -90,7 +90,8 @@ class Suite:
     npm: tuple[str, ...] = ()
     sdist: str | None = None
     engine: bool = False
-    seconds: float = 600
+    seconds: int = 1200
+    case_seconds: int = 120
 
 
 def read_suite(file: Path) -> Suite:
@@ -113,20 +114,11 @@ def read_suites() -> list[Suite]:
 # What does not apply, and what came out.
 
 
-@dataclass(frozen=True)
-class Listed:
-    """Cases of a suite that are known not to apply, each with its reason."""
-
-    reasons: Mapping[str, str] = field(default_factory=dict)
-
-
-def read_listed(file: Path = LISTED) -> dict[str, Listed]:
-    """By suite."""
-    content = tomllib.loads(file.read_text(encoding="utf-8"))
-    return {
-        suite: Listed({case: entry["reason"] for entry in entries for case in entry["cases"]})
-        for suite, entries in content.items()
-    }
+def read_listed(suite: str, server: str, file: Path = LISTED) -> dict[str, str]:
+    """The cases of a suite that are known not to apply, with the reason. An entry without `server` is for all of them."""
+    entries = tomllib.loads(file.read_text(encoding="utf-8")).get(suite, [])
+    here = [entry for entry in entries if entry.get("server", server) == server]
+    return {case: entry["reason"] for entry in here for case in entry["cases"]}
 
 
 @dataclass(frozen=True)
@@ -176,13 +168,13 @@ class Outcome:
         return {"tried": self.tried, **vars(self)}
 
 
-def judge(outcome: Outcome, cases: Iterable[Case], listed: Listed) -> None:
-    """Counts the cases. `listed` holds for every server."""
-    unseen = set(listed.reasons)
+def judge(outcome: Outcome, cases: Iterable[Case], listed: Mapping[str, str]) -> None:
+    """Counts the cases. `listed`: those that do not apply."""
+    unseen = set(listed)
     for case in cases:
         unseen.discard(case.name)
         outcome.figures |= case.properties
-        if case.name in listed.reasons:
+        if case.name in listed:
             if case.message is None:
                 outcome.failures[case.name] = "passes: take it off does_not_apply.toml"
             else:
@@ -254,7 +246,7 @@ class Environments:
         wanted = hashlib.sha256(json.dumps([requirements, suite.engine, sys.executable]).encode()).hexdigest()
         if stamp.exists() and stamp.read_text() == wanted and not self._upgrade:
             return python
-        # torch comes from PyPI with gigabytes of CUDA, unless it is held to the engine's own, which is for the CPU.
+        # torch brings gigabytes of CUDA, unless it is held to the engine's own, which is for the CPU.
         held = self._folder / "held.txt"
         lock = (ROOT / "engine/whyrank/locks/cpu.txt").read_text().splitlines()
         held.write_text(next(line for line in lock if line.startswith("torch==")) + "\n")
@@ -339,7 +331,8 @@ def _engine_version(package: str) -> str:
 def served(name: str, log: Path) -> Iterator[str]:
     """The address of a server, which is stopped at the end."""
     flags = [*SERVERS[name], "--vllm-routes", "--verbose", *server_process.SMALL_CACHE]
-    server = server_process.start(Path("demo"), flags, log, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    server = server_process.start(Path("demo"), flags, log, patience=_START_SECONDS, **quiet)
     try:
         yield server.url
     finally:
@@ -366,16 +359,12 @@ def run_pytest(suite: Suite, python: Path, environ: Mapping[str, str], folder: P
     junit = folder / f"{suite.name}.xml"
     junit.unlink(missing_ok=True)
     command = [python, "-m", "pytest", suite.file, "--junitxml", junit, "-o", "junit_family=xunit1", "-q"]
-    command += ["-c", SUITES / "pytest.ini", "--timeout", str(int(min(_CASE_SECONDS, suite.seconds)))]
-    seconds = suite.seconds
-    if int(environ["CONFORMANCE_CASES"]) and suite.name == "openapi":
-        seconds += int(environ["CONFORMANCE_CASES"])
-        command += ["--timeout", str(int(seconds))]
+    command += ["-c", SUITES / "pytest.ini", "--timeout", str(suite.case_seconds)]
     with (folder / f"{suite.name}.log").open("wb") as log:
         try:
-            subprocess.run(command, env=environ, cwd=folder, stdout=log, stderr=subprocess.STDOUT, timeout=seconds)
+            subprocess.run(command, env=environ, cwd=folder, stdout=log, stderr=subprocess.STDOUT, timeout=suite.seconds)
         except subprocess.TimeoutExpired as cause:
-            raise ConformanceError(f"cut after {seconds:g} s; see {log.name}") from cause
+            raise ConformanceError(f"cut after {suite.seconds} s; see {log.name}") from cause
     if not junit.exists():
         raise ConformanceError(f"pytest came to nothing:\n{Path(log.name).read_text(errors='replace')[-2000:]}")
     return read_cases(junit)
@@ -390,7 +379,7 @@ def try_suite(suite: Suite, server: str, url: str, environments: Environments, f
         python = environments.python_of(suite)
         environ = environment_of(suite, url, environments, cases)
         outcome.versions = environments.versions(suite, python)
-        judge(outcome, run_pytest(suite, python, environ, folder), read_listed().get(suite.name, Listed()))
+        judge(outcome, run_pytest(suite, python, environ, folder), read_listed(suite.name, server))
     except ConformanceError as error:
         outcome.failures["(the suite itself)"] = str(error)
     outcome.seconds = round(time.monotonic() - began, 1)

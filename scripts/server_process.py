@@ -34,8 +34,10 @@ class Server:
         return next(child for child in children if "EngineCore" in " ".join(child.cmdline()))
 
 
-def start(folder: Path, flags: Sequence[str], log: Path, **environment: str) -> Server:
-    """On a free port; returns when /health says that it is well."""
+def start(
+    folder: Path, flags: Sequence[str], log: Path, patience: float = _PATIENCE_SECONDS, **environment: str
+) -> Server:
+    """On a free port; returns when /health says that it is well, and gives up after `patience` seconds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -46,7 +48,7 @@ def start(folder: Path, flags: Sequence[str], log: Path, **environment: str) -> 
             [*command, *flags], stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment
         )
     server = Server(f"http://127.0.0.1:{port}", process, log)
-    end = time.monotonic() + _PATIENCE_SECONDS
+    end = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{server.url}/health").status_code == 200:

@@ -26,6 +26,7 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.encoder import EncoderRuntime, load_classifier
 from whyrank.runtimes.reference import Reference
+from whyrank.runtimes.vllm_compat import DOCS_FILES
 from whyrank.serving.admission import Limits
 from whyrank.serving.service import Service
 from whyrank.serving.standalone import StandaloneServer
@@ -116,6 +117,16 @@ async def test_a_document_that_never_fits_costs_the_others_nothing(plan: Plan) -
 
 
 # Its server.
+
+
+async def test_its_api_page_needs_nothing_from_elsewhere(plan: Plan) -> None:
+    async with Running(plan) as running:
+        page = (await running.client.get("/docs")).raise_for_status().text
+        for name in DOCS_FILES:
+            assert f'"/static/{name}"' in page
+            assert len((await running.client.get(f"/static/{name}")).raise_for_status().content) > 10_000
+        assert (await running.client.get("/openapi.json")).json()["info"]["title"] == "whyrank"
+        assert (await running.client.get("/redoc")).status_code == 404
 
 
 class Running:

@@ -2,7 +2,8 @@
 # dependencies = ["schemathesis", "openapi-python-client", "openapi-spec-validator"]
 # [tool.conformance]
 # works-with = ["schemathesis", "openapi-python-client", "openapi-spec-validator"]
-# seconds = 1800
+# seconds = 14400
+# case-seconds = 7200
 # ///
 """The server's own OpenAPI document: requests made up from it, by schemathesis, and the client that a generator makes of it.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -87,14 +89,8 @@ def sensible_bodies(draw: Callable[..., Any], path: str) -> dict[str, Any]:
 def cases(schema: Any, path: str) -> st.SearchStrategy[Case]:
     operation = schema[path]["POST"]
     made_up = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
-
-    @st.composite
-    def sensible(draw: Callable[..., Any]) -> Case:
-        case = draw(operation.as_strategy(generation_mode=GenerationMode.POSITIVE))
-        case.body = draw(sensible_bodies(path))
-        return case
-
-    return sensible() | made_up
+    sensible = sensible_bodies(path).map(lambda body: operation.Case(body=body, media_type="application/json"))
+    return sensible | made_up
 
 
 @pytest.mark.parametrize("path", OURS)
@@ -132,9 +128,18 @@ def test_the_document_is_valid() -> None:
     validate(DOCUMENT)
 
 
+def _part(paths: list[str]) -> dict[str, Any]:
+    """The document of these paths alone, without what vLLM's others refer to."""
+    described = {path: DOCUMENT["paths"][path] for path in paths}
+    schemas, left = dict[str, Any](), json.dumps(described)
+    while new := set(re.findall(r'"#/components/schemas/([^"]+)"', left)) - schemas.keys():
+        schemas |= {name: DOCUMENT["components"]["schemas"][name] for name in new}
+        left = json.dumps([schemas[name] for name in sorted(new)])
+    return {**DOCUMENT, "paths": described, "components": {**DOCUMENT["components"], "schemas": schemas}}
+
+
 def test_a_client_can_be_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described = {**DOCUMENT, "paths": {path: DOCUMENT["paths"][path] for path in [*OURS, "/health", "/info"]}}
-    (tmp_path / "openapi.json").write_text(json.dumps(described))
+    (tmp_path / "openapi.json").write_text(json.dumps(_part([*OURS, "/health", "/info"])))
     program = Path(sys.executable).parent / "openapi-python-client"
     command = [program, "generate", "--path", "openapi.json", "--meta", "none", "--output-path", "made", "--fail-on-warning"]
     # Its last step wants ruff on the path, which is of no matter here.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import importlib.util
 import inspect
 import logging
 import time
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import cache
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any, Self
 
 from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
@@ -21,6 +23,7 @@ from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 __all__ = [
     "ARGUMENTS",
     "ENVIRONMENT",
+    "DOCS_FILES",
     "ERROR_TEXTS",
     "FIELDS",
     "GPU_TOO_FULL",
@@ -30,6 +33,7 @@ __all__ = [
     "SUPPORTED_VERSIONS",
     "Batch",
     "can_batch",
+    "docs_folder",
     "unsupported_versions",
     "vllm_name",
     "warn_of_versions",
@@ -167,6 +171,10 @@ GPU_TOO_FULL = "less than desired GPU memory utilization"
 ERROR_TEXTS = (PROMPT_LARGER_THAN_CACHE, NO_MEMORY_FOR_CACHE, GPU_TOO_FULL)
 """Parts of vLLM's errors to which whyrank adds a remedy of its own."""
 
+_DOCS_FOLDER = "vllm/entrypoints/serve/instrumentator/static"
+DOCS_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
+"""What the API page is made of."""
+
 
 @cache
 def vllm_name(name: str) -> Any:
@@ -184,6 +192,15 @@ def vllm_name(name: str) -> Any:
     raise EngineNotInstalled(
         f"this version of vLLM has no {name} where whyrank looks for it ({', '.join(NAMES[name])}): {INSTALL_ENGINE}"
     )
+
+
+def docs_folder() -> Path | None:
+    """Where DOCS_FILES lie; None where there is no vLLM, which is not imported."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return None
+    folder = Path(found.origin).parents[1] / _DOCS_FOLDER
+    return folder if all((folder / name).is_file() for name in DOCS_FILES) else None
 
 
 def warn_of_versions() -> None:

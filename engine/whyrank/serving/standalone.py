@@ -7,15 +7,19 @@ import re
 import signal
 import socket
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
 from prometheus_client import make_asgi_app
 from starlette.routing import Mount
 
 from whyrank.checkpoints import Plan
 from whyrank.runtimes.encoder import EncoderRuntime
+from whyrank.runtimes.vllm_compat import DOCS_FILES, docs_folder
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import SHUTDOWN_SECONDS, LimitedProtocol
 from whyrank.serving.context import service_of
@@ -68,6 +72,27 @@ def _metrics_route() -> Mount:
     return route
 
 
+def _app_with_docs(folder: Path | None) -> FastAPI:
+    """With an API page that needs nothing from elsewhere, as vLLM's server has it, if vLLM is there to lend the files."""
+    if folder is None:
+        return FastAPI()
+    app = FastAPI(docs_url=None, redoc_url=None)
+    app.mount("/static", StaticFiles(directory=folder), name="static")
+    script, style = (f"/static/{name}" for name in DOCS_FILES)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="whyrank",
+            swagger_js_url=script,
+            swagger_css_url=style,
+            swagger_favicon_url="data:,",
+        )
+
+    return app
+
+
 class StandaloneServer(uvicorn.Server):
     """Told to stop, it brings calls under way home, as vLLM's server does with the plugin; uvicorn alone would let new ones
     in until then, and in the end cut off whoever still waits."""
@@ -82,7 +107,7 @@ class StandaloneServer(uvicorn.Server):
         start: Start | None = None,
     ) -> None:
         """`start`: its lines are printed in place of uvicorn's log."""
-        app = FastAPI()
+        app = _app_with_docs(docs_folder())
         for router in (*routers, models):
             app.include_router(router)
         app.router.routes.append(_metrics_route())
