@@ -101,7 +101,8 @@ def read_suite(file: Path) -> Suite:
     lines = found["content"].splitlines()
     metadata = tomllib.loads("\n".join(line[2:] for line in lines))
     options: dict[str, Any] = metadata.get("tool", {}).get("conformance", {})
-    values = {name.replace("-", "_"): tuple(one) if isinstance(one, list) else one for name, one in options.items()}
+    values: dict[str, Any] = {name.replace("-", "_"): one for name, one in options.items()}
+    values |= {name: tuple(one) for name, one in values.items() if isinstance(one, list)}
     name = file.stem.removeprefix("test_")
     values.setdefault("works_with", tuple(metadata["dependencies"]))
     return Suite(name, file, tuple(metadata["dependencies"]), **values)
@@ -358,11 +359,23 @@ def environment_of(suite: Suite, url: str, environments: Environments, cases: in
 def run_pytest(suite: Suite, python: Path, environ: Mapping[str, str], folder: Path) -> list[Case]:
     junit = folder / f"{suite.name}.xml"
     junit.unlink(missing_ok=True)
-    command = [python, "-m", "pytest", suite.file, "--junitxml", junit, "-o", "junit_family=xunit1", "-q"]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pytest",
+        suite.file,
+        "--junitxml",
+        junit,
+        "-o",
+        "junit_family=xunit1",
+        "-q",
+    ]
     command += ["-c", SUITES / "pytest.ini", "--timeout", str(suite.case_seconds)]
     with (folder / f"{suite.name}.log").open("wb") as log:
         try:
-            subprocess.run(command, env=environ, cwd=folder, stdout=log, stderr=subprocess.STDOUT, timeout=suite.seconds)
+            subprocess.run(
+                command, env=environ, cwd=folder, stdout=log, stderr=subprocess.STDOUT, timeout=suite.seconds
+            )
         except subprocess.TimeoutExpired as cause:
             raise ConformanceError(f"cut after {suite.seconds} s; see {log.name}") from cause
     if not junit.exists():
@@ -418,7 +431,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORD", help="only suites whose name has this in it")
     parser.add_argument("--server", choices=SERVERS, help="only this one of the two servers")
-    parser.add_argument("--cases", type=int, default=500, help="how many requests the suite openapi makes up; default 500")
+    parser.add_argument(
+        "--cases", type=int, default=500, help="how many requests the suite openapi makes up; default 500"
+    )
     parser.add_argument("--upgrade", action="store_true", help="install anew, with what the index has today")
     parser.add_argument("--list", action="store_true", help="print the suites and stop")
     default = Path(tempfile.gettempdir()) / "whyrank-conformance"

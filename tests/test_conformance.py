@@ -1,4 +1,4 @@
-"""The runner of scripts/conformance.py: how cases are counted, its table, what does not apply, what suites say of themselves."""
+"""scripts/conformance.py: how cases are counted, its table, what does not apply, what suites say of themselves."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def test_cases_are_counted_and_the_list_only_shrinks() -> None:
 
 
 def test_the_table() -> None:
-    outcomes = [Outcome("a", "generate", ["x 1.0"], 3, 1, {"bad": "why"}), Outcome("node", "classify", left_out="no npm")]
+    outcomes = [
+        Outcome("a", "generate", ["x 1.0"], 3, 1, {"bad": "why"}),
+        Outcome("node", "classify", left_out="no npm"),
+    ]
     head, first, second = table(outcomes).splitlines()
     assert re.split(r"  +", head) == ["suite", "server", "tried", "passed", "does not apply", "failed", "tried with"]
     assert re.split(r"  +", first) == ["a", "generate", "5", "3", "1", "1", "x 1.0"]
@@ -82,9 +85,9 @@ def test_a_suite_without_metadata_is_told(tmp_path: Path, text: str, message: st
 
 def test_metadata_with_options(tmp_path: Path) -> None:
     file = tmp_path / "test_x.py"
-    file.write_text(
-        '# /// script\n# dependencies = [\n#     "a>=1",\n# ]\n#\n# [tool.conformance]\n# case-seconds = 7\n# servers = ["generate"]\n# ///\n'
-    )
+    lines = ["/// script", "dependencies = [", '    "a>=1",', "]", "[tool.conformance]", "case-seconds = 7"]
+    lines += ['servers = ["generate"]', "///", ""]
+    file.write_text("\n".join(f"# {line}" if line else "" for line in lines))
     suite = read_suite(file)
     assert (suite.name, suite.dependencies, suite.works_with) == ("x", ("a>=1",), ("a>=1",))
     assert (suite.case_seconds, suite.servers, suite.engine) == (7, ("generate",), False)

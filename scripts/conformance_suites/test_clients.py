@@ -68,7 +68,7 @@ async def test_xinference_async() -> None:
 
 def test_xinference_models() -> None:
     models = RESTfulClient(SERVED.url, api_key=SERVED.key).list_models()
-    assert models["demo"]["model_type"] == "rerank"
+    assert models["demo"]["object"] == "model"
 
 
 def test_xinference_unknown_model() -> None:

@@ -141,7 +141,17 @@ def _part(paths: list[str]) -> dict[str, Any]:
 def test_a_client_can_be_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "openapi.json").write_text(json.dumps(_part([*OURS, "/health", "/info"])))
     program = Path(sys.executable).parent / "openapi-python-client"
-    command = [program, "generate", "--path", "openapi.json", "--meta", "none", "--output-path", "made", "--fail-on-warning"]
+    command = [
+        program,
+        "generate",
+        "--path",
+        "openapi.json",
+        "--meta",
+        "none",
+        "--output-path",
+        "made",
+        "--fail-on-warning",
+    ]
     # Its last step wants ruff on the path, which is of no matter here.
     (tmp_path / "config.yml").write_text("post_hooks: []\n")
     done = subprocess.run(

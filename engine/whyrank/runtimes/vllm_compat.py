@@ -22,8 +22,8 @@ from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 
 __all__ = [
     "ARGUMENTS",
-    "ENVIRONMENT",
     "DOCS_FILES",
+    "ENVIRONMENT",
     "ERROR_TEXTS",
     "FIELDS",
     "GPU_TOO_FULL",
