@@ -461,7 +461,7 @@ class OptionsRequest(options_body(RerankRequest, _OTHERS), ReadingRequest):  # t
 
 
 def documents_of(values: Documents, fields: list[str] | None = None) -> list[Document]:
-    """With `fields`, objects are read as Cohere's v1 does: these alone, as "name: value" lines, or the bare text if it is all."""
+    """With `fields`, objects are read as Cohere's v1 does: these alone, as "name: value" lines, or bare if it is the text."""
     if fields is None or fields == ["text"]:
         documents = [Document.of(value, f"documents[{i}]") for i, value in enumerate(values)]
         return documents if fields is None else [replace(one, title=None) for one in documents]
