@@ -43,7 +43,7 @@ import psutil
 import server_process
 from check_wheels import uv_settings
 
-__all__ = ["Case", "Outcome", "Suite", "judge", "read_cases", "read_listed", "read_suite", "table"]
+__all__ = ["Case", "Outcome", "Suite", "judge", "markdown", "read_cases", "read_listed", "read_suite", "table"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ROOT / "scripts" / "conformance_suites"
@@ -197,6 +197,17 @@ def table(outcomes: Iterable[Outcome]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The table of docs/serving.md, with a suite's servers together."""
+    rows = ["| tried with | cases | pass | do not apply | fail |", "|---|---|---|---|---|"]
+    for suite in dict.fromkeys(one.suite for one in outcomes if not one.left_out):
+        own = [one for one in outcomes if one.suite == suite]
+        counts = [sum(one.tried for one in own), sum(one.passed for one in own), sum(one.not_applicable for one in own)]
+        failed = sum(len(one.failures) for one in own)
+        rows.append(f"| {', '.join(own[0].versions)} | {' | '.join(map(str, counts))} | {failed} |")
+    return "\n".join(rows)
 
 
 # Environments.
@@ -435,6 +446,7 @@ def arguments() -> argparse.Namespace:
         "--cases", type=int, default=500, help="how many requests the suite openapi makes up; default 500"
     )
     parser.add_argument("--upgrade", action="store_true", help="install anew, with what the index has today")
+    parser.add_argument("--markdown", action="store_true", help="print the table as docs/serving.md has it")
     parser.add_argument("--list", action="store_true", help="print the suites and stop")
     default = Path(tempfile.gettempdir()) / "whyrank-conformance"
     parser.add_argument("--cache", type=Path, default=default, help=f"where environments are kept; default {default}")
@@ -452,7 +464,7 @@ def main() -> None:
         print("\n".join(f"{suite.name:24} {', '.join(suite.works_with)}" for suite in suites))
         return
     outcomes = run(suites, [options.server] if options.server else [*SERVERS], options)
-    print(table(outcomes))
+    print(markdown(outcomes) if options.markdown else table(outcomes))
     failed = sum(len(one.failures) for one in outcomes)
     totals = {name: sum(getattr(one, name) for one in outcomes) for name in ("tried", "passed", "not_applicable")}
     print(json.dumps({"ok": not failed, **totals, "failed": failed, "suites": [one.to_json() for one in outcomes]}))

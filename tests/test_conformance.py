@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 import conformance
-from conformance import Case, ConformanceError, Outcome, judge, read_cases, read_listed, read_suite, read_suites, table
+from conformance import (
+    Case,
+    ConformanceError,
+    Outcome,
+    judge,
+    markdown,
+    read_cases,
+    read_listed,
+    read_suite,
+    read_suites,
+    table,
+)
 
 JUNIT = """<testsuites><testsuite>
 <testcase classname="test_x" name="test_a[1-b]"><properties><property name="cases" value="7"/></properties></testcase>
@@ -50,6 +61,12 @@ def test_the_table() -> None:
     assert re.split(r"  +", head) == ["suite", "server", "tried", "passed", "does not apply", "failed", "tried with"]
     assert re.split(r"  +", first) == ["a", "generate", "5", "3", "1", "1", "x 1.0"]
     assert re.split(r"  +", second) == ["node", "classify", "0", "0", "0", "0", "no npm"]
+
+
+def test_the_table_of_the_docs() -> None:
+    outcomes = [Outcome("a", server, ["x 1.0", "y 2"], 3, 1, {"bad": "why"}) for server in conformance.SERVERS]
+    outcomes.append(Outcome("node", "classify", left_out="no npm"))
+    assert markdown(outcomes).splitlines()[2:] == ["| x 1.0, y 2 | 10 | 6 | 2 | 2 |"]
 
 
 def test_what_does_not_apply_is_of_a_server_or_of_all(tmp_path: Path) -> None:
