@@ -64,7 +64,7 @@ class Batcher:
             self._timer = loop.call_later(self._window, self._flush) if later else loop.call_soon(self._flush)
 
     def leave(self, pending: PendingBatch) -> None:
-        """The caller no longer wants this batch. A request none of whose batches is wanted is cancelled."""
+        """Nobody wants this batch any more. A request none of whose batches is wanted is cancelled."""
         for task, batch in self._sending.items():
             if pending in batch:
                 if not any(other.wanted for other in batch):
