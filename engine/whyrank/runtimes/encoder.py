@@ -21,7 +21,7 @@ _BATCH_TOKENS = 16384
 
 
 class EncoderRuntime:
-    """One model, one worker thread; calls take turns batch by batch."""
+    """One model, one worker thread; concurrent calls take turns, batch by batch."""
 
     def __init__(self, model: Any, plan: Plan) -> None:
         self.model = model
@@ -47,13 +47,13 @@ class EncoderRuntime:
             ]
 
     def _logits(self, rows: Sequence[Ids]) -> list[float | DocumentError]:
-        """What the model refuses together, too large for the memory or with one bad row, it gets again in halves."""
+        """Logits of the rows. A batch that fails, for lack of memory or because of one bad row, is retried in halves."""
         try:
             return self._forward(rows)
         except (RuntimeError, ValueError, IndexError, TypeError) as cause:
             if len(rows) == 1:
                 return [DocumentError("engine", f"the model refused this document: {cause}")]
-        # Only here, where nothing holds the failed pass's tensors any more.
+        # Outside the except block, so that the failed pass's tensors are already freed.
         half = len(rows) // 2
         return [*self._logits(rows[:half]), *self._logits(rows[half:])]
 
@@ -92,7 +92,7 @@ class EncoderRuntime:
 
 
 def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
-    """Prompts of like length together, so that little is padded. Foreign code gets one at a time: its masks are its own."""
+    """Batches prompts of similar length, to save padding. Remote code gets one prompt at a time: its masks may differ."""
     batches: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         if not batches or alone or (len(batches[-1]) + 1) * len(prompts[i]) > _BATCH_TOKENS:
@@ -102,10 +102,10 @@ def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
 
 
 def load_classifier(plan: Plan) -> Any:
-    """The checkpoint through transformers, as a classifier. fp32 on a CPU unless asked otherwise."""
+    """The checkpoint as a transformers classifier, in fp32 on a CPU unless configured otherwise."""
     import transformers
 
-    # Rerankers with their own code register as a bare model more often than as a classifier.
+    # Rerankers with remote code register as a bare model more often than as a classifier.
     runs_own_code = plan.checkpoint.remote_code and plan.route == "encoder"
     return load_whole(
         transformers.AutoModel if runs_own_code else transformers.AutoModelForSequenceClassification, plan, "float32"
@@ -113,8 +113,8 @@ def load_classifier(plan: Plan) -> Any:
 
 
 def load_whole(auto: Any, plan: Plan, cpu_dtype: str) -> Any:
-    """The checkpoint as one of transformers' automatic classes, on the GPU where there is one. transformers would make up
-    what it lacks, at random, and go on."""
+    """The checkpoint as one of transformers' auto classes, on the GPU if there is one. Missing weights are an error:
+    transformers would initialize them at random and go on."""
     import torch
 
     config = plan.config

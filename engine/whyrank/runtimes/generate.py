@@ -18,9 +18,9 @@ from whyrank.types import DocumentError, Usage
 
 __all__ = ["MATCH_UNIT", "GenerateRuntime"]
 
-# Hybrids store their state once a request; hits are possible every so many tokens. Divides every real block size.
+# Hybrids store their state once per request; hits are possible at multiples of this many tokens. It divides all block sizes.
 MATCH_UNIT = 16
-# Fewer prompts than this are not worth the extra step that a primer takes.
+# With fewer prompts, warming the prefix is not worth the extra step.
 _MIN_PROMPTS_TO_WARM = 8
 _MAX_WARMED_PREFIXES = 1024
 
@@ -28,7 +28,7 @@ _MAX_WARMED_PREFIXES = 1024
 class GenerateRuntime(VllmRuntime):
     def __init__(self, engine: Any, plan: Plan) -> None:
         super().__init__(engine, plan)
-        assert plan.encoder.labels is not None  # formats.py demands labels for this route
+        assert plan.encoder.labels is not None  # formats.py requires labels for this route
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
         self._warmed_prefixes: set[tuple[str | None, Ids]] = set()
@@ -43,7 +43,7 @@ class GenerateRuntime(VllmRuntime):
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
             options["hf_overrides"] = {"head_dtype": "float32"}
         if plan.format.score.rule == "logit":
-            # The raw logit cannot be had back from a log-probability.
+            # The raw logit cannot be recovered from a log-probability.
             options["logprobs_mode"] = "raw_logits"
         return options
 
@@ -67,9 +67,9 @@ class GenerateRuntime(VllmRuntime):
         )
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
-        """Hybrids: a hit is possible only where an earlier request ended. So one request ends with the frame, the next with
-        the query, and the documents then start from there. Each is one token longer than what it shares, because the last
-        token is always computed anew."""
+        """A hybrid can hit the cache only where an earlier request ended. So one request ends with the frame and the next with
+        the query; the documents then start from there. Each is one token longer than the prefix it warms, because the last
+        token is always recomputed."""
         if not self.plan.checkpoint.has_linear_attention or len(prompts) < _MIN_PROMPTS_TO_WARM:
             return Usage()
         usage = Usage()
@@ -98,7 +98,7 @@ class GenerateRuntime(VllmRuntime):
             ids: list[int] = []
             try:
                 async with self._places.place(call):
-                    # Before all scoring: what is being written is what a caller waits for.
+                    # Ahead of all scoring: the caller is waiting for this text.
                     async for output in self._outputs(prompt, sampling, priority=-1, salt=order.salt):
                         (completion,) = output.outputs
                         ids += completion.token_ids
@@ -116,9 +116,9 @@ class GenerateRuntime(VllmRuntime):
 
 
 def max_concurrent_generations(config: Any) -> int:
-    """How many documents this process has written at once. Each keeps its place for hundreds of steps and makes all of them
-    longer, and a score has to find both a place and a short step: so no more than half of the engine's. Processes that share
-    an engine share its places."""
+    """How many documents this process generates evidence for concurrently. Each occupies its slot for hundreds of steps and
+    makes all of them longer, while scores need free slots and short steps: so at most half of the engine's slots. Processes
+    that share an engine share its slots."""
     engines, processes = config.parallel_config.data_parallel_size, config.parallel_config._api_process_count
     places: int = config.scheduler_config.max_num_seqs * engines // 2 // processes
     return max(1, places)
@@ -140,7 +140,7 @@ def _label_params(labels: LabelIds) -> Any:
     return vllm_name("SamplingParams")(
         max_tokens=1,
         temperature=0.0,
-        # Exact for ids outside any top-k, and before every mask and penalty; `logprobs` must stay unset.
+        # Exact even for ids outside any top-k, and taken before all masks and penalties; `logprobs` must stay unset.
         logprob_token_ids=[i for i in (labels.positive, labels.negative) if i is not None],
         detokenize=False,
         output_kind=vllm_name("RequestOutputKind").FINAL_ONLY,

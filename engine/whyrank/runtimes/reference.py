@@ -1,4 +1,4 @@
-"""Plain transformers, one prompt at a time, no padding, no cache: the values that every engine is held against."""
+"""Plain transformers, one prompt at a time, no padding, no cache: the reference values for every engine."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["Reference"]
 
 
 class Reference:
-    """Slow and plain on purpose. Loads the model a second time: for tests and `whyrank doctor`.
+    """Slow and simple on purpose. Loads the model a second time: for tests and `whyrank doctor`.
 
-    `float32_head`: for engines that compute their last layer so, whatever the dtype of the others."""
+    `float32_head`: for engines that compute the last layer in float32, whatever the dtype of the others."""
 
     def __init__(self, plan: Plan, float32_head: bool = False) -> None:
         self.plan = plan
         self._causal = plan.encoder.labels is not None
         self.model = _load_causal(plan) if self._causal else load_classifier(plan)
-        self.model.config.pad_token_id = None  # a lone prompt has no padding to look for
+        self.model.config.pad_token_id = None  # a single prompt has no padding to look for
         if float32_head:
             _compute_head_in_float32(self.model)
 
     @classmethod
     def beside(cls, plan: Plan, facts: Mapping[str, str | int]) -> Self:
-        """As the engine computes that says these facts of itself."""
+        """The reference for an engine that reports these facts."""
         return cls(plan, float32_head=facts.get("head_dtype") == "float32")
 
     def read(self, ids: Ids) -> LabelRead:
-        """What the route should answer for these ids: log-probabilities of both labels, or the raw logit."""
+        """The expected result for these ids: log-probabilities of both labels, or the raw logit."""
         import torch
 
         with torch.inference_mode():
@@ -51,7 +51,7 @@ class Reference:
 
 
 def _compute_head_in_float32(model: Any) -> None:
-    """From a copy: the weight itself may be the embedding's, too."""
+    """Uses a copy of the weight, which may be tied to the embedding."""
     from torch.nn import Linear
     from torch.nn.functional import linear
 
