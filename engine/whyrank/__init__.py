@@ -1,7 +1,7 @@
 """whyrank reranks documents and says why.
 
-async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
-    ranking = await reranker.rerank(query, documents)
+    async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
+        ranking = await reranker.rerank(query, documents)
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ _LATER = {
     "Reranker": "whyrank.reranker",
     "RetryPolicy": "whyrank.client",
 }
-"""Names whose modules take as long to import as all the rest: only for those who use them."""
+"""Names whose modules take as long to import as all the rest together: imported when first used."""
 
 
 def __getattr__(name: str) -> Any:

@@ -15,12 +15,12 @@ from whyrank.types import RankedDocument
 __all__ = ["Citation", "Packed", "pack", "token_counter"]
 
 _SAME_SHARE = 0.9
-"""A passage repeats another if at least this share of its pairs of neighbouring words stands in the other one."""
+"""A passage repeats another if at least this share of its pairs of neighbouring words occurs in the other one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """What a mark in the text stands for. `also`: (index, id) of documents whose evidence said the same, best first."""
+    """What a mark in the text refers to. `also`: (index, id) of documents whose evidence said the same, best first."""
 
     mark: str
     index: int
@@ -30,9 +30,9 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """`text` is `tokens` long, marks included; `citations` stand in its order.
+    """`text` has `tokens` tokens, marks included; `citations` are in its order.
 
-    raw_tokens: all cited documents in full. left_out: indexes of documents whose evidence did not fit, best first.
+    raw_tokens: tokens of all cited documents in full. left_out: indexes of documents whose evidence did not fit, best first.
     """
 
     text: str
@@ -43,18 +43,18 @@ class Packed:
 
     @property
     def saved_tokens(self) -> int:
-        """Below zero where evidence and marks are longer than the documents were."""
+        """Negative if evidence and marks are longer than the documents."""
         return self.raw_tokens - self.tokens
 
 
 def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable[[str], int]) -> Packed:
-    """As much evidence as fits, or spans where a row has those, in the order of `rows`, which come best first; rows with
-    neither are passed over.
+    """Packs as much evidence as fits, or the spans of rows that have those, in the order of `rows`, best first. Rows with
+    neither are skipped.
 
-    Of evidence that was held against its document, sentences that say otherwise than the document are dropped, and those that
-    words alone could not check are marked "(unverified)"; where there is no room for both kinds, the supported ones go in
-    alone. A passage goes in whole or not at all; where one does not fit, shorter ones after it still may. `count_tokens` is
-    asked about the joined text, never about parts, since a join may cost more tokens than its parts.
+    If evidence was checked against its document, altered sentences are dropped, and unverified ones are marked
+    "(unverified)"; if there is no room for both supported and unverified sentences, only the supported ones are included. A
+    passage is included whole or not at all; if one does not fit, shorter ones after it still may. `count_tokens` is called
+    with the joined text, never with parts, since a join may have more tokens than its parts.
     """
     if type(max_tokens) is not int or max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {max_tokens!r}: give a whole number of at least 1")
@@ -88,7 +88,7 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
 
 
 def _passage(row: RankedDocument, marked: bool = False, supported_only: bool = False) -> str:
-    """Without blank lines: one in the packed text always means that the next mark follows."""
+    """The passage without blank lines: a blank line in the packed text always precedes the next mark."""
     text = row.evidence.evidence if row.evidence else row.span_text
     grounding = row.evidence.grounding if row.evidence else None
     for sentence in reversed(grounding.sentences if grounding else ()):
@@ -113,7 +113,7 @@ def _citation(place: int, group: Sequence[RankedDocument]) -> Citation:
     return Citation(_mark(place), kept.index, kept.id, tuple((row.index, row.id) for row in repeated))
 
 
-# Kana, Han and Hangul stand for themselves; elsewhere a word is a word, and 5.3 is one.
+# Each kana, Han or Hangul character is a word; elsewhere words are separated as usual, and 5.3 is one word.
 _GLYPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_GLYPHS}]|[^\W{_GLYPHS}]+")
 _NEGATION = re.compile(
@@ -124,7 +124,7 @@ _NEGATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """A passage as far as repetition goes. Sources contradict each other in a name, a figure or a "not", so these count all."""
+    """What counts for repetition. Sources contradict each other in a name, a figure or a "not", so these must all match."""
 
     pairs: frozenset[tuple[str, str]]
     figures: frozenset[tuple[str, str]]
@@ -140,7 +140,7 @@ class _Wording:
         return cls(pairs, figures, names, len(_NEGATION.findall(passage.casefold())))
 
     def repeats(self, other: _Wording) -> bool:
-        """Adds nothing to the other. Not the other way round: a longer passage that holds a shorter one is no repetition."""
+        """Whether this adds nothing to the other. Not symmetric: a longer passage does not repeat one that it contains."""
         if not self.pairs or self.negations != other.negations:
             return False
         if not self.figures <= other.pairs or not self.names <= other.names:
@@ -149,12 +149,12 @@ class _Wording:
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:
-    """How many tokens a text has, without special ones around it.
+    """A function that counts a text's tokens, without special tokens around it.
 
-    Takes a Hugging Face tokenizer, a tiktoken encoding, anything else whose `encode(text)` has a length, or a function
+    Accepts a Hugging Face tokenizer, a tiktoken encoding, anything else whose `encode(text)` has a length, or a function
     from text to a number.
     """
-    # A Hugging Face tokenizer can be called too, but answers with ids and masks.
+    # A Hugging Face tokenizer is callable too, but returns ids and masks.
     encode = getattr(tokenizer, "encode_ordinary", None) or getattr(tokenizer, "encode", None)
     if callable(encode) and not isinstance(tokenizer, str | bytes | type):
         return _length_of(tokenizer, encode)
@@ -176,7 +176,7 @@ def token_counter(tokenizer: Any) -> Callable[[str], int]:
 
 
 def _length_of(tokenizer: object, encode: Callable[..., Any]) -> Callable[[str], int]:
-    """Tried once on an empty text, so that what cannot count is refused before any work."""
+    """Tried once on an empty text, so that an unusable tokenizer is refused before any work."""
     for options in ({"add_special_tokens": False}, {}):
         try:
             len(encode("", **options))
