@@ -1,7 +1,7 @@
 """whyrank reranks documents and says why.
 
-    async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
-        ranking = await reranker.rerank(query, documents)
+async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
+    ranking = await reranker.rerank(query, documents)
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _positions(model: str, table: dict[str, Any]) -> int | None:
     if positions is not None and type(positions) is not int:
         raise CheckpointError(f"model {model!r}: config.json: max_position_embeddings is {positions!r:.60}, no number")
     if positions and "roberta" in table.get("model_type", ""):
-        return positions - int(table.get("pad_token_id", 1)) - 1  # positions are counted from the id after the padding token's
+        return positions - int(table.get("pad_token_id", 1)) - 1  # they are counted from after the padding id
     return positions
 
 

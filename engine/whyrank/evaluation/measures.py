@@ -163,5 +163,5 @@ def evidence_measures(row: RankedDocument, answers: Sequence[str] = ()) -> dict[
 
 
 def _folded(text: str) -> str:
-    """Normalizes case, width, the encoding of accents and white space."""
+    """Normalises case, width, the encoding of accents and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -1,4 +1,4 @@
-"""Summarizes a result file in numbers. One pass over it; memory holds a few numbers and the text of each query."""
+"""Summarises a result file in numbers. One pass over it; memory holds a few numbers and the text of each query."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """prompts/*.toml → PromptFormat: everything whyrank knows about a model family, as data.
 
-A prompt is a list of *runs*. Each run is tokenized in one go and the ids are joined, because that is how the model cards
-differ: Prism tokenizes one string, Qwen3-Reranker three, mxbai one per segment. A run is a list of pieces: literal frame
+A prompt is a list of *runs*. Each run is tokenised in one go and the ids are joined, because that is how the model cards
+differ: Prism tokenises one string, Qwen3-Reranker three, mxbai one per segment. A run is a list of pieces: literal frame
 text, or `{ field = "..." }` for the caller's values.
 """
 

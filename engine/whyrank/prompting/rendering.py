@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
 
 Run = tuple[Span, ...]
-"""The spans that are tokenized together."""
+"""The spans that are tokenised together."""
 
 
 def instruction_text(fmt: PromptFormat, instruction: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Splits a run so that its parts, tokenized one by one, give the ids of the whole: text that prompts share is tokenized once.
+"""Splits a run so that its parts, tokenised one by one, give the ids of the whole: text that prompts share is tokenised once.
 
 A run is split only in trusted text, as near as possible to the user text beside it, at two kinds of places:
 
@@ -6,7 +6,7 @@ A run is split only in trusted text, as near as possible to the user text beside
   between them separately.
 - Before a blank that follows another ASCII character, as in "<Document>:" and " Water". Most pre-tokenizers scan a text from
   left to right without looking back, and accept a blank only at the beginning of a word: so a word begins here whatever
-  surrounds it, and all later words depend only on the text from here on. No normalization form joins a blank with what
+  surrounds it, and all later words depend only on the text from here on. No normalisation form joins a blank with what
   precedes it, and the model sees one word at a time. The place after the blank is unsafe: the blank belongs to the
   document's first word. So is, in general, the beginning of the last word: a newline in the document joins "\\n " to one word.
 
@@ -118,7 +118,7 @@ class RunSplitter:
         return all(ids[at] == ids[at + 1] + ids[at + 2] for at in range(0, len(ids), 3))
 
     def _words_begin(self, left: str, right: str) -> bool:
-        """Whether the right text begins a new word after the left one, and normalization changes neither."""
+        """Whether the right text begins a new word after the left one, and normalisation changes neither."""
         before, after = self._normalised(left), self._normalised(right)
         if self._normalised(left + right) != before + after:
             return False

@@ -2,7 +2,7 @@
 
 Three promises, each with its mechanism here:
 
-- *The model card's own ids.* A run has the ids that the checkpoint's own tokenizer gives it as one string. It is tokenized in
+- *The model card's own ids.* A run has the ids that the checkpoint's own tokenizer gives it as one string. It is tokenised in
   parts where that makes no difference (`splitting.py`), and parts that several prompts share only once (`_encode_all`).
 - *User text is never control.* The control tokens of a part must be the frame's own, each in its own place. If text of a
   query, document or instruction forms one, alone or together with the adjacent frame, the run is encoded again in pieces,

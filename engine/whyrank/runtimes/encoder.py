@@ -114,7 +114,7 @@ def load_classifier(plan: Plan) -> Any:
 
 def load_whole(auto: Any, plan: Plan, cpu_dtype: str) -> Any:
     """The checkpoint as one of transformers' auto classes, on the GPU if there is one. Missing weights are an error:
-    transformers would initialize them at random and go on."""
+    transformers would initialise them at random and go on."""
     import torch
 
     config = plan.config

@@ -18,7 +18,7 @@ from whyrank.runtimes.base import Runtime
 __all__ = ["instance_id"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt")
-# How the KV cache is organized does not affect scores.
+# How the KV cache is organised does not affect scores.
 _CACHE_FACTS = ("block_size", "prefix_match_unit", "prefix_caching")
 # In the hub's cache, the folder of a commit: its name identifies its content.
 _COMMIT_FOLDER = re.compile(r"snapshots/[0-9a-f]{40}")

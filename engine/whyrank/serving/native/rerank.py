@@ -100,7 +100,7 @@ async def rerank(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Res
     """Score documents against a query and order them, best first; in mode "evidence" also say why for the best.
 
     Accepts what clients of Jina, Cohere v1 and vLLM send, and responds with the keys of all three. A Voyage request is
-    recognized by its client's User-Agent, by `top_k` or a boolean `truncation`, or by the name of a Voyage model without
+    recognised by its client's User-Agent, by `top_k` or a boolean `truncation`, or by the name of a Voyage model without
     `top_n`, and gets Voyage's response format.
     """
     if body.stream:
