@@ -105,7 +105,7 @@ class Unauthorized(PermanentError):
 
 
 class RetryableError(WhyrankError):
-    """`retry_after`: after how many seconds the server wants the request again, if it said so."""
+    """`retry_after`: seconds to wait before the next attempt, if the server gave them."""
 
     retry_after: int | None = None
 

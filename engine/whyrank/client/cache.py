@@ -28,7 +28,7 @@ class CachedRow:
 
 class ScoreCache:
     """The rows of the last `max_pairs` pairs, by the instance id of the server that scored them. Replicas of one model have
-    the same id and share rows; a server with another model or prompt has another id."""
+    the same id and share rows; a server with another model or prompt has a different id."""
 
     def __init__(self, max_pairs: int) -> None:
         self._max_pairs = max_pairs

@@ -49,7 +49,7 @@ class Breaker:
         return self._failures < self.threshold or self.clock() >= self._open_until
 
     def began(self) -> None:
-        """A request is sent. If the breaker was open, others wait for that request's outcome, at most another `rest`."""
+        """Call before sending. If the breaker was open, other requests wait for this one's outcome, at most another `rest`."""
         if self._failures >= self.threshold:
             self._open_until = self.clock() + self.rest
 

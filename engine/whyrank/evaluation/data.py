@@ -107,7 +107,7 @@ class BeirFolder:
 
 
 class JsonLines:
-    """Queries with all their texts. A document without an id gets a hash of its text, which does not give away its grade.
+    """Queries with all their texts. A document without an id gets a hash of its text as id, which does not reveal its grade.
 
     `first_stage` is None where the candidates are in no order."""
 

@@ -103,7 +103,7 @@ def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
 
 
 def queries_done(folder: Path, header: Header) -> set[str]:
-    """The queries whose results the folder holds. Raises if they are of another evaluation."""
+    """The queries whose results the folder holds. Raises if it holds another evaluation."""
     path = folder / RESULTS
     if not path.exists() or next(numbered_lines(path, finished=True), None) is None:
         return set()

@@ -106,7 +106,7 @@ def _run_columns(line: Line) -> tuple[str, str, float]:
 
 
 class TopRanked:
-    """MTEB's top_ranked: one {"query-id", "corpus-ids"} a line, or one object {query: [documents]}. Best first, no scores."""
+    """MTEB's top_ranked: one {"query-id", "corpus-ids"} per line, or one object {query: [documents]}. Best first, no scores."""
 
     def __init__(self, path: Path, corpus: Container[str]) -> None:
         self._documents: dict[str, list[str]] = {}

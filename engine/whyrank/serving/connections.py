@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 __all__ = ["SHUTDOWN_SECONDS", "LimitedProtocol", "limited_connections"]
 
 SHUTDOWN_SECONDS = 5
-"""From the end of the drain until running requests are cancelled; connections are closed before that."""
+"""Time from the end of the drain until running requests are cancelled; connections are closed before that."""
 _MAX_HEADER_BYTES = 1 << 16
 
 

@@ -253,7 +253,7 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = F
     for name in ("model", "disable_log_stats", "use_tqdm_on_load", "revision", "trust_remote_code"):
         options.pop(name, None)
     from_file = config_file_flags(flags)
-    # Ours include the config file's overrides: vLLM would drop them from a flag of their own beside ours.
+    # Ours include the config file's overrides: if those came in a flag of their own, vLLM would drop them.
     overrides, _ = _overrides(options.pop("hf_overrides", {}), [*from_file, *flags])
     _, flags = _overrides({}, flags)
     # vLLM ignores --config=FILE written as one word.
