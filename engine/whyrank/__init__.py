@@ -105,7 +105,7 @@ _LATER = {
     "Reranker": "whyrank.reranker",
     "RetryPolicy": "whyrank.client",
 }
-"""Names whose modules take as long to import as all the rest: only for those who use them."""
+"""Names whose modules take as long to import as all the rest together: imported when first used."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""The command `whyrank`, with all its commands."""
+"""The command `whyrank`, with all its subcommands."""
 
-# They add their commands to the app.
+# Importing these modules adds their commands to the app.
 from whyrank.cli import batch, evaluate, install, mcp, rerank, retrieve, serve  # noqa: F401
 from whyrank.cli.common import app
 

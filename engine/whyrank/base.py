@@ -1,4 +1,4 @@
-"""The methods that the in-process Reranker and the client have in common. Each subclass only answers a single request."""
+"""The methods shared by the in-process Reranker and the client. A subclass only answers single requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BaseReranker(ABC):
     def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]: ...
 
     async def rerank(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Ranking:
-        """Score every document and order them, best first; in mode "evidence" also continue the best.
+        """Score every document and order them, best first; in mode "evidence" also generate evidence for the best.
 
         Raises the errors of errors.py. A document that cannot be scored raises nothing: its row has an `error`.
         """
@@ -46,7 +46,7 @@ class BaseReranker(ABC):
     async def stream(
         self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]
     ) -> AsyncGenerator[Event, None]:
-        """`rerank` as it happens (see events.py). Closing the stream early frees the engine's work."""
+        """`rerank` as a stream of events (see events.py). Closing the stream early aborts the engine's work."""
         async with aclosing(self.events(RerankRequest.of(query, documents, **options), live=True)) as events:
             async for event in events:
                 yield event
@@ -63,7 +63,7 @@ class BaseReranker(ABC):
     async def rerank_many(
         self, requests: Iterable[RerankRequest | Mapping[str, Any]]
     ) -> list[Ranking | PermanentError]:
-        """Run several requests concurrently; results in order. A request that fails for good has its error in its place."""
+        """Run several requests concurrently; results in order. A request that fails permanently has its error in its place."""
         given = list(requests)
 
         async def answer(index: int) -> Ranking | PermanentError:

@@ -1,11 +1,11 @@
-"""Requests from a file of JSON lines, answered into another. Stopped at any moment, it goes on where it was.
+"""Answers requests from a file of JSON lines into another. If interrupted at any point, it can be resumed.
 
     input     {"query": ..., "documents": [...], "id": ..., "top_n": ..., "mode": ...}
     output    {"row": 3, "hash": "9f...", "id": ..., "results": [...], "usage": ..., "model": ..., "prompt": ...}
     rejects   {"row": 4, "hash": "1c...", "reason": "documents is empty: ...", "line": "..."}
 
-`row` is the line's number in the input. Every row ends up in exactly one of the two files that are written, and these grow in
-the input's order: what is done is found by reading all three side by side, with only the rows under way in memory.
+`row` is the line's number in the input. Every row ends up in exactly one of the two output files, which both grow in the
+input's order: what is done is found by reading all three side by side, with only the rows in flight in memory.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KEYS = frozenset({"query", "documents", "id"}) | options_of(RerankRequest).keys
 
 @dataclass(slots=True)
 class Tally:
-    """Of the whole output, whichever run wrote it."""
+    """Counts over the whole output, whichever run wrote it."""
 
     answered: int = 0
     rejected: int = 0
@@ -51,7 +51,7 @@ class _Row(NamedTuple):
 
 
 class _Reply(NamedTuple):
-    """A row and what became of it: a ranking, or the reason why not."""
+    """A row and its outcome: a ranking, or the reason for its rejection."""
 
     row: _Row
     ident: Any
@@ -63,7 +63,7 @@ def rejects_beside(output: Path) -> Path:
 
 
 def check_outputs(output: Path, rejects: Path) -> None:
-    """What would keep `rerank_file` from writing, found before an engine starts."""
+    """Find what would keep `rerank_file` from writing, before an engine starts."""
     for path in (output, rejects):
         if not path.parent.is_dir():
             raise InvalidRequest(f"{path}: there is no folder {path.parent}: make it, or choose another file")
@@ -84,10 +84,10 @@ async def rerank_file(
     on_progress: Callable[[], None] = lambda: None,
     fresh: bool = False,
 ) -> Tally:
-    """`options` hold where a row says nothing else. `on_progress` is called once a row, done before or
-    now. `fresh`: what earlier runs have written is thrown away.
+    """`options` apply unless a row sets them itself. `on_progress` is called once per row, done now or before. `fresh`: delete
+    what earlier runs have written.
 
-    A row that can never be answered is rejected. Whatever may go better later is raised: call again to go on.
+    A row that can never be answered is rejected. An error that may go away is raised: call again to resume.
     """
     tally = Tally()
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ async def rerank_file(
         async with aclosing(map_ordered(work, max_concurrency)) as replies:
             async for reply in replies:
                 if isinstance(reply.outcome, Ranking):
-                    same.check(reply.outcome.model, file_part(reply.outcome.prompt))  # a row's instruction is its own
+                    same.check(reply.outcome.model, file_part(reply.outcome.prompt))  # rows may differ in instruction
                     answers.append(_answer_line(reply, reply.outcome), after=refusals)
                     tally.answered += 1
                     tally.documents_without_score += sum(row.error is not None for row in reply.outcome.results)
@@ -124,7 +124,7 @@ def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _rows(source: Path, options: Mapping[str, Any]) -> Iterator[_Row]:
-    """The hash is of all that decides what is asked."""
+    """The hash covers everything that determines the request."""
     salt = json.dumps(options, sort_keys=True).encode()
     for number, raw in _lines(source):
         yield _Row(number, hashlib.blake2b(salt + b"\n" + raw, digest_size=8).hexdigest(), raw)
@@ -133,7 +133,7 @@ def _rows(source: Path, options: Mapping[str, Any]) -> Iterator[_Row]:
 def _left(
     rows: Iterable[_Row], answers: _Journal, refusals: _Journal, tally: Tally, on_progress: Callable[[], None]
 ) -> Iterator[_Row]:
-    """The rows that no earlier run has dealt with: all after the first such."""
+    """The rows that no earlier run has done: the first such row, and all after it."""
     rows = iter(rows)
     for row in rows:
         if answers.holds(row):
@@ -198,7 +198,7 @@ def _claimed(path: Path) -> LineFile:
 
 
 class _Journal:
-    """One of the files that are written: first what it holds of earlier runs, row by row; then what is appended."""
+    """One of the output files: first yields what earlier runs wrote, row by row; then is appended to."""
 
     def __init__(self, path: Path, fresh: bool) -> None:
         self._path = path
@@ -206,7 +206,7 @@ class _Journal:
         if fresh:
             self._file.empty()
         cut_half_line(path)
-        self.documents_without_score = 0  # in the rows that `holds` has found
+        self.documents_without_score = 0  # in the rows that `holds` has matched
         self._past = self._done()
         self._next = next(self._past, None)
         self._unsynced_since: float | None = None
@@ -225,7 +225,7 @@ class _Journal:
             raise self._other(self._next[0])
 
     def append(self, line: str, after: _Journal) -> None:
-        """`after` keeps what it has even if the machine dies now: no row is ever missing before one that is there."""
+        """Sync `after` first, so that even if the machine crashes now, no row is missing before one that is there."""
         after.sync()
         self._file.append(line)
         self._unsynced_since = self._unsynced_since or time.monotonic()
@@ -245,7 +245,7 @@ class _Journal:
             self._path.unlink()
 
     def model(self) -> tuple[str, str] | None:
-        """Model and prompt of the first answer, and so of all."""
+        """Model and prompt of the first answer, which all others share."""
         first = next(numbered_lines(self._path), None)
         if first is None:
             return None
@@ -253,7 +253,7 @@ class _Journal:
         return str(record.get("model")), file_part(str(record.get("prompt")))
 
     def _done(self) -> Iterator[tuple[int, str, int]]:
-        """Row, hash, and how many of its documents have no score."""
+        """Row number, hash, and how many of the row's documents have no score."""
         for line in numbered_lines(self._path):
             value = json_object(line)
             if not isinstance(value.get("row"), int) or not isinstance(value.get("hash"), str):

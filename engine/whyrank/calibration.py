@@ -1,4 +1,4 @@
-"""What `whyrank calibrate` found, and how margins become probabilities by it. Light: engines and clients load it."""
+"""The result of `whyrank calibrate`, which turns margins into probabilities. Imports little: engines and clients load it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """temperature: sigmoid(scale * margin + offset). isotonic: straight lines between `points` (margin, probability).
+    """temperature: sigmoid(scale * margin + offset). isotonic: linear interpolation between `points` (margin, probability).
 
-    `prompt` is what a Ranking carries: the margins of another prompt or instruction mean something else. `threshold` is
-    the least margin worth keeping, None where no threshold reaches the target; `found` tells how that was measured.
+    `prompt` is that of a Ranking: margins of another prompt or instruction mean something else. `threshold` is the lowest
+    margin worth keeping, None if no threshold reaches the target; `found` has the measurements behind it.
     """
 
     method: CalibrationMethod
@@ -41,7 +41,7 @@ class Calibration:
 
     def probability(self, margin: float) -> float:
         if self.method == "temperature":
-            # Beyond 700 exp overflows, and the answer has been 0 or 1 for long.
+            # Beyond 700, exp overflows; the result is 0 or 1 long before that.
             return 1 / (1 + math.exp(-max(-700.0, min(700.0, self.scale * margin + self.offset))))
         at = bisect_right(self.points, margin, key=lambda point: point[0])
         if at == 0 or at == len(self.points):
@@ -50,7 +50,7 @@ class Calibration:
         return low + (high - low) * (margin - left) / (right - left)
 
     def check_fits(self, model: str, prompt: str) -> None:
-        """Another prompt file is an error. Another name may mean the same model: folder, hub and server have each their own."""
+        """Another prompt file is an error. Another name is not: folder, hub and server may name the same model differently."""
         if file_part(self.prompt) != file_part(prompt):
             raise InvalidRequest(
                 f"calibration: it was made for prompt {self.prompt}, and this engine uses {prompt}: calibrate again"
@@ -62,7 +62,7 @@ class Calibration:
             )
 
     def fits_instruction(self, prompt: str) -> bool:
-        """Of calls whose Ranking has this prompt, which is of the same file."""
+        """Whether calls whose Ranking has this prompt, from the same file, have the calibration's instruction."""
         return self.prompt == prompt
 
     def check_instruction(self, prompt: str) -> None:
@@ -73,7 +73,7 @@ class Calibration:
             )
 
     def score(self, row: RankedDocument) -> RankedDocument:
-        """The row with its calibrated score. One without a margin has none."""
+        """The row with its calibrated score, if it has a margin."""
         return row if row.margin is None else replace(row, calibrated_score=self.probability(row.margin))
 
 

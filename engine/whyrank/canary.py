@@ -1,4 +1,4 @@
-"""Scores a relevant and an unrelated text at start: a model that gives both the same score is broken, and is refused."""
+"""Scores a relevant and an unrelated text at startup: a model that gives both the same score is broken, and is refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
 
 
 async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
-    """The margin of the relevant pair. Raises CheckpointError where a score is not a number, or where both texts get the same
-    one; which of the two is higher is not checked. `reranker` must have no calibration."""
+    """The margin of the relevant pair. Raises CheckpointError if a score is not a number, or if both texts get the same one;
+    which of the two is higher is not checked. `reranker` must have no calibration."""
     row, other = await reranker.score(CANARY_QUERY, [CANARY_TEXT, _OFF_TOPIC])
     for one in (row, other):
         if one.error is not None:

@@ -1,7 +1,7 @@
-"""What must be in a checkpoint's folder, looked at before anything slow is started.
+"""Checks the files in a checkpoint's folder before anything slow starts.
 
-An engine meets a file that is missing, cut off or damaged only after half a minute, and speaks of tensors and keys then.
-Only folders are looked at: what comes from the hub is checked by its downloader.
+An engine takes half a minute to notice a file that is missing, truncated or damaged, and then complains of tensors and keys.
+Only local folders are checked: the hub's downloader checks its own files.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _check_weights(folder: Path) -> None:
 
 
 def _check_header(path: Path) -> None:
-    """Of the file's tensors only their names and places are read."""
+    """Reads only the names and offsets of the file's tensors."""
     from safetensors import SafetensorError, safe_open
 
     try:

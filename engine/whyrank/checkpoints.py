@@ -79,7 +79,7 @@ class Plan:
 def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     """Resolve prompt, route, tokenizer, labels and lengths; every mismatch is an error here, not a wrong score later.
 
-    `positions`: tokens of prompt and answer together, where an engine has fewer than its checkpoint.
+    `positions`: tokens of prompt and answer together, if an engine has fewer than its checkpoint.
     """
     checkpoint = read_checkpoint(config)
     if positions is not None:
@@ -271,7 +271,7 @@ def _head_outputs(table: dict[str, Any]) -> int:
 
 
 def _kv_elements_per_token(table: dict[str, Any]) -> int | None:
-    """Keys and values of every layer."""
+    """Number of keys and values over all layers."""
     layers, heads = table.get("num_hidden_layers"), table.get("num_attention_heads")
     if not layers or not heads:
         return None
@@ -280,13 +280,13 @@ def _kv_elements_per_token(table: dict[str, Any]) -> int | None:
 
 
 def _positions(model: str, table: dict[str, Any]) -> int | None:
-    """The longest sequence that the model can take, or None where its config does not bound it."""
-    # DeBERTa's positions are relative: max_position_embeddings bounds its tokenizer, not the model; the format has it.
+    """The longest sequence that the model accepts, or None if its config sets no limit."""
+    # DeBERTa's positions are relative: max_position_embeddings limits its tokenizer, not the model; the format has the limit.
     positions: int | None = table.get("max_position_embeddings")
     if positions is not None and type(positions) is not int:
         raise CheckpointError(f"model {model!r}: config.json: max_position_embeddings is {positions!r:.60}, no number")
     if positions and "roberta" in table.get("model_type", ""):
-        return positions - int(table.get("pad_token_id", 1)) - 1  # counted from behind the padding token's id
+        return positions - int(table.get("pad_token_id", 1)) - 1  # they are counted from after the padding id
     return positions
 
 

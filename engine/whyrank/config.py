@@ -1,4 +1,4 @@
-"""The options of an engine. Python and the command line take names, defaults and help from here."""
+"""The options of an engine. Python and the command line derive names, defaults and help from here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Route = Literal["generate", "classify", "encoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 DEMO = "demo"
-"""The name of the small model that comes with whyrank."""
+"""The name of the small model included in whyrank."""
 _OWN_OPTION = "EngineConfig has an option of its own for it"
 _SCORES_DEPEND = "whyrank sets it, since scores depend on it"
 _FIXED_ENGINE_OPTIONS = dict.fromkeys(
@@ -30,7 +30,7 @@ _DEMO_FOLDER = Path(__file__).parent / "models" / "prism-demo"
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """One engine for one checkpoint. `model`: a folder, a hub name, or "demo", the small one that comes with whyrank."""
+    """One engine for one checkpoint. `model`: a folder, a hub name, or "demo", the small model included in whyrank."""
 
     model: str
     prompt: Annotated[
@@ -85,10 +85,10 @@ class EngineConfig:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether this is the small model that comes with whyrank."""
+        """Whether this is the small model included in whyrank."""
         return self.source == str(_DEMO_FOLDER)
 
     @property
     def source(self) -> str:
-        """What is loaded: a folder or a hub name."""
+        """The folder or hub name to load from."""
         return str(_DEMO_FOLDER) if self.model == DEMO else self.model

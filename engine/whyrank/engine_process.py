@@ -1,7 +1,7 @@
 """For the processes that vLLM starts: they end with their parent, and report to it why they failed to start.
 
 `prepare_engine_process` is whyrank's entry point among vLLM's general plugins, which vLLM calls in each of its processes. A
-process that begins as a copy of ours has both from us already.
+process that is forked from ours inherits both from us.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 __all__ = ["EngineErrors", "end_with_parent", "first_line", "prepare_engine_process"]
 
-# Names the file to which engine processes write why they fail, while one of ours is starting an engine.
+# Names the file in which engine processes report why they fail, while this process starts an engine.
 _ERRORS_FILE = "WHYRANK_ENGINE_ERRORS"
 _PR_SET_PDEATHSIG = 1
 
@@ -37,14 +37,14 @@ def prepare_engine_process() -> None:
 
 
 def end_with_parent() -> None:
-    """Nobody else ends an engine whose parent was killed (MCP hosts do that, and a kernel out of memory). SIGKILL, because at a
-    SIGTERM vLLM's engine first finishes its requests, whose answers nobody can receive any more."""
+    """Nothing else ends an engine whose parent was killed (by an MCP host, or by the kernel when out of memory). SIGKILL,
+    because on SIGTERM vLLM's engine first finishes its requests, whose answers nobody can receive any more."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _write_errors_to(path: Path) -> None:
-    """A record factory, not a handler: vLLM removes handlers when it sets up its log in a new process."""
+    """Uses a record factory, not a handler: vLLM removes handlers when it sets up logging in a new process."""
     make = logging.getLogRecordFactory()
 
     def make_and_write(*arguments: Any, **named: Any) -> logging.LogRecord:
@@ -59,7 +59,7 @@ def _write_errors_to(path: Path) -> None:
 
 
 class EngineErrors:
-    """While an engine starts: what went wrong in its process is raised in place of vLLM's "see root cause above"."""
+    """While an engine starts: raises the error of its process in place of vLLM's "see root cause above"."""
 
     def __enter__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="whyrank-")
@@ -80,7 +80,7 @@ class EngineErrors:
 
 
 def first_line(cause: BaseException) -> str:
-    """What a person should read of it. Of pydantic's errors the first line only names the class that was checked."""
+    """The part of the message for people. The first line of pydantic's errors only names the class that was validated."""
     faults = getattr(cause, "errors", None)
     if callable(faults) and (messages := faults()):
         return str(messages[0]["msg"]).removeprefix("Value error, ").splitlines()[0]

@@ -1,27 +1,27 @@
-"""Everything that whyrank raises.
+"""All exceptions of whyrank.
 
     WhyrankError
     ├── PermanentError          the same call will fail again: change it
     │   ├── InvalidRequest      the query, the documents or an option cannot be used
     │   ├── PromptFileError     a prompt file is wrong; names file and key
-    │   ├── CheckpointError     this checkpoint cannot be served as asked
+    │   ├── CheckpointError     this checkpoint cannot be served as configured
     │   ├── DataError           evaluation data are wrong; names file and line
-    │   ├── EvalNotInstalled    the extra packages of evaluation are not there
+    │   ├── EvalNotInstalled    the extra packages for evaluation are not installed
     │   ├── EngineNotInstalled  the light install has no engine
     │   ├── FrameworkMissing    an adapter's framework is not installed
-    │   ├── TooLarge            the server takes no request of this size
-    │   └── Unauthorized        the server wants an API key, or another one
+    │   ├── TooLarge            the server does not accept a request of this size
+    │   └── Unauthorized        the server requires an API key, or a different one
     └── RetryableError          the same call may succeed later, or on another replica
         ├── EngineDead          the engine process is gone; every call fails until a new one is started
         ├── EnginePaused        the engine takes no requests for a while, to load weights for example
-        ├── Overloaded          the server has enough to do; `retry_after` says for how many seconds
+        ├── Overloaded          the server has too much to do; `retry_after` is the number of seconds to wait
         ├── RequestTimeout      the body of a request did not arrive in time
-        ├── Stopping            the server was told to stop and takes nothing new
+        ├── Stopping            the server is shutting down and accepts no new requests
         ├── CannotWrite         a full disk, a missing or protected folder; names the file
-        └── Unreachable         no usable answer came: no connection, half an answer, or none in time
+        └── Unreachable         no usable answer: no connection, an incomplete answer, or none in time
             └── MixedModels     parts of one answer came from different models or prompts; names them
 
-A document that cannot be scored raises nothing: its row carries a `DocumentError` (types.py).
+A document that cannot be scored raises nothing: its row has a `DocumentError` (types.py).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 INSTALL_ENGINE = "`whyrank install-engine` installs it (in a checkout: scripts/setup)"
-"""The remedy in every EngineNotInstalled that an installation mends."""
+"""The remedy in every EngineNotInstalled that an installation would fix."""
 
 
 class WhyrankError(Exception):
@@ -105,7 +105,7 @@ class Unauthorized(PermanentError):
 
 
 class RetryableError(WhyrankError):
-    """`retry_after`: in how many seconds the server wants to be asked again, where it said so."""
+    """`retry_after`: seconds to wait before the next attempt, if the server gave them."""
 
     retry_after: int | None = None
 

@@ -1,4 +1,4 @@
-"""The events of `Reranker.stream`, in this order: every score, the ranking, evidence as it is written, the whole answer."""
+"""The events of `Reranker.stream`, in order: every score, the ranking, evidence as it is generated, the final ranking."""
 
 from __future__ import annotations
 

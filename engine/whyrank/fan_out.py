@@ -17,8 +17,8 @@ async def fan_out(
 ) -> AsyncGenerator[tuple[int, T], None]:
     """Run `work(index, emit)` for 0..count-1, at most `max_concurrency` at a time; yield (index, item) for each item emitted.
 
-    The first exception ends it. Leaving early, by closing or by cancellation, cancels the work that is left and waits until it
-    has stopped.
+    The first exception ends it. Ending early, by closing or cancellation, cancels the remaining work and waits until it has
+    stopped.
     """
     indexes = iter(range(count))
     emitted: asyncio.Queue[tuple[int, T] | BaseException | None] = asyncio.Queue()
@@ -63,7 +63,7 @@ def as_completed(
 
 
 async def map_ordered(work: Iterator[Coroutine[Any, Any, T]], max_concurrency: int) -> AsyncGenerator[T, None]:
-    """Results in the order of `work`. At most `max_concurrency` coroutines run ahead; closed early, it cancels those."""
+    """Results in the order of `work`. At most `max_concurrency` coroutines run ahead; closing the generator cancels them."""
     ahead: deque[asyncio.Task[T]] = deque()
     try:
         for one in work:

@@ -1,5 +1,5 @@
-"""Files of JSON lines: read with line numbers in errors, appended to so that a crash costs at most half a line; and files
-that are replaced at once."""
+"""Files of JSON lines: read with line numbers in errors, and appended to so that a crash loses at most half a line; and files
+that are replaced atomically."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Line(NamedTuple):
 
 
 def numbered_lines(path: Path, finished: bool = False) -> Iterator[Line]:
-    """`finished`: without a last line that has no line break, which somebody may still be writing."""
+    """`finished`: skip a last line without line break, which may still be being written."""
     start = 0
     try:
         with path.open("rb") as file:
@@ -65,7 +65,7 @@ def read_line(file: BinaryIO, path: Path, number: int, start: int) -> Line:
 
 def _decoded(raw: bytes, path: Path, number: int, start: int) -> Line:
     try:
-        # Some editors put a byte order mark at the beginning of a file. It is not part of the first word.
+        # Some editors write a byte order mark at the beginning of a file. It is not part of the first word.
         text = raw.decode("utf-8" if start else "utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as cause:
         raise DataError(f"{path}, line {number}: not UTF-8 text ({cause.reason} at byte {cause.start})") from cause
@@ -73,7 +73,7 @@ def _decoded(raw: bytes, path: Path, number: int, start: int) -> Line:
 
 
 def json_object(line: Line) -> dict[str, Any]:
-    """`line` may also be the whole text of a file: errors name the line within it."""
+    """`line` may also hold the text of a whole file: errors name the line within it."""
     try:
         value = json.loads(line.text)
     except json.JSONDecodeError as cause:
@@ -89,7 +89,7 @@ def json_line(value: Mapping[str, Any]) -> str:
 
 
 class LineFile:
-    """Appends whole lines of JSON. A process that dies leaves at most one half line, which `cut_half_line` cuts off."""
+    """Appends whole lines of JSON. A process that dies leaves at most one partial line, which `cut_half_line` removes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -97,8 +97,8 @@ class LineFile:
             self._file = _opened(path, "a")
 
     def claim(self, refusal: str) -> None:
-        """Until this is closed nobody else can claim the file; who tries gets InvalidRequest(refusal) and a closed LineFile.
-        Where systems have no such locks, everybody can."""
+        """Lock the file until this LineFile is closed. If it is locked already, close and raise InvalidRequest(refusal). On
+        systems without such locks, always succeeds."""
         if fcntl is None:
             return
         try:
@@ -112,13 +112,13 @@ class LineFile:
             self._file.truncate(0)
 
     def append(self, line: str) -> None:
-        """From here on a dying process takes nothing away; see `sync` for a dying machine."""
+        """After this, the line survives a crash of the process; see `sync` for a crash of the machine."""
         with naming(self._path):
             self._file.write(line)
             self._file.flush()
 
     def sync(self) -> None:
-        """All lines are on the disk when this returns."""
+        """On return, all lines are on disk."""
         with naming(self._path):
             os.fsync(self._file.fileno())
 
@@ -128,7 +128,7 @@ class LineFile:
 
 
 def _opened(path: Path, mode: str) -> IO[str]:
-    """Half a surrogate pair, which UTF-8 cannot spell, is written as its escape, which JSON understands."""
+    """Lone surrogates, which UTF-8 cannot encode, are written as escapes, which JSON can."""
     return path.open(mode, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
@@ -148,29 +148,29 @@ def cut_half_line(path: Path) -> None:
 
 
 def write_file(path: Path, pieces: Iterable[str]) -> None:
-    """The file holds all pieces afterwards, or is what it was before: they go to a file beside it, which takes its place."""
+    """Replace the file atomically: all pieces are written to a file beside it, which then takes its place."""
     with naming(path):
-        if path.exists() and not path.is_file():  # /dev/stdout: must not be replaced
+        if path.exists() and not path.is_file():  # a device such as /dev/stdout must not be replaced
             with _opened(path, "w") as device:
                 device.writelines(pieces)
             return
-        path = path.resolve()  # a link goes on pointing to it
+        path = path.resolve()  # a link keeps pointing to it
         half = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with _opened(half, "w") as file:
                 file.writelines(pieces)
                 file.flush()
-                os.fsync(file.fileno())  # some file systems only now say that they are full
+                os.fsync(file.fileno())  # some file systems report only now that they are full
             half.replace(path)
         except BaseException:
-            with suppress(OSError):  # what went wrong before is the news
+            with suppress(OSError):  # the original error is more important
                 half.unlink()
             raise
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Where the system cannot do what is done inside, the error names the file."""
+    """Turns OSError into CannotWrite, whose message names the file."""
     try:
         yield
     except OSError as cause:
@@ -178,10 +178,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class SameModel:
-    """Refuses that answers of two models or prompts end up in one file, whatever a server was restarted with."""
+    """Refuses to mix answers of different models or prompts in one file, whatever a server was restarted with."""
 
     def __init__(self, path: Path, known: tuple[str, str] | None) -> None:
-        """`known`: model and prompt of the answers that earlier runs have written."""
+        """`known`: model and prompt of the answers that earlier runs wrote."""
         self._path, self.known = path, known
 
     def check(self, model: str, prompt: str) -> None:

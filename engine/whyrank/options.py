@@ -1,5 +1,5 @@
-"""An option is an annotated field of a frozen dataclass (RerankRequest, EngineConfig). Its type, default, bounds and help stand
-there alone: Python's checks, the command line, the HTTP body, OpenAPI and the MCP tools are derived from them here.
+"""An option is an annotated field of a frozen dataclass (RerankRequest, EngineConfig). Its type, default, bounds and help are
+defined only there: Python's checks, the command line, the HTTP body, OpenAPI and the MCP tools are derived from them here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """The annotation of a field; `options_of` fills in what the field itself says."""
+    """The annotation of a field; `options_of` fills in the rest from the field itself."""
 
     help: str
     minimum: float | None = None
@@ -31,7 +31,7 @@ class Option:
     flag: bool = True
     """Whether the command line has it."""
     agent: bool = False
-    """Whether the tools for agents have it: few options, so that a model chooses well."""
+    """Whether tools for agents have it: they get few options, so that a model chooses well."""
 
     name: str = ""
     kind: Any = str
@@ -88,8 +88,8 @@ def options_of(owner: type) -> dict[str, Option]:
 
 
 def spread(function: Callable[..., T], parameter: str, spread_out: Sequence[inspect.Parameter]) -> Callable[..., T]:
-    """The function with these keyword parameters in place of `parameter`, which gets their values as a dict: for libraries that
-    make flags or JSON schemas of a signature."""
+    """The function with these keyword parameters in place of `parameter`, which receives their values as a dict: for libraries
+    that derive flags or JSON schemas from a signature."""
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
     for one in inspect.signature(function).parameters.values():
@@ -119,6 +119,6 @@ def spread(function: Callable[..., T], parameter: str, spread_out: Sequence[insp
 
 
 def check_options(value: Any) -> None:
-    """Raises InvalidRequest for the first option of this dataclass whose value it does not take."""
+    """Raises InvalidRequest for the first option of this dataclass with an invalid value."""
     for option in options_of(value.__class__).values():
         option.check(getattr(value, option.name))

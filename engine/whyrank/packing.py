@@ -19,12 +19,12 @@ _LEVELS: tuple[_Level, ...] = ("unverified", "model-checked", "supported")
 """How well a sentence stands, least first. An altered one never goes in."""
 
 _SAME_SHARE = 0.9
-"""A passage repeats another if at least this share of its pairs of neighbouring words stands in the other one."""
+"""A passage repeats another if at least this share of its pairs of neighbouring words occurs in the other one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """What a mark in the text stands for. `also`: (index, id) of documents whose evidence said the same, best first."""
+    """What a mark in the text refers to. `also`: (index, id) of documents whose evidence said the same, best first."""
 
     mark: str
     index: int
@@ -34,9 +34,9 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """`text` is `tokens` long, marks included; `citations` stand in its order.
+    """`text` has `tokens` tokens, marks included; `citations` are in its order.
 
-    raw_tokens: all cited documents in full. left_out: indexes of documents whose evidence did not fit, best first.
+    raw_tokens: tokens of all cited documents in full. left_out: indexes of documents whose evidence did not fit, best first.
     """
 
     text: str
@@ -47,13 +47,13 @@ class Packed:
 
     @property
     def saved_tokens(self) -> int:
-        """Below zero where evidence and marks are longer than the documents were."""
+        """Negative if evidence and marks are longer than the documents."""
         return self.raw_tokens - self.tokens
 
 
 def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable[[str], int]) -> Packed:
-    """As much evidence as fits, or spans where a row has those, in the order of `rows`, which come best first; rows with
-    neither are passed over.
+    """Packs as much evidence as fits, or the spans of rows that have those, in the order of `rows`, best first. Rows with
+    neither are skipped.
 
     Of evidence that was held against its document, sentences that say otherwise than the document are dropped, and those that
     words alone could not check are marked: "(model-checked)" where the model that was asked backs them, else "(unverified)".
@@ -127,7 +127,7 @@ def _citation(place: int, group: Sequence[RankedDocument]) -> Citation:
     return Citation(_mark(place), kept.index, kept.id, tuple((row.index, row.id) for row in repeated))
 
 
-# Kana, Han and Hangul stand for themselves; elsewhere a word is a word, and 5.3 is one.
+# Each kana, Han or Hangul character is a word; elsewhere words are separated as usual, and 5.3 is one word.
 _GLYPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{_GLYPHS}]|[^\W{_GLYPHS}]+")
 _NEGATION = re.compile(
@@ -138,7 +138,7 @@ _NEGATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """A passage as far as repetition goes. Sources contradict each other in a name, a figure or a "not", so these count all."""
+    """What counts for repetition. Sources contradict each other in a name, a figure or a "not", so these must all match."""
 
     pairs: frozenset[tuple[str, str]]
     figures: frozenset[tuple[str, str]]
@@ -154,7 +154,7 @@ class _Wording:
         return cls(pairs, figures, names, len(_NEGATION.findall(passage.casefold())))
 
     def repeats(self, other: _Wording) -> bool:
-        """Adds nothing to the other. Not the other way round: a longer passage that holds a shorter one is no repetition."""
+        """Whether this adds nothing to the other. Not symmetric: a longer passage does not repeat one that it contains."""
         if not self.pairs or self.negations != other.negations:
             return False
         if not self.figures <= other.pairs or not self.names <= other.names:
@@ -163,12 +163,12 @@ class _Wording:
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:
-    """How many tokens a text has, without special ones around it.
+    """A function that counts a text's tokens, without special tokens around it.
 
-    Takes a Hugging Face tokenizer, a tiktoken encoding, anything else whose `encode(text)` has a length, or a function
+    Accepts a Hugging Face tokenizer, a tiktoken encoding, anything else whose `encode(text)` has a length, or a function
     from text to a number.
     """
-    # A Hugging Face tokenizer can be called too, but answers with ids and masks.
+    # A Hugging Face tokenizer is callable too, but returns ids and masks.
     encode = getattr(tokenizer, "encode_ordinary", None) or getattr(tokenizer, "encode", None)
     if callable(encode) and not isinstance(tokenizer, str | bytes | type):
         return _length_of(tokenizer, encode)
@@ -190,7 +190,7 @@ def token_counter(tokenizer: Any) -> Callable[[str], int]:
 
 
 def _length_of(tokenizer: object, encode: Callable[..., Any]) -> Callable[[str], int]:
-    """Tried once on an empty text, so that what cannot count is refused before any work."""
+    """Tried once on an empty text, so that an unusable tokenizer is refused before any work."""
     for options in ({"add_special_tokens": False}, {}):
         try:
             len(encode("", **options))

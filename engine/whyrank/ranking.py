@@ -1,4 +1,4 @@
-"""The answer to one request, and the rules for its order, its cut-offs and the choice of documents that get evidence."""
+"""The answer to one request, and the rules for its order, its cut-offs and which documents get evidence."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Ranking", "apply_cutoffs", "select_for_evidence", "sort_rows"]
 class Ranking:
     """The answer to one request. `results` is ordered best first; documents in error come last.
 
-    `prompt` names the prompt file, its version, and an instruction of the caller's by a digest (see identity.py).
-    `usage` counts everything; `evidence_usage` is the part that writing evidence took. `first_cut` is the first document of
-    which only a part was read, even where top_n or min_score left it out of `results`; None over HTTP, whose server checks it.
+    `prompt` names the prompt file, its version, and a caller's own instruction by a digest (see identity.py). `usage` counts
+    everything; `evidence_usage` is the part for generating evidence. `first_cut` is the first document that was only partly
+    read, even if top_n or min_score dropped it from `results`; None over HTTP, where the server checks it.
     """
 
     results: tuple[RankedDocument, ...]
@@ -38,7 +38,7 @@ class Ranking:
         )
 
     def pack(self, max_tokens: int, tokenizer: Any) -> Packed:
-        """The evidence as one context for an LLM, in at most so many of its tokens, with citation marks.
+        """The evidence as one context for an LLM, in at most `max_tokens` of its tokens, with citation marks.
 
         `tokenizer`: anything with `encode` (Hugging Face, tiktoken), or a function that counts a text's tokens.
         """
@@ -46,7 +46,7 @@ class Ranking:
 
 
 def sort_rows(rows: Iterable[RankedDocument]) -> list[RankedDocument]:
-    """Largest margin first, ties in input order, documents without one last. Ranks start at 1."""
+    """Largest margin first, ties in input order, documents without a margin last. Ranks start at 1."""
     ordered = sorted(rows, key=lambda row: (row.margin is None, -(row.margin or 0.0), row.index))
     return [
         row if row.margin is None or row.rank == place else replace(row, rank=place)
@@ -57,12 +57,12 @@ def sort_rows(rows: Iterable[RankedDocument]) -> list[RankedDocument]:
 def apply_cutoffs(
     rows: Iterable[RankedDocument], min_score: float | None, top_n: int | None
 ) -> tuple[RankedDocument, ...]:
-    """The sorted rows that a caller asked for. Documents in error are always among them."""
+    """The sorted rows that the caller requested. Documents in error are always included."""
     rows = list(rows)
     good = [row for row in rows if row.score is not None and row.score >= (min_score or 0.0)]
     return (*good[:top_n], *(row for row in rows if row.error))
 
 
 def select_for_evidence(results: Iterable[RankedDocument], min_score: float, max_count: int) -> list[RankedDocument]:
-    """The rows of an answer that get evidence, best first."""
+    """The rows that get evidence, best first."""
     return [row for row in results if row.score is not None and row.score >= min_score][:max_count]

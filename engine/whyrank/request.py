@@ -1,4 +1,4 @@
-"""What a caller may ask, and every check that needs no model."""
+"""What a caller may request, and every check that needs no model."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class RerankOptions(TypedDict, total=False):
 class RerankRequest:
     """One query and its candidates. Build it with `of`, which checks it.
 
-    Score everything, then shorten: `top_n` and `min_score` cut the answer, never the scoring. Calls share cached prefixes only
-    with calls of the same `cache_salt`, so that timing tells tenants nothing of each other.
+    Everything is scored first: `top_n` and `min_score` limit the answer, never the scoring. Calls share cached prefixes only
+    with calls of the same `cache_salt`, so that response times tell tenants nothing about each other.
     """
 
     query: str
@@ -137,10 +137,10 @@ class RerankRequest:
         return request
 
     def to_score(self, documents: Iterable[Document]) -> RerankRequest:
-        """The same for the scores of these documents, all of them."""
+        """The same request for scores only, of these documents, all of them returned."""
         return replace(self, documents=tuple(documents), mode="score", top_n=None, min_score=None)
 
 
 def _is_salt(value: str) -> bool:
-    """The engine gets it as UTF-8, which has no half characters."""
+    """The engine gets the salt as UTF-8, which cannot encode lone surrogates."""
     return value != "" and value.encode("utf-8", "ignore").decode() == value

@@ -1,4 +1,4 @@
-"""The in-process reranker. `Reranker.events` is the whole way of a request: encode, score, order, explain.
+"""The in-process reranker. `Reranker.events` is the whole path of a request: encode, score, order, explain.
 
 The server, the command line and the adapters all end up here.
 """
@@ -44,11 +44,11 @@ class Reranker(BaseReranker):
         async with Reranker("Qwen/Qwen3-Reranker-0.6B") as reranker:
             ranking = await reranker.rerank("boiling point of water", ["Water boils at 100 °C.", "Everest is high."])
 
-    Give a model's name and the fields of EngineConfig, or an EngineConfig. The options of a call are those of RerankRequest.
-    Concurrent calls share the engine; cancelling one frees its work.
+    Takes a model's name and the fields of EngineConfig, or an EngineConfig. The options of a call are those of RerankRequest.
+    Concurrent calls share the engine; cancelling a call aborts its work.
     """
 
-    # The engine batches prompts, not requests: a few requests keep it full.
+    # The engine batches prompts, not requests: a few requests keep it busy.
     _max_concurrency = 16
 
     def __init__(self, model: str | EngineConfig, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The values that travel through whyrank: frozen, plain, and the same in-process and over HTTP."""
+"""The values passed through whyrank: frozen, plain, and the same in process and over HTTP."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ __all__ = [
 ]
 
 GAP = " […] "
-"""Stands in quotations where something between two sentences of the document was left out."""
+"""Marks places in quotations where something between two sentences of the document was left out."""
 
 
 def text_between(document: str, end: int, start: int) -> str:
-    """What stands between two quoted stretches: the document's own space, or GAP where there is more than space."""
+    """What to put between two quoted stretches: the document's own white space, or GAP if there is more than that."""
     between = document[end:start]
     return GAP if between.strip() else between
 
 
 TruncationPolicy = Literal["tail", "head", "middle", "windows"]
-"""Which part of an over-long document is given up; `windows` gives up none and keeps the best window's score."""
+"""Which part of an over-long document is dropped; `windows` drops none and uses the best window's score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One candidate. `metadata` feeds prompts that use features (multi-hop) and comes back with the result."""
+    """One candidate. `metadata` feeds prompts that use features (multi-hop) and is returned with the result."""
 
     text: str
     id: str | None = None
@@ -56,7 +56,7 @@ class Document:
 
     @property
     def content(self) -> str:
-        """What the model reads: title and text joined by a space, as BEIR's own rerankers do."""
+        """What the model reads: title and text joined by a space, as in BEIR's own rerankers."""
         return f"{self.title} {self.text}" if self.title else self.text
 
     @classmethod
@@ -83,7 +83,7 @@ DocumentLike = str | Mapping[str, Any] | Document
 
 
 def _document_from_mapping(value: Mapping[str, Any], where: str) -> Document:
-    """Keys beside text, id, title and metadata are metadata too: JSON lines often hold them flat."""
+    """Keys other than text, id, title and metadata are metadata too: JSON lines often have them flat."""
     if "text" not in value:
         raise InvalidRequest(f"{where} has no 'text': its keys are {sorted(map(str, value))[:10]!r:.400}")
     nested = value.get("metadata") or {}
@@ -101,7 +101,7 @@ def _document_from_mapping(value: Mapping[str, Any], where: str) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The part of an over-long document that was read: character offsets into title + text as the model saw it."""
+    """The part of an over-long document that was read: character offsets into title + text as the model saw them."""
 
     start: int
     end: int
@@ -109,7 +109,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Truncation:
-    """How much of the document, and of the query, the model read. Tokens of the frame are not counted."""
+    """How much of the document and of the query the model read. Tokens of the frame are not counted."""
 
     original_tokens: int
     used_tokens: int
@@ -132,9 +132,9 @@ class DocumentError:
 
 @dataclass(frozen=True, slots=True)
 class SourceSpan:
-    """A sentence of the evidence and the stretch of the document that backs it. Character offsets into both.
+    """A sentence of the evidence and the stretch of the document that supports it. Character offsets into both.
 
-    A sentence that joins two distant stretches stands here twice."""
+    A sentence that joins two distant stretches has two of these."""
 
     evidence_start: int
     evidence_end: int
@@ -163,7 +163,7 @@ DifferenceKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class ScoredSpan:
-    """A stretch of the document that was scored by itself: characters of title and text as the model saw them."""
+    """A stretch of the document that was scored on its own: character offsets into title and text as the model saw them."""
 
     start: int
     end: int
@@ -172,9 +172,9 @@ class ScoredSpan:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """Something in the evidence that its document does not say, or says otherwise. Character offsets into the evidence.
+    """Something in the evidence that its document does not say, or says differently. Character offsets into the evidence.
 
-    source_start, source_end: what stands in its place in the document, where that is known."""
+    source_start, source_end: what the document says in its place, if that is known."""
 
     kind: DifferenceKind
     text: str
@@ -185,13 +185,13 @@ class Unsupported:
 
 
 Verdict = Literal["supported", "altered", "unverified"]
-"""altered: it says otherwise than its source. unverified: it shares too little wording with the document to be judged by words,
-which makes it neither true nor false."""
+"""altered: it says something else than its source. unverified: it shares too little wording with the document to be judged by
+words, so it may be true or false."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedSentence:
-    """A sentence of the evidence, its verdict, and where its source stands. Character offsets into both texts.
+    """A sentence of the evidence, its verdict, and the position of its source. Character offsets into both texts.
 
     `reason`: what differs, or "wording" where an unverified one is only worded otherwise; None if it is supported.
     `model_score`: how sure a model is that the document says this, 0..1, where it was asked (see Verification); a guess, which
@@ -207,7 +207,7 @@ class CheckedSentence:
 
 
 GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "language", "reduced"]
-"""reduced: the document has more sentences than the model could choose from."""
+"""reduced: the document has more sentences than the model was given to choose from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +250,7 @@ class Grounding:
 
 
 Finish = Literal["complete", "budget", "repetition", "aborted", "deadline", "error"]
-"""How a continuation ended. budget: a text was cut at its token budget, the tags still closed."""
+"""How a continuation ended. budget: a text was cut at its token budget; its tags are still closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,10 +271,10 @@ class Evidence:
 class RankedDocument:
     """One row of the answer.
 
-    `margin` is the log-odds (or raw logit) that orders results; `score` is its squashed form in 0..1;
-    `label_mass` is P(yes) + P(no) where the route can tell. `rank` starts at 1. `calibrated_score`, where the engine has a
-    calibration for the call's prompt, is the share of such documents that are relevant. One in error has none of them.
-    `neutralised`: query or document held what the model would have taken for control tokens; it was read as plain text.
+    `margin` is the log-odds (or raw logit) that orders results; `score` is its sigmoid, scaled by the format, in 0..1;
+    `label_mass` is P(yes) + P(no), if the route provides it. `rank` starts at 1. `calibrated_score`, if the engine has a
+    calibration for the call's prompt, is the share of such documents that are relevant. A document in error has none of them.
+    `neutralised`: query or document contained what the model would have read as control tokens; it was read as plain text.
     """
 
     index: int
@@ -289,9 +289,9 @@ class RankedDocument:
     evidence: Evidence | None = None
     calibrated_score: float | None = None
     spans: tuple[ScoredSpan, ...] | None = None
-    """In mode "spans", of a chosen document: where it answers, best first; empty where no part of it does by itself."""
+    """In mode "spans", for a chosen document: where it answers, best first; empty if no part of it does on its own."""
     spans_limited: bool = False
-    """The document has more sentences than were scored."""
+    """Whether the document has more sentences than were scored."""
 
     @property
     def id(self) -> str | None:
@@ -311,7 +311,7 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the engine counted them. computed = prompt - cached, primer requests included."""
+    """Tokens as counted by the engine. computed = prompt - cached, including requests that warm the cache."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -1,7 +1,7 @@
 """JSON in both directions: rows, rankings and events for HTTP, the command line and files, and the options of a request.
 
-What a row holds is defined by the frozen types, and pydantic's adapters over them read and write it. The `*Response` types say
-what differs on the wire: evidence stands beside the score, not in an object of its own, and the document stays away.
+The frozen types define what a row contains, and pydantic's adapters over them read and write it. The `*Response` types define
+what differs on the wire: evidence is beside the score, not in an object of its own, and the document is left out.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ __all__ = [
 
 
 def to_json(value: Any) -> bytes:
-    """A text may hold half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    """A text may contain lone surrogates, which JSON can express as escapes and UTF-8 cannot."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
         return json.dumps(value, allow_nan=False, separators=(",", ":")).encode()
 
 
-# Responses: from the frozen types to what json.dumps takes.
+# Responses: from the frozen types to values for json.dumps.
 
 
 class TruncationResponse(TypedDict):
@@ -108,7 +108,7 @@ class UsageResponse(TypedDict):
 
 
 class EvidenceResponse(TypedDict, total=False):
-    """Where evidence was asked for and the document was chosen."""
+    """Included if evidence was requested and the document was chosen for it."""
 
     contribution: str
     evidence: str
@@ -118,7 +118,7 @@ class EvidenceResponse(TypedDict, total=False):
 
 
 class ScoreKeys(TypedDict):
-    """How one document was read, and what came of it."""
+    """How one document was read, and the result."""
 
     score: float | None
     margin: float | None
@@ -129,7 +129,7 @@ class ScoreKeys(TypedDict):
 
 
 class RowResponse(ScoreKeys, EvidenceResponse):
-    """One document. `calibrated_score` is there where the engine has a calibration for the call's prompt and instruction."""
+    """One document. `calibrated_score` is included if the engine has a calibration for the call's prompt and instruction."""
 
     index: int
     id: str | None
@@ -215,7 +215,7 @@ def event_to_dict(event: Event) -> dict[str, Any]:
 
 
 def ranking_from_dict(body: Mapping[str, Any], documents: Sequence[Document]) -> Ranking:
-    """Raises KeyError, TypeError, ValueError or AttributeError where the body is not what whyrank's server sends."""
+    """Raises KeyError, TypeError, ValueError or AttributeError if the body is not one that whyrank's server sends."""
     rows = tuple(_row_from_dict(row, documents) for row in body["results"])
     if len({row.index for row in rows}) < len(rows):
         raise ValueError("a document has two rows")
@@ -252,13 +252,13 @@ def event_from_dict(name: str, data: Mapping[str, Any], documents: Sequence[Docu
     raise ValueError(f"no event is called {name!r}")
 
 
-# Requests. Types are checked here; which values an option may have is decided in request.py and types.py.
+# Requests. Types are checked here; valid option values are defined in request.py and types.py.
 
 MODEL: Any = Field(
     None, description="The name of the model that is served. Under another name it is warned, or refused."
 )
 
-# Validation stops at the first fault: to collect those of a long list of wrong values would take minutes.
+# Validation stops at the first error: collecting those of a long list of wrong values would take minutes.
 Query = Annotated[str, Field(json_schema_extra={"pattern": r"\S"})]
 Strings = Annotated[list[str], Field(fail_fast=True, json_schema_extra={"minItems": 1})]
 FieldNames = Annotated[list[str], Field(fail_fast=True, max_length=100)]
@@ -276,8 +276,8 @@ _ZERO_IS_NONE = ("top_n", "max_tokens_per_doc", "max_tokens_per_query")
 
 
 class LenientModel(BaseModel):
-    """Null is the same as nothing. Flags and whole numbers may be written as some clients write them ("true", "2", 2.0); all
-    else is strict."""
+    """Null is the same as absent. Booleans and whole numbers may be written as some clients write them ("true", "2", 2.0);
+    everything else is strict."""
 
     model_config = ConfigDict(strict=True)
 
@@ -292,7 +292,7 @@ class LenientModel(BaseModel):
 
 @cache
 def _scalars_of(model: type[BaseModel]) -> dict[str, tuple[Any, ...]]:
-    """What the fields of a model may be, where that is more than one text."""
+    """The types of a model's fields, including the members of unions."""
     kinds = {name: (field.annotation, *get_args(field.annotation)) for name, field in model.model_fields.items()}
     return {name: tuple(getattr(kind, "__origin__", kind) for kind in each) for name, each in kinds.items()}
 
@@ -309,15 +309,15 @@ def _as_meant(value: Any, kinds: tuple[Any, ...]) -> Any:
 
 
 class WireRequest(LenientModel):
-    """Keeps unknown keys, to name them in the warnings of the response."""
+    """Keeps unknown keys, so that the response can name them in its warnings."""
 
     model_config = ConfigDict(extra="allow")
 
     def unknown_keys(self) -> list[str]:
-        """One warning for each."""
+        """One warning per key."""
         keys = self.model_extra or {}
         more = [f"{len(keys) - _MAX_NAMED_KEYS} more unknown keys were ignored"] if len(keys) > _MAX_NAMED_KEYS else []
-        # Cut before it is quoted: a key may have megabytes, and be named in a thousand responses.
+        # Cut before quoting: a key may have megabytes, and be named in a thousand responses.
         return [f"unknown key {key[:80]!r} was ignored" for key in islice(keys, _MAX_NAMED_KEYS)] + more
 
 
@@ -337,7 +337,7 @@ def _documented(option: Option) -> Any:
 
 def options_body(owner: type, names: Iterable[str]) -> Any:
     """A base class with these options of `owner` as keys of a body, each of which may be null or absent. Types are checked
-    here; which values an option may have is checked where the request is made, however it came in."""
+    here; valid values are checked where the request is made, for all interfaces alike."""
     options = options_of(owner)
     keys: dict[str, Any] = {
         name: (Annotated[_documented(options[name]) | None, Field(description=options[name].help)], None)
@@ -350,12 +350,12 @@ _READING = (
     *("instruction", "max_tokens_per_doc", "max_tokens_per_query", "max_prompt_tokens", "truncate_query"),
     *("deadline_ms", "cache_salt"),
 )
-"""The options that say how texts are read."""
+"""The options that affect how texts are read."""
 
 
 class ReadingRequest(options_body(RerankRequest, _READING)):  # type: ignore[misc]
     zero_is_none: ClassVar[tuple[str, ...]] = _ZERO_IS_NONE
-    """Bounds for which 0 means that there is none, as in vLLM."""
+    """Bounds for which 0 means no bound, as in vLLM."""
 
     truncation: TruncationPolicy | bool | None = Field(
         None,
@@ -364,7 +364,7 @@ class ReadingRequest(options_body(RerankRequest, _READING)):  # type: ignore[mis
     )
 
     def options(self) -> RerankOptions:
-        """The options that were given."""
+        """The options that were set."""
         named = {name: getattr(self, name) for name in options_of(RerankRequest) if name in type(self).model_fields}
         given = {k: v for k, v in named.items() if v is not None and not (v == 0 and k in self.zero_is_none)}
         if isinstance(self.truncation, bool):
@@ -377,7 +377,7 @@ class ReadingRequest(options_body(RerankRequest, _READING)):  # type: ignore[mis
 
 
 class VllmReadingRequest(ReadingRequest):
-    """Where vLLM's own words for how texts are read are known, too. Ours win over them."""
+    """Also accepts vLLM's own names for how texts are read. Ours take precedence."""
 
     truncation_side: Literal["left", "right"] | None = Field(
         None, description="vLLM's: left is truncation head, right is tail; truncation wins."
@@ -393,7 +393,7 @@ class VllmReadingRequest(ReadingRequest):
     @field_validator("query", "queries", "documents", mode="before", check_fields=False)
     @classmethod
     def _texts(cls, value: Any, info: ValidationInfo) -> Any:
-        """vLLM takes one text in place of a list, and texts as the content of messages."""
+        """vLLM accepts one text in place of a list, and texts as the content of messages."""
         if info.field_name == "documents" and isinstance(value, str | dict):
             value = [value]
         return [_text_of_content(item) for item in value] if isinstance(value, list) else _text_of_content(value)
@@ -415,7 +415,7 @@ class VllmReadingRequest(ReadingRequest):
         return options | super().options() | self._instruction_for_template()
 
     def shown_score(self, row: RankedDocument) -> float | None:
-        """The score as this request wants it."""
+        """The score in the form that this request asks for."""
         return row.margin if self.use_activation is False else row.score
 
     def _instruction_for_template(self) -> RerankOptions:
@@ -430,7 +430,7 @@ class VllmReadingRequest(ReadingRequest):
 
 
 def _text_of_content(value: Any) -> Any:
-    """The text of {"content": [{"type": "text", "text": ...}, ...]}; anything else as it is."""
+    """The text of {"content": [{"type": "text", "text": ...}, ...]}; other values are returned as they are."""
     if not isinstance(value, dict) or "text" in value or not isinstance(value.get("content"), list):
         return value
     texts: list[str] = []
@@ -443,12 +443,12 @@ def _text_of_content(value: Any) -> Any:
 
 
 def top_k_options(top_k: int | None) -> RerankOptions:
-    """Voyage's word for top_n; 0 is no bound."""
+    """Voyage's name for top_n; 0 means no bound."""
     return RerankOptions(top_n=top_k) if top_k else {}
 
 
 def side_given_up(side: str | None) -> RerankOptions:
-    """The truncation policy by vLLM's and TEI's name for it: the side on which an over-long text is cut."""
+    """The truncation policy from vLLM's and TEI's name for it: the side on which an over-long text is cut."""
     if side is None:
         return {}
     return {"truncation": "head" if side.lower() == "left" else "tail"}

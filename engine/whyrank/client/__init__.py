@@ -1,12 +1,12 @@
 """The HTTP client, with the methods and types of the in-process Reranker.
 
 retry.py         when to retry, which replica to use, when to leave one alone (no I/O)
-cache.py         scores of (query, document) pairs that are known (no I/O)
+cache.py         scores of (query, document) pairs seen before (no I/O)
 encode.py        types to JSON for the server
 decode.py        error responses to exceptions; rows are read by wire.py
-transport.py     one HTTP exchange, with the retry policy applied
-batching.py      many calls in few requests
-split.py         one call in several requests, where it is too large for one
+transport.py     HTTP requests, with the retry policy applied
+batching.py      combines many calls into few requests
+split.py         splits one call into several requests where it is too large for one
 async_client.py  AsyncClient
 sync_client.py   Client: the same without await
 """

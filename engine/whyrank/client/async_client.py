@@ -32,7 +32,7 @@ __all__ = ["AsyncClient"]
 
 T = TypeVar("T")
 
-# The server answers at its deadline; the way back takes a little longer.
+# The server answers at its deadline; its response needs a little longer to arrive.
 _WAY_BACK_SECONDS = 1.0
 
 
@@ -42,17 +42,17 @@ class AsyncClient(BaseReranker):
         async with AsyncClient("http://localhost:8000", api_key="...") as client:
             ranking = await client.rerank("boiling point of water", ["Water boils at 100 °C.", "Everest is high."])
 
-    Scores that are asked for at about the same time travel together, within `window_ms`; the same (query, document) pair is
-    asked once while it is under way or among the last `remembered_pairs`. Several URLs: the same query goes to the same server
-    while that is well. What can be retried is, within `timeout` seconds or the call's own deadline_ms. More documents than the
-    server takes go in parts, but for `stream`.
+    Scores requested at about the same time, within `window_ms`, share one HTTP request. A (query, document) pair that is
+    already in flight, or among the last `remembered_pairs`, is not sent again. With several URLs, the same query goes to the
+    same server as long as that is healthy. Retryable failures are retried within `timeout` seconds or the call's own
+    deadline_ms. More documents than the server accepts are sent in parts, except by `stream`.
 
-    It belongs to the event loop of its first call; `Client` works from every thread and loop.
+    The client belongs to the event loop of its first call; `Client` works from every thread and loop.
 
-    `calibration`: a file of `whyrank calibrate`, where the server was started without one or with another.
+    `calibration`: a file written by `whyrank calibrate`, for a server that was started without one or with another.
     """
 
-    # Not a limit of ours: calls wait in the batcher and for a place on the wire.
+    # No limit needed here: calls wait in the batcher and for a slot in the transport.
     _max_concurrency = 1024
 
     def __init__(
@@ -86,7 +86,7 @@ class AsyncClient(BaseReranker):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for the calls under way, then close the connections. Streams that are still open break off."""
+        """Wait for the calls in flight, then close the connections. Streams that are still open are cut off."""
         self._require_own_loop()
         self._closed = True
         try:
@@ -97,7 +97,7 @@ class AsyncClient(BaseReranker):
 
     @contextmanager
     def _call(self) -> Iterator[None]:
-        """One that `aclose` waits for."""
+        """A call that `aclose` waits for."""
         self._require_open()
         self._calls += 1
         self._idle.clear()
@@ -114,7 +114,7 @@ class AsyncClient(BaseReranker):
         self._require_own_loop()
 
     def _require_own_loop(self) -> None:
-        """Connections and whatever waits belong to one event loop: that of the first call."""
+        """Raise unless this is the event loop of the first call: connections and waiting tasks are bound to it."""
         running = asyncio.get_running_loop()
         # setdefault is atomic: of two threads that call first at the same time, one loses.
         if vars(self).setdefault("_own_loop", running) is not running:
@@ -123,7 +123,7 @@ class AsyncClient(BaseReranker):
             )
 
     async def _map(self, work: Callable[[int], Awaitable[T]], count: int) -> list[T]:
-        self._require_open()  # raised once, and not told in the place of every answer
+        self._require_open()  # raise once here, rather than return the error in place of every answer
         return await super()._map(work, count)
 
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
@@ -155,7 +155,7 @@ class AsyncClient(BaseReranker):
     async def _ranked(self, request: RerankRequest, end: float) -> Ranking:
         if request.mode == "score" and request.deadline_ms is None:
             return await self._scorer.score(request, end)
-        # Evidence takes its time and a deadline has none to lose: neither waits for company.
+        # Evidence takes long anyway, and a deadline leaves no time to lose: neither waits to be batched.
         documents = encode_documents(request)
         try:
             return await self._rerank_at_once(request, documents, end)
@@ -174,7 +174,7 @@ class AsyncClient(BaseReranker):
 
 
 def _pending_request(path: str, request: RerankRequest, documents: Sequence[bytes], end: float) -> PendingRequest:
-    """One request, alone. Of a deadline the server is told what is left when it is asked."""
+    """One request, sent on its own. Its deadline is what remains of the caller's at the time of sending."""
     deadline_ms = request.deadline_ms
 
     def content(left: float) -> bytes:

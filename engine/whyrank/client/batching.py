@@ -1,4 +1,4 @@
-"""Calls made at about the same time travel in one request."""
+"""Combines calls made at about the same time into one request."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["Batcher", "PendingBatch"]
 
 @dataclass(eq=False, slots=True)
 class PendingBatch:
-    """The pairs that one call brought and nobody knew. `wanted`: how many calls wait for one of them."""
+    """The pairs of one call that nobody else has requested yet. `wanted`: how many calls wait for one of them."""
 
     query: str
     keys: Sequence[PairKey]
     content: bytes
-    """One request of a batch, as JSON."""
+    """One request of a batch request, as JSON."""
     end: float
-    """When nobody waits any longer."""
+    """When the last caller stops waiting."""
     server: str = ""
-    """Where it should go: asks for different servers never share a request."""
+    """The preferred server: pairs for different servers never share a request."""
     wanted: int = 0
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     rows: dict[PairKey, RankedDocument] = field(default_factory=dict)
     error: WhyrankError | None = None
-    """Why rows are missing, once it is done."""
+    """Why rows are missing, set when the batch is done."""
     usage: Usage = field(default_factory=Usage)
     identity: str | None = None
     served: tuple[str, str] = ("", "")
@@ -38,9 +38,9 @@ class PendingBatch:
 
 
 class Batcher:
-    """Sends pending batches together. While no request is under way they go at once, with whatever else was added in the same
-    turn of the event loop; otherwise they wait `window` seconds for more, and for one of `max_concurrency` places. `send`
-    sets the result of each, and raises nothing."""
+    """Sends pending batches together. While no request is in flight, they are sent at once, with whatever else was added in
+    the same turn of the event loop; otherwise they wait `window` seconds for more, and for one of `max_concurrency` slots.
+    `send` must complete each batch and never raise."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Batcher:
             self._timer = loop.call_later(self._window, self._flush) if later else loop.call_soon(self._flush)
 
     def leave(self, pending: PendingBatch) -> None:
-        """Nobody wants it any more. A request that nobody wants at all ends."""
+        """Nobody wants this batch any more. A request none of whose batches is wanted is cancelled."""
         for task, batch in self._sending.items():
             if pending in batch:
                 if not any(other.wanted for other in batch):
@@ -72,7 +72,7 @@ class Batcher:
                 return
 
     async def finish(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the batches in flight."""
         while self._waiting or self._sending:
             self._flush()
             if self._sending:
@@ -84,7 +84,7 @@ class Batcher:
         self._timer = None
         batches = [*self._batches(pending for pending in self._waiting if pending.wanted)]
         places = max(0, self._max_concurrency - len(self._sending))
-        # Those who wait for a place may be joined until they have it.
+        # Batches that wait for a slot can still be joined by later ones.
         self._waiting = [pending for batch in batches[places:] for pending in batch]
         for batch in batches[:places]:
             task = asyncio.ensure_future(self._send(batch))
@@ -97,7 +97,7 @@ class Batcher:
             self._flush()
 
     def _batches(self, pendings: Iterable[PendingBatch]) -> Iterator[list[PendingBatch]]:
-        # Asks of the same query share a prefix in the server's cache: side by side, in the order in which queries came.
+        # Requests with the same query share a prefix in the server's cache: keep them adjacent, queries in order of arrival.
         groups: dict[str, dict[str, list[PendingBatch]]] = {}
         for pending in pendings:
             groups.setdefault(pending.server, {}).setdefault(pending.query, []).append(pending)

@@ -1,4 +1,4 @@
-"""The rows of (query, document) pairs that were scored. A score depends on its pair alone, whoever asks. No I/O."""
+"""A cache of scored (query, document) pairs. A score depends on its pair alone, whichever call requested it. No I/O."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ PairKey = bytes
 
 
 def pair_key(head: bytes, document: bytes) -> PairKey:
-    """Of what is asked, as JSON (see encode.py): what travels alike is answered alike."""
+    """Hash of the pair's JSON as sent (see encode.py): equal bytes get equal answers."""
     return hashlib.blake2b(b"%d:%b%b" % (len(head), head, document), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRow:
-    """A row without its document, and the model and prompt that gave it."""
+    """A row without its document, and the model and prompt that produced it."""
 
     row: RankedDocument
     served: tuple[str, str]
 
 
 class ScoreCache:
-    """The rows of the last `most` pairs, by the instance id of the server that scored them: replicas of one model share it, and
-    a server with another model or prompt has another one."""
+    """The rows of the last `max_pairs` pairs, by the instance id of the server that scored them. Replicas of one model have
+    the same id and share rows; a server with another model or prompt has a different id."""
 
     def __init__(self, max_pairs: int) -> None:
         self._max_pairs = max_pairs
@@ -44,7 +44,7 @@ class ScoreCache:
         return known
 
     def put(self, identity: str | None, key: PairKey, known: CachedRow) -> None:
-        """A row in error is not kept: the next who asks may be luckier. Neither is one of a server that says no identity."""
+        """Rows in error are not stored, so that the next call tries again; nor are rows of a server without an instance id."""
         if known.row.error is not None or identity is None or not self._max_pairs:
             return
         self._known[identity, key] = known

@@ -1,4 +1,4 @@
-"""Calibrated scores where the file is the client's and not the server's."""
+"""Calibrates scores in the client, where the calibration file is the client's and not the server's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["CalibratedEvents", "calibrated"]
 
 
 def calibrated(ranking: Ranking, calibration: Calibration | None) -> Ranking:
-    """Raises where the server uses another prompt, or the call another instruction, than the calibration was made for."""
+    """Raises if the server's prompt, or the call's instruction, is not the one that the calibration was made for."""
     if calibration is None:
         return ranking
     calibration.check_fits(ranking.model, ranking.prompt)
@@ -21,14 +21,14 @@ def calibrated(ranking: Ranking, calibration: Calibration | None) -> Ranking:
 
 
 class CalibratedEvents:
-    """Of one stream. Scores wait for the ranking, because only that says of which prompt they are."""
+    """Calibrates one stream's events. Scores are held back until the ranking arrives: only that names the server's prompt."""
 
     def __init__(self, calibration: Calibration | None) -> None:
         self._calibration = calibration
         self._waiting: list[Event] = []
 
     def after(self, event: Event) -> list[Event]:
-        """What can be told now that the server has told this."""
+        """The events to emit now that the server has sent this one."""
         if self._calibration is None:
             return [event]
         match event:

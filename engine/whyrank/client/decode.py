@@ -1,4 +1,4 @@
-"""A server's response: what wire.py reads of it, or the exception that an error response stands for."""
+"""Decodes a server's response: the result that wire.py reads from it, or the exception that an error response stands for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def decoded(read: Callable[..., T], *received: Any) -> T:
-    """What `read` makes of a response, or the error of a server that is not whyrank's."""
+    """The result of `read`, or Unreachable if the response is not one that a whyrank server sends."""
     try:
         return read(*received)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as cause:
@@ -31,7 +31,7 @@ def decoded(read: Callable[..., T], *received: Any) -> T:
 
 
 def error_of(status: int, body: Any, retry_after: str | None, request_id: str | None) -> WhyrankError:
-    """The exception that the server meant, by its name where it gave one, else by the status."""
+    """The exception for an error response: by the error type it names, else by its status."""
     fault = body.get("error") if isinstance(body, Mapping) else None
     fault = fault if isinstance(fault, Mapping) else {}
     message = str(fault.get("message") or _by_status(status))

@@ -1,5 +1,5 @@
-"""Requests as the server's JSON: the inverse of serving/native/requests.py. Every text becomes ASCII, so that lone surrogates
-travel and are read as they would be in process."""
+"""Requests as the server's JSON: the inverse of serving/native/requests.py. Text is escaped to ASCII, so that lone surrogates
+survive the transfer and are treated as they are in process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from whyrank.types import Document
 
 __all__ = ["batch_of", "encode_documents", "encode_request", "joined", "pair_head"]
 
-# Metadata may hold what JSON does not know, dates and paths for one: it travels as text.
+# Metadata may hold values that JSON does not have, such as dates and paths: they are sent as text.
 _write = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":")).encode
 _write_finite = json.JSONEncoder(default=str, skipkeys=True, separators=(",", ":"), allow_nan=False).encode
 
 _DEFAULTS = {field.name: field.default for field in fields(RerankRequest) if field.name not in ("query", "documents")}
-# What the score of a pair depends on, beside the document.
+# What the score of a pair depends on besides the document.
 _PAIR_OPTIONS = (
     *("instruction", "truncation", "max_tokens_per_doc", "max_tokens_per_query", "max_prompt_tokens", "truncate_query"),
     "cache_salt",
@@ -28,7 +28,7 @@ _PAIR_OPTIONS = (
 
 
 def encode_documents(request: RerankRequest) -> list[bytes]:
-    """Each document as JSON. Ids stay here: rows come back by index."""
+    """Each document as JSON. Ids are not sent: rows come back by index."""
     return [_document(document, index) for index, document in enumerate(request.documents)]
 
 
@@ -43,14 +43,14 @@ def _document(document: Document, index: int) -> bytes:
     try:
         try:
             return _write_finite(body).encode("ascii")
-        except ValueError:  # NaN or infinity, which pandas leaves where a value is missing
+        except ValueError:  # NaN or infinity, which pandas uses for missing values
             return _write(_without_non_finite(body)).encode("ascii")
     except (TypeError, ValueError, RecursionError) as cause:
         raise InvalidRequest(f"documents[{index}]: 'metadata' cannot be written as JSON: {cause}") from cause
 
 
 def _without_non_finite(value: Any) -> Any:
-    """JSON has no such numbers: null stands for them."""
+    """Replaces NaN and infinity, which JSON lacks, by null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -61,7 +61,7 @@ def _without_non_finite(value: Any) -> Any:
 
 
 def pair_head(request: RerankRequest) -> bytes:
-    """All but the documents, of a request for scores alone."""
+    """The JSON of a request for scores without its documents."""
     return _head(request, _PAIR_OPTIONS)
 
 

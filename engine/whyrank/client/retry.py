@@ -1,4 +1,4 @@
-"""When to try again, where to send what, and when to leave a server alone. No I/O: time and chance come from outside."""
+"""Decides when to retry, which replica to use and when to leave one alone. No I/O: clock and randomness are passed in."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Breaker", "Replica", "RetryPolicy", "in_order_of_affinity", "next_re
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """`attempts` in all at what fails. Pauses double from `first_pause` to `longest_pause` seconds, each drawn anew between
-    half and all of it, so that callers who failed together do not come back together."""
+    """Makes at most `attempts` attempts. Pauses double from `first_pause` to `longest_pause` seconds; each is drawn at random
+    from the upper half of that, so that callers who failed together do not retry together."""
 
     attempts: int = 4
     first_pause: float = 0.1
     longest_pause: float = 5.0
     waits: Callable[[str, RetryableError], None] = lambda url, error: None
-    """Called before each pause with the server that failed and what it said."""
+    """Called before each pause with the server that failed and its error."""
 
     def pause(self, attempt: int, error: RetryableError, chance: Callable[[], float] = random.random) -> float | None:
-        """Seconds to wait after attempt number `attempt` (from 1) failed, or None: that was the last.
+        """Seconds to wait after attempt number `attempt` (from 1) failed, or None if that was the last.
 
-        A server that says when to come back is believed; one that has too much to do, as often as the caller's time allows."""
+        A server's Retry-After is respected. An overloaded server is retried for as long as the caller's time allows."""
         if attempt >= self.attempts and not isinstance(error, Overloaded):
             return None
         drawn = chance()
@@ -36,7 +36,7 @@ class RetryPolicy:
 
 @dataclass(slots=True)
 class Breaker:
-    """Opens after `threshold` failures in a row: for `rest` seconds nobody is sent there; then one may try."""
+    """Opens after `threshold` failures in a row: for `rest` seconds nothing is sent there; then one request may try."""
 
     clock: Callable[[], float]
     threshold: int = 5
@@ -49,7 +49,7 @@ class Breaker:
         return self._failures < self.threshold or self.clock() >= self._open_until
 
     def began(self) -> None:
-        """Somebody is sent there. Where it rested, the others wait for what becomes of that one, at most another rest."""
+        """Call before sending. If the breaker was open, other requests wait for this one's outcome, at most another `rest`."""
         if self._failures >= self.threshold:
             self._open_until = self.clock() + self.rest
 
@@ -63,30 +63,31 @@ class Breaker:
 
 @dataclass(slots=True)
 class Replica:
-    """One server. `identity`: the instance id that it sent when it was last `heard`; None before that."""
+    """One server. `identity`: the instance id in its last response, received at `heard`; None before that."""
 
     url: str
     breaker: Breaker
     identity: str | None = None
     heard: float = float("-inf")
     auth: tuple[str, str] | None = field(default=None, repr=False)
-    """User and password, which came in the URL and must stand in no message and no log."""
+    """User and password from the URL, which must not appear in any message or log."""
 
 
 def in_order_of_affinity(replicas: Sequence[Replica], key: str) -> list[Replica]:
-    """The same key has the same order every time, so that its prefix is cached where it goes; the keys of a replica that is
-    resting are spread over the others. Those that rest come last: if all do, they are tried all the same."""
+    """The replicas in order of preference for this key. A key always has the same order, so that its prefix is cached where
+    it goes; the keys of a replica whose breaker is open are spread over the others. Such replicas come last: if all are
+    failing, they are still tried."""
     if len(replicas) == 1:
         return list(replicas)
 
     def weight(replica: Replica) -> bytes:
-        # Lone surrogates are replaced by their names, not by one mark for all.
+        # backslashreplace keeps lone surrogates distinct; "replace" would turn them all into "?".
         return hashlib.blake2b(f"{replica.url}\n{key}".encode("utf-8", "backslashreplace"), digest_size=8).digest()
 
     return sorted(replicas, key=lambda replica: (not replica.breaker.closed, weight(replica)))
 
 
 def next_replica(replicas: Sequence[Replica], key: str, tried: Mapping[str, int]) -> Replica:
-    """The best one for this key of those that are well and were tried least; `tried`: how often, by URL."""
+    """The replica to try next: a healthy one first, then the least tried, then by affinity. `tried`: attempts by URL."""
     order = in_order_of_affinity(replicas, key)
     return min(order, key=lambda replica: (not replica.breaker.closed, tried.get(replica.url, 0)))

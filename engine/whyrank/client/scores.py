@@ -1,4 +1,4 @@
-"""Scores of single pairs: from the cache, from what other calls wait for, or sent together with what other calls send."""
+"""Scores of single pairs: from the cache, from other calls' pending batches, or sent in a batch with other calls' pairs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from whyrank.wire import ranking_from_dict
 
 __all__ = ["PairScorer"]
 
-# A server that answered so many seconds ago still has the model that it had.
+# A server that answered within this time is assumed to have the same model still.
 _TRUSTED_SECONDS = 1.0
-# A request ends by itself when time is up, and knows better why.
+# A request times out by itself and with a better message: wait for that.
 _GRACE_SECONDS = 0.1
 
 _NO_DOCUMENT = Document("")
 
 
 class PairScorer:
-    """Each (query, document) pair is sent once while it is under way or among the last that were scored."""
+    """Scores (query, document) pairs. A pair is not sent again while it is in flight or cached."""
 
     def __init__(self, transport: Transport, window: float, cached_pairs: int) -> None:
         self._transport = transport
@@ -41,14 +41,14 @@ class PairScorer:
         self._under_way: dict[PairKey, PendingBatch] = {}
 
     async def finish(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the batches in flight."""
         await self._batcher.finish()
 
     async def score(self, request: RerankRequest, end: float) -> Ranking:
         pairs = _PairRequest.of(request, end)
         identity = self._transport.preferred(request.query).identity
         cached = self._cached(identity, pairs)
-        if len(cached) == len(pairs.documents):  # all of it: is the server still the one that scored them?
+        if len(cached) == len(pairs.documents):  # everything is cached: is the server still the one that scored it?
             identity = await self._transport.identity(request.query, _TRUSTED_SECONDS, pairs.end)
             cached = self._cached(identity, pairs)
         batches, created = self._batches(pairs, cached, join=True)
@@ -64,7 +64,7 @@ class PairScorer:
     async def _repeat_other_models(
         self, pairs: _PairRequest, batches: dict[PairKey, PendingBatch], created: list[PendingBatch]
     ) -> None:
-        """Until one model has scored everything, at most a few times. `batches` and `created` get the new batches."""
+        """Repeat until one model has scored everything, at most a few times. Adds new batches to `batches` and `created`."""
         kept: Served | None = None
         for _ in range(SAME_MODEL_ATTEMPTS):
             if not (odd := odd_ones(_served(batches), kept)):
@@ -84,7 +84,7 @@ class PairScorer:
     def _batches(
         self, pairs: _PairRequest, cached: Collection[PairKey], join: bool
     ) -> tuple[dict[PairKey, PendingBatch], list[PendingBatch]]:
-        """The batches with the pairs that are not cached, and which of them are new. `join`: use those of other calls, too."""
+        """The batches with the uncached pairs, and those of them that are new. `join`: also use batches of other calls."""
         unknown = [key for key in pairs.documents if key not in cached]
         batches = {key: batch for key in unknown if join and (batch := self._under_way.get(key)) is not None}
         created = []
@@ -104,7 +104,7 @@ class PairScorer:
         return batches, created
 
     async def _wait(self, batches: Collection[PendingBatch], end: float) -> None:
-        """Until all are complete. A call that gives up takes nothing from others that wait for the same rows."""
+        """Wait until all are complete. A call that gives up takes nothing from others that wait for the same rows."""
         batches = set(batches)
         for batch in batches:
             batch.wanted += 1
@@ -119,7 +119,7 @@ class PairScorer:
                     self._batcher.leave(batch)
 
     async def _send(self, batches: Sequence[PendingBatch]) -> None:
-        """One request for several batches. Whatever happens, each is completed."""
+        """Send several batches as one request. Whatever happens, each is completed."""
         try:
             content = batch_of([batch.content for batch in batches])
             pending = PendingRequest(
@@ -130,7 +130,7 @@ class PairScorer:
         except TooLarge as error:
             if len(batches) == 1:
                 self._complete(batches[0], error)
-            else:  # together they are too large, perhaps none is alone
+            else:  # too large together, but perhaps not alone
                 half = len(batches) // 2
                 await asyncio.gather(self._send(batches[:half]), self._send(batches[half:]))
         except Exception as error:
@@ -162,7 +162,7 @@ class PairScorer:
         self._complete(batch, Unreachable("the server's answer lacks this document"))
 
     def _complete(self, batch: PendingBatch, error: WhyrankError) -> None:
-        """`error`: why rows are missing, if any are."""
+        """Mark the batch as done. `error`: why rows are missing, if any are."""
         if batch.done.done():
             return
         batch.error = error
@@ -174,7 +174,7 @@ class PairScorer:
 
 @dataclass(frozen=True, slots=True)
 class _PairRequest:
-    """A request for scores as its JSON parts. Equal documents are one."""
+    """A request for scores as its JSON parts. Equal documents are sent once."""
 
     request: RerankRequest
     head: bytes
@@ -198,12 +198,12 @@ def _served(batches: Mapping[PairKey, PendingBatch]) -> dict[PairKey, Served]:
 
 
 def _is_mixed(identity: str | None, cached: Collection[PairKey], batches: Collection[PendingBatch]) -> bool:
-    """Rows cached from one server and rows scored by another make no ranking."""
+    """Whether cached rows and newly scored ones come from different servers: they must not be mixed in one ranking."""
     return bool(cached) and any(batch.rows and batch.identity != identity for batch in batches)
 
 
 def _is_anothers_fault(batches: Collection[PendingBatch], created: Collection[PendingBatch]) -> bool:
-    """The batch of another call was refused for what else it held, or its time was up before ours."""
+    """Whether a joined batch of another call failed for a reason of its own: its other content, or an earlier deadline."""
     joined = (batch for batch in batches if batch.done.done() and not batch.rows and batch not in created)
     return any(isinstance(batch.error, PermanentError) or time.monotonic() >= batch.end for batch in joined)
 
@@ -215,7 +215,7 @@ def _ranking(
     batches: Mapping[PairKey, PendingBatch],
     created: Sequence[PendingBatch],
 ) -> Ranking:
-    """Of cached and scored rows. Raises where there are none, or where the request is at fault."""
+    """The ranking of cached and scored rows. Raises if there are none, or if the request is at fault."""
     errors = {key: _error(batch) for key, batch in batches.items() if key not in batch.rows}
     for error in errors.values():
         if isinstance(error, PermanentError) or len(errors) == len(pairs.documents):

@@ -1,4 +1,4 @@
-"""A request of more documents than a server takes at once: sent in parts, whose answers become one ranking."""
+"""Splits a request with more documents than a server accepts: it is sent in parts, whose answers become one ranking."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ Served = tuple[str, str]
 """Model and prompt."""
 
 SAME_MODEL_ATTEMPTS = 3
-"""Servers may be replaced one by one while a call is under way: then all of its rows are asked of the new model."""
+"""Servers may be replaced one by one during a call: then all of its rows are requested from the new model."""
 
 
 MAX_DOCUMENTS, MAX_BYTES = 256, 8 << 20
-"""Of one part. Its answer comes when all of it is scored, so not too much."""
+"""Limits of one part. Its answer comes when all of it is scored, so parts are not too large."""
 MAX_CONCURRENT_PARTS = 8
-"""A few keep a server busy."""
+"""A few parts at a time keep a server busy."""
 
 SendPart = Callable[[RerankRequest, Sequence[bytes]], Awaitable[Ranking]]
-"""One request with its documents as JSON, answered by a server."""
+"""Sends one request with its documents as JSON, and returns the server's answer."""
 
 
 def split(documents: Sequence[bytes], max_documents: int = MAX_DOCUMENTS, max_bytes: int = MAX_BYTES) -> list[range]:
-    """The places of documents that travel together. Every part has at least one."""
+    """The index ranges of documents that are sent together. Every part has at least one document."""
     parts, start, size = list[range](), 0, 0
     for place, document in enumerate(documents):
         size += len(document)
@@ -61,10 +61,10 @@ def split(documents: Sequence[bytes], max_documents: int = MAX_DOCUMENTS, max_by
 async def rerank_in_parts(
     request: RerankRequest, documents: Sequence[bytes], parts: Sequence[range], send: SendPart
 ) -> Ranking:
-    """Scores part by part, then evidence for the best of all. `documents`: those of the request, as JSON."""
+    """Scores part by part, then evidence for the best of all. `documents`: the request's documents as JSON."""
     try:
         return await _rerank_once(request, documents, parts, send)
-    except MixedModels:  # the model was replaced between scores and evidence: all of it once more
+    except MixedModels:  # the model was replaced between scores and evidence: start over
         return await _rerank_once(request, documents, parts, send)
 
 
@@ -108,7 +108,7 @@ async def _explain(ranking: Ranking, request: RerankRequest, send: SendPart) -> 
         return ranking
     evidence_only = evidence_request(request, chosen)
     documents, answer = encode_documents(evidence_only), None
-    with suppress(RetryableError):  # the scores are there: what is missing is told in its row
+    with suppress(RetryableError):  # the scores are there already: what is missing is reported in its row
         answer = await send(evidence_only, documents)
         if served_by(answer) != served_by(ranking):
             answer = await send(evidence_only, documents)
@@ -117,7 +117,7 @@ async def _explain(ranking: Ranking, request: RerankRequest, send: SendPart) -> 
 
 
 def rejoined(request: RerankRequest, answers: Mapping[range, Ranking | WhyrankError]) -> Ranking:
-    """Raises where nothing was answered, or where the request is at fault."""
+    """One ranking from the answers of all parts. Raises if no part was answered, or if the request is at fault."""
     errors = [answer for answer in answers.values() if isinstance(answer, WhyrankError)]
     for error in errors:
         if isinstance(error, PermanentError) or len(errors) == len(answers):
@@ -136,7 +136,7 @@ def rejoined(request: RerankRequest, answers: Mapping[range, Ranking | WhyrankEr
 
 
 def evidence_request(request: RerankRequest, chosen: Sequence[RankedDocument]) -> RerankRequest:
-    """For evidence or spans of each of these. They are scored once more on the way, from the cache."""
+    """The request for evidence or spans of each of these. The server scores them again on the way, from its cache."""
     documents = tuple(row.document for row in chosen)
     return replace(request, documents=documents, top_n=None, min_score=None, evidence_min_score=0.0)
 
@@ -144,7 +144,7 @@ def evidence_request(request: RerankRequest, chosen: Sequence[RankedDocument]) -
 def with_evidence(
     ranking: Ranking, chosen: Sequence[RankedDocument], answer: Ranking | None, otherwise: Finish | None
 ) -> Ranking:
-    """The ranking with evidence or spans of the chosen. `otherwise`: how evidence ended that is not in the answer."""
+    """Adds evidence or spans to the chosen rows. `otherwise`: the finish reason where the answer has no evidence."""
     missing = None if otherwise is None else Evidence("", "", otherwise)
     explained = {row.index: replace(row, evidence=missing) for row in chosen}
     usage = evidence_usage = Usage()
@@ -166,7 +166,7 @@ def served_by(ranking: Ranking) -> Served:
 
 
 def odd_ones(served: Mapping[T, Served], kept: Served | None) -> list[T]:
-    """What must be asked again before one ranking can be made: whatever another model answered than `kept`, or than most."""
+    """The keys to request again, so that one model answers all: those whose model is not `kept`, or not the most common one."""
     kept = kept or next((model for model, _ in Counter(served.values()).most_common(1)), None)
     return [key for key, one in served.items() if one != kept]
 

@@ -1,4 +1,4 @@
-"""Client: AsyncClient for code that cannot await. Its event loop runs in a thread, so it works in notebooks, too."""
+"""Client: AsyncClient for code that cannot await. Its event loop runs in a thread of its own, so it works in notebooks too."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class _Running:
 
 
 class Client:
-    """Takes what AsyncClient takes. Safe to share between threads, whose calls then travel together, and across a fork: the
-    child makes its own connections.
+    """AsyncClient without await, with the same arguments. Safe to share between threads, whose calls are batched together,
+    and across a fork: the child opens its own connections.
 
-    with Client("http://localhost:8000") as client:
-        ranking = client.rerank(query, documents)
+        with Client("http://localhost:8000") as client:
+            ranking = client.rerank(query, documents)
     """
 
     def __init__(self, base_url: str | Sequence[str], api_key: str | None = None, **options: Any) -> None:
@@ -68,7 +68,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Wait for what is under way. A second time does nothing."""
+        """Wait for the calls in flight, then close the connections. Closing twice does nothing."""
         with self._turn:
             closed, self._closed = self._closed, True
         if not closed and self._running is not None:
@@ -78,7 +78,8 @@ class Client:
         return self._wait(lambda client: client.rerank(query, documents, **options))
 
     def begin(self, query: str, documents: Iterable[DocumentLike], **options: Unpack[RerankOptions]) -> Future[Ranking]:
-        """`rerank`, not waited for. asyncio.wrap_future makes it awaitable, in any event loop; cancelling frees the work."""
+        """`rerank` without waiting. asyncio.wrap_future makes the result awaitable in any event loop; cancel() ends the
+        call."""
         return self._begun(lambda client: client.rerank(query, documents, **options))
 
     def score(
@@ -110,7 +111,7 @@ class Client:
                 self._wait(lambda _: events.aclose(), running)
 
     def _begun(self, work: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> Future[T]:
-        with self._turn:  # nothing is handed to a loop that is about to stop, where it would wait for ever
+        with self._turn:  # nothing is handed to a loop that is about to stop: it would wait forever
             running = self._open()
             if begun_in is not None and begun_in is not running:
                 raise InvalidRequest("this stream was begun before a fork, in the parent process: begin a new one")
@@ -121,11 +122,11 @@ class Client:
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # Ctrl-C: the call ends on the other side, too
+            future.cancel()  # Ctrl-C: cancel the call in the event loop, too
             raise
 
     def _open(self) -> _Running:
-        """With `_turn` held."""
+        """The running client, started if need be. Call with `_turn` held."""
         if self._closed:
             raise InvalidRequest("this client is closed: make a new one")
         if self._running is None:
@@ -138,14 +139,14 @@ class Client:
         return self._running
 
     def _forked(self) -> None:
-        """In the child, where neither the loop's thread is nor one that may have held the lock."""
+        """Reset in the child, which has neither the loop's thread nor any thread that may have held the lock."""
         if self._running is not None:
             _of_the_parent.append(self._running)
         self._turn, self._running = threading.Lock(), None
 
 
 _clients = WeakSet[Client]()
-# Kept for ever: to close or collect them would touch sockets and an epoll that the parent uses.
+# Kept forever: closing or collecting them would touch sockets and an epoll that the parent uses.
 _of_the_parent: list[_Running] = []
 
 
@@ -154,12 +155,12 @@ def _forked() -> None:
         client._forked()
 
 
-if hasattr(os, "register_at_fork"):  # all but Windows
+if hasattr(os, "register_at_fork"):  # all platforms but Windows
     os.register_at_fork(after_in_child=_forked)
 
 
 async def _ended(client: AsyncClient, streams: Collection[AsyncGenerator[Event, None]]) -> None:
-    """Whatever was handed over before, calls as well as streams that nobody closed, is over afterwards."""
+    """Close the client; wait for all calls handed over before, and close streams that nobody closed."""
     await client.aclose()
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
         await asyncio.wait(left)
@@ -168,4 +169,4 @@ async def _ended(client: AsyncClient, streams: Collection[AsyncGenerator[Event, 
 
 
 async def _awaited(work: Awaitable[T]) -> T:
-    return await work  # run_coroutine_threadsafe takes coroutines alone, and anext() gives none
+    return await work  # run_coroutine_threadsafe takes only coroutines, and anext() returns none

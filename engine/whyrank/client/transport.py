@@ -1,4 +1,4 @@
-"""HTTP exchanges with whichever server should have them, tried again where that can help. Everything awaited has an end."""
+"""HTTP requests to the best replica, retried where that can help. Every wait has a time limit."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from whyrank.errors import InvalidRequest, Overloaded, RetryableError, Unreachab
 
 __all__ = ["PendingRequest", "Transport"]
 
-# Requests and bytes on their way at once; who comes later waits for a place.
+# Limits for requests and bytes in flight; later requests wait for a slot.
 _MAX_CONCURRENT_REQUESTS = 64
 _MAX_BYTES_IN_FLIGHT = 64 << 20
 _CONNECT_SECONDS = 5.0
-# Idle connections are closed before the server does it: vLLM's waits 5 seconds.
+# Close idle connections before the server does: vLLM's timeout is 5 seconds.
 _IDLE_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """What is sent, and until when (time.monotonic) an answer is of use. `content` is told how many seconds are left."""
+    """A request, and until when (time.monotonic) its answer is of use. `content` is given the number of seconds left."""
 
     path: str
     content: Callable[[float], bytes]
@@ -63,7 +63,7 @@ class Transport:
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             transport=transport,
             timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS)),
-            # Streams hold their connections for as long as their callers listen.
+            # Streams hold their connections for as long as their callers read.
             limits=httpx.Limits(max_keepalive_connections=_MAX_CONCURRENT_REQUESTS, keepalive_expiry=_IDLE_SECONDS),
         )
 
@@ -73,11 +73,11 @@ class Transport:
         await self._http.aclose()
 
     def preferred(self, affinity: str) -> Replica:
-        """Where a request with this affinity goes if nothing is wrong there."""
+        """The replica that a request with this affinity goes to if it is healthy."""
         return in_order_of_affinity(self._replicas, affinity)[0]
 
     async def identity(self, affinity: str, older_than: float, end: float) -> str | None:
-        """Of the preferred server, asked anew where it was not heard for so many seconds; once for all who want to know."""
+        """Instance id of the preferred server, requested again if last heard `older_than` seconds ago, once for all callers."""
         while True:
             replica = self.preferred(affinity)
             if time.monotonic() - replica.heard < older_than:
@@ -89,9 +89,9 @@ class Transport:
             error = task.exception()
             if error is None:
                 return task.result()
-            # A caller with less time started it and may have run out of it: whoever has more time asks again.
+            # A caller with less time may have started this request and run out of it: one with more time tries again.
             if its_end >= end or not isinstance(error, RetryableError):
-                raise copy(error)  # each caller's own
+                raise copy(error)  # a copy for each caller
 
     def _start_hearing(self, replica: Replica, affinity: str, end: float) -> tuple[asyncio.Task[str | None], float]:
         task = asyncio.ensure_future(
@@ -108,15 +108,15 @@ class Transport:
     def _heard(self, replica: Replica, task: asyncio.Task[str | None]) -> None:
         del self._hearing[replica.url]
         if not task.cancelled():
-            task.exception()  # whoever asked may have gone; that is no news for the log
+            task.exception()  # mark as retrieved: the caller may be gone, and asyncio would log it
 
     async def post(self, pending: PendingRequest) -> tuple[Any, str | None]:
-        """The answer's JSON, and the identity of the server that gave it."""
+        """The response's JSON, and the instance id of the server that sent it."""
         answer, body, _ = await self._answer(pending)
         return body, answer.headers.get("x-whyrank-identity")
 
     async def events(self, pending: PendingRequest) -> AsyncGenerator[tuple[str, Any], None]:
-        """Server-sent events. Tried again only until the first byte: what was told cannot be untold."""
+        """Server-sent events. Retried only until the first byte: events already delivered cannot be taken back."""
         answer, _, _ = await self._answer(replace(pending, streamed=True))
         name = ""
         try:
@@ -140,7 +140,7 @@ class Transport:
             await answer.aclose()
 
     async def _answer(self, pending: PendingRequest) -> tuple[httpx.Response, Any, Replica]:
-        """A good answer with its JSON, from one server or another, in the time there is. A stream has only begun by then."""
+        """A successful response with its JSON, from any replica, before the request's end. A stream's body is read later."""
         tried = Counter[str]()
         while True:
             replica = next_replica(self._replicas, pending.affinity, tried)
@@ -152,14 +152,14 @@ class Transport:
                 pause = self._retry.pause(tried.total(), error)
                 following = next_replica(self._replicas, pending.affinity, tried)
                 if pause is not None and following.breaker.closed and not tried[following.url]:
-                    pause = 0.0  # another server that is well need not wait for this one
+                    pause = 0.0  # another healthy server need not wait for this one
                 if pause is None or time.monotonic() + pause >= pending.end:
                     raise
                 self._retry.waits(replica.url, error)
             await asyncio.sleep(pause)
 
     async def _once(self, replica: Replica, pending: PendingRequest) -> tuple[httpx.Response, Any]:
-        """One attempt. Raises what the server or the network said."""
+        """One attempt. Raises the error of the server or the network."""
         try:
             async with asyncio.timeout(pending.end - time.monotonic()):
                 content = pending.content(pending.end - time.monotonic())
@@ -187,7 +187,7 @@ class Transport:
             replica.breaker.failed()
             raise Unreachable(f"{replica.url}: {_described(cause)}") from cause
         except asyncio.CancelledError:
-            # Our own time is up, or the caller's patience: the server may have had long enough to be called ill.
+            # The request timed out, or the caller gave up. Only a timeout counts against the server.
             if time.monotonic() >= pending.end - 0.01:
                 replica.breaker.failed()
             raise
@@ -196,7 +196,7 @@ class Transport:
                 replica.breaker.failed()
             raise
         except WhyrankError:
-            replica.breaker.succeeded()  # it is well enough to refuse
+            replica.breaker.succeeded()  # a server that refuses a request is healthy
             raise
         replica.breaker.succeeded()
         replica.identity = answer.headers.get("x-whyrank-identity")
@@ -205,7 +205,7 @@ class Transport:
 
 
 async def _read(answer: httpx.Response, streamed: bool) -> Any:
-    """The JSON of a good answer, or nothing yet of a good stream; anything else is an error."""
+    """The JSON of a successful response, or None for a stream, which is read later; raises on anything else."""
     if streamed and answer.status_code == 200:
         return None
     await answer.aread()
@@ -222,7 +222,7 @@ async def _read(answer: httpx.Response, streamed: bool) -> Any:
 
 
 async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
-    """Lines as server-sent events have them. httpx's own end at U+2028 and the like, too, which JSON may hold."""
+    """Lines of server-sent events. httpx's own iterator also splits at U+2028 and the like, which JSON may contain."""
     rest = b""
     async for piece in answer.aiter_bytes():
         *lines, rest = (rest + piece).split(b"\n")
@@ -231,7 +231,7 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[str]:
 
 
 class _ByteSemaphore:
-    """Lets so many requests of so many bytes through at once, in the order in which they came. One is always let through."""
+    """Limits requests and bytes in flight, first come, first served. A single request passes whatever its size."""
 
     def __init__(self, requests: int, size: int) -> None:
         self._max_requests, self._max_bytes = requests, size

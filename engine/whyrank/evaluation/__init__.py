@@ -1,11 +1,11 @@
-"""Judged data in, numbers that can be trusted out. A laptop without an engine is enough for all but the reranking itself.
+"""Evaluation on judged data. Everything but the reranking itself runs on a laptop without an engine.
 
-data, trec                        reading judged data      fetch                      bringing them from elsewhere
-run, results                      reranking them into a    measures, significance     what a ranking is worth
-                                  result file              consistency                whether a table can be true at all
+data, trec                        read judged data         fetch                      downloads them
+run, results                      rerank them into a       measures, significance     how good a ranking is
+                                  result file              consistency                whether a printed table can be true
 scorecard, compare                one result file, or two  report, charts, templates  the same as HTML pages
-calibrate                         thresholds, and what     presets                    published protocols by name
-                                  scores mean
+calibrate                         thresholds and           presets                    published protocols by name
+                                  calibrated scores
 """
 
 from whyrank.evaluation.presets import HOUSE

@@ -1,6 +1,6 @@
-"""From judged pairs to a threshold with its uncertainty, and to scores that mean what they say.
+"""Computes, from judged pairs, a threshold with its uncertainty, and calibrated scores.
 
-Pairs of one query resemble each other, so every interval comes from drawing whole queries again, not pairs.
+Pairs of one query resemble each other, so every interval comes from resampling whole queries, not pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SAMPLES = 500
 _SEED = 7
 _EPSILON = 1e-12
 _MIN_PAIRS = 20
-"""Relevant pairs, and others: below, no threshold says anything."""
+"""Of relevant pairs, and of others. With fewer, no threshold is meaningful."""
 
 Aim = Literal["precision", "recall"]
 Floats = NDArray[np.float64]
@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Judged pairs, by falling margin. `query` numbers the queries from 0."""
+    """Judged pairs, by descending margin. `query` numbers the queries from 0."""
 
     margin: Floats
     score: Floats
@@ -43,8 +43,8 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Keep margins from here up; `score` is the same for min_score. Intervals hold 95 %; the margin's own tells where
-    another sample might have put it."""
+    """Keep pairs with at least this margin; `score` is the same cut-off for min_score. Intervals are 95 % intervals;
+    `margin_interval` is where the threshold would lie in other samples of queries."""
 
     margin: float
     score: float
@@ -58,7 +58,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`auc`: how often a relevant pair has the larger margin than one that is not. Either there is a threshold, or
+    """`auc`: how often a relevant pair has a larger margin than one that is not relevant. Either `threshold` is set, or
     `no_separation` says why there is none."""
 
     aim: Aim
@@ -73,7 +73,7 @@ class Verdict:
 
 
 def judged_pairs(folder: Path, rel: int = 1) -> Pairs:
-    """Those of the result file in a folder of `whyrank eval`."""
+    """The judged pairs of the result file in a folder of `whyrank eval`."""
     rows: list[tuple[float, float, bool, int]] = []
     for number, result in enumerate(read_results(folder / RESULTS)):
         relevance = result.relevance(rel)
@@ -109,7 +109,7 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
 
 
 def _bootstrap_weights(queries: NDArray[np.int64]) -> Iterator[Floats]:
-    """How often each pair is there when queries are drawn with replacement. The same draws each time, one in memory."""
+    """How often each pair occurs when queries are drawn with replacement. The same draws each time, one in memory."""
     unique, query = np.unique(queries, return_inverse=True)
     rng, count = np.random.default_rng(_SEED), len(unique)
     for _ in range(_SAMPLES):
@@ -118,7 +118,7 @@ def _bootstrap_weights(queries: NDArray[np.int64]) -> Iterator[Floats]:
 
 
 def _threshold(pairs: Pairs, last: int, aim: Aim, target: float) -> tuple[Threshold | None, str | None]:
-    """That of keeping all pairs up to `last`, or why it is not one to rely on."""
+    """The threshold that keeps all pairs up to `last`, or the reason why it is not reliable."""
     precision, recall = (float(curve[last]) for curve in _curves(pairs, np.ones(len(pairs.margin))))
     precisions, recalls, margins = [], [], []
     for weight in _bootstrap_weights(pairs.query):
@@ -143,7 +143,7 @@ def _curves(pairs: Pairs, weight: Floats) -> tuple[Floats, Floats]:
 
 
 def _last_kept(pairs: Pairs, weight: Floats, aim: Aim, target: float) -> int | None:
-    """The last pair to keep: for a precision the deepest one that still has it, for a recall the first that has it."""
+    """The last pair to keep: the last that still has the target precision, or the first that has the target recall."""
     precision, recall = _curves(pairs, weight)
     # Equal margins are kept or dropped together.
     last_of_equals = np.append(pairs.margin[1:] != pairs.margin[:-1], True)
@@ -155,7 +155,7 @@ def _last_kept(pairs: Pairs, weight: Floats, aim: Aim, target: float) -> int | N
 
 
 def _auc(pairs: Pairs, weight: Floats) -> float:
-    """Ties count half."""
+    """Area under the ROC curve; ties count half."""
     _, group = np.unique(-pairs.margin, return_inverse=True)
     good = np.bincount(group, weight * pairs.relevant)
     bad = np.bincount(group, weight * (1 - pairs.relevant))
@@ -176,8 +176,8 @@ def fit(pairs: Pairs, method: CalibrationMethod, model: str, prompt: str, verdic
 
 
 def _fit_temperature(pairs: Pairs) -> tuple[float, float]:
-    """Logistic regression on the margin, by Newton's steps, on targets drawn in a little as Platt did: perfectly separated
-    pairs would otherwise ask for an infinite scale."""
+    """Logistic regression on the margin, by Newton's method, with Platt's smoothed targets: perfectly separated pairs would
+    otherwise need an infinite scale."""
     positives = float(pairs.relevant.sum())
     negatives = len(pairs.relevant) - positives
     targets = np.where(pairs.relevant > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -189,17 +189,17 @@ def _fit_temperature(pairs: Pairs) -> tuple[float, float]:
         hessian = (columns * (p * (1 - p))) @ columns.T + 1e-9 * np.eye(2)
         step = np.linalg.solve(hessian, columns @ (targets - p))
         length = float(np.abs(step).max())
-        solution += step * min(1.0, 2 / max(length, _EPSILON))  # far from the end, a whole step may leap over it
+        solution += step * min(1.0, 2 / max(length, _EPSILON))  # far from the solution, a full step may overshoot
         if length < 1e-10:
             break
-    if solution[0] <= 0:  # larger margins would mean less: then they mean nothing, and every pair gets the same
+    if solution[0] <= 0:  # a larger margin would mean less relevant: it tells nothing, so all pairs get one score
         return 0.0, math.log(positives / negatives)
     scale = float(solution[0]) / spread
     return scale, float(solution[1]) - scale * middle
 
 
 def _fit_isotonic(pairs: Pairs) -> tuple[tuple[float, float], ...]:
-    """Each pool of margins has one probability; its first and last margin are points of the curve."""
+    """The calibration curve. Margins in one pool share one probability; the pool's first and last are points of the curve."""
     margins, group, counts = np.unique(pairs.margin, return_inverse=True, return_counts=True)
     relevant = np.bincount(group, pairs.relevant)
     first = isotonic_regression(relevant / counts, weights=counts).blocks[:-1]

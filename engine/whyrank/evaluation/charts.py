@@ -1,4 +1,4 @@
-"""Small charts as SVG, inline or as files. Colours are the page's CSS variables, so that they follow light, dark and print."""
+"""Small charts as SVG, inline or as files. Colours are CSS variables of the page, so they follow light, dark and print."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TEMPLATES = Environment(
 
 
 def render(template: str, **values: Any) -> str:
-    """A file of templates/, filled in."""
+    """Fills in a template of templates/."""
     return _TEMPLATES.get_template(template).render(values)
 
 
@@ -34,7 +34,7 @@ class Axis:
     format: Callable[[float], str] = "{:g}".format
 
     def share(self, value: float) -> float:
-        """Where the value stands between low, 0, and high, 1."""
+        """The value's position between low, 0, and high, 1."""
         return min(1.0, max(0.0, (value - self.low) / (self.high - self.low)))
 
     def ticks(self) -> list[tuple[float, str]]:
@@ -43,9 +43,9 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """`colour` names a CSS variable of the page; `kind` what is drawn at the points: bars (x is the left edge; those of
-    several series stand side by side), columns (the same, each as wide as there is room), dots on a line, or marks:
-    vertical lines at x."""
+    """`colour` names a CSS variable of the page. `kind` is what is drawn at the points: bars (x is the left edge; bars of
+    several series stand side by side), columns (the same, but each as wide as possible), dots on a line, or marks: vertical
+    lines at x."""
 
     name: str
     colour: str
@@ -55,8 +55,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """`about` is the chart in one sentence, for those who cannot see it. `width`: pixels at which its text is as large as
-    the page's; `bar_width` in units of x."""
+    """`about` describes the chart in one sentence, for screen readers. `width`: the pixels at which its text is as large as
+    the page's. `bar_width` is in units of x."""
 
     about: str
     x: Axis
@@ -75,7 +75,7 @@ class Chart:
         return render("chart.svg", chart=self, standalone=False)
 
     def file(self) -> str:
-        """The same as a file of its own, which brings the page's colours along."""
+        """The chart as a file of its own, which includes the page's colours."""
         return render("chart.svg", chart=self, standalone=True) + "\n"
 
     @property
@@ -89,7 +89,7 @@ class Chart:
         return self.bottom - self.y.share(y) * (self.bottom - self.top)
 
     def bars(self, series: Series) -> Iterator[tuple[float, float, float, float]]:
-        """x, y, width and height of each. Those narrower than two pixels have no gap between them."""
+        """x, y, width and height of each bar. Bars narrower than two pixels have no gap between them."""
         beside = [series] if series.kind == "columns" else [other for other in self.series if other.kind == "bars"]
         room = self.bar_width / len(beside)
         for x, y in series.points:

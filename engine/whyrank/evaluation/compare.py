@@ -26,8 +26,8 @@ _DEPTH = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """Means over queries. kendall: tau-b of the margins, of queries where it exists; overlap: shared part of both top 10;
-    drifts: |score of b - score of a| of each document."""
+    """Means over queries. kendall: tau-b of the margins, over queries where it is defined; overlap: share of the top 10 that
+    both have in common; drifts: |score of b - score of a| of each document."""
 
     a: Header
     b: Header
@@ -41,14 +41,14 @@ class Comparison:
     means: Mapping[str, tuple[float, float]]
     differences: Mapping[str, Difference]
     deltas: Values
-    """b - a of each query, in the first measure."""
+    """b - a for each query, in the first measure."""
     drifts: Values
     gained: tuple[Mover, ...]
     lost: tuple[Mover, ...]
     impossible: tuple[Impossible, ...]
 
     def figures(self) -> dict[str, float]:
-        """All that a gate may name."""
+        """All figures that a gate can name."""
         values = {
             "kendall": self.kendall,
             f"overlap@{_DEPTH}": self.overlap,
@@ -64,7 +64,7 @@ class Comparison:
         return values
 
     def document(self) -> dict[str, Any]:
-        """For json.dumps, which knows no NaN."""
+        """For json.dumps, as JSON has no NaN."""
         figures = {name: None if math.isnan(value) else round(value, 9) for name, value in self.figures().items()}
         return {
             "a": self.a.model,
@@ -97,7 +97,7 @@ class Gate:
             ) from cause
 
     def fires(self, comparison: Comparison) -> bool:
-        """What cannot be computed does not pass."""
+        """Whether the gate fires. It also does when the figure cannot be computed."""
         figures = comparison.figures()
         if self.name not in figures:
             raise InvalidRequest(f"--fail-if {self.name!r}: choose from {', '.join(figures)}")
@@ -105,7 +105,7 @@ class Gate:
         return math.isnan(value) or (value < self.limit if self.below else value > self.limit)
 
     def describe(self, comparison: Comparison) -> str:
-        """For people, when it fires."""
+        """The message for people when the gate fires."""
         return f"failed: {self} (it is {comparison.figures()[self.name]:.6g})"
 
     def __str__(self) -> str:
@@ -113,8 +113,8 @@ class Gate:
 
 
 def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
-    """Of two folders of `whyrank eval`. Reads both side by side; memory holds a few numbers and the text of each query, and
-    two numbers of each document."""
+    """Compares two folders of `whyrank eval`. Reads both side by side: memory holds a few numbers and the text of each query,
+    and two numbers of each document."""
     headers = read_header(a / RESULTS), read_header(b / RESULTS)
     _check_same_data(*headers, a, b)
     measurer = Measurer(measures)
@@ -182,14 +182,14 @@ def _side_by_side(a: Path, b: Path) -> Iterator[tuple[Result, Result]]:
 
 
 def _scored_by_both(left: Result, right: Result) -> Values:
-    """One line a document: margin in a, margin in b, score in a, score in b."""
+    """One row per document: margin in a, margin in b, score in a, score in b."""
     pairs = zip(left.rows, right.rows, strict=True)
     numbers = [(row.margin, other.margin, row.score, other.score) for row, other in pairs]
     return np.array([four for four in numbers if None not in four], np.float64).reshape(-1, 4)
 
 
 def kendall(a: Values | Sequence[float], b: Values | Sequence[float]) -> float:
-    """tau-b, which allows for ties; NaN where one side has nothing but ties."""
+    """tau-b, which allows for ties; NaN where all values of one side are equal."""
     signs_a, signs_b = (np.sign(np.subtract.outer(values, values)) for values in (a, b))
     pairs = math.sqrt(float((signs_a**2).sum()) * float((signs_b**2).sum()))
     return float((signs_a * signs_b).sum()) / pairs if pairs else math.nan
@@ -202,6 +202,6 @@ def _overlap(a: Mapping[str, float], b: Mapping[str, float]) -> float:
 
 
 def _mean(values: Values) -> float:
-    """Over those that exist."""
+    """The mean of the values that are not NaN."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan

@@ -1,12 +1,12 @@
-"""Whether the means of a printed table can be true at all: which values of two measures can go together.
+"""Checks whether the means in a published table can be true at all: which values of two measures are possible together.
 
 For one query with R relevant documents, every way of placing some of them within the first k gives nDCG@k, AP, RR@k and
-P@k. The mean over any queries lies in the convex hull of these points. So a pair of means outside it cannot come
+P@k. The mean over any queries lies in the convex hull of these points. So a pair of means outside the hull cannot come
 from one set of judgements: nDCG@10 = 1 means that the first document is relevant each time, and then RR@10 is 1.
 
-For graded judgements nDCG may be as low as one likes, but not higher than for binary ones beside the same RR: shifting a
-falling sequence of gains costs at least what it costs for the best of its steps. Pairs of nDCG with others than RR are
-then left out.
+With graded judgements nDCG may be arbitrarily low, but not higher than with binary ones at the same RR: shifting a
+falling sequence of gains costs at least what it costs for the best of its steps. Pairs of nDCG with measures other than RR
+are then skipped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from whyrank.evaluation.measures import Measure
 
 __all__ = ["Impossible", "impossible_pairs"]
 
-# What rounding in print may shift.
+# Allows for the rounding of printed means.
 _TOLERANCE = 6e-4
-# All 2^k placings are looked at.
+# All 2^k placings are enumerated.
 _MAX_DEPTH = 12
 _LARGE_COUNTS = (30, 100, 1_000, 10_000)
 
@@ -39,9 +39,10 @@ class Impossible:
 def impossible_pairs(
     means: Mapping[str, float], graded: bool = False, most_relevant: int | None = None
 ) -> list[Impossible]:
-    """Means between 0 and 1, by the measures' names. `most_relevant`: no query has more relevant documents than that.
+    """Pairs of means, given by measure name, that contradict each other. `most_relevant`: the most relevant documents that
+    any query has.
 
-    Only measures of one cutoff (AP has none) and one `rel` are held against each other.
+    Only measures with the same cutoff (AP has none) and the same `rel` are compared.
     """
     measures = {name: Measure.parse(name) for name in means}
     impossible = []
@@ -54,7 +55,7 @@ def impossible_pairs(
             continue
         x, y = means[one], means[two]
         hull = _hull(a.name, b.name, depth, graded, most_relevant)
-        if (hull.equations @ (x, y, 1.0)).max() > _TOLERANCE:  # the point's distance from each edge, outside positive
+        if (hull.equations @ (x, y, 1.0)).max() > _TOLERANCE:  # distance to each edge, positive outside the hull
             message = f"{one} = {x:.4f} and {two} = {y:.4f} cannot come from the same judgements"
             impossible.append(Impossible(one, two, f"{message}: {_possible(one, two, x, hull)}"))
     return impossible
@@ -65,14 +66,14 @@ def _comparable(a: Measure, b: Measure, graded: bool) -> bool:
     if len(names) == 1 or not names <= {"nDCG", "AP", "RR", "P"} or any(m.name == "AP" and m.cutoff for m in (a, b)):
         return False
     if "nDCG" in names:
-        # nDCG counts every grade from 1 up, so the other must do so, too.
+        # nDCG counts every grade from 1 up, so the other measure must, too.
         return a.rel == b.rel == 1 and (not graded or names == {"nDCG", "RR"})
     return a.rel == b.rel
 
 
 @cache
 def _hull(one: str, two: str, depth: int, graded: bool, most_relevant: int | None) -> Any:
-    from scipy.spatial import ConvexHull  # here: a preset can be read without it
+    from scipy.spatial import ConvexHull  # imported here, so that presets can be read without scipy
 
     points = {(0.0, 0.0)}  # nothing found, or nothing to find
     for placing in _placings(depth, most_relevant):
@@ -98,7 +99,7 @@ def _placings(depth: int, most_relevant: int | None) -> tuple[dict[str, float], 
 
 
 def _measured(ranks: Sequence[int], relevant: int, depth: int) -> Iterator[dict[str, float]]:
-    """Relevant documents at these ranks of the first `depth`; the others are never found, or right behind."""
+    """The measures with relevant documents at these ranks up to `depth`; the rest are never found, or follow at once."""
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(relevant, depth) + 1))
     ndcg = sum(1 / math.log2(rank + 1) for rank in ranks) / ideal
     precisions = sum(place / rank for place, rank in enumerate(ranks, 1))
@@ -109,12 +110,12 @@ def _measured(ranks: Sequence[int], relevant: int, depth: int) -> Iterator[dict[
 
 @cache
 def _behind(found: int, relevant: int, depth: int) -> float:
-    """What the relevant documents that are missing in the first `depth` add at most to the sum of precisions."""
+    """The most that the relevant documents missing from the first `depth` can add to the sum of precisions."""
     return sum((found + i) / (depth + i) for i in range(1, relevant - found + 1))
 
 
 def _possible(one: str, two: str, x: float, hull: Any) -> str:
-    """Which values of `two` go with x: those between the hull's edges above and below it."""
+    """The values of `two` that are possible with x: those between the hull's lower and upper edges at x."""
     values = []
     for edge in hull.points[hull.simplices].tolist():
         (left, low), (right, high) = sorted(edge)

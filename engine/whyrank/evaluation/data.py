@@ -1,7 +1,7 @@
-"""Judged data, one topic at a time: a query, its candidates in the first stage's order, and how good they are.
+"""Judged data, one topic at a time: a query, its candidates in the first stage's order, and their relevance grades.
 
-Two kinds of source. A BEIR folder: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv (or qrels.txt as TREC has it), and a first
-stage, which is a TREC run or MTEB's top_ranked, given or found in the folder. Or one file of JSON lines that hold
+There are two kinds of source. A BEIR folder holds corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv (or TREC's qrels.txt), and a
+first stage, which is a TREC run or MTEB's top_ranked, passed in or found in the folder. Or a single file of JSON lines holds
 everything: {query, positive, negative}, or {query, candidates: [{id, text, grade or label}]}, best first.
 """
 
@@ -34,12 +34,12 @@ __all__ = [
 ]
 
 _LABELS: Mapping[str, int] = {"evidence": 2, "related": 1, "irrelevant": 0}
-"""Grades of candidates that have a label in words."""
+"""Grades of candidates that are labelled in words."""
 
 _ORDERED = ("candidates", "hits", "chunks")
-"""Candidates in the first stage's order, under the names that are in use."""
+"""Keys of candidates in the first stage's order, by the names in use."""
 _UNORDERED: Mapping[str, int] = {"positive": 1, "negative": 0}
-"""Candidates in no order, and their grades."""
+"""Keys of candidates in no order, and their grades."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """`judged`: document id → grade, for documents that were not found, too. `answers`: gold answers, where there are any."""
+    """`judged`: document id → grade, including documents that were not found. `answers`: gold answers, if there are any."""
 
     id: str
     query: str
@@ -72,7 +72,7 @@ def open_collection(path: Path, run: Path | None = None, split: str = "test") ->
 
 
 class BeirFolder:
-    """`judgements`: the file that holds them. `fingerprint` changes when the data do."""
+    """A BEIR folder. `judgements`: the qrels file. `fingerprint` changes when the data do."""
 
     def __init__(self, folder: Path, run: Path | None = None, split: str = "test") -> None:
         corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
@@ -95,11 +95,11 @@ class BeirFolder:
 
     @property
     def topic_ids(self) -> Sequence[str]:
-        """Every judged query, in the qrels' order. One that the first stage missed has no candidates and counts as zero."""
+        """Every judged query, in the qrels' order. A query that the first stage missed has no candidates and counts as zero."""
         return list(self._judged)
 
     def topic(self, ident: str, top_k: int) -> Topic:
-        """A document with the query's own id is left out, as BEIR does."""
+        """A document with the query's own id is left out, as in BEIR."""
         ranked = [pair for pair in self._first_stage.ranked(ident) if pair[0] != ident][:top_k]
         documents = self._corpus.documents(document for document, _ in ranked)
         candidates = tuple(Candidate(document, score) for document, (_, score) in zip(documents, ranked, strict=True))
@@ -108,9 +108,9 @@ class BeirFolder:
 
 
 class JsonLines:
-    """Queries with all their texts. Documents without an id are named after their text, so that names tell no grade.
+    """Queries with all their texts. A document without an id gets a hash of its text as id, which does not reveal its grade.
 
-    `first_stage` is None where the candidates have no order of their own."""
+    `first_stage` is None where the candidates are in no order."""
 
     def __init__(self, path: Path) -> None:
         self.name = path.stem
@@ -171,10 +171,10 @@ Collection = BeirFolder | JsonLines
 
 
 class _Corpus:
-    """corpus.jsonl of any size: 16 bytes of memory a document, texts are read when they are needed."""
+    """corpus.jsonl of any size: 16 bytes of memory per document; texts are read when needed."""
 
     def __init__(self, path: Path) -> None:
-        import numpy as np  # here: a light install can show the commands' help
+        import numpy as np  # imported here, so that a light install can show the commands' help
 
         self._path = path
         hashes, starts = array.array("Q"), array.array("q")
@@ -185,7 +185,7 @@ class _Corpus:
         sorted_hashes = np.array(hashes)[order]
         self._hashes = array.array("Q", sorted_hashes.tobytes())
         self._starts = array.array("q", np.array(starts)[order].tobytes())
-        # Of a billion ids two different ones hardly ever share eight bytes of a good hash.
+        # Even among a billion ids, two hardly ever share eight bytes of a good hash: equal hashes mean equal ids.
         for at in np.nonzero(sorted_hashes[1:] == sorted_hashes[:-1])[0][:1]:
             first, second = (line for line in numbered_lines(path) if line.start in self._starts[at : at + 2])
             raise DataError(f"{second.where}: document {document_id(second)!r} is in line {first.number} already")
@@ -196,7 +196,7 @@ class _Corpus:
         return at < len(self._hashes) and self._hashes[at] == key
 
     def documents(self, ids: Iterable[str]) -> list[Document]:
-        """Only ids that are here."""
+        """The documents with these ids, which must be in the corpus."""
         with self._path.open("rb") as file:
             return [self._read(file, ident) for ident in ids]
 
@@ -213,7 +213,7 @@ def _hash(ident: str) -> int:
 
 
 def document_id(line: Line) -> str:
-    """Of a line of corpus.jsonl, which is checked."""
+    """The id in a line of corpus.jsonl, after checking the line."""
     record = json_object(line)
     for name in ("_id", "text"):
         if not isinstance(record.get(name), str):
@@ -248,7 +248,7 @@ def _fingerprint(*paths: Path) -> str:
 
 
 def read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
-    """Text and gold answers of the judged queries; the others are of no use."""
+    """Text and gold answers of the judged queries; other queries are skipped."""
     queries: dict[str, tuple[str, tuple[str, ...]]] = {}
     for line in numbered_lines(path):
         record = json_object(line)
@@ -273,7 +273,7 @@ def _json_topic(line: Line) -> Topic:
             raise DataError(f"{line.where}: the document {document.text[:40]!r} is judged twice, differently")
     candidates = list(documents.values())
     if not _UNORDERED.keys().isdisjoint(record):
-        # Positives stand first in such files. In that order a model that answers always the same would look perfect.
+        # Such files list positives first. In that order, a model that gives every document the same score would look perfect.
         candidates.sort(key=lambda document: _text_id(document.text))
     ident = next((str(record[name]) for name in ("id", "query_id") if isinstance(record.get(name), str | int)), None)
     ident = check_id(ident, line.where) if ident else str(line.number)
@@ -297,7 +297,7 @@ def _json_candidate(item: Any, grade: int | None, where: str) -> tuple[Document,
         raise DataError(f"{where}: neither a string nor an object with a 'text'")
     ident = next((str(record[name]) for name in ("id", "chunk_id", "_id") if record.get(name) is not None), None)
     ident = check_id(ident, where) if ident else _text_id(record["text"])
-    # No other key: a grade must not reach a prompt.
+    # No other keys: a grade must not reach the prompt.
     known = {name: record.get(name) for name in ("text", "title", "metadata")}
     judged = record.get("grade", record.get("label", grade))
     if isinstance(judged, str):
@@ -322,7 +322,7 @@ def _text(record: dict[str, Any], name: str, line: Line) -> str:
 
 
 def _answers(record: dict[str, Any], line: Line) -> tuple[str, ...]:
-    """Gold answers stand beside the query, or in its metadata."""
+    """Gold answers, given beside the query or in its metadata."""
     metadata = record.get("metadata")
     given = record.get("answers", metadata.get("answers", []) if isinstance(metadata, dict) else [])
     return tuple(str(answer) for answer in _listed(given, "answers", line))

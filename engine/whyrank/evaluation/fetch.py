@@ -1,6 +1,6 @@
-"""Judged data from where others keep them, written as the BEIR folder that `whyrank eval` reads.
+"""Downloads judged data and writes them as a BEIR folder for `whyrank eval`.
 
-Two packages know such places. Neither is needed for anything else, so each is loaded here alone, when it is named:
+Two packages provide such data. Nothing else needs them, so each is imported only here, and only when named:
 "datasets:mteb/scifact" (the hub, or a folder of parquet or JSON lines) and "ir_datasets:beir/scifact/test".
 """
 
@@ -23,7 +23,8 @@ Files = dict[str, Iterable[str]]
 
 
 def fetch(source: str, folder: Path, split: str = "test") -> dict[str, int]:
-    """`source`: PACKAGE:NAME. `split` names the qrels. Returns each file's lines; the folder is there whole, or not at all."""
+    """Writes `source` ("PACKAGE:NAME") into `folder`, and returns the number of lines of each file. `split` names the qrels.
+    The folder is written completely or not at all."""
     package, _, name = source.partition(":")
     if not name or package not in _PACKAGES:
         raise InvalidRequest(f"source {source!r}: write {' or '.join(f'{known}:NAME' for known in _PACKAGES)}")
@@ -44,7 +45,7 @@ def fetch(source: str, folder: Path, split: str = "test") -> dict[str, int]:
             counts = {file: _write(half / file, lines) for file, lines in files.items()}
         except DataError:
             raise
-        # What the packages raise for an unknown name, a broken download, a missing network or column is one of these.
+        # The packages raise one of these for an unknown name, a broken download, a missing network or a missing column.
         except (OSError, ValueError, KeyError, RuntimeError) as cause:
             raise DataError(f"{source}: {type(cause).__name__}: {cause}") from cause
         half.rename(folder)
@@ -61,11 +62,11 @@ def _write(path: Path, lines: Iterable[str]) -> int:
 
 
 def _from_datasets(datasets: Any, name: str, split: str) -> Files:
-    """In MTEB's shape: a corpus, queries, judgements as `qrels` or `default`, and perhaps top_ranked."""
+    """Data in MTEB's layout: a corpus, queries, judgements as `qrels` or `default`, and perhaps top_ranked."""
     configs = datasets.get_dataset_config_names(name)
 
     def rows(*names: str, shared: bool = False) -> Iterable[Mapping[str, Any]]:
-        """`shared`: by all splits, and then perhaps in a single one of another name."""
+        """Rows of the first config that exists. `shared`: one for all splits, perhaps in a single split of another name."""
         config = next((config for config in names if config in configs), None)
         if config is None:
             raise DataError(f"{name}: has no part called {' or '.join(names)}; it has {', '.join(configs)}")
@@ -73,7 +74,7 @@ def _from_datasets(datasets: Any, name: str, split: str) -> Files:
         chosen = splits[0] if shared and len(splits) == 1 else split
         if chosen not in splits:
             raise DataError(f"{name}: {config} has no split {split!r}; it has {', '.join(splits)}")
-        # As a stream: its cache would take a folder that has changed for the one of that name that it knows.
+        # Streamed: the cache would mistake a folder that has changed for the earlier one of that name.
         return datasets.load_dataset(name, config, split=chosen, streaming=True)  # type: ignore[no-any-return]
 
     files: Files = {
@@ -100,7 +101,7 @@ def _from_ir_datasets(ir_datasets: Any, name: str, split: str) -> Files:
         "queries.jsonl": (_text_line(query.query_id, _text_and_title(query)[0]) for query in data.queries_iter()),
         f"qrels/{split}.tsv": _qrels((qrel.query_id, qrel.doc_id, qrel.relevance) for qrel in data.qrels_iter()),
     }
-    if data.has_scoreddocs():  # in no order: the rank, which nobody reads, is left 0
+    if data.has_scoreddocs():  # in no order: the rank, which is not read, stays 0
         files["run.trec"] = (run_line(s.query_id, s.doc_id, 0, s.score, "first") for s in data.scoreddocs_iter())
     return files
 
@@ -116,7 +117,7 @@ def _id_of(row: Mapping[str, Any]) -> str:
 
 
 def _text_and_title(record: Any) -> tuple[str, str | None]:
-    """Where there is no field `text`, the package knows which of the others make one; a title is then part of it."""
+    """Without a field `text`, the package knows which other fields make up the text; a title is then part of it."""
     return (record.text, getattr(record, "title", None)) if hasattr(record, "text") else (record.default_text(), None)
 
 

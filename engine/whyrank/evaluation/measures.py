@@ -1,11 +1,11 @@
-"""Measures of one ranking, as trec_eval computes them, by way of pytrec_eval; and of written evidence, by rule.
+"""Measures of a ranking, as trec_eval computes them, through pytrec_eval; and rule-based measures of generated evidence.
 
-Names are those of ir-measures: nDCG@10, AP, AP@100, RR@10, P@10, R@100, RR(rel=2)@10. Two are not trec_eval's:
+Names follow ir-measures: nDCG@10, AP, AP@100, RR@10, P@10, R@100, RR(rel=2)@10. Two differ from trec_eval's:
 
-- RR@k is trec_eval's reciprocal rank, set to 0 below rank k. ir-measures takes another program for it, whose ties go another
-  way: for scores that tie in single precision it may say 1 where its own RR says 0.5.
-- nDCG_returned@k takes its ideal from the k documents that were returned, not from all judged ones. Some source documents
-  call this nDCG. It is never smaller: what the first stage missed is forgiven.
+- RR@k is trec_eval's reciprocal rank, set to 0 below rank k. ir-measures computes it with another program, which breaks ties
+  differently: for scores that tie in single precision it may give 1 where its own RR gives 0.5.
+- nDCG_returned@k takes its ideal from the k documents that were returned, not from all judged ones. Some papers call this
+  nDCG. It is never smaller, because it does not count what the first stage missed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ EVIDENCE_MEASURES: Mapping[str, str] = {
     "wrong_language": "not the language of document or query",
     "answer_recall": "share of the gold answers that it holds",
 }
-"""Means over the written documents, each 0 to 1. Of format, grounded and answer_recall more is better, of the others less."""
+"""Means over the documents with evidence, each 0 to 1. Higher is better for format, grounded and answer_recall, lower for the
+rest."""
 
 _TREC_NAMES = {"nDCG": "ndcg", "AP": "map", "RR": "recip_rank", "P": "P", "R": "recall"}
 _TREC_CUT_NAMES = {**_TREC_NAMES, "nDCG": "ndcg_cut", "AP": "map_cut"}
@@ -45,7 +46,7 @@ _PATTERN = re.compile(r"(\w+?)(?:\(rel=(\d+)\))?(?:@(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """`rel`: the lowest grade that counts as relevant. nDCG has no such line: it counts the grades themselves."""
+    """`rel`: the lowest grade that counts as relevant. It does not apply to nDCG, which uses the grades themselves."""
 
     name: str
     cutoff: int | None = None
@@ -70,17 +71,17 @@ class Measure:
 
     @property
     def trec_name(self) -> str | None:
-        """None for what trec_eval does not know."""
+        """None for measures that trec_eval does not have."""
         if self.cutoff is None or self.name == "RR":
             return _TREC_NAMES.get(self.name)
         return f"{_TREC_CUT_NAMES[self.name]}.{self.cutoff}" if self.name in _TREC_CUT_NAMES else None
 
 
 class Measurer:
-    """Measures rankings one query at a time. A query without any document gets zeros."""
+    """Measures rankings, one query at a time. A query without documents gets zeros."""
 
     def __init__(self, measures: Iterable[str]) -> None:
-        import pytrec_eval  # here: a preset can be read without it
+        import pytrec_eval  # imported here, so that presets can be read without it
 
         self._evaluator = pytrec_eval.RelevanceEvaluator
         self.measures = tuple(Measure.parse(text) for text in measures)
@@ -93,7 +94,7 @@ class Measurer:
                 self._trec_names.setdefault(measure.rel, set()).add(measure.trec_name)
 
     def check_judged(self, highest_grade: int, where: object) -> None:
-        """`highest_grade` of all judgements. Where nothing counts as relevant, no number means anything."""
+        """Raise if no document counts as relevant for some measure. `highest_grade`: of all judgements."""
         for measure in self.measures:
             if measure.rel > highest_grade:
                 raise DataError(
@@ -102,10 +103,10 @@ class Measurer:
                 )
 
     def measure(self, judged: Mapping[str, int], scores: Mapping[str, float]) -> list[float]:
-        """In the order of `names`. `scores`: document → margin, the larger the better."""
+        """The measures' values, in the order of `names`. `scores`: document → margin, higher is better."""
         if not scores or not judged:
             return [0.0] * len(self.measures)
-        # Grades below 0 count as 0 in all these measures, and pytrec_eval's memory does not survive them.
+        # All these measures count grades below 0 as 0; passed as they are, they corrupt pytrec_eval's memory.
         grades = {document: max(0, grade) for document, grade in judged.items()}
         values = {
             rel: self._evaluator({"q": grades}, names, relevance_level=rel).evaluate({"q": dict(scores)})["q"]
@@ -131,15 +132,15 @@ def _dcg(gains: Sequence[int]) -> float:
 
 
 def unjudged_share(judged: Mapping[str, int], scores: Mapping[str, float], depth: int = 10) -> float:
-    """Of the best documents, those that nobody judged and that count as not relevant: many mean that a number is too low."""
+    """Share of the best documents that are unjudged and so count as not relevant. If it is high, the measures are too low."""
     best = trec_order(scores)[:depth]
     return sum(document not in judged for document in best) / len(best) if best else 0.0
 
 
 def evidence_measures(row: RankedDocument, answers: Sequence[str] = ()) -> dict[str, float]:
-    """Of one document with evidence. answer_recall only where there are gold answers.
+    """Measures of one document's evidence. answer_recall is included only with gold answers.
 
-    The thresholds of repetition, length and language are those of `whyrank.grounding`."""
+    The thresholds for repetition, length and language are those of `whyrank.grounding`."""
     evidence = row.evidence
     if evidence is None:
         return {}
@@ -162,5 +163,5 @@ def evidence_measures(row: RankedDocument, answers: Sequence[str] = ()) -> dict[
 
 
 def _folded(text: str) -> str:
-    """Case, width, accents' spelling and white space do not matter."""
+    """Normalises case, width, the encoding of accents and white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

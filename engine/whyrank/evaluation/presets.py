@@ -1,4 +1,4 @@
-"""Protocols by name: which measures, how deep, on which kind of data, and what to know about the numbers that were printed."""
+"""Evaluation protocols by name: measures, depth, kind of data, and caveats about the published numbers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["HOUSE", "NO_PRESET", "Claim", "Preset", "load_preset", "preset_names
 
 _FOLDER = Path(__file__).parent / "presets"
 HOUSE = Path(__file__).parent / "house"
-"""The judged corpus that comes with whyrank."""
+"""The judged corpus that is included in whyrank."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A row of a table that a source printed."""
+    """A row of a published table."""
 
     system: str
     data: str
@@ -33,7 +33,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """`definitions`: measure → what it is, exactly. `data`: which kind of files it wants. The first measure leads."""
+    """`definitions`: measure → its exact definition. `data`: the kind of files it needs. The first measure is the main one."""
 
     name: str
     title: str

@@ -1,5 +1,5 @@
-"""An evaluation, or the comparison of two, as one HTML page that needs nothing else: tables, charts, and what to be careful
-about. templates/ holds the pages; the charts are made here."""
+"""An evaluation, or the comparison of two, as one self-contained HTML page: tables, charts and warnings. The pages are in
+templates/; the charts are made here."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _warnings(card: Scorecard) -> list[str]:
 
 
 def _change_chart(measure: str, why: str, deltas: Values) -> Chart:
-    """The change of the leading measure, a bar a query."""
+    """The change of the main measure, one bar per query."""
     falling = sorted(deltas.tolist(), reverse=True)
     step = max(1, -(-len(falling) // _MAX_BARS))
     bars = list(enumerate(falling[::step]))
@@ -135,8 +135,8 @@ def _drift_chart(comparison: Comparison) -> Chart:
 
 
 def _histogram(values: Values, high: float, bins: int) -> tuple[list[tuple[float, float]], float]:
-    """Bars from 0 to `high`, and their width. A few values far out would press the rest into one bar: the last one takes
-    them."""
+    """Bars from 0 to `high`, and their width. The last bar includes all larger values: a few outliers would otherwise squeeze
+    the rest into one bar."""
     width = high / bins
     counts = np.bincount(np.minimum((values / width).astype(int), bins - 1), minlength=bins)
     return [(place * width, float(count)) for place, count in enumerate(counts)], width

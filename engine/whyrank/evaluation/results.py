@@ -1,9 +1,9 @@
-"""The result file: what an evaluation found, one line a query, and nothing that differs between two runs of it.
+"""The result file: what an evaluation found, one line per query, and nothing that differs between two runs of it.
 
     {"whyrank": "results", "data": ..., "model": ..., ...}
     {"query": "q7", "text": ..., "rows": [["d3", first stage's score, margin, score], ...], "judged": {"d3": 2}, ...}
 
-Rows stand in the first stage's order. What differs from run to run, such as times, goes to costs.jsonl beside it.
+Rows are in the first stage's order. What differs from run to run, such as times, goes to costs.jsonl beside it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RESULTS, COSTS = "results.jsonl", "costs.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What was evaluated. Two results can be compared when their `fingerprint` and `top_k` are the same."""
+    """What was evaluated. Two results are comparable if their `fingerprint` and `top_k` are equal."""
 
     data: str
     fingerprint: str
@@ -40,7 +40,7 @@ class Header:
 
 
 class Row(NamedTuple):
-    """One candidate. Without a margin it could not be scored: see Result.failed."""
+    """One candidate. If it has no margin, it could not be scored: see Result.failed."""
 
     document: str
     first_score: float | None
@@ -68,14 +68,14 @@ class Result:
         return {row.document: row.margin for row in self.rows if row.margin is not None}
 
     def first_stage(self) -> dict[str, float]:
-        """Where the first stage has only an order, its places stand for scores."""
+        """Scores of the first stage, or negative ranks if it has only an order."""
         scores = {row.document: row.first_score for row in self.rows if row.first_score is not None}
         if len(scores) == len(self.rows):
             return scores
         return {row.document: -float(place) for place, row in enumerate(self.rows)}
 
     def relevance(self, rel: int = 1) -> dict[str, bool]:
-        """Of the judged candidates. Where only relevant documents were ever judged, all others count as not relevant."""
+        """Relevance of the judged candidates. If only relevant documents were judged, unjudged ones count as not relevant."""
         documents = (row.document for row in self.rows)
         if all(grade >= rel for grade in self.judged.values()):
             return {document: document in self.judged for document in documents}
@@ -89,7 +89,7 @@ class Result:
 
 
 def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
-    """The file to go on writing, and the queries that are in it already."""
+    """Opens the result file to append to, and returns the queries that it already holds."""
     done = queries_done(folder, header)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:
 
 
 def queries_done(folder: Path, header: Header) -> set[str]:
-    """Those whose results the folder holds. It may hold nothing yet, but no other evaluation."""
+    """The queries whose results the folder holds. Raises if it holds another evaluation."""
     path = folder / RESULTS
     if not path.exists() or next(numbered_lines(path, finished=True), None) is None:
         return set()
@@ -126,7 +126,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_results(path: Path) -> Iterator[Result]:
-    """One query at a time: nothing but the line at hand is in memory."""
+    """Yields one query at a time: only the current line is in memory."""
     lines = numbered_lines(path, finished=True)
     next(lines, None)  # the header
     return map(_result, lines)

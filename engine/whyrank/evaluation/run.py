@@ -1,4 +1,4 @@
-"""Reranks a collection, query by query, into a result file. Stopped at any moment, it goes on where it was."""
+"""Reranks a collection, query by query, into a result file. If interrupted at any point, it can be resumed."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ __all__ = [
     "write_run",
 ]
 
-# Queries under way at once: enough to keep an engine full, and all that is ever in memory.
+# Queries in flight: enough to keep an engine busy. No others are in memory.
 _MAX_CONCURRENCY = 8
 _TARGET = "target.json"
 
 
 class Target(Protocol):
-    """What can be evaluated: anything that reranks."""
+    """Anything that reranks can be evaluated."""
 
     async def rerank(self, query: str, documents: list[Document], **options: Unpack[RerankOptions]) -> Ranking: ...
 
 
 @asynccontextmanager
 async def open_target(name: str, **options: Any) -> AsyncIterator[Target]:
-    """A model's name, perhaps with options of its engine behind it: "Qwen/Qwen3-Reranker-0.6B,dtype=float32". What stands
-    in the name wins over `options`.
+    """Opens a model by name, perhaps followed by engine options: "Qwen/Qwen3-Reranker-0.6B,dtype=float32". Options in the
+    name take precedence over `options`.
 
-    Or the URL of a server, which has options of its own: those of the engine that differ from the defaults are refused.
+    Or opens a server by URL, which has its own engine options: any that differ from the defaults are refused.
     """
     model, named = named_options(name)
     config = EngineConfig(model, **{**options, **named})
@@ -60,7 +60,7 @@ async def open_target(name: str, **options: Any) -> AsyncIterator[Target]:
 
 @dataclass(frozen=True, slots=True)
 class EvalRequest:
-    """`model` names the target. `options` are those of a rerank request that differ from its defaults."""
+    """`model` names the target. `options`: rerank options that differ from their defaults."""
 
     model: str
     top_k: int = 100
@@ -88,7 +88,7 @@ async def evaluate(
     folder: Path,
     on_progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes results.jsonl and costs.jsonl into the folder; calls `on_progress` once for each query, done before or now."""
+    """Writes results.jsonl and costs.jsonl into the folder. Calls `on_progress` for each query, done now or before."""
     results, done = open_results(folder, request.header(collection))
     costs, target_file = LineFile(folder / COSTS), folder / _TARGET
     session, began = round(time.time(), 3), time.perf_counter()
@@ -110,27 +110,27 @@ async def evaluate(
 
 
 def is_finished(collection: Collection, request: EvalRequest, folder: Path) -> bool:
-    """Nothing is left to rerank: no engine is needed."""
+    """Whether nothing is left to rerank, so that no engine is needed."""
     header = request.header(collection)
     return len(queries_done(folder, header)) == header.topics
 
 
 @contextmanager
 def claimed(folder: Path, fresh: bool = False) -> Iterator[None]:
-    """Meanwhile no other process can claim the folder. `fresh` throws away what an evaluation left there."""
+    """Locks the folder against other processes. `fresh` deletes what an earlier evaluation left there."""
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with closing(LineFile(folder / RESULTS)) as file:
         file.claim(f"{folder}: another evaluation is writing to it: choose another --out, or wait until it has ended")
         if fresh:
-            file.empty()  # not removed: the claim is on this very file
+            file.empty()  # not removed: the lock is on this very file
             for name in (COSTS, _TARGET):
                 (folder / name).unlink(missing_ok=True)
         yield
 
 
 def target_of(folder: Path) -> tuple[str, str]:
-    """Model and prompt that answered, as the rankings name them."""
+    """Model and prompt that answered, as named in the rankings."""
     try:
         target = json.loads((folder / _TARGET).read_text(encoding="utf-8"))
         return str(target["model"]), str(target["prompt"])
@@ -149,7 +149,7 @@ async def _rerank(topic: Topic, target: Target, options: RerankOptions) -> _Answ
         return _Answer(Result(topic.id, topic.query, judged=topic.judged))
     began = time.perf_counter()
     documents = [candidate.document for candidate in topic.candidates]
-    # Judged queries are as they are: some are whole texts, which every evaluation cuts.
+    # Judged queries cannot be changed: some are whole texts, which every evaluation truncates.
     ranking = await target.rerank(topic.query, documents, **(options | RerankOptions(truncate_query=True)))
     return _Answer(_result(topic, ranking), ranking, time.perf_counter() - began)
 
@@ -167,12 +167,12 @@ def _result(topic: Topic, ranking: Ranking) -> Result:
 
 
 def _nine_digits(value: float | None) -> float | None:
-    """All that trec_eval's single precision can tell apart, so that the run file gives the same order."""
+    """Rounded to what trec_eval's single precision distinguishes, so that the run file gives the same order."""
     return None if value is None else float(f"{value:.9g}")
 
 
 def _cost(answer: _Answer, session: float, since_start: float) -> str:
-    """`session`: when it was started; `since_start`: seconds from then on."""
+    """`session`: when it was started; `since_start`: seconds since then."""
     usage = answer.ranking.usage if answer.ranking else Usage()
     cost = {"query": answer.result.query, "pairs": len(answer.result.rows), "seconds": round(answer.seconds, 6)}
     cost |= {"session": session, "since_start": round(since_start, 6), "prompt_tokens": usage.prompt_tokens}
@@ -180,7 +180,7 @@ def _cost(answer: _Answer, session: float, since_start: float) -> str:
 
 
 def write_run(folder: Path) -> Path:
-    """The reranked lists as trec_eval reads them. Documents without a score are left out: nothing is known of them."""
+    """Writes the reranked lists for trec_eval. Documents without a score are left out, as their rank is unknown."""
     path = folder / "run.trec"
     lines = (
         run_line(result.query, document, rank, margins[document], "whyrank")

@@ -1,4 +1,4 @@
-"""All that a result file says, in numbers: one pass over it, and in memory a few numbers and the text of each query."""
+"""Summarises a result file in numbers. One pass over it; memory holds a few numbers and the text of each query."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BINS = 20
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """`seconds`: of wall time, summed over sessions. `latencies`: of each query, among the others that were under way."""
+    """`seconds`: wall time, summed over sessions. `latencies`: of each query, measured while others were in flight."""
 
     pairs: int = 0
     seconds: float = 0.0
@@ -46,7 +46,7 @@ class Costs:
 
 @dataclass(slots=True)
 class Bins:
-    """Scores 0..1 in equal bins: how many, how many of them relevant, and the sum of the scores."""
+    """Equal bins of the scores 0..1: the number of pairs, how many of them are relevant, and the sum of their scores."""
 
     size: int = _BINS
     count: list[int] = field(init=False)
@@ -63,7 +63,7 @@ class Bins:
         self.total[at] += score
 
     def calibration_error(self) -> float:
-        """Expected calibration error: mean distance of score and share of relevant, weighted by count."""
+        """Expected calibration error: mean distance between score and share of relevant pairs, weighted by count."""
         distances = (abs(t - r) for t, r in zip(self.total, self.relevant, strict=True))
         return sum(distances) / max(1, sum(self.count))
 
@@ -92,7 +92,7 @@ class Scorecard:
     impossible: Mapping[str, Sequence[Impossible]]
 
     def document(self) -> dict[str, Any]:
-        """For json.dumps."""
+        """The scorecard for json.dumps."""
         costs = {name: value for name, value in asdict(self.costs).items() if name != "latencies"}
         return {
             "data": self.header.data,

@@ -1,4 +1,4 @@
-"""Two rankings of the same queries: whether their difference could be chance, and which queries differ by how much."""
+"""Two rankings of the same queries: whether their difference may be chance, and which queries changed most."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Values = NDArray[np.float64]
 
 _SAMPLES = 10_000
 _MAX_CELLS = 2_000_000  # in memory at a time
-_SEED = 7  # the same values give the same answer
+_SEED = 7  # fixed: the same values give the same result
 _EPSILON = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """mean: of b - a over queries; low..high: its 95 % interval, by paired bootstrap; p: two-sided permutation test,
-    which turns round the sign of each query's difference by chance. The counts are of queries."""
+    """mean: of b - a over queries; low..high: its 95 % interval, by paired bootstrap; p: two-sided permutation test, which
+    flips the sign of each query's difference at random. The counts are of queries."""
 
     mean: float
     low: float
@@ -47,7 +47,7 @@ def paired_difference(a: Values, b: Values) -> Difference:
         signs = 2 * rng.integers(0, 2, shape, dtype=np.int8) - 1
         extreme += int((np.abs(signs @ deltas / len(deltas)) >= abs(mean) - _EPSILON).sum())
     low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    # One more of each: the observed order is one of those that chance may give.
+    # Plus one in both: the observed signs are one of the possible permutations.
     p = (extreme + 1) / (_SAMPLES + 1)
     return Difference(mean, float(low), float(high), p, better, worse, len(deltas) - better - worse)
 
@@ -62,7 +62,7 @@ class Mover:
 def top_movers(
     queries: Sequence[str], texts: Sequence[str], deltas: Values, count: int = 5
 ) -> tuple[tuple[Mover, ...], tuple[Mover, ...]]:
-    """The queries that gained and those that lost the largest amounts."""
+    """The queries with the largest gains and those with the largest losses."""
     gained, lost = (
         tuple(
             Mover(queries[at], texts[at], float(deltas[at]))

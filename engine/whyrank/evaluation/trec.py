@@ -1,4 +1,4 @@
-"""TREC's qrels and run files, BEIR's qrels, MTEB's top_ranked: who was found for which query, and how good they are."""
+"""TREC's qrels and run files, BEIR's qrels, MTEB's top_ranked: candidates and relevance grades by query."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_FLOAT32 = 3.4e38
 
 
 def check_id(ident: str, where: str) -> str:
-    """The columns of a TREC file end at white space: an id that holds some would be two, or a line of its own."""
+    """White space separates the columns of a TREC file: an id that contains some would become two columns, or a new line."""
     if not ident or _UNFIT_FOR_TREC.search(ident):
         raise DataError(
             f"{where}: id {ident!r:.80} is empty or holds white space, a control character or half a surrogate pair, which "
@@ -29,7 +29,7 @@ def check_id(ident: str, where: str) -> str:
 
 
 def trec_order(scores: Mapping[str, float]) -> list[str]:
-    """As trec_eval sorts: by score in single precision, ties by document id, both descending."""
+    """Document ids in trec_eval's order: by score in single precision, ties by document id, both descending."""
     return sorted(scores, key=lambda document: (_as_float32(scores[document]), document), reverse=True)
 
 
@@ -38,15 +38,15 @@ def _as_float32(value: float) -> float:
 
 
 def run_line(query: str, document: str, rank: int, margin: float, tag: str) -> str:
-    """Nine digits are all that trec_eval's single precision can tell apart."""
+    """One line of a run file. Nine digits are all that trec_eval's single precision distinguishes."""
     return f"{check_id(query, 'run')} Q0 {check_id(document, 'run')} {rank} {margin:.9g} {tag}\n"
 
 
 def read_qrels(path: Path) -> tuple[dict[str, dict[str, int]], dict[str, Line]]:
     """Query → document → grade; and each query's first line, for errors about it.
 
-    TREC's four columns or BEIR's three with a header. As in trec_eval, a line that begins with # is a comment; BEIR knows
-    none, and a query there may be called so."""
+    TREC's four columns, or BEIR's three with a header. As in trec_eval, a line that begins with # is a comment; BEIR has no
+    comments, and a query id there may begin with #."""
     qrels: dict[str, dict[str, int]] = {}
     first_lines: dict[str, Line] = {}
     for line in numbered_lines(path):
@@ -72,7 +72,7 @@ def read_qrels(path: Path) -> tuple[dict[str, dict[str, int]], dict[str, Line]]:
 
 
 class RunFile:
-    """A TREC run of any size: only where its lines start is kept. The rank column is ignored, as by trec_eval."""
+    """A TREC run of any size: only the offsets of its lines are kept. The rank column is ignored, as in trec_eval."""
 
     def __init__(self, path: Path, corpus: Container[str]) -> None:
         self._path = path
@@ -83,7 +83,7 @@ class RunFile:
             self._starts.setdefault(query, array.array("q")).append(line.start)
 
     def ranked(self, query: str) -> list[tuple[str, float | None]]:
-        """Documents with their scores, best first. One that is there twice counts once, where it is best."""
+        """Documents with their scores, best first. A duplicate counts once, with its best score."""
         scores: dict[str, float] = {}
         with self._path.open("rb") as file:
             for start in self._starts.get(query, ()):
@@ -94,7 +94,7 @@ class RunFile:
 
 def _run_columns(line: Line) -> tuple[str, str, float]:
     columns = line.text.split()
-    if len(columns) < 6:  # what follows the sixth is a longer tag, as for trec_eval
+    if len(columns) < 6:  # further columns belong to the tag, as in trec_eval
         raise DataError(f"{line.where}: {len(columns)} columns; a TREC run has 6 (query Q0 document rank score tag)")
     try:
         score = float(columns[4])
@@ -106,7 +106,7 @@ def _run_columns(line: Line) -> tuple[str, str, float]:
 
 
 class TopRanked:
-    """MTEB's top_ranked: one {"query-id", "corpus-ids"} a line, or one object {query: [documents]}. Best first, no scores."""
+    """MTEB's top_ranked: one {"query-id", "corpus-ids"} per line, or one object {query: [documents]}. Best first, no scores."""
 
     def __init__(self, path: Path, corpus: Container[str]) -> None:
         self._documents: dict[str, list[str]] = {}

@@ -1,6 +1,6 @@
-"""What a prompt file says, and all that follows from it, without an engine.
+"""Prompt formats and everything derived from them, without an engine.
 
-formats.py reads it; rendering.py and tokens.py make of it and a query with documents the ids that an engine gets; scoring.py
-makes of what the engine read at the answer position a score; evidence.py has the grammar and the parser of what is written
-after it; identity.py names it all in answers.
+formats.py reads prompt files; rendering.py and tokens.py turn a format, a query and documents into the token ids for the
+engine; scoring.py turns the labels' values at the answer position into a score; evidence.py has the grammar and the parser of
+the evidence that follows; identity.py names the prompt in responses.
 """

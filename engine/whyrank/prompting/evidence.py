@@ -1,7 +1,7 @@
-"""The written part of an answer: its grammar, its budgets and its parser, all from one description in the prompt file.
+"""The generated part of an answer: its grammar, budgets and parser, all derived from one description in the prompt file.
 
-A continuation is `opening`, then sections `open text close` with `between` between them. The prompt already ends with the
-opening and the first section's `open`, so the engine writes from there; the grammar allows nothing but the format.
+A continuation is `opening`, then sections `open text close`, joined by `between`. The prompt already ends with the opening
+and the first section's `open`, so the engine generates from there; the grammar allows nothing but this format.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ __all__ = [
     "writing_grammar",
 ]
 
-# A loop: so large a share of a text, or so many tokens in so many rounds, only repeats what was written just before. Below
-# that it may be a row of a table, or a song.
+# A loop: this share of a text, or this many tokens in this many rounds, only repeats what came just before. Less repetition
+# may be a row of a table, or a song.
 _LOOP_SHARE = 0.25
 _LOOP_ROUNDS, _LOOP_TOKENS = 3, 32
 
 
-# The engine compiles a grammar for every string that it has not seen, and keeps it. So a grammar's budgets are the prompt
-# file's, halved up to so many times, and what is written beyond the caller's own is cut off here.
+# The engine compiles and keeps a grammar for every string it has not seen before. So grammars use only the prompt file's
+# budgets, halved up to this many times, and text beyond the caller's own budget is cut here.
 _HALVINGS = 7
-# How a character is decoded of which some tokens are still missing.
+# What an incomplete character decodes to, while some of its tokens are missing.
 _INCOMPLETE = "\ufffd"
 
 Decode = Callable[[Sequence[int]], str]
@@ -50,28 +50,28 @@ Decode = Callable[[Sequence[int]], str]
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """The sections found, in order. `complete`: all are there and closed."""
+    """The sections found, in order. `complete`: all of them are there and closed."""
 
     texts: Mapping[SectionName, str]
     complete: bool
 
 
 def opening_text(continuation: Continuation) -> str:
-    """What is forced: the engine writes what follows it."""
+    """The prefilled text; the engine generates what follows."""
     return continuation.opening + continuation.sections[0].open
 
 
 def render(continuation: Continuation, texts: Mapping[SectionName, str]) -> str:
-    """The whole answer as the model was taught to write it; `parse` gives the texts back."""
+    """The whole answer as the model was trained to write it; `parse` returns the texts."""
     return continuation.opening + continuation.between.join(
         section.open + texts[section.name] + section.close for section in continuation.sections
     )
 
 
 def parse(continuation: Continuation, text: str) -> Parsed:
-    """Read an answer, constrained or free, whole or cut off. White space around tags is forgiven, as in the authors' parser.
+    """Read an answer, constrained or free, whole or cut off. White space around tags is accepted, as in the authors' parser.
 
-    A cut-off answer gives what there is of its last section. An answer without tags ("no") gives no texts.
+    For a cut-off answer, the last section is what there is of it. An answer without tags ("no") has no texts.
     """
     texts: dict[SectionName, str] = {}
     at = 0
@@ -90,18 +90,18 @@ def parse(continuation: Continuation, text: str) -> Parsed:
 
 
 def _without_partial(text: str, tag: str) -> str:
-    """Drop the beginning of a tag at the end of a text that is still being written."""
+    """Drop the beginning of a tag at the end of a text that is still being generated."""
     cut = next((n for n in range(min(len(tag), len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
     return text[: len(text) - cut]
 
 
 def max_new_tokens(tokens: Mapping[SectionName, int]) -> int:
-    """The longest that an answer within these budgets can get: tags and the end token take a little, too."""
+    """The maximum length of an answer within these budgets, including tags and the end token."""
     return sum(tokens.values()) + 64
 
 
 def budgets(fmt: PromptFormat, requested: Mapping[SectionName, int | None]) -> dict[SectionName, int]:
-    """Tokens per section: what was asked, else the file's, which is also the most."""
+    """Tokens per section: the requested number, else the file's default, which is also the maximum."""
     if fmt.continuation is None:
         raise InvalidRequest(f"mode 'evidence': prompt '{fmt.name}' describes no continuation; use mode 'score'")
     tokens = {}
@@ -116,7 +116,7 @@ def budgets(fmt: PromptFormat, requested: Mapping[SectionName, int | None]) -> d
 
 
 def grammar_budgets(continuation: Continuation, tokens: Mapping[SectionName, int]) -> dict[SectionName, int]:
-    """What the grammar allows where a caller allows so many tokens: as much, or somewhat more."""
+    """The budgets used in the grammar for a caller's budgets: equal or somewhat larger."""
     return {section.name: _rounded_up(tokens[section.name], section.max_tokens) for section in continuation.sections}
 
 
@@ -138,10 +138,10 @@ def writing_grammar(
     forbidden: Iterable[str],
     evidence: str | None = None,
 ) -> str:
-    """The structural tag for what follows `opening_text`, as JSON: one of few strings, each of which the engine compiles once,
-    unless the section `evidence` gets a grammar of its own (EBNF). Within it a text may pass its budget in `tokens`, see
-    `grammar_budgets`; `split_sections` cuts it. `forbidden` are the control tokens' texts: to the grammar they would be
-    ordinary text."""
+    """The structural tag for what follows `opening_text`, as JSON. It is one of few strings, because the engine compiles each
+    once, unless the section `evidence` gets its own grammar (EBNF). In it a text may exceed its budget in `tokens`, see
+    `grammar_budgets`; `split_sections` cuts it. `forbidden` are the control tokens' texts, which the grammar would otherwise
+    allow as ordinary text."""
     from xgrammar import StructuralTag
     from xgrammar.structural_tag import AnyTextFormat, ConstStringFormat, GrammarFormat, SequenceFormat
 
@@ -159,13 +159,13 @@ def writing_grammar(
 
 
 def _literals(continuation: Continuation) -> list[str]:
-    """What stands behind each section's text: its closing tag, and whatever opens the next."""
+    """What follows each section's text: its closing tag, and whatever opens the next section."""
     following = [continuation.between + section.open for section in continuation.sections[1:]]
     return [section.close + more for section, more in zip(continuation.sections, [*following, ""], strict=True)]
 
 
 class SectionReader:
-    """Follows an answer while it is written and gives out each section's text within its budget, without tags, as it grows."""
+    """Follows an answer while it is generated, and yields new text of each section, within its budget and without tags."""
 
     def __init__(self, continuation: Continuation, tokens: Mapping[SectionName, int], decode: Decode) -> None:
         self._continuation, self._budgets, self._decode = continuation, tokens, decode
@@ -207,7 +207,7 @@ def finish_reason(
     written: Sequence[int],
     decode: Decode,
 ) -> Finish:
-    """Whether a finished answer ended of itself, ran into a section's budget, or went round in circles until it did."""
+    """Whether a finished answer ended by itself, exceeded a section's budget, or repeated itself until it did."""
     return finish_of(split_sections(continuation, tokens, written, decode))
 
 
@@ -220,8 +220,8 @@ def finish_of(sections: Iterable[WrittenSection]) -> Finish:
 
 @dataclass(frozen=True, slots=True)
 class WrittenSection:
-    """A section's text without its tags, within its budget, and every token that holds some of it: the outer two may hold some
-    of a tag, too. `ended`: of itself."""
+    """A section's text without tags, within its budget, and all tokens that contain some of it; the first and last may also
+    contain part of a tag. `ended`: by itself."""
 
     name: SectionName
     text: str
@@ -232,7 +232,7 @@ class WrittenSection:
 def split_sections(
     continuation: Continuation, budgets: Mapping[SectionName, int], written: Sequence[int], decode: Decode
 ) -> list[WrittenSection]:
-    """The sections of what was written after `opening_text`. What follows one that was never closed does not exist."""
+    """The sections of the text generated after `opening_text`. After a section that was never closed, there are none."""
 
     def decode_whole(ids: Sequence[int]) -> str:
         return decode(ids).rstrip(_INCOMPLETE)
@@ -257,7 +257,7 @@ def split_sections(
 
 
 def _tokens_before(written: Sequence[int], characters: int, decode: Decode) -> int:
-    """How many tokens it takes to write so many characters."""
+    """How many tokens it takes to produce this many characters."""
     low, high = 0, len(written)
     while low < high:
         middle = (low + high) // 2
@@ -269,14 +269,14 @@ def _tokens_before(written: Sequence[int], characters: int, decode: Decode) -> i
 
 
 def _loops(tokens: Sequence[int]) -> bool:
-    """Whether a text that was cut had come to say nothing new. Its last token may be unlike the others where it also holds the
+    """Whether a text that was cut had become repetitive. Its last token may differ from the pattern if it also contains the
     beginning of the closing tag."""
     return _ends_in_circles(tokens) or _ends_in_circles(tokens[:-1])
 
 
 def _ends_in_circles(tokens: Sequence[int]) -> bool:
-    """Wherever in its pattern the text was cut, a loop's end repeats what stands one pattern before it. A pattern that stands
-    there twice is a loop if that fills much of the text, and a shorter passage if it goes round more often."""
+    """Wherever in the pattern the text was cut, the end of a loop equals what stands one pattern earlier. A pattern that occurs
+    twice is a loop if it fills much of the text; a shorter one must repeat more often."""
     size = len(tokens)
     for pattern in range(1, size // 2 + 1):
         pairs = zip(reversed(tokens), reversed(tokens[:-pattern]), strict=False)

@@ -2,7 +2,7 @@
 
 A prompt is a list of *runs*. Each run is tokenised in one go and the ids are joined, because that is how the model cards
 differ: Prism tokenises one string, Qwen3-Reranker three, mxbai one per segment. A run is a list of pieces: literal frame
-text, or `{ field = "..." }` for what the caller brings.
+text, or `{ field = "..." }` for the caller's values.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _PACKAGE = Path(__file__).parents[1]
-# A wheel carries prompts/ inside the package; a checkout keeps it beside engine/.
+# A wheel has prompts/ inside the package; a checkout has it beside engine/.
 PROMPTS = next(p for p in (_PACKAGE / "prompts", _PACKAGE.parents[1] / "prompts") if p.is_dir())
 
 FeatureKind = Literal["integer", "word", "list", "flag"]
@@ -50,7 +50,7 @@ class _Table(BaseModel):
 
 
 class Piece(_Table):
-    """Literal `text` or a `field`. A piece with `when` is there only if that field has a value."""
+    """Literal `text` or a `field`. A piece with `when` is included only if that field has a value."""
 
     text: str = ""
     field: str | None = None
@@ -76,7 +76,7 @@ class Fits(_Table):
 
 
 class Instruction(_Table):
-    """The text of the field `instruction`. `fixed` holds the reason why callers may not change it."""
+    """The text of the field `instruction`. `fixed`, if set, is the reason why callers may not change it."""
 
     default: str = ""
     fixed: str | None = None
@@ -99,7 +99,7 @@ class Rule(_Table):
 
 
 class Budget(_Table):
-    """The most tokens a field may take, where the model was trained so; the rest of max_length is shared."""
+    """The maximum number of tokens of a field, if the model was trained with one; the rest of max_length is shared."""
 
     query: int | None = Field(default=None, ge=1)
     document: int | None = Field(default=None, ge=1)
@@ -109,7 +109,7 @@ SectionName = Literal["contribution", "evidence"]
 
 
 class Section(_Table):
-    """One tagged part of the model's written answer. `max_tokens` is the default and the most."""
+    """One tagged part of the model's generated answer. `max_tokens` is both the default and the maximum."""
 
     name: SectionName
     open: str = Field(min_length=1)
@@ -119,7 +119,7 @@ class Section(_Table):
 
 
 class Continuation(_Table):
-    """What a positive answer goes on with: opening, then the sections with `between` between them."""
+    """What follows a positive answer: the opening, then the sections joined by `between`."""
 
     opening: str
     between: str = "\n"
@@ -182,12 +182,12 @@ class PromptFormat(_Table):
 
     @cached_property
     def fingerprint(self) -> str:
-        """`name@` and 12 hex digits over all that reaches the model or turns its answer into a score."""
+        """`name@` and 12 hex digits of a hash over all that reaches the model or turns its answer into a score."""
         scored = self.model_dump_json(include={"runs", "instruction", "labels", "score", "features", "budget"})
         return f"{self.name}@{hashlib.sha256(scored.encode()).hexdigest()[:12]}"
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """With a fingerprint of its own: pydantic copies cached values, too."""
+        """The copy computes its own fingerprint: pydantic copies cached values, too."""
         copied = super().model_copy(update=update, deep=deep)
         vars(copied).pop("fingerprint", None)
         return copied
@@ -253,14 +253,14 @@ def _say(error: Any) -> str:
 
 @cache
 def builtin_formats() -> dict[str, PromptFormat]:
-    """The formats that come with whyrank, by name."""
+    """The formats included in whyrank, by name."""
     return {path.stem: load_format(path) for path in sorted(PROMPTS.glob("*.toml"))}
 
 
 def fitting_format(model: str, architectures: Iterable[str], name: str | None = None) -> PromptFormat:
-    """The format for a checkpoint: the one asked for (a name or a file), else the only one that fits name and architecture.
+    """The format for a checkpoint: the requested one (a name or a file), else the only one that fits name and architecture.
 
-    We never guess from the architecture alone: a Qwen3 under the wrong reranker's prompt gives scores that look fine.
+    We never guess from the architecture alone: a Qwen3 model with the wrong reranker's prompt gives plausible scores.
     """
     have = sorted(architectures)
     if name is not None:
@@ -278,7 +278,7 @@ def fitting_format(model: str, architectures: Iterable[str], name: str | None = 
     if fitting:
         names = " or ".join(f"--prompt {f.name}" for f in fitting)
         raise CheckpointError(f"{model}: several prompts fit its name and architecture; choose with {names}")
-    # A format for any architecture ("*") says nothing about this one.
+    # A format for any architecture ("*") is no hint for this one.
     hints = [f.name for f in possible if "*" not in f.fits.architectures]
     raise CheckpointError(
         f"{model}: no prompt fits this name with architecture {', '.join(have) or 'unknown'}. "

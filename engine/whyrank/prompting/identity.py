@@ -1,4 +1,4 @@
-"""Names a prompt: the format's fingerprint and, where a call has its own instruction, `+` and a digest of that.
+"""Names a prompt: the format's fingerprint and, if a call has its own instruction, `+` and a digest of that.
 
 Margins of different prompts cannot be compared.
 """

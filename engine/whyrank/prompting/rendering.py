@@ -1,4 +1,4 @@
-"""Renders a format, a query and a document to text, in spans of known origin; only trusted ones may hold control tokens."""
+"""Renders a format, a query and a document to text, in spans of known origin; only trusted ones may contain control tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Run", "Span", "instruction_text", "prompt_identity", "render"]
 
 
 class Span(NamedTuple):
-    """A part of a run's text. Trusted text comes from the format and may hold control tokens; other text never does."""
+    """A part of a run's text. Trusted text comes from the format and may contain control tokens; other text never does."""
 
     text: str
     owner: Literal["frame", "query", "document"]
@@ -28,7 +28,7 @@ Run = tuple[Span, ...]
 
 
 def instruction_text(fmt: PromptFormat, instruction: str | None) -> str:
-    """The instruction of a call: the caller's where the format allows one, else the format's."""
+    """The instruction of a call: the caller's if the format allows one, else the format's."""
     known = fmt.instruction
     if known is None:
         if instruction:
@@ -76,7 +76,7 @@ def _span(fmt: PromptFormat, piece: Piece, values: Mapping[str, str]) -> Span:
 
 
 def _merged(spans: Iterable[Span]) -> Run:
-    """Joins neighbouring trusted spans: a control token of the format may lie across them."""
+    """Joins neighbouring trusted spans: a control token of the format may span both."""
     run: list[Span] = []
     for span in spans:
         if run and run[-1].trusted and span.trusted:
@@ -87,12 +87,12 @@ def _merged(spans: Iterable[Span]) -> Run:
 
 
 def _well_formed(text: str) -> str:
-    """Lone surrogates become U+FFFD; anything else is left alone."""
+    """Replaces lone surrogates by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _feature(name: str, kind: FeatureKind, value: Any) -> str:
-    """A metadata value as the prompt shows it; "" where there is none. Raises ValueError naming key and remedy."""
+    """A metadata value as it appears in the prompt; "" if there is none. Raises ValueError naming key and remedy."""
     if value is None:
         return ""
     if kind == "integer" and isinstance(value, int) and not isinstance(value, bool):

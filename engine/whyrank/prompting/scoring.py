@@ -1,4 +1,4 @@
-"""From what the engine read at the answer position to margin and score. Pure arithmetic."""
+"""Turns the labels' values at the answer position into margin and score. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["MIN_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "score_of"]
 
 MIN_LABEL_MASS = 0.5
-"""Below this most of the probability is on tokens that are no label: the prompt or the checkpoint is wrong."""
+"""Below this, most of the probability is on tokens that are not labels: the prompt or the checkpoint is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ScoreRule:
 
 @dataclass(frozen=True, slots=True)
 class LabelRead:
-    """The labels' values at the answer position, and the tokens that reading them took.
+    """The labels' values at the answer position, and the tokens used to read them.
 
     Either both labels' log-probabilities (`negative` is set) or one raw logit (`negative` is None).
     """
@@ -42,16 +42,16 @@ class Score:
 
 
 def score_of(read: LabelRead, rule: ScoreRule) -> Score:
-    """A value that is not finite gives a score that is not; the caller turns it into the row's error."""
+    """A value that is not finite gives a score that is not finite; the caller makes it the row's error."""
     if read.negative is None:
         margin, mass = read.positive, None
     else:
         margin = read.positive - read.negative
-        # A sum of two rounded probabilities may pass 1 by an ulp.
+        # The sum of two rounded probabilities may exceed 1 by an ulp.
         mass = min(1.0, math.exp(read.positive) + math.exp(read.negative))
     return Score(margin, _sigmoid(rule.scale * (margin - rule.offset)), mass)
 
 
 def _sigmoid(x: float) -> float:
-    # exp of a large positive number overflows, of a large negative one does not.
+    # exp overflows for a large positive number, but not for a large negative one.
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

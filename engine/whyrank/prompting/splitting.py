@@ -1,17 +1,17 @@
-"""Splits a run so that its parts, tokenised one by one, have the ids of the whole: what prompts share becomes ids once.
+"""Splits a run so that its parts, tokenised one by one, give the ids of the whole: text that prompts share is tokenised once.
 
-A run is split in trusted text only, as near as possible to the user text beside it, at places of two kinds:
+A run is split only in trusted text, as near as possible to the user text beside it, at two kinds of places:
 
-- An edge of a control token. A tokenizer takes these out of the raw text before anything else, and what is left between them
-  are texts of their own.
-- Before a blank that follows another ASCII character, as in "<Document>:" and " Water". Most pre-tokenizers go through a text
-  from left to right without looking back, and take a blank only as the beginning of a word: then a word begins here whatever
-  stands around it, and all later words depend on the text from here on alone. No normalisation form joins a blank with what
-  comes before it, and the model sees one word at a time. The place after the blank is none: the blank belongs to the
-  document's first word. Nor is the beginning of the last word in general: a newline of the document joins "\\n " to one word.
+- At an edge of a control token. Tokenizers take control tokens out of the raw text before anything else, and treat the texts
+  between them separately.
+- Before a blank that follows another ASCII character, as in "<Document>:" and " Water". Most pre-tokenizers scan a text from
+  left to right without looking back, and accept a blank only at the beginning of a word: so a word begins here whatever
+  surrounds it, and all later words depend only on the text from here on. No normalisation form joins a blank with what
+  precedes it, and the model sees one word at a time. The place after the blank is unsafe: the blank belongs to the
+  document's first word. So is, in general, the beginning of the last word: a newline in the document joins "\\n " to one word.
 
-Whether a tokenizer is of that kind is found out for each place, on texts that begin and end in every way that we know to
-matter. Added tokens are matched before words are made, so no place is used over which one could lie.
+Whether a tokenizer behaves like this is tested for each place, on texts with all beginnings and ends that are known to
+matter. Added tokens are matched before words are formed, so places that could lie within one are not used.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ EDGES = (
     *("\u0301", "\u0301x", "\u0327\u0301", "\u093c", "e\u0301", "\u1161", "\u0600", "\ufe0f", "\ufeff", "\u200d"),
     *("\u200bx", "🫖", "🇫"),
 )
-"""What a text may begin or end with that could join it to its neighbour."""
-# With so many texts on its other side each is tried; an odd step through the list makes the pairs various.
+"""Beginnings and ends of texts that could make a text merge with its neighbour."""
+# How many texts of the other side each is tried with; an odd step through the list makes the pairs varied.
 _PARTNERS, _STEP = 4, 17
-# So much of the trusted text on either side takes part in a trial.
+# How much of the trusted text on either side takes part in a trial.
 _WINDOW = 24
-# So many places are tried, from the user text onwards.
+# How many places are tried, from the user text onwards.
 _TRIALS = 3
-# A trusted text takes milliseconds to try. A format has a few, but words of a document's metadata may make more without end.
+# Trying one trusted text takes milliseconds. A format has a few, but metadata words could create any number of them.
 _MAX_TEXTS = 128
-# Patterns that look back, or at where the text or the last match began, in a pre-tokenizer's description as JSON.
+# Patterns that look back, or at where the text or the last match began, in a pre-tokenizer's JSON.
 _LOOKS_BACK = re.compile(r"\(\?<|\\\\[bBGAKyYX]")
 
 
 class RunSplitter:
-    """Knows where the runs of one tokenizer may be split. `controls_of`: start and end of each control token of a text."""
+    """Finds where one tokenizer's runs may be split. `controls_of`: start and end of each control token in a text."""
 
     def __init__(self, tokenizer: Any, controls_of: Callable[[str], Iterable[tuple[int, int]]]) -> None:
         self._tokenizer, self._controls_of = tokenizer, controls_of
         added = tokenizer.get_added_tokens_decoder().values()
         self._added = [token.content for token in added]
         self._added_normalised = [self._normalised(token.content) for token in added if token.normalized]
-        # Tokens that look at their neighbours, or take the white space beside them, make no edge that we could rely on.
+        # Tokens that look at their neighbours, or absorb white space beside them, have no reliable edges.
         self._can_split = not any(token.lstrip or token.rstrip or token.single_word for token in added)
         steps = [step.__getstate__().decode() for step in (tokenizer.pre_tokenizer, tokenizer.normalizer) if step]
         self._has_words = tokenizer.pre_tokenizer is not None and not any(map(_LOOKS_BACK.search, steps))
         self._known: dict[tuple[Span, bool, bool], Sequence[Span]] = {}
 
     def split(self, run: Run) -> list[Run]:
-        """The run in parts. One without user text beside trusted text is its own only part."""
+        """The run in parts. A run without user text beside trusted text is a single part."""
         if len(run) == 1:
             return [run]
         parts: list[list[Span]] = [[]]
@@ -74,7 +74,7 @@ class RunSplitter:
         return [part for part in kept if part]
 
     def _pieces(self, span: Span, text_before: bool, text_after: bool) -> Sequence[Span]:
-        """A trusted span in pieces. `text_before` and `text_after` say whether user text stands beside it."""
+        """A trusted span in pieces. `text_before` and `text_after` say whether user text is next to it."""
         known = self._known.get((span, text_before, text_after))
         if known is None:
             if len(self._known) >= _MAX_TEXTS:
@@ -118,7 +118,7 @@ class RunSplitter:
         return all(ids[at] == ids[at + 1] + ids[at + 2] for at in range(0, len(ids), 3))
 
     def _words_begin(self, left: str, right: str) -> bool:
-        """Whether the right text begins a word after the left one, and neither changes the other."""
+        """Whether the right text begins a new word after the left one, and normalisation changes neither."""
         before, after = self._normalised(left), self._normalised(right)
         if self._normalised(left + right) != before + after:
             return False
@@ -131,7 +131,7 @@ class RunSplitter:
 
 
 def _may_lie_across(tokens: Iterable[str], left: str, right: str) -> bool:
-    """Whether one of the tokens can begin in the left text, or before it, and end in the right one, or after it."""
+    """Whether a token can begin in the left text, or before it, and end in the right one, or after it."""
     return any(
         (left.endswith(token[:at]) or token[:at].endswith(left))
         and (right.startswith(token[at:]) or token[at:].startswith(right))
@@ -141,7 +141,7 @@ def _may_lie_across(tokens: Iterable[str], left: str, right: str) -> bool:
 
 
 def _pairs(befores: Sequence[str], afters: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Every text of either side, with one or with several of the other's."""
+    """Pairs every text of the longer side with one or several of the other side."""
     longer = max(len(befores), len(afters))
     for partner in range(_PARTNERS if min(len(befores), len(afters)) > 1 else 1):
         for at in range(longer):

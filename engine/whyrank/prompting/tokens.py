@@ -2,12 +2,12 @@
 
 Three promises, each with its mechanism here:
 
-- *The card's own ids.* A run has the ids that the checkpoint's own tokenizer gives to it as one string. It goes there in
-  parts where that makes no difference (`splitting.py`), and a part that several prompts share goes there once (`_encode_all`).
-- *User text is never control.* The control tokens of a part must be the frame's own, each at its own place. If text of a
-  query, document or instruction forms one, alone or together with the frame beside it, the run is encoded again in pieces,
+- *The model card's own ids.* A run has the ids that the checkpoint's own tokenizer gives it as one string. It is tokenised in
+  parts where that makes no difference (`splitting.py`), and parts that several prompts share only once (`_encode_all`).
+- *User text is never control.* The control tokens of a part must be the frame's own, each in its own place. If text of a
+  query, document or instruction forms one, alone or together with the adjacent frame, the run is encoded again in pieces,
   by a tokenizer that does not know control tokens (`_encode_escaped`).
-- *The frame is never cut.* The ids of query and document are known by position; only they give way (`_fit`).
+- *The frame is never truncated.* The ids of query and document are known by position; only they are cut (`_fit`).
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Bounds", "EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_prefix"]
 
-# Less room than this beside the frame is a misconfiguration, not a prompt.
+# Less room than this beside the frame is a misconfiguration.
 _LEAST_ROOM = 8
 
 Ids = tuple[int, ...]
 
 Control = tuple[int, int, int]
-"""A control token, and the characters from which and up to which it stands in its text."""
+"""A control token, and the start and end of its characters in the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """At most so many tokens of the document, of the query, and of the whole prompt; at most so many windows of a document.
+    """Maximum tokens of the document, of the query, and of the whole prompt; maximum windows of a document.
 
-    `cut_query`: a query that is too long gives way, too; otherwise it is an error. `query` itself always cuts."""
+    `cut_query`: cut a query that is too long, too; otherwise it is an error. The bound `query` always cuts."""
 
     document: int | None = None
     query: int | None = None
@@ -60,17 +60,17 @@ _UNBOUND = Bounds()
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One engine request: the ids, and what of the document they hold."""
+    """One engine request: the ids, and which part of the document they contain."""
 
     ids: Ids
     truncation: Truncation
     read: tuple[tuple[int, int], ...] | None = None
-    """The characters of the document that the ids hold, where that is not all of it."""
+    """The characters of the document that the ids cover, if not all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedDocument:
-    """A document's prompts: one, or one per window. `neutralised` says whether user text held control tokens."""
+    """A document's prompts: one, or one per window. `neutralised`: whether user text contained control tokens."""
 
     prompts: tuple[Prompt, ...]
     neutralised: bool = False
@@ -90,9 +90,9 @@ class LabelIds:
 class _Encoded:
     """Ids, and which of them are the query's and the document's.
 
-    `offsets`: the characters of the ids of the text that holds the document. There the document's ids begin at place `first`
-    and its characters at `origin`.
-    `shared`: tokens with characters of both frame and document (" Water" after "<Document>:"). They are never cut.
+    `offsets`: character offsets of the ids in the text that contains the document. There, the document's ids begin at index
+    `first` and its characters at `origin`.
+    `shared`: number of tokens with characters of both frame and document (" Water" after "<Document>:"). They are never cut.
     """
 
     ids: list[int]
@@ -104,7 +104,7 @@ class _Encoded:
     shared: int = 0
     neutralised: bool = False
     is_hostile: bool = False
-    """The control tokens are not the frame's: the ids are not to be used."""
+    """The control tokens are not just the frame's: the ids must not be used."""
 
     @property
     def places(self) -> tuple[range, range, int, int, int]:
@@ -112,9 +112,9 @@ class _Encoded:
 
 
 class _Offsets(Sequence[tuple[int, int]]):
-    """Start and end of each token's characters, looked up as they are needed: a list of all costs as much as making the ids.
+    """Start and end of each token's characters, looked up on demand: a list of all costs as much as the ids themselves.
 
-    `encode` gives them, and is called when the first is looked up."""
+    `encode` makes the encoding, and is called at the first look-up."""
 
     def __init__(self, encode: Callable[[], Any]) -> None:
         self._encode = encode
@@ -134,7 +134,7 @@ class PromptEncoder:
     """Turns (query, document) into ids for one format and one tokenizer. Safe to share between threads."""
 
     def __init__(self, fmt: PromptFormat, tokenizer: Tokenizer, max_length: int, reserved_tokens: int = 0) -> None:
-        """`reserved_tokens`: kept free behind max_length for the answer."""
+        """`reserved_tokens`: tokens beyond max_length that are reserved for the answer."""
         self.format = fmt
         self.max_length = max_length
         self._reserved_tokens = reserved_tokens
@@ -161,7 +161,7 @@ class PromptEncoder:
         policy: TruncationPolicy,
         bounds: Bounds = _UNBOUND,
     ) -> list[EncodedDocument | DocumentError]:
-        """One answer per document, in order. Raises InvalidRequest where the fault is the query's or the instruction's."""
+        """One result per document, in order. Raises InvalidRequest if the query or the instruction is at fault."""
         instruction_used = instruction_text(self.format, instruction)
         if instruction is not None:
             self._require_room(instruction_used, "instruction is too long", InvalidRequest)
@@ -179,8 +179,8 @@ class PromptEncoder:
         return common_prefix([row.prompts[0].ids for row in rows if isinstance(row, EncodedDocument)])
 
     def whole_string_ids(self, query: str, document: Document) -> Ids | DocumentError:
-        """What the checkpoint's tokenizer makes of the same prompt as one text, whatever user text may do to the frame in it:
-        to compare with."""
+        """What the checkpoint's tokenizer makes of the same prompt as one text, even if user text forms control tokens; for
+        comparison."""
         runs = render(self.format, query, document, instruction_text(self.format, None))
         if isinstance(runs, DocumentError):
             return runs
@@ -190,15 +190,15 @@ class PromptEncoder:
         return [i for i in ids if i in self._control]
 
     def encode_frame(self, text: str) -> Ids:
-        """Ids of a text of the prompt file."""
+        """Ids of a text from the prompt file."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What a model wrote, as text, without special tokens."""
+        """Generated tokens as text, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def control_texts(self) -> list[str]:
-        """Every control token as it is written out."""
+        """The text of every control token."""
         return sorted(self.token_text(i) for i in self._control)
 
     def token_text(self, token: int) -> str:
@@ -210,7 +210,7 @@ class PromptEncoder:
     def _encode_all(self, rendered: list[list[Run]], room: int) -> Iterator[_Encoded]:
         """One row per document. A part of a run that several documents share is encoded once.
 
-        `room`: documents of more characters may have to be cut; others hardly ever."""
+        `room`: documents with more characters may have to be cut; shorter ones hardly ever."""
         parts = {run: self.splitter.split(run) for runs in rendered for run in runs}
         encoded = self._encode_parts({part: None for each in parts.values() for part in each}, room)
         rows = {run: self._checked(run, [encoded[part] for part in each]) for run, each in parts.items()}
@@ -246,8 +246,8 @@ class PromptEncoder:
         return _Encoded([], neutralised=_any_inside_user_text(controls, part), is_hostile=True)
 
     def _located_by_frame(self, part: Run, ids: list[int]) -> _Encoded:
-        """`_located` without offsets, for a document after a frame of one token or none: either the first token is the frame's,
-        or it has characters of both."""
+        """`_located` without offsets, for a document after a frame of at most one token: the first token is either the frame's,
+        or has characters of both."""
         frame, (text,) = part[:-1], _texts([part])
         shared = sum(ids[:1] != self._encode_trusted(span.text)[0] for span in frame)
         origin = sum(len(span.text) for span in frame)
@@ -255,7 +255,7 @@ class PromptEncoder:
         return _Encoded(ids, range(0), range(len(frame), len(ids)), offsets, len(frame), origin, shared)
 
     def _find_whether_locating(self, frame: Run) -> bool:
-        """Whether `_located_by_frame` is right after this frame: found out on documents that begin in every way that we know to
+        """Whether `_located_by_frame` is correct after this frame: tested on documents with all beginnings that are known to
         matter."""
         if len(frame) > 1 or any(not span.trusted or self._encode_trusted(span.text)[1] for span in frame):
             return False
@@ -268,7 +268,7 @@ class PromptEncoder:
         )
 
     def _checked(self, run: Run, parts: list[_Encoded]) -> list[_Encoded]:
-        """The run's parts, or all of it in one where one of them is hostile."""
+        """The run's parts, or one escaped encoding of the whole run if any part is hostile."""
         if not any(part.is_hostile for part in parts):
             return parts
         return [self._encode_escaped(run, self._frame_controls(run), any(part.neutralised for part in parts))]
@@ -295,7 +295,7 @@ class PromptEncoder:
         return [(token, *encoding.token_to_chars(at)) for at, token in enumerate(ids) if token in self._control]
 
     def _encode_escaped(self, run: Run, frame: Sequence[Control], neutralised: bool) -> _Encoded:
-        """The frame's control tokens stay what they are; all text between them goes through the plain tokenizer."""
+        """Keeps the frame's control tokens; all text between them goes through the tokenizer without control tokens."""
         text = "".join(span.text for span in run)
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
@@ -309,7 +309,7 @@ class PromptEncoder:
         return _located(run, ids, offsets, neutralised)
 
     def _encode_plain(self, text: str, start: int, end: int, ids: list[int], offsets: list[tuple[int, int]]) -> None:
-        """Append text[start:end]. Some vocabularies spell a control token in one piece even so: such a piece is broken up."""
+        """Append text[start:end]. Some vocabularies have a control token as one piece even so: it is broken up."""
         encoding = self._tokenizer_without_control.encode(text[start:end], add_special_tokens=False)
         for token, (low, high) in zip(encoding.ids, encoding.offsets, strict=True):
             if token not in self._control:
@@ -318,9 +318,9 @@ class PromptEncoder:
             elif high - low > 1:
                 self._encode_plain(text, start + low, start + low + 1, ids, offsets)
                 self._encode_plain(text, start + low + 1, start + high, ids, offsets)
-            # A control token for a single character cannot be broken up: that character is left out.
+            # A control token of a single character cannot be broken up: that character is dropped.
 
-    # Fitting: what gives way when the prompt is too long.
+    # Fitting: what is cut when the prompt is too long.
 
     def _fit(self, row: _Encoded, policy: TruncationPolicy, bounds: Bounds) -> EncodedDocument | DocumentError:
         query, document = len(row.query), len(row.document)
@@ -381,7 +381,7 @@ class PromptEncoder:
         return room
 
     def _share(self, room: int, query: int, document: int) -> tuple[int, int]:
-        """Tokens for query and document. The document gives way first, down to a quarter of the room; then the query."""
+        """Tokens for query and document. The document is cut first, down to a quarter of the room; then the query."""
         query = min(query, self.format.budget.query or query)
         document = min(document, self.format.budget.document or document)
         if query + document > room:
@@ -427,7 +427,7 @@ class PromptEncoder:
 
 def common_prefix(rows: Sequence[Ids]) -> Ids:
     """The ids that all rows begin with; () for no rows."""
-    # In lexical order, what the first and the last share is shared by all between them.
+    # In lexical order, the prefix shared by the first and the last row is shared by all between them.
     low, high = min(rows, default=()), max(rows, default=())
     return low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
 
@@ -435,19 +435,19 @@ def common_prefix(rows: Sequence[Ids]) -> Ids:
 def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer, Tokenizer, frozenset[int]]:
     """The checkpoint's own tokenizer, its twin without control tokens, and the ids of those.
 
-    Control is what is marked special, what was bolted on to the trained vocabulary (Qwen's <think>), and whatever the frame
-    uses as a mark. Added tokens that the vocabulary had all along (Gemma's HTML tags) are text, and so are blanks, tabs and
-    newlines even where the frame uses them: a newline in a document must stay a newline.
+    Control tokens are those marked special, those added to the trained vocabulary (Qwen's <think>), and those that the frame
+    uses as marks. Added tokens that the vocabulary had from the start (Gemma's HTML tags) are text, and so are blanks, tabs
+    and newlines even if the frame uses them: a newline in a document must stay a newline.
     """
     from tokenizers import Tokenizer
 
     table = json.loads(tokenizer.to_str())
-    # Ids come from us alone: no BOS from a post-processor, no cutting or padding left over from another user of the object.
+    # All ids come from us: no BOS from a post-processor, no truncation or padding left over from another user of the object.
     table.update(post_processor=None, truncation=None, padding=None)
     card = Tokenizer.from_str(json.dumps(table))
     model = table["model"]
     trained = set(model["vocab"] if isinstance(model["vocab"], dict) else (piece for piece, _ in model["vocab"]))
-    # The unknown token stands for characters, not for control; it is named by text or by id, as the model's kind has it.
+    # The unknown token stands for characters, not for control; depending on the model type, it is named by text or by id.
     unknown = model.get("unk_id", card.token_to_id(model.get("unk_token") or ""))
     frame = {i for run in fmt.runs for piece in run for i in card.encode(piece.text, add_special_tokens=False).ids}
     control = frozenset(
@@ -465,7 +465,7 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
 
 
 def _placed(run: Run) -> Iterator[tuple[Span, int]]:
-    """Each span with the place of its first character in the run's text."""
+    """Each span with the position of its first character in the run's text."""
     return zip(run, accumulate((len(span.text) for span in run), initial=0), strict=False)
 
 
@@ -479,7 +479,7 @@ def _any_inside_user_text(controls: Sequence[Control], run: Run) -> bool:
 
 
 def _located(run: Run, ids: list[int], offsets: Sequence[tuple[int, int]], neutralised: bool = False) -> _Encoded:
-    """Find the query's and the document's ids by their characters."""
+    """Finds the query's and the document's ids by their characters."""
     located: dict[str, range] = {}
     at = shared = origin = 0
     for span in run:
@@ -498,7 +498,7 @@ def _located(run: Run, ids: list[int], offsets: Sequence[tuple[int, int]], neutr
 
 
 def _joined(rows: Sequence[_Encoded]) -> _Encoded:
-    """The parts of a prompt, one after the other. Query and document each stand in one of them."""
+    """Joins the parts of a prompt. Query and document are each in one of them."""
     ids: list[int] = []
     query = document = range(0)
     of_document = rows[0]
@@ -527,7 +527,7 @@ def _replaced(row: _Encoded, parts: dict[int, list[int]]) -> Ids:
 
 
 def _kept(length: int, room: int, policy: TruncationPolicy) -> list[list[tuple[int, int]]]:
-    """Which of the document's tokens are read, as (start, end) stretches: one list of them, or one per window."""
+    """Which of the document's tokens are read, as (start, end) ranges: one list of them, or one per window."""
     if length <= room:
         return [[(0, length)]]
     match policy:
@@ -538,6 +538,6 @@ def _kept(length: int, room: int, policy: TruncationPolicy) -> list[list[tuple[i
         case "middle":
             return [[(0, room - room // 2), (length - room // 2, length)]]
         case "windows":
-            step = max(1, room - room // 4)  # neighbours share a quarter
+            step = max(1, room - room // 4)  # neighbouring windows overlap by a quarter
             starts = [*range(0, length - room, step), length - room]
             return [[(start, start + room)] for start in starts]

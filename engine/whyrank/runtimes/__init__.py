@@ -1,11 +1,11 @@
-"""Engines behind one small Protocol: prompts of ids in, label reads out.
+"""Engines behind one small Protocol: prompts as token ids in, label reads out.
 
 base.py      the Protocol
-vllm_engine.py   what the two vLLM routes have in common: start, submit, abort, errors
+vllm_engine.py   what the two vLLM routes share: start, submit, abort, errors
 generate.py  causal models, label log-probabilities at the answer position
 classify.py  vLLM's pooling runner, one logit from a head
 encoder.py   plain transformers: DeBERTa, checkpoints with their own code
-reference.py plain transformers again, one prompt at a time: what everything is held against
+reference.py plain transformers, one prompt at a time: the reference values for all engines
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Runtime", "start_runtime"]
 
 
 async def start_runtime(plan: Plan) -> Runtime:
-    """Start the engine for a plan's route. Heavy packages are imported here and not before."""
+    """Start the engine for a plan's route. Heavy packages are imported only here."""
     match plan.route:
         case "generate":
             from whyrank.runtimes.generate import GenerateRuntime

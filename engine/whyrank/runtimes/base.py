@@ -24,19 +24,19 @@ Answer = tuple[int, LabelRead | DocumentError]
 
 
 class Runtime(Protocol):
-    """One running engine. Calls may run concurrently; each raises EngineDead at once when the engine is gone."""
+    """One running engine. Calls may run concurrently; each raises EngineDead at once if the engine has died."""
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
-        """Put the prompts' shared prefixes into the cache where that needs a request of its own; returns the tokens it took.
+        """Put the prompts' shared prefixes into the cache if that takes requests of its own; returns the tokens these used.
 
-        `frame` is the prefix that prompts of every query share. Prefixes are shared within the same `salt` only."""
+        `frame` is the prefix shared by prompts of every query. Prefixes are shared only within the same `salt`."""
         ...
 
     def read(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[Answer], None]:
-        """Results in the order in which they arrive, those together that arrive together. `priorities`: one for each prompt;
-        lower numbers go first. Closing the generator frees the work that is left."""
+        """Results in order of arrival; those that arrive together are yielded together. `priorities`: one per prompt; lower
+        numbers go first. Closing the generator aborts the remaining work."""
         ...
 
     def facts(self) -> dict[str, str | int]:
@@ -50,7 +50,7 @@ class Runtime(Protocol):
 class GenerationParams:
     """How to continue prompts: each within its grammar (a structural tag as JSON), in at most max_tokens tokens.
 
-    live: yield text while it is generated, not only the end.
+    live: yield text while it is generated, not only at the end.
     """
 
     grammars: Sequence[str]
@@ -70,7 +70,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The end of one continuation: its tokens, and why it ended ("stop" is the grammar's own end)."""
+    """The end of one continuation: its tokens, and why it ended ("stop": the grammar ended it)."""
 
     ids: Sequence[int]
     reason: Literal["stop", "length", "abort", "error"]
@@ -84,5 +84,5 @@ class GenerativeRuntime(Runtime, Protocol):
     def write(
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
-        """(position, TextDelta) while text is generated if the parameters are live, then (position, Generation)."""
+        """(position, TextDelta) while text is generated if `order.live`, then (position, Generation)."""
         ...

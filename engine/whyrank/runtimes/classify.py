@@ -1,4 +1,4 @@
-"""vLLM's pooling runner: one logit from a classification head, the checkpoint's own or one made of its label rows."""
+"""vLLM's pooling runner: one logit from a classification head, either the checkpoint's or one made from its label rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClassifyRuntime(VllmRuntime):
 
     def __init__(self, engine: Any, plan: Plan) -> None:
         super().__init__(engine, plan)
-        # The raw logit: the score rule squashes it, once.
+        # The raw logit: the score rule applies the sigmoid, once.
         self.label_params = vllm_name("PoolingParams")(task="classify", use_activation=False)
 
     def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:

@@ -23,7 +23,7 @@ _BATCH_TOKENS = 16384
 
 
 class EncoderRuntime:
-    """One model, one worker thread; calls take turns batch by batch."""
+    """One model, one worker thread; concurrent calls take turns, batch by batch."""
 
     def __init__(self, model: Any, plan: Plan, precision_before: str | None = None) -> None:
         """`precision_before`: torch's setting for float32 matrices, to be restored in the end."""
@@ -58,7 +58,7 @@ class EncoderRuntime:
         except (RuntimeError, ValueError, IndexError, TypeError) as cause:
             if len(rows) == 1:
                 return [DocumentError("engine", f"the model refused this document: {cause}")]
-        # Only here, where nothing holds the failed pass's tensors any more.
+        # Outside the except block, so that the failed pass's tensors are already freed.
         half = len(rows) // 2
         return [*self._read_batch(rows[:half]), *self._read_batch(rows[half:])]
 
@@ -127,7 +127,7 @@ def _reads_of_classes(values: Any, classes: LabelIds) -> list[LabelRead | Docume
 
 
 def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
-    """Prompts of like length together, so that little is padded. Foreign code gets one at a time: its masks are its own."""
+    """Batches prompts of similar length, to save padding. Remote code gets one prompt at a time: its masks may differ."""
     batches: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         if not batches or alone or (len(batches[-1]) + 1) * len(prompts[i]) > _BATCH_TOKENS:
@@ -151,7 +151,7 @@ def load_classifier(plan: Plan, dtype: str) -> Any:
     """The checkpoint through transformers, as a classifier."""
     import transformers
 
-    # Rerankers with their own code register as a bare model more often than as a classifier.
+    # Rerankers with remote code register as a bare model more often than as a classifier.
     runs_own_code = plan.checkpoint.remote_code and plan.route == "encoder"
     return load_whole(
         transformers.AutoModel if runs_own_code else transformers.AutoModelForSequenceClassification, plan, dtype

@@ -1,4 +1,4 @@
-"""A semaphore that shares its places fairly among calls: it bounds how many documents generate evidence at once."""
+"""A semaphore that shares its slots fairly among calls. It limits how many documents generate evidence concurrently."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["FairSemaphore"]
 
 
 class FairSemaphore:
-    """The next free place goes to the waiting call that holds the fewest. A large call may take all places while it is alone;
-    a small one that comes later waits for one place to become free, not for the whole queue of the large one."""
+    """The next free slot goes to the waiting call that holds the fewest. A large call may take all slots while it is alone; a
+    small one that comes later waits only for one slot to become free, not for the large one's whole queue."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -22,7 +22,7 @@ class FairSemaphore:
 
     @asynccontextmanager
     async def place(self, call: object) -> AsyncIterator[None]:
-        """Hold one place. `call`: any object that is the same for all places of one call."""
+        """Hold one slot. `call`: any object, the same for all slots of one call."""
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(call, deque()).append(turn)
         self._grant()
@@ -33,7 +33,7 @@ class FairSemaphore:
             self._leave(call, turn)
 
     def _leave(self, call: object, turn: asyncio.Future[None]) -> None:
-        if turn.cancelled():  # while it waited: there is no place to give back
+        if turn.cancelled():  # cancelled while waiting: there is no slot to give back
             return
         self._free += 1
         self._held[call] -= 1
@@ -43,7 +43,7 @@ class FairSemaphore:
 
     def _grant(self) -> None:
         while self._free and self._waiting:
-            # Of calls that hold equally many, the one that has waited longest.
+            # Among calls that hold equally many slots, the one that has waited longest.
             call = min(self._waiting, key=self._held.__getitem__)
             turn = self._waiting[call].popleft()
             if not self._waiting[call]:

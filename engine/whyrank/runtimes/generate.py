@@ -24,7 +24,7 @@ __all__ = ["GenerateRuntime"]
 class GenerateRuntime(VllmRuntime):
     def __init__(self, engine: Any, plan: Plan) -> None:
         super().__init__(engine, plan)
-        assert plan.encoder.labels is not None  # formats.py demands labels for this route
+        assert plan.encoder.labels is not None  # formats.py requires labels for this route
         self.labels: LabelIds = plan.encoder.labels
         self.label_params = _label_params(self.labels)
         self._places = FairSemaphore(max_concurrent_generations(engine.vllm_config))
@@ -41,7 +41,7 @@ class GenerateRuntime(VllmRuntime):
             # There vLLM would convert all weights of the head at every step; our plugin does it for those of the labels.
             options["hf_overrides"] = {LABEL_IDS: _all_label_ids(plan)}
         if plan.format.score.rule == "logit":
-            # The raw logit cannot be had back from a log-probability.
+            # The raw logit cannot be recovered from a log-probability.
             options["logprobs_mode"] = "raw_logits"
         return options
 
@@ -75,7 +75,7 @@ class GenerateRuntime(VllmRuntime):
             ids: list[int] = []
             try:
                 async with self._places.place(call):
-                    # Before all scoring: what is being written is what a caller waits for.
+                    # Ahead of all scoring: the caller is waiting for this text.
                     async for output in self._outputs(prompt, sampling, priority=-1, salt=order.salt):
                         (completion,) = output.outputs
                         ids += completion.token_ids
@@ -93,9 +93,9 @@ class GenerateRuntime(VllmRuntime):
 
 
 def max_concurrent_generations(config: Any) -> int:
-    """How many documents this process has written at once. Each keeps its place for hundreds of steps and makes all of them
-    longer, and a score has to find both a place and a short step: so no more than half of the engine's. Processes that share
-    an engine share its places."""
+    """How many documents this process generates evidence for concurrently. Each occupies its slot for hundreds of steps and
+    makes all of them longer, while scores need free slots and short steps: so at most half of the engine's slots. Processes
+    that share an engine share its slots."""
     engines, processes = config.parallel_config.data_parallel_size, config.parallel_config._api_process_count
     places: int = config.scheduler_config.max_num_seqs * engines // 2 // processes
     return max(1, places)

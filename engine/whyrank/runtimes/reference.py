@@ -1,4 +1,4 @@
-"""Plain transformers, one prompt at a time, no padding, no cache: the values that every engine is held against."""
+"""Plain transformers, one prompt at a time, no padding, no cache: the reference values for every engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Reference", "cross_encoder_margins"]
 
 
 class Reference:
-    """Slow and plain on purpose. Loads the model a second time: for tests and `whyrank doctor`.
+    """Slow and simple on purpose. Loads the model a second time: for tests and `whyrank doctor`.
 
     `dtype`: the engine's own, which may not be the checkpoint's. `float32_head`: for engines that compute their last layer so,
     whatever the dtype of the others."""
@@ -34,7 +34,7 @@ class Reference:
         return cls(plan, str(facts["dtype"]), float32_head=in_float32)
 
     def read(self, ids: Ids) -> LabelRead:
-        """What the route should answer for these ids: log-probabilities of both labels, or the raw logit."""
+        """The expected result for these ids: log-probabilities of both labels, or the raw logit."""
         import torch
 
         with torch.inference_mode():
@@ -58,7 +58,7 @@ class Reference:
 
 
 def _compute_head_in_float32(model: Any) -> None:
-    """From a copy: the weight itself may be the embedding's, too."""
+    """Uses a copy of the weight, which may be tied to the embedding."""
     from torch.nn import Linear
     from torch.nn.functional import linear
 

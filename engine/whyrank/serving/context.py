@@ -1,4 +1,4 @@
-"""What every route wants to know of its request: the service that answers it, the caller's key, the id to log."""
+"""What every route needs to know about its request: the service, the caller's API key, the id for logs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def service_of(request: Request) -> Service:
 
 
 def body_of(request: Request) -> Mapping[str, Any]:
-    """The body as it came, where it is an object and has been read."""
+    """The body as received, if it has been read and is an object; otherwise empty."""
     body: Mapping[str, Any] = getattr(request.state, "whyrank_body", {})
     return body
 
 
 def request_id(request: Request) -> str:
-    """The caller's own X-Request-Id, or a generated one, the same all through the request."""
+    """The caller's own X-Request-Id, or a generated one; the same throughout the request."""
     if not hasattr(request.state, "whyrank_request_id"):
         given = request.headers.get("x-request-id", "")
         request.state.whyrank_request_id = given if 0 < len(given) <= 128 else uuid.uuid4().hex
@@ -40,7 +40,7 @@ def request_id(request: Request) -> str:
 
 
 def api_key_of(connection: HTTPConnection, basic: bool = True) -> str | None:
-    """From a bearer token or, with `basic`, from the password that a browser asks for."""
+    """The key in a bearer token or, with `basic`, in the password of basic authentication, which browsers prompt for."""
     scheme, _, value = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()

@@ -1,4 +1,4 @@
-"""What OpenAPI's page shows as bodies of requests. A test sends each of them."""
+"""Example request bodies for OpenAPI. A test sends each of them."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ RERANK: dict[str, Any] = {"query": QUERY, "documents": TEXTS}
 
 
 def examples(bodies: dict[str, Any]) -> Any:
-    """The annotation of a route's body. `bodies`: by title."""
+    """The annotation of a route's body. `bodies`: example bodies by title."""
     return Body(openapi_examples={title: {"value": body} for title, body in bodies.items()})

@@ -1,4 +1,4 @@
-"""What happens to a request before and after its handler, from top to bottom: key, body, handler, errors, headers."""
+"""What happens to a request before and after its handler, in order: key, body, handler, errors, headers."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ __all__ = ["ErrorStyle", "GuardedRoute", "new_router"]
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-# nginx's number for a caller who has gone; nobody reads it, but metrics count it.
+# nginx's status for a client that disconnected; nobody reads the response, but metrics count it.
 _CLIENT_GONE = 499
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorStyle:
-    """The errors of a dialect: `body` from status, kind, message and request id, of the type `model`; where the dialect has
-    another status than ours, its own by ours."""
+    """The error format of a dialect. `body` makes one from status, kind, message and request id, of type `model`; `statuses`
+    maps our statuses to the dialect's where they differ."""
 
     body: Callable[[int, str, str, str], Any]
     model: Any
@@ -39,7 +39,7 @@ class ErrorStyle:
 
 
 StyleOf = Callable[[Request], ErrorStyle | None]
-"""The style of a request that is not of the route's own dialect, from its headers and, once it was read, its body."""
+"""The style for a request in another dialect than the route's, found from its headers and, once read, its body."""
 
 
 class GuardedRoute(APIRoute):
@@ -67,11 +67,11 @@ class GuardedRoute(APIRoute):
     def _error_response(self, request: Request, error: Exception) -> Response:
         status, kind, message = to_http_error(request, error)
         style = type(self).style_of(request) or self.error_style
-        # An error may say more exactly what is wrong with a request.
+        # The exception may carry a more specific status.
         status = getattr(error, "status", None) or style.statuses.get(status, status)
         headers = error_headers(error)
         if not hasattr(request.state, "whyrank_body_size") and request.method == "POST":
-            headers["Connection"] = "close"  # the rest of the body is not waited for
+            headers["Connection"] = "close"  # do not wait for the rest of the body
         if status in (401, 408, 413, 429, 503):
             metrics.refused(kind)
         return JsonResponse(style.body(status, kind, message, request_id(request)), status, headers)
@@ -83,9 +83,9 @@ async def _admit(request: Request, handler: Handler) -> Response:
     tenant = service.tenant(api_key_of(request))
     request.state.whyrank_salt = tenant
     length = request.headers.get("content-length", "")
-    # Whatever has more digits than this is too large as well, and Python would not even read it.
+    # A number with more digits is too large as well, and Python would refuse to parse it.
     service.limits.check_body(int(length[:20]) if length.isdecimal() else 0)
-    # Without keys, callers of the same address share its part of the memory for bodies.
+    # Without API keys, callers with the same address share one sender's quota of body memory.
     address = request.client.host if request.client else ""
     with service.admission.holding(tenant or address) as hold:
         body = await read_body(request, service.limits, service.body_seconds, hold)
@@ -94,7 +94,7 @@ async def _admit(request: Request, handler: Handler) -> Response:
 
 
 async def _while_connected(request: Request, body: bytes, handler: Handler) -> Response:
-    """The handler's response, unless the caller leaves first: then the handler is cancelled, which frees the engine."""
+    """The handler's response. If the client disconnects first, the handler is cancelled, which frees the engine."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Any:
@@ -117,7 +117,7 @@ async def _until_gone(request: Request) -> None:
 
 
 class _StrictJsonRequest(Request):
-    """FastAPI reads the body through it. What it holds decides the style of errors."""
+    """The request that FastAPI reads the body through. Keeps the body for `style_of`, which chooses the error style."""
 
     async def json(self) -> Any:
         body = await parse_json(await self.body())
@@ -135,14 +135,14 @@ _ERRORS = {
     500: "Something went wrong in the server; its log has it under the request's id.",
     503: "The engine is gone or paused. Retry-After says when a new one may be there.",
 }
-# Only for OpenAPI's page: the key is checked above.
+# For OpenAPI only: the key is checked above.
 _API_KEY = Depends(HTTPBearer(auto_error=False, description="The server's --api-key, if it has one."))
 
 
 def new_router(
     tag: str, style: ErrorStyle, others: Sequence[ErrorStyle] = (), style_of: StyleOf | None = None
 ) -> APIRouter:
-    """A router of guarded routes. `style_of` finds the one of `others` that a request of another dialect has."""
+    """A router of guarded routes. `style_of` picks one of `others` for a request in another dialect."""
     chosen = staticmethod(style_of or (lambda request: None))
     route_class = type("GuardedRoute", (GuardedRoute,), {"error_style": style, "style_of": chosen})
     model = reduce(or_, (one.model for one in (style, *others)))

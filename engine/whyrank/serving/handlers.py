@@ -1,4 +1,4 @@
-"""From a checked body to its ranking: what the handlers of all routes share."""
+"""From a checked body to its ranking: shared by the handlers of all routes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CountedBody(Protocol):
 
 
 class _RankRequest(CountedBody, Protocol):
-    """A body that asks for one ranking, of whichever dialect."""
+    """The body of a request for one ranking, in any dialect."""
 
     max_tokens_per_doc: int | None
 
@@ -38,7 +38,7 @@ class UnknownModel(InvalidRequest):
 
 
 def warnings_of(body: CountedBody, raw: Request) -> list[str]:
-    """What of a body was ignored: unknown keys, and a model that is not served."""
+    """What was ignored in a body: unknown keys, and a model that is not served."""
     model, service = getattr(body, "model", None), service_of(raw)
     if model is None or service.serves(model):
         return body.unknown_keys()
@@ -46,14 +46,14 @@ def warnings_of(body: CountedBody, raw: Request) -> list[str]:
 
 
 def check_model(body: CountedBody, raw: Request) -> None:
-    """Where the server insists on its names."""
+    """Refuse other models' names if the server is strict about them."""
     model, service = getattr(body, "model", None), service_of(raw)
     if service.strict_model and model is not None and not service.serves(model):
         raise UnknownModel(f"model {model[:80]!r} is not served here: give {service.model!r}, or leave it out")
 
 
 def check_body(body: CountedBody, raw: Request) -> None:
-    """Before requests are made of it: it may hold 250,000 documents, and a grid is far larger than its body."""
+    """Checked before requests are made from it: a body may hold 250,000 documents, and a grid is far larger than its body."""
     service_of(raw).limits.check_count(body.count, "documents")
     check_model(body, raw)
 
@@ -81,7 +81,7 @@ async def rank_many(
 
 
 def with_tenant_salt(request: RerankRequest, raw: Request) -> RerankRequest:
-    """Tenants never share a cache, whatever salt they send."""
+    """Different tenants never share a cache, whatever salt they send."""
     salts = [salt for salt in (raw.state.whyrank_salt, request.cache_salt) if salt]
     return replace(request, cache_salt=":".join(salts) or None)
 

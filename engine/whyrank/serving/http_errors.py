@@ -1,4 +1,4 @@
-"""Exceptions as HTTP status, kind and message. The body around them is each dialect's own."""
+"""Maps exceptions to HTTP status, kind and message. Each dialect has its own body around them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _STATUS: dict[type[WhyrankError], int] = {
 
 
 def to_http_error(request: Request, error: Exception) -> tuple[int, str, str]:
-    """Status, kind and message. An error that is nobody's fault but ours is logged, and its details stay in the log."""
+    """Status, kind and message. An unexpected error is logged, and its details stay in the log."""
     match error:
         case RequestValidationError():
             return 400, "InvalidRequest", _validation_message(error)
@@ -57,7 +57,7 @@ def to_http_error(request: Request, error: Exception) -> tuple[int, str, str]:
 
 
 def error_headers(error: Exception) -> dict[str, str]:
-    """What the caller should do next: come back later, or show a key."""
+    """Headers that tell the caller what to do next: retry later, or send a key."""
     match error:
         case Overloaded():
             return {"Retry-After": str(error.retry_after)}
@@ -75,12 +75,12 @@ def _unreadable_message(error: HTTPException) -> str:
         case UnicodeDecodeError():
             return "the body is not JSON: it is not UTF-8"
         case ValueError() as cause:
-            return f"the body is not JSON: {str(cause).partition(';')[0]}"  # then Python's own advice to programmers
+            return f"the body is not JSON: {str(cause).partition(';')[0]}"  # what follows is Python's advice to programmers
     return str(error.detail)
 
 
 def _validation_message(error: RequestValidationError) -> str:
-    """The first fault and its place. Never the value: it may be somebody's text."""
+    """The first error and its location. Never the value: it may be confidential text."""
     faults = error.errors()
     first = faults[0]
     if first["type"] == "json_invalid":
@@ -90,13 +90,13 @@ def _validation_message(error: RequestValidationError) -> str:
     if isinstance(error.body, bytes):
         return "the body is not JSON: send it with the header 'Content-Type: application/json'"
     where = _place(first, error.body)
-    # A value that may be one of several things has a fault for each.
+    # pydantic reports one error for each branch of a union.
     messages = dict.fromkeys(fault["msg"] for fault in faults if _place(fault, error.body) == where)
     return f"{where or 'the body'}: {', or '.join(messages)}"
 
 
 def _place(fault: Any, body: Any) -> str:
-    """The path to the fault in the body, without the names that pydantic gives to the branches of a union."""
+    """The path to the error in the body, without pydantic's names for the branches of a union."""
     path = ""
     *_, last = fault["loc"]
     for part in fault["loc"][1:]:

@@ -1,4 +1,4 @@
-"""The id of a server: the same for all processes and replicas that give the same scores, another one for any that may not."""
+"""The instance id: equal for all processes and replicas that give the same scores, different for any that may not."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from whyrank.runtimes.base import Runtime
 __all__ = ["instance_id"]
 
 _WEIGHTS = (".safetensors", ".bin", ".pt")
-# Where keys and values lie moves no score.
+# How the KV cache is organised does not affect scores.
 _CACHE_FACTS = ("block_size", "prefix_match_unit", "prefix_caching")
-# In the hub's cache, the folder of a commit: its name stands for all that is in it.
+# In the hub's cache, the folder of a commit: its name identifies its content.
 _COMMIT_FOLDER = re.compile(r"snapshots/[0-9a-f]{40}")
 
 
 def instance_id(plan: Plan, runtime: Runtime, model: str) -> str:
-    """Clients reuse a server's scores as long as its id stays. `model`: the name in its responses."""
+    """The id; clients reuse a server's scores as long as it stays the same. `model`: the model's name in responses."""
     config = plan.config
     parts = {
         "whyrank": __version__,
@@ -39,8 +39,8 @@ def instance_id(plan: Plan, runtime: Runtime, model: str) -> str:
 
 
 def _checkpoint(config: EngineConfig) -> Iterator[Any]:
-    """The commit of a checkpoint from the hub; of a folder, its weights by name, size and time and the files beside them by
-    content. What cannot be found out is taken to be unlike anything else."""
+    """For a checkpoint from the hub, its commit. For a folder, the name, size and time of its weights, and the content of
+    the files beside them. If neither is found, a random value, which equals no other."""
     folder = _folder(config)
     if folder is None:
         yield secrets.token_hex(8)

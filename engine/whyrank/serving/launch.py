@@ -1,4 +1,4 @@
-"""`whyrank serve`: the defaults that reranking wants, then vLLM's own server, or plain uvicorn for the encoder route."""
+"""`whyrank serve`: sets defaults for reranking, then runs vLLM's own server, or plain uvicorn for the encoder route."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from whyrank.serving.start_lines import Start, print_start
 
 __all__ = ["check_machine", "config_file_flags", "mask_secrets", "model_in_config_file", "serve", "vllm_command"]
 
-# Scores under way at a SIGTERM are worth waiting for; vLLM's own default is not to wait. /docs is to work without the internet.
+# Requests in flight at SIGTERM are worth waiting for; vLLM's default is not to wait. /docs must work without the internet.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30, "enable_offline_docs": True}
 _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MORE_CACHE = "with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
@@ -52,7 +52,7 @@ _REMEDIES = {
 # Whoever gives one of these wants to see vLLM's log, or the second kind: uvicorn's line for each request.
 _ENGINE_LOG_FLAGS = {"log-level", "log-config-file", "logging-config", "enable-log-requests"}
 _ACCESS_LOG_FLAGS = {"uvicorn-log-level", "disable-uvicorn-access-log", "disable-access-log-for-endpoints"}
-# Connections, and what vLLM and its sockets take.
+# File descriptors for connections, and for vLLM and its sockets.
 _MIN_FILES = 1024
 # With one of these, or -cc, the user decides for which batches CUDA graphs are made; vLLM refuses our list beside it.
 _DECIDE_CAPTURE_SIZES = {"compilation-config", "max-cudagraph-capture-size"}
@@ -74,7 +74,7 @@ def serve(
     strict_model: bool = False,
     verbose: bool = False,
 ) -> None:
-    """Returns when the server has been stopped. `flags`: vLLM's, which decide what `config` leaves at its defaults."""
+    """Returns when the server has been stopped. `flags`: vLLM's flags; they set what `config` leaves at its defaults."""
     began, on_cpu, quiet = time.time(), is_cpu_build(), not verbose
     from_file = config_file_flags(flags)
     parsed = _prompt_flags([*from_file, *flags])
@@ -92,7 +92,7 @@ def serve(
     if plan.route == "encoder":
         _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, strict_model, start)
         return
-    return_memory()  # not where the model computes in this process, too: it would page its activations in anew at every step
+    return_memory()  # not where the model runs in this process: it would have to page in its activations at every step
     set_engine_environment(on_cpu)
     _set_plugin_environment(config, vllm_routes, protect_metrics, strict_model)
     command = vllm_command(plan, flags, on_cpu, quiet)
@@ -108,9 +108,9 @@ def serve(
 
 
 def _silence_logs(flags: set[str]) -> None:
-    """Everything but errors, unless the user's own flags ask for logs."""
+    """Silence everything but errors, unless the user's own flags ask for logs."""
     hide_warnings()
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers heeds it where it loads weights, too
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers also heeds it when loading weights
     if not flags & _ENGINE_LOG_FLAGS:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
@@ -129,7 +129,7 @@ def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_met
 
 
 def check_machine(host: str | None, port: int) -> None:
-    """What would stop the server after half a minute of starting."""
+    """Check early what would otherwise stop the server after half a minute of startup."""
     Limits.from_environment()
     files, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files < _MIN_FILES:
@@ -150,7 +150,7 @@ def check_machine(host: str | None, port: int) -> None:
 
 
 def mask_secrets(command: Sequence[str]) -> list[str]:
-    """The command without its keys, for the terminal and whatever keeps its lines."""
+    """The command with its keys masked, for the terminal and its logs."""
     shown: list[str] = []
     secret = False
     for word in command:
@@ -194,8 +194,8 @@ def model_in_config_file(flags: Sequence[str]) -> str | None:
 
 
 def config_file_flags(flags: Sequence[str]) -> list[str]:
-    """The settings in the YAML file that vLLM's --config names, as flags. They come before the flags of the command line,
-    which win."""
+    """The settings in the YAML file of vLLM's --config, as flags. They come before the flags of the command line, which take
+    precedence."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", action="append", default=[])
     paths = _parsed(parser, flags)[0].config
@@ -233,7 +233,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _prompt_flags(flags: Sequence[str]) -> Namespace:
-    """The few of vLLM's flags that also decide how prompts are made."""
+    """The few vLLM flags that also affect prompts, and the address."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--revision")
     parser.add_argument("--dtype", default="auto")
@@ -246,7 +246,7 @@ def _prompt_flags(flags: Sequence[str]) -> Namespace:
 
 
 def _token_count(text: str) -> int | None:
-    """As vLLM writes it: 16384, 16k (thousands), 16K (units of 1024), and auto."""
+    """vLLM's notation: 16384, 16k (thousands), 16K (units of 1024), and auto."""
     if text in ("auto", "-1"):
         return None
     number, scale = (text[:-1], _SCALES[text[-1]]) if text[-1:] in _SCALES else (text, 1)
@@ -261,7 +261,7 @@ def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, li
 
 
 def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = False) -> list[str]:
-    """vLLM's arguments: the user's own, and our defaults for what the user has not said. `quiet`: without its log."""
+    """vLLM's arguments: the user's, and our defaults for what the user did not set. `quiet`: without vLLM's log."""
     from whyrank.runtimes.classify import ClassifyRuntime
     from whyrank.runtimes.generate import GenerateRuntime
 
@@ -269,14 +269,14 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = F
     options = kind.engine_options(plan, on_cpu) | _SERVER_DEFAULTS
     if plan.config.source != plan.config.model:
         options["served_model_name"] = plan.config.model
-    # The server's own counters are wanted; the model is no flag; the others are the user's own words.
+    # The server needs its own counters; the model is not a flag; the rest is set by the user's own flags.
     for name in ("model", "disable_log_stats", "use_tqdm_on_load", "revision", "trust_remote_code"):
         options.pop(name, None)
     from_file = config_file_flags(flags)
-    # The file's overrides are in ours, too: of those in its own flag vLLM would keep nothing beside ours.
+    # Ours include the config file's overrides: if those came in a flag of their own, vLLM would drop them.
     overrides, _ = _overrides(options.pop("hf_overrides", {}), [*from_file, *flags])
     _, flags = _overrides({}, flags)
-    # vLLM ignores --config=FILE in one word.
+    # vLLM ignores --config=FILE written as one word.
     flags = [word for flag in flags for word in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
     given = _names([*from_file, *flags])
     if "kernel-config" in given:
@@ -303,8 +303,8 @@ def _names(flags: Sequence[str]) -> set[str]:
 
 
 def _overrides(ours: Mapping[str, Any], flags: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Changes to the checkpoint's config.json: ours below the user's, one flag a key, and the user's other flags. Of several
-    --hf-overrides vLLM takes one and forgets the others, but puts all --hf-overrides.KEY together."""
+    """Overrides of the checkpoint's config.json: ours merged below the user's, one flag per key; and the user's other flags.
+    vLLM keeps only one of several --hf-overrides, but merges all --hf-overrides.KEY."""
     parser = ArgumentParser("whyrank serve", add_help=False, allow_abbrev=False)
     parser.add_argument("--hf-overrides", "--hf_overrides", type=_json_object, default={})
     parsed, rest = _parsed(parser, flags)

@@ -57,7 +57,7 @@ def observe_last_evidence(seconds: float) -> None:
 
 
 def count_ranking(ranking: Ranking, counted: Collection[int]) -> None:
-    """What is known at the end. `counted`: documents that were counted when they were scored, seen in the answer or not."""
+    """Counts what is known at the end. `counted`: documents that were already counted when scored, whether returned or not."""
     for row in ranking.results:
         if row.index not in counted:
             count_document(row)

@@ -1,4 +1,4 @@
-"""The API key in front of every route that does not ask for it itself, and what no caller decides on routes of vLLM."""
+"""API keys for every route that does not check them itself, and engine settings that no caller of vLLM's routes may set."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def endpoints_of(routers: Iterable[APIRouter]) -> frozenset[Any]:
 
 
 class ApiKeyMiddleware:
-    """whyrank's own routes (`endpoints`) check the key themselves, and refuse it in the dialect of their callers; for all
-    others, and for paths that do not exist, it is checked here. Open are only /health, which is one of the former, and
-    /metrics unless `protect_metrics`."""
+    """Checks the API key. whyrank's own routes (`endpoints`) check it themselves, so as to refuse in the dialect of their
+    callers; all other routes, and paths that do not exist, are checked here. Only /health, which is one of our own, and
+    /metrics, unless `protect_metrics`, need no key."""
 
     def __init__(self, app: ASGIApp, endpoints: frozenset[Any], protect_metrics: bool) -> None:
         self._app = app
@@ -62,22 +62,22 @@ class ApiKeyMiddleware:
         service = service_of(connection)  # type: ignore[arg-type]
         tenant = service.tenant(api_key_of(connection, basic=_takes_basic(connection)))
         if not service.wants_key or connection.scope["type"] != "http" or _matching_route(connection.scope) is None:
-            return receive  # of a path that does not exist, no body need be looked at
+            return receive  # for a path that does not exist, the body need not be checked
         return _replay(await _checked_body(Request(connection.scope, receive), service, tenant or ""), receive)
 
 
 def _matching_route(scope: Scope) -> BaseRoute | None:
-    """The route that will answer, by the rule of the router itself."""
+    """The route that will answer, found as the router itself finds it."""
     return next((route for route in scope["app"].router.routes if route.matches(scope)[0] is Match.FULL), None)
 
 
 def _takes_basic(connection: HTTPConnection) -> bool:
-    """A browser sends a password by itself, on behalf of foreign pages too: it opens pages and changes nothing."""
+    """Browsers send a password by themselves, even for requests from foreign pages, so it is accepted only for reading."""
     return connection.scope.get("method") in ("GET", "HEAD")
 
 
 async def _checked_body(request: Request, service: Service, tenant: str) -> bytes:
-    """vLLM would hand some fields to its engine as they are: past other tenants in its queue, into their part of its cache."""
+    """Refuses fields that vLLM would pass to its engine unchecked, past the queue order and cache separation of tenants."""
     if _PRIORITY_HEADER in request.headers:
         raise InvalidRequest(f"the header {_PRIORITY_HEADER}: a server with API keys decides it itself; leave it out")
     with service.admission.holding(tenant) as hold:

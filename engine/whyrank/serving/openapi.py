@@ -1,4 +1,4 @@
-"""The server's OpenAPI document: what it says beside the routes' own types."""
+"""The server's OpenAPI document: what it contains beside the routes' own types."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["describe"]
 
 
 def describe(app: FastAPI, service: Service) -> None:
-    """Makes the document once the routes are there, to be kept: it takes a tenth of a second, in which nobody else is
-    answered."""
+    """Builds and caches the document once all routes are registered: it takes a tenth of a second, which blocks the event
+    loop."""
     app.title, app.version, app.openapi_schema = "whyrank", __version__, None
     document = app.openapi()
     if service.wants_key:

@@ -1,4 +1,4 @@
-"""whyrank inside `vllm serve`: what vLLM loads under the entry point `vllm.endpoint_plugins`, when VLLM_PLUGINS names it."""
+"""whyrank inside `vllm serve`: vLLM loads it by the entry point `vllm.endpoint_plugins`, if VLLM_PLUGINS names it."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# Set by `whyrank serve`: "0" closes vLLM's own routes, "1" asks for the key at /metrics; "1" refuses other models' names.
+# Set by `whyrank serve`: "0" closes vLLM's own routes; "1" protects /metrics by the key; "1" refuses other model names.
 VLLM_ROUTES = "WHYRANK_VLLM_ROUTES"
 PROTECT_METRICS = "WHYRANK_PROTECT_METRICS"
 STRICT_MODEL = "WHYRANK_STRICT_MODEL"
 
 _VLLM_KEY_CHECK = "AuthenticationMiddleware"
 _ENDPOINTS = endpoints_of(routers)
-# Of vLLM's routes, those that neither reach the engine nor change the server.
+# vLLM's routes that neither reach the engine nor change the server.
 _HARMLESS_PATHS = frozenset(
     "/metrics /ping /version /v1/models /docs /docs/oauth2-redirect /redoc /openapi.json /static".split()
 )
-# On the classify route it scores with vLLM's prompt instead of the model's, in the order of the input.
+# On the classify route it scores with vLLM's prompt instead of the model's, and returns the input's order.
 _WRONG_SCORES_PATHS = frozenset(["/invocations"])
 
 
@@ -66,7 +66,7 @@ class WhyrankPlugin:
     name = "whyrank"
     required_tasks = ("generate", "classify", "score")
     engine_client: ClassVar[DrainOnShutdown | None] = None
-    """Of the server in this process; None where it has none, or not yet."""
+    """That of the server in this process; None if there is none, or not yet."""
 
     def attach_router(self, app: FastAPI) -> None:
         for router in (*routers, APIRouter(lifespan=limited_connections), APIRouter(lifespan=announced)):
@@ -78,7 +78,7 @@ class WhyrankPlugin:
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         if engine_client is None:
-            return  # vLLM's rendering server has no engine; our routes say that nothing has started
+            return  # vLLM's rendering server has no engine; our routes answer that the server is still starting
         enable_warnings()
         warn_of_versions()
         plan = await asyncio.to_thread(_plan, engine_client.vllm_config.model_config, args)
@@ -116,14 +116,14 @@ async def _verifier(config: Any, plan: Plan) -> Verifier | None:
 
 
 def replace_key_check(app: FastAPI) -> None:
-    """Takes out vLLM's own. It guards some of the paths that ApiKeyMiddleware guards all of, and its refusal has the shape of
-    no dialect and does not say how a key is given."""
+    """Removes vLLM's own check. It protects only some of the paths that ApiKeyMiddleware protects, and its refusal is in no
+    dialect and does not say how to send a key."""
     app.user_middleware[:] = [one for one in app.user_middleware if one.cls.__name__ != _VLLM_KEY_CHECK]  # type: ignore[attr-defined]
-    app.middleware_stack = None  # made anew at the first request
+    app.middleware_stack = None  # rebuilt at the first request
 
 
 def close_routes(app: FastAPI, route: str, keep_vllm: bool) -> None:
-    """Removes the routes that this server is not to have. An allowlist: what a later vLLM adds is closed too."""
+    """Removes the routes that this server should not have. An allowlist: routes of later vLLM versions are closed, too."""
     app.router.routes[:] = [one for one in app.router.routes if _stays(one, route, keep_vllm)]
     app.openapi_schema = None
 
@@ -136,18 +136,18 @@ def _stays(one: BaseRoute, route: str, keep_vllm: bool) -> bool:
 
 
 def enable_warnings() -> None:
-    """A library that vLLM's server imports lets no logger but vLLM's own tell of less than errors."""
+    """A library that vLLM's server imports sets all loggers but vLLM's own to log only errors."""
     ours = logging.getLogger("whyrank")
-    if ours.level == logging.NOTSET:  # else the user has decided
+    if ours.level == logging.NOTSET:  # otherwise the user has decided
         ours.setLevel(logging.WARNING)
 
 
 class DrainOnShutdown:
-    """The engine client as vLLM's server keeps it, to be shut down at SIGTERM. An engine that drains takes no new prompts
-    and gives no answers in the end; so calls of whyrank, which hand over prompts as they go, are brought home before."""
+    """Wraps the engine client that vLLM's server shuts down at SIGTERM. A draining engine takes no new prompts and in the end
+    gives no answers; whyrank's calls, which submit prompts as they go, are therefore finished before it."""
 
     stopped = False
-    """Whether the server was asked to stop. It also ends when its engine has died, and vLLM reports both as success."""
+    """Whether the server was asked to stop. It also ends when its engine dies, and vLLM reports both as success."""
 
     def __init__(self, engine_client: Any, service: Service) -> None:
         self._engine_client = engine_client
@@ -168,8 +168,8 @@ class DrainOnShutdown:
         self._engine_client.shutdown(timeout=left)
 
     def _end_idle_output_handler(self) -> None:
-        """Before the engine ends: otherwise vLLM's reader of its outputs logs that as a crash. Requests on vLLM's own routes
-        still need it."""
+        """Cancel vLLM's output reader before the engine ends: it would log that as a crash. Requests on vLLM's own routes still
+        need it."""
         handler = self._engine_client.output_handler
         if handler is not None and not self._engine_client.output_processor.has_unfinished_requests():
             handler.cancel()
@@ -191,7 +191,7 @@ def _plan(model: Any, args: Namespace) -> Plan:
 
 
 def check_config(config: Any, plan: Plan) -> None:
-    """What `whyrank serve` sees to and a plain `vllm serve` may not, where scores would be wrong or missing."""
+    """Refuse settings that `whyrank serve` gets right but plain `vllm serve` may not, and that make scores wrong or missing."""
     if plan.route != "generate":
         return
     if plan.format.score.rule == "logit" and config.model_config.logprobs_mode != "raw_logits":
@@ -206,7 +206,7 @@ def check_config(config: Any, plan: Plan) -> None:
 
 
 def config_warnings(config: Any, plan: Plan) -> list[str]:
-    """What `whyrank serve` sets and a plain `vllm serve` may lack, where it costs speed or precision."""
+    """Settings that `whyrank serve` makes but plain `vllm serve` may lack, and that cost speed or precision."""
     model, cache = config.model_config, config.cache_config
     warnings = []
     if not cache.enable_prefix_caching:

@@ -1,4 +1,4 @@
-"""JSON responses, made without holding up the event loop."""
+"""JSON responses, encoded without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from whyrank.wire import to_json
 
 __all__ = ["JsonResponse"]
 
-# Bytes. A response is hardly larger than its request with all documents repeated.
+# Bytes. A response is hardly larger than its request, even if it repeats all documents.
 _LARGE_BODY = 1 << 20
-# Bytes from which on an answer is worth compressing.
+# Bytes from which a response is worth compressing.
 _LARGE_ANSWER = 64 << 10
 
 
 class JsonResponse(Response):
-    """Takes any text that a caller may send, half characters too. Becomes bytes when it is sent: where the request was large,
-    row by row in a thread, beside the event loop. Large answers are compressed for who takes that."""
+    """Accepts any text that a caller may send, even lone surrogates. Encoded when it is sent: if the request was large, row by
+    row in a thread, off the event loop. Large responses are compressed for clients that accept it."""
 
     media_type = "application/json"
 
@@ -44,8 +44,7 @@ class JsonResponse(Response):
 
 
 def _by_rows(content: Any) -> bytes:
-    """to_json, with a pause after every value of a list, in which other threads may run; of a ranking in a list, after
-    every row."""
+    """to_json in steps, one per list item or, for rankings in a list, one per row: other threads can run in between."""
     match content:
         case dict():
             return b"{" + b",".join(to_json(key) + b":" + _by_rows(value) for key, value in content.items()) + b"}"

@@ -1,4 +1,4 @@
-"""One Reranker with what a server needs around it. Every route ends in a call of `Service`."""
+"""One Reranker with what a server needs around it. Every route ends in a call to `Service`."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ __all__ = ["Health", "Service"]
 
 logger = logging.getLogger(__name__)
 
-# Log-odds. Company in a batch moves bf16 sums by a few hundredths; broken weights or memory move them by more.
+# In log-odds. Batching moves bf16 sums by a few hundredths; broken weights or memory move them by more.
 _CANARY_TOLERANCE = 0.25
 _CANARY_KEPT_SECONDS = 5.0
-# Enough to compile the grammar; what is written meanwhile nobody reads.
+# Enough to compile the grammar; the evidence itself is discarded.
 _WARM_UP_MS = 2000.0
-# Requests of one batch under way at once; the engine batches documents, not requests.
+# Concurrent requests of one batch; the engine batches documents, not requests.
 _MAX_CONCURRENT_REQUESTS = 16
-# How long a thread that parses a body or encodes text may keep the interpreter while the event loop wants it (5 ms otherwise).
+# How long a thread that parses or encodes may keep the GIL while the event loop waits for it (Python's default: 5 ms).
 _SWITCH_SECONDS = 0.001
-# For writing out the answers of calls that were cut short.
+# For sending the responses of calls that were finished early.
 _LAST_ANSWERS_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`status`: ok, or busy (the canary did not come back in time, the engine lives), or wrong, dead or stopping."""
+    """`status`: ok, busy (the canary timed out, but the engine is alive), wrong, dead or stopping."""
 
     status: str
     canary_margin: float | None
@@ -59,9 +59,9 @@ class Health:
 
 class Service:
     canary_seconds = 5.0
-    """The canary's time to come back before the engine is called busy."""
+    """How long the canary may take before the engine counts as busy."""
     body_seconds = 10.0
-    """For the body of a request to arrive, beside what its size takes."""
+    """Time for a request's body to arrive, beside what its size adds."""
 
     def __init__(
         self,
@@ -104,11 +104,11 @@ class Service:
         return bool(self._keys)
 
     def serves(self, model: str) -> bool:
-        """Whether a request means this model: by one of its names, with its owner or without."""
+        """Whether a request's model name is one of this model's names, with its owner or without."""
         return any(model in (name, name.rpartition("/")[2]) for name in self.names)
 
     async def warm_up(self) -> None:
-        """The first score and the first grammar take longer than all others: they are had before anybody asks."""
+        """The first score and the first grammar take longer than later ones: get them done before the first request."""
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._expected = await canary_margin(self._uncalibrated, self.model)
         if self.writes:
@@ -117,19 +117,19 @@ class Service:
             )
 
     def tenant(self, key: str | None) -> str | None:
-        """The cache salt of whoever holds this key. With a single key, or none, everybody shares the cache."""
+        """The cache salt of the key's tenant. With a single key, or none, all callers share the cache."""
         if not self._keys:
             return None
         digest = hashlib.sha256((key or "").encode()).digest()
-        # All are compared, so that the time tells nothing.
+        # Compare with every key, so that the time taken reveals nothing.
         if not any([secrets.compare_digest(digest, known) for known in self._keys]):
             raise Unauthorized("this server wants an API key: send 'Authorization: Bearer KEY'")
         return digest.hex()[:16] if len(self._keys) > 1 else None
 
     def stop(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
-        """Take nothing new, give calls under way so much time, then have them answer with what they have.
+        """Accept no new calls, give calls in flight `seconds`, then have them answer with what they have.
 
-        Waits in the caller's thread, which is not that of the event loop in which calls are answered."""
+        Blocks the calling thread, which must not be that of the event loop that answers the calls."""
         self._stopping = True
         self.admission.wait_until_empty(seconds)
         loop.call_soon_threadsafe(self.reranker.finish_early)
@@ -150,7 +150,7 @@ class Service:
     async def rerank_many(
         self, requests: Sequence[RerankRequest], tenant: str | None = None
     ) -> list[Ranking | WhyrankError]:
-        """Let in or refused as a whole; then each has its own answer or error, in order."""
+        """Accepted or refused as a whole; then each request has its own ranking or error, in order."""
         count = sum(len(request.documents) for request in requests)
         self.limits.check_count(count, "documents")
 
@@ -159,7 +159,7 @@ class Service:
                 self.limits.check(requests[index])
                 return await collect_ranking(self._observed(requests[index], live=False, priority=priority))
             except EngineDead:
-                raise  # nobody gets an answer any more
+                raise  # no request can be answered any more
             except WhyrankError as error:
                 return error
 
@@ -172,7 +172,7 @@ class Service:
 
     @contextmanager
     def _inside(self, documents: int, tenant: str | None, calls: int = 1) -> Iterator[int]:
-        """Gives the call's priority in the engine."""
+        """Admits the call, and yields its priority in the engine."""
         if self._stopping:
             raise Stopping("this server is being stopped: ask another one, or try again when it is back")
         with self.admission.admitted(documents, tenant, calls) as priority:
@@ -183,7 +183,7 @@ class Service:
                 metrics.in_flight(-documents)
 
     async def _observed(self, request: RerankRequest, live: bool, priority: int) -> AsyncGenerator[Event, None]:
-        """The events of the Reranker, measured."""
+        """The Reranker's events, with metrics."""
         began, scored, written = time.monotonic(), set[int](), 0.0
         try:
             async with aclosing(self._reranker_for(request).events(request, live, priority)) as events:
@@ -200,23 +200,23 @@ class Service:
                             metrics.count_ranking(ranking, scored)
                     yield event
         except EngineDead:
-            self._health = None  # what was well a moment ago is no longer
+            self._health = None  # a cached good state is no longer true
             raise
         if written:
             metrics.observe_last_evidence(written)
 
     def _reranker_for(self, request: RerankRequest) -> Reranker:
-        """The calibration is the server's choice, not the caller's: who brings another instruction gets no calibrated score."""
+        """The calibration is the server's, made for one instruction: calls with another instruction get no calibrated score."""
         prompt = prompt_identity(self.plan.format, request.instruction)
         return self._uncalibrated if self.lacks_calibration(prompt) else self.reranker
 
     def lacks_calibration(self, prompt: str) -> bool:
-        """Whether the server has one, and not for calls whose Ranking has this prompt."""
+        """Whether the server has a calibration that does not fit calls whose Ranking has this prompt."""
         calibration = self.reranker.calibration
         return calibration is not None and not calibration.fits_instruction(prompt)
 
     async def health(self) -> Health:
-        """Whether a known pair still has its score. Asked often, it is measured every few seconds."""
+        """Whether a known pair still gets its score. Measured at most every few seconds, however often it is called."""
         if self._stopping:
             return Health("stopping", None, self._expected)
         async with self._health_turn:

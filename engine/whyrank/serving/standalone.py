@@ -1,4 +1,4 @@
-"""The server of checkpoints that need no vLLM: the plugin's routes on plain uvicorn."""
+"""The server for checkpoints that need no vLLM: the plugin's routes on plain uvicorn."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ models = new_router("OpenAI", NATIVE)
 
 @models.get("/v1/models", summary="Models")
 async def get_models(raw: Request) -> Response:
-    """The one model that is served, as vLLM's own server tells it."""
+    """The one model that is served, in the format of vLLM's own server."""
     return JsonResponse({"object": "list", "data": [model_card(service_of(raw))]})
 
 
@@ -54,7 +54,7 @@ async def serve_standalone(
     strict_model: bool,
     start: Start | None,
 ) -> None:
-    """Until the process is told to stop."""
+    """Serves until the process is told to stop."""
     runtime = await EncoderRuntime.start(plan)
     try:
         limits = Limits.from_environment()
@@ -66,7 +66,7 @@ async def serve_standalone(
 
 
 def _metrics_route() -> Mount:
-    """At /metrics itself, as in vLLM's server, where a mount would send its callers on to /metrics/."""
+    """Serves /metrics itself, as in vLLM's server; a plain mount would redirect to /metrics/."""
     route = Mount("/metrics", make_asgi_app())
     route.path_regex = re.compile("^/metrics(?P<path>(/.*)?)$")
     return route
@@ -94,8 +94,8 @@ def _app_with_docs(folder: Path | None) -> FastAPI:
 
 
 class StandaloneServer(uvicorn.Server):
-    """Told to stop, it brings calls under way home, as vLLM's server does with the plugin; uvicorn alone would let new ones
-    in until then, and in the end cut off whoever still waits."""
+    """When told to stop, it finishes the calls in flight, as vLLM's server does with the plugin. uvicorn alone would accept new
+    calls until then, and finally cut off those still waiting."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class StandaloneServer(uvicorn.Server):
         self._shutdown_seconds = shutdown_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """uvicorn would raise the signal again at the end; but a server that was asked to stop has not failed."""
+        """uvicorn would re-raise the signal at the end; but a server that was asked to stop has not failed."""
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True

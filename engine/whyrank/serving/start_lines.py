@@ -1,4 +1,4 @@
-"""What `whyrank serve` prints while it starts. With --verbose, the logs of vLLM and uvicorn take its place."""
+"""What `whyrank serve` prints while it starts. With --verbose, the logs of vLLM and uvicorn are shown instead."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from whyrank.serving.service import Service
 
 __all__ = ["Start", "announced", "print_start", "print_when_ready", "server_url"]
 
-# How vLLM's process for HTTP, which may be another one than ours, gets what is below.
+# Passes the class below to vLLM's HTTP process, which may be another one than ours.
 _VARIABLE = "WHYRANK_START"
 
 
@@ -57,13 +57,13 @@ def print_start(plan: Plan) -> None:
 
 
 def print_when_ready(config: uvicorn.Config, service: Service, start: Start, url: str | None, docs: bool) -> None:
-    """`url`: none where the server listens at a socket of the file system."""
+    """`url`: None if the server listens at a Unix socket."""
 
     async def print_once() -> None:
         config.callback_notify = None
         _print(*_ready_lines(service, start, url, docs))
 
-    # uvicorn calls it as soon as the server accepts connections, and would again every 30 seconds.
+    # uvicorn calls it as soon as the server accepts connections, and then every 30 seconds.
     config.callback_notify = print_once
 
 
@@ -95,7 +95,7 @@ def _prefix_cache(runtime: Runtime) -> str:
 
 
 def server_url(host: str | None, port: int, tls: bool = False) -> str:
-    """Where a person on this machine finds the server."""
+    """The server's URL for a person on this machine."""
     if host in (None, "", "0.0.0.0", "::"):
         host = "localhost"
     return f"http{'s' if tls else ''}://{f'[{host}]' if ':' in (host or '') else host}:{port}"
@@ -103,7 +103,7 @@ def server_url(host: str | None, port: int, tls: bool = False) -> str:
 
 @asynccontextmanager
 async def announced(app: FastAPI) -> AsyncIterator[None]:
-    """The lifespan that prints these lines in vLLM's own server, where `whyrank serve` has started it."""
+    """Lifespan that prints these lines in vLLM's own server, if `whyrank serve` started it."""
     start = Start.from_environment()
     if start is not None:
         args: Any = app.state.args

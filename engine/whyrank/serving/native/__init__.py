@@ -1,1 +1,1 @@
-"""whyrank's own routes, and in requests.py what they take."""
+"""whyrank's own routes; requests.py has their request types."""

@@ -1,4 +1,4 @@
-"""The errors of the native routes, and the router that gives them."""
+"""The errors of the native routes, and the router that returns them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class NativeError(Failed):
 
 
 def native_error(status: int, kind: str, message: str, request_id: str) -> NativeError:
-    """vLLM's and OpenAI's shape, with the keys where Cohere's, Jina's and Voyage's clients look for the message."""
+    """The format of vLLM and OpenAI, plus the keys in which Cohere's, Jina's and Voyage's clients look for the message."""
     fault: Fault = {"message": message, "type": kind, "param": None, "code": status, "request_id": request_id}
     return {"error": fault, "message": message, "detail": message}
 
 
 def failed(error: Exception, raw: Request) -> Failed:
-    """Where a response whose status is good holds an error: of one request among several, or in a stream."""
+    """An error within a successful response: of one request among several, or in a stream."""
     return {"error": native_error(*to_http_error(raw, error), request_id(raw))["error"]}
 
 
@@ -45,7 +45,7 @@ NATIVE = ErrorStyle(native_error, NativeError)
 
 
 def style_of(request: Request) -> ErrorStyle | None:
-    """Voyage's client uses native paths, too. It falls over an error that is an object."""
+    """Voyage's client uses native paths, too, and fails on an error that is an object."""
     return VOYAGE if is_voyages(request) else None
 
 

@@ -1,4 +1,4 @@
-"""The model that is served, as clients of OpenAI, vLLM and Xinference look it up."""
+"""The served model, as clients of OpenAI, vLLM and Xinference look it up."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ router = native_router()
 
 
 class ModelCard(TypedDict):
-    """`model_type` is for Xinference's client, which asks what it may do with a model."""
+    """`model_type` is for Xinference's client, which checks it to see what a model can do."""
 
     id: str
     object: str
@@ -44,7 +44,7 @@ def model_card(service: Service) -> ModelCard:
 
 @router.get("/v1/models/{model_id:path}", summary="Model", response_model=ModelCard)
 async def get_model(model_id: str, raw: Request) -> Response:
-    """By any of its names, with its owner or without."""
+    """The model by any of its names, with its owner or without."""
     service = service_of(raw)
     if not service.serves(model_id):
         raise UnknownModel(f"model {model_id[:80]!r} is not served here: {service.model!r} is")

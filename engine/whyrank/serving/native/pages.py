@@ -1,4 +1,4 @@
-"""What a server says of itself: its prompts, its versions, its health, and the playground."""
+"""A server's information about itself: its prompts, versions and health, and the playground."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["health", "router"]
 
 router = native_router()
 health = APIRouter(tags=["whyrank"])
-"""Open to every load balancer: it needs no key, and tells nothing of anybody's texts."""
+"""Open to every load balancer: it needs no key, and reveals no caller's text."""
 
 _PLAYGROUND = Path(__file__).parents[1] / "playground"
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
@@ -43,7 +43,7 @@ class FormatsResponse(TypedDict):
 
 @router.get("/v1/formats", summary="Prompts", response_model=FormatsResponse)
 async def formats(raw: Request) -> Response:
-    """The prompt that is served, and all that come with whyrank."""
+    """The prompt that is served, and all prompts included in whyrank."""
     served = service_of(raw).plan.format
     known = builtin_formats() | {served.name: served}
     response: FormatsResponse = {
@@ -55,7 +55,7 @@ async def formats(raw: Request) -> Response:
 
 
 class VersionResponse(TypedDict):
-    """`version`: vLLM's; absent where a model needs no vLLM."""
+    """`version`: vLLM's; absent if the model needs no vLLM."""
 
     version: NotRequired[str]
     whyrank: str
@@ -63,7 +63,7 @@ class VersionResponse(TypedDict):
 
 @router.get("/version", summary="Versions", response_model=VersionResponse)
 async def version(raw: Request) -> Response:
-    """vLLM's under the key of its own route of this name, and whyrank's. A server that needs no vLLM names only its own."""
+    """vLLM's version, under the key that its own /version uses, and whyrank's. Without vLLM, only whyrank's."""
     response: VersionResponse = {"whyrank": __version__}
     if service_of(raw).plan.route != "encoder":
         response = {"version": importlib.import_module("vllm").__version__, **response}
@@ -91,7 +91,7 @@ _UNHEALTHY: dict[str, Any] = {"model": HealthResponse, "description": "It does n
     responses={503: _UNHEALTHY},
 )
 async def get_health(raw: Request) -> Response:
-    """200 while a known pair still gets the score that it got at the start; else 503."""
+    """200 while a known pair still gets the score that it got at startup; otherwise 503."""
     state = await service_of(raw).health()
     canary: Canary = {"margin": state.canary_margin, "expected": state.canary_expected}
     response: HealthResponse = {"status": state.status, "canary": canary}
@@ -100,8 +100,8 @@ async def get_health(raw: Request) -> Response:
 
 @router.get("/", include_in_schema=False)
 async def root(raw: Request) -> Response:
-    """For those who only know the server's address. It wants the key as /playground does: it names the model, too, and where
-    it let a browser through, the page behind it would ask for the key all the same."""
+    """For those who only know the server's address. It needs the key as /playground does: it names the model, too, and if it
+    let a browser through, the page behind it would still ask for the key."""
     if "text/html" in raw.headers.get("accept", ""):
         return RedirectResponse(f"{raw.scope.get('root_path', '')}/playground")
     service = service_of(raw)
@@ -116,7 +116,7 @@ async def playground(raw: Request) -> Response:
 
 @router.get("/playground/about", include_in_schema=False)
 async def playground_about(raw: Request) -> Response:
-    """What the page shows in its head. `embedded`: the small model that comes with whyrank, which costs nothing to ask."""
+    """For the page's header. `embedded`: whether this is the small model included in whyrank, which costs nothing to query."""
     service = service_of(raw)
     return JsonResponse(
         {
@@ -138,6 +138,6 @@ async def playground_part(name: str, raw: Request) -> Response:
 
 
 def _playground_file(path: Path) -> Response:
-    # The package's files keep their dates over an update: no browser may guess from them how long a copy is good.
+    # Package files keep their dates over an update: browsers must not use them to guess how long a copy is fresh.
     headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
     return Response(path.read_bytes(), media_type=_MEDIA_TYPES[path.suffix], headers=headers)

@@ -1,4 +1,4 @@
-"""Requests of the native routes: what the client sends."""
+"""Requests of the native routes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["BatchRequest", "NativeRequest", "ScoreRequest"]
 
 
 class NativeRequest(OptionsRequest, VllmReadingRequest):
-    """One query or several, over the same documents."""
+    """One query or several, with the same documents."""
 
     query: Query | None = None
     queries: Strings | None = None
@@ -44,7 +44,7 @@ class NativeRequest(OptionsRequest, VllmReadingRequest):
         return self.to_requests()[0]
 
     def to_requests(self) -> list[RerankRequest]:
-        """One for each query."""
+        """One request for each query."""
         if (self.query is None) == (self.queries is None):
             raise InvalidRequest("give either 'query' or 'queries'")
         if self.queries is not None and not self.queries:
@@ -58,7 +58,7 @@ class NativeRequest(OptionsRequest, VllmReadingRequest):
 
 
 class BatchRequest(WireRequest):
-    """Requests that have nothing to do with each other, in one body. Each has its own answer or error."""
+    """Independent requests in one body. Each has its own answer or error."""
 
     requests: Annotated[list[NativeRequest], Field(fail_fast=True, max_length=1000)]
 
@@ -68,7 +68,7 @@ class BatchRequest(WireRequest):
 
 
 class ScoreRequest(VllmReadingRequest):
-    """Texts to score against texts: one with one, one with many, or pair by pair; with `grid`, each with each."""
+    """Texts to score against texts: one with one, one with many, or in pairs; with `grid`, every query with every document."""
 
     queries: str | Strings = Field(validation_alias=AliasChoices("queries", "text_1", "data_1", "query"))
     documents: str | dict[str, Any] | Documents = Field(
@@ -83,7 +83,7 @@ class ScoreRequest(VllmReadingRequest):
         return len(queries) * len(documents) if self.grid else max(len(queries), len(documents))
 
     def to_requests(self) -> list[RerankRequest]:
-        """Their documents, one request after the other, are the pairs in order."""
+        """The requests whose documents, concatenated, are the pairs in order."""
         queries, documents = _as_list(self.queries), documents_of(_as_list(self.documents))
         if not queries or not documents:
             raise InvalidRequest(f"{'documents' if queries else 'queries'} is empty: give at least one")

@@ -29,7 +29,7 @@ __all__ = ["IN_OPENAPI", "RERANK_MODEL", "TotalUsage", "rerank", "router", "tota
 
 router = native_router()
 
-# Rows of a response: this many take a few milliseconds, about what a thread takes to begin.
+# Rows of a response: more of them take longer to convert than a thread takes to start.
 _MAX_ROWS_IN_LOOP = 100
 
 
@@ -40,7 +40,7 @@ class RerankDocument(TypedDict):
 
 
 class RerankKeys(TypedDict, total=False):
-    """What other rerankers' clients look for in a row, beside its own keys."""
+    """What clients of other rerankers look for in a row, beside our own keys."""
 
     relevance_score: float | None
     document: RerankDocument
@@ -59,7 +59,7 @@ def total_usage(usage: Usage) -> TotalUsage:
 
 
 class RerankResponse(RankingResponse):
-    """`warnings` names keys that were ignored. `meta` is for Cohere's v1, in the answer to a request of one query."""
+    """`warnings` names keys that were ignored. `meta` is for Cohere's v1, in the response to a request with one query."""
 
     results: list[RerankRow]  # type: ignore[misc]
     usage: TotalUsage  # type: ignore[misc]
@@ -99,9 +99,9 @@ _BATCH_EXAMPLES = examples({"Two": {"requests": [RERANK, RERANK | {"query": OTHE
 async def rerank(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Response:
     """Score documents against a query and order them, best first; in mode "evidence" also say why for the best.
 
-    Takes what Jina's, Cohere's v1 and vLLM's clients send, and answers with the keys of all three. A request of Voyage's is
-    known by its client's User-Agent, by `top_k` or a true or false `truncation`, or by the name of one of Voyage's models
-    without `top_n`, and answered in its own shape.
+    Accepts what clients of Jina, Cohere v1 and vLLM send, and responds with the keys of all three. A Voyage request is
+    recognised by its client's User-Agent, by `top_k` or a boolean `truncation`, or by the name of a Voyage model without
+    `top_n`, and gets Voyage's response format.
     """
     if body.stream:
         return await stream_response(body, raw)
@@ -146,7 +146,7 @@ def _checked(body: NativeRequest, where: str, raw: Request) -> RerankRequest | I
 
 
 def _check_echo(body: NativeRequest, raw: Request) -> None:
-    """A response for each query, each with all documents in it, may be a thousand times as large as its body."""
+    """Limit responses that repeat all documents for each query: they may be a thousand times as large as the request."""
     queries, limit = len(body.queries or [""]), service_of(raw).limits.body_mib << 20
     ids = sum(_echo_size(document, "id") for document in body.documents)
     texts = sum(_echo_size(document, "text", "title") for document in body.documents) if body.return_documents else 0
@@ -168,7 +168,7 @@ def _echo_size(document: str | dict[str, Any], *keys: str) -> int:
 async def _responses(
     rankings: Sequence[Ranking | WhyrankError], bodies: Sequence[NativeRequest], raw: Request, with_meta: bool = False
 ) -> list[RerankResponse | Failed]:
-    """Many rows are made in a thread: a thousand of them would hold up the event loop."""
+    """Many rows are converted in a thread: a thousand of them would block the event loop."""
 
     def make() -> list[RerankResponse | Failed]:
         return [

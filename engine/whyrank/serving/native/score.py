@@ -39,7 +39,7 @@ class ScoreRow(ScoreKeys):
 
 
 class ScoreResponse(TypedDict):
-    """`scores`, of a grid: a row for each query."""
+    """`scores`: for a grid, one row per query."""
 
     id: str
     object: str
@@ -53,7 +53,7 @@ class ScoreResponse(TypedDict):
 
 @router.post("/v1/score", summary="Score pairs", response_model=ScoreResponse)
 async def score(body: Annotated[ScoreRequest, _EXAMPLES], raw: Request) -> Response:
-    """Scores of pairs, in the order of the pairs; the shape of vLLM's /score, with margin and label mass."""
+    """Scores of pairs, in the order of the pairs. The format is that of vLLM's /score, plus margin and label mass."""
     check_body(body, raw)
     requests = body.to_requests()
     rows: list[RankedDocument] = []

@@ -33,20 +33,20 @@ _EVENT = {
     },
 }
 EVENT_STREAM = {"text/event-stream": {"schema": _EVENT, "example": 'event: score\ndata: {"index": 0}\n\n'}}
-"""For OpenAPI: the content of a response that streams."""
+"""For OpenAPI: the content of a streamed response."""
 
 _EXAMPLES = examples({"Evidence as it is written": RERANK | {"mode": "evidence", "evidence_min_score": 0}})
 
 
 @router.post("/v1/rerank/stream", summary="Rerank, as it happens", responses={200: {"content": EVENT_STREAM}})
 async def rerank_stream(body: Annotated[NativeRequest, _EXAMPLES], raw: Request) -> Response:
-    """The same as server-sent events: `score` for each document, `ranking`, `delta` and `evidence`, and `done` with all."""
+    """Rerank as server-sent events: `score` for each document, `ranking`, `delta` and `evidence`, and `done` with all."""
     return await stream_response(body, raw)
 
 
 @router.post("/playground/stream", include_in_schema=False)
 async def playground_stream(body: NativeRequest, raw: Request) -> Response:
-    """/v1/rerank/stream where a browser's own password prompt is good enough as a key; vLLM guards /v1 with bearer tokens."""
+    """/v1/rerank/stream for browsers, with their password prompt as the key; vLLM guards /v1 with bearer tokens."""
     return await stream_response(body, raw)
 
 
@@ -58,7 +58,7 @@ async def stream_response(body: NativeRequest, raw: Request) -> Response:
         raise InvalidRequest("truncation is false: a stream sends scores before it knows; leave one of them out")
     request = with_tenant_salt(body.to_request(), raw)
     events = _unhindered(service_of(raw).events(request, live=True, tenant=raw.state.whyrank_salt))
-    # What refuses the request does so before its first event, while a status can still be sent.
+    # Refusals are raised before the first event, while a status can still be sent.
     first = await anext(events)
     return StreamingResponse(
         _frames(first, events, raw), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
@@ -66,7 +66,7 @@ async def stream_response(body: NativeRequest, raw: Request) -> Response:
 
 
 async def _unhindered(events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
-    """The same events, made as fast as the engine goes: a caller who does not read holds no place in it."""
+    """The same events, produced at the engine's pace: a caller who does not read holds up nothing in the engine."""
 
     async def work(_: int, emit: Callable[[Event], None]) -> None:
         async with aclosing(events):
@@ -84,7 +84,7 @@ async def _frames(first: Event, events: AsyncGenerator[Event, None], raw: Reques
         try:
             async for event in events:
                 yield _frame(**event_to_dict(event))
-        except Exception as error:  # the status has been sent: only the stream itself can carry the error
+        except Exception as error:  # the status has been sent: only the stream can carry the error
             yield _frame("error", failed(error, raw)["error"])
 
 
