@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 240  # 30 on an idle machine
 
 @dataclass
 class Server:
-    """A server as users start it."""
+    """A server started as users start it."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -35,7 +35,7 @@ class Server:
 
 
 def start(folder: Path, flags: Sequence[str], log: Path, **environment: str) -> Server:
-    """On a free port; returns when /health says that it is well."""
+    """Starts it on a free port; returns when /health reports that it is well."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
