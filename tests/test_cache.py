@@ -1,4 +1,4 @@
-"""The prefix cache really hits, on both model kinds, by the engine's own counters."""
+"""The prefix cache really hits, on both kinds of models, by the engine's own counters."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_a_second_query_starts_from_the_frame(served: Served) -> None:
 
 
 async def test_the_hybrids_block_is_longer_than_the_shared_prefix(serve: Serve) -> None:
-    """Otherwise the primers would prove nothing: without them a prefix shorter than a block is never reused."""
+    """Otherwise the other tests would prove nothing: without primers, a prefix shorter than a block is never reused."""
     served: Served = await serve("prism", "qwen3_5")
     block = served.runtime.facts()["block_size"]
     assert isinstance(block, int)
