@@ -327,7 +327,7 @@ async def test_a_deadline_leaves_what_there_is(server: InProcess, http: httpx.As
     answer = (await http.post("/v1/rerank", json=ASKED | {"deadline_ms": 50})).raise_for_status().json()
     assert [row["error"]["code"] for row in answer["results"]] == ["deadline"] * 3
     assert [row["relevance_score"] for row in answer["results"]] == [None] * 3
-    # A dialect without failed rows fails as a whole, and says that another try may succeed.
+    # A dialect whose rows cannot report an error fails as a whole, and says that another try may succeed.
     for path in ("/v2/rerank", "/jina/v1/rerank", "/voyage/v1/rerank"):
         refused = await http.post(path, json=ASKED | {"deadline_ms": 50})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
