@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Twenty agents at once. Each takes its questions one after another: search, rerank with evidence, pack what to read.
+"""Twenty agents at once. Each handles one question after another: search, rerank with evidence, pack what an LLM would read.
 
     examples/agent_loop.py --url http://localhost:8000
     examples/agent_loop.py --model infgrad/Prism-Qwen3.5-Reranker-0.8B --deadline-ms 5000
 
-The first stage is BM25 over whyrank's own small corpus (pip install "whyrank[examples]"). Every answer comes within the
-deadline, with what exists by then: a step is degraded where that is less than was wanted, and "no time" where nothing
-came of it. Without --deadline-ms one question is timed first, so that the deadline fits the machine. No LLM takes part; the
+The first stage is BM25 over whyrank's own small corpus (pip install "whyrank[eval]"). Every answer comes within the
+deadline, with what exists by then: a step is "degraded" if that is less than was requested, and "no time" if nothing was
+ready. Without --deadline-ms one question is timed first, so that the deadline fits the machine. No LLM takes part; the
 place where one would read the packed context is marked. The last line of stdout is one JSON document.
 """
 
@@ -31,15 +31,15 @@ from rich.table import Table
 from whyrank import AsyncClient, BaseReranker, Document, Overloaded, Packed, Ranking, Reranker, Unreachable
 from whyrank.evaluation import HOUSE
 
-# A word; Chinese and Japanese, which have no spaces, sign by sign.
+# A word; Chinese and Japanese, which have no spaces, character by character.
 WORD = r"(?u)[^\W\u3040-\u9fff]+|[\u3040-\u9fff]"
 MIN_DEADLINE_MS = 2000.0
-# For the one question that is timed: a machine that takes longer is too slow for this.
+# The deadline for the one question that is timed: a machine that takes longer is too slow for this example.
 TIMED_DEADLINE_MS = 60_000.0
 
 
 class Shelf:
-    """The first stage: finds what shares words with the question."""
+    """The first stage: finds texts that share words with the question."""
 
     def __init__(self, documents: Sequence[Document]) -> None:
         self.documents = documents
@@ -58,7 +58,7 @@ def _words(texts: Sequence[str]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`error`: why there is no answer at all, where the server had none in time."""
+    """`error`: why there is no answer at all, if the server had none in time."""
 
     question: str
     packed: Packed
@@ -68,7 +68,7 @@ class Step:
 
     @property
     def outcome(self) -> str:
-        """What is cited; without it, "nothing relevant" only where everything that was wanted was read."""
+        """What is cited; if nothing is, "nothing relevant" only if everything that was requested was read."""
         if self.packed.citations:
             cites = " ".join(citation.id or "" for citation in self.packed.citations)
             return f"{cites} (degraded)" if self.degraded else cites
@@ -91,7 +91,7 @@ async def agent(
 
 
 async def step(reranker: BaseReranker, shelf: Shelf, question: str, options: argparse.Namespace) -> Step:
-    """One question. If it gets no answer in time, the other questions still get theirs."""
+    """Handles one question. If it gets no answer in time, the other questions still get theirs."""
     start = time.perf_counter()
     packed, degraded, error = Packed("", (), 0, 0), True, None
     try:
@@ -122,7 +122,7 @@ async def rerank(
 
 
 async def fitting_deadline(reranker: BaseReranker, shelf: Shelf, question: str, options: argparse.Namespace) -> float:
-    """In ms: enough for the last agent, should the machine answer all of them one after another."""
+    """In ms: long enough for the last agent, even if the machine answers all of them one after another."""
     start = time.perf_counter()
     await rerank(reranker, shelf, question, options, 0, TIMED_DEADLINE_MS)
     agents: int = options.agents
@@ -130,10 +130,10 @@ async def fitting_deadline(reranker: BaseReranker, shelf: Shelf, question: str, 
 
 
 async def run(options: argparse.Namespace) -> list[list[Step]]:
-    """The steps of every agent. Agents share one client, whose calls share the engine."""
+    """The steps of every agent. The agents share one client, whose calls share the engine."""
     corpus, queries = (_lines(HOUSE / name) for name in ("corpus.jsonl", "queries.jsonl"))
     shelf = Shelf([Document(line["text"], id=line["_id"]) for line in corpus])
-    # The agents take turns with the questions, and begin again when there are no more.
+    # The questions are dealt out to the agents in turn, and start over when there are no more.
     count = options.agents * options.questions
     questions = [queries[place % len(queries)]["text"] for place in range(count)]
     async with AsyncClient(options.url, options.api_key) if options.url else Reranker(options.model) as reranker:

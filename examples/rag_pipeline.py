@@ -3,7 +3,7 @@
 
     examples/rag_pipeline.py "When does Ferry 14 leave from Pier 3?" --url http://localhost:8000
 
-The first stage is BM25 over whyrank's own small corpus (pip install "whyrank[examples]"). No LLM takes part: the prompt that
+The first stage is BM25 over whyrank's own small corpus (pip install "whyrank[eval]"). No LLM takes part: the prompt that
 one would get is printed.
 """
 
@@ -26,7 +26,7 @@ Question: {question}"""
 
 
 def search(question: str, count: int) -> list[Document]:
-    """The first stage. In your pipeline: a vector database, a search engine, or both."""
+    """The first stage. In your pipeline this is a vector database, a search engine, or both."""
     lines = (HOUSE / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
     documents = [Document(row["text"], id=row["_id"]) for row in map(json.loads, lines)]
     index = bm25s.BM25()

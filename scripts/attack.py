@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Hostile callers against a server of this script's own, on loopback, beside two honest tenants.
+"""Attacks a server that this script starts on loopback, with hostile callers beside two honest tenants.
 
-    scripts/attack.py                                   # every attack; some 10 minutes, never much more than 15
+    scripts/attack.py                                   # every attack; about 10 minutes, never much more than 15
     scripts/attack.py --list                            # their names
     scripts/attack.py --only silent-bodies-8 sigterm    # some of them
     scripts/attack.py --only none --soak 30             # thirty minutes of mixed hostile traffic, no single attacks
     scripts/attack.py | tail -n 1 | python -m json.tool
 
-Starts `whyrank serve demo` with three API keys on a free port of 127.0.0.1, and stops it. While an attack runs, two tenants
-with other keys send 5-document score calls, and a probe asks for a small answer every 10 ms. An attack fails where an honest
-call is refused or wrong, their p99 exceeds five times that alone, the event loop stands still for 100 ms, the API process
-grows by a GiB, or the attack's own bound is broken. Whatever blocks the server is cut after its time limit and counts as
-failed; the server is killed at 8 GiB and started again.
+Starts `whyrank serve demo` with three API keys on a free port of 127.0.0.1, and stops it at the end. While an attack runs, two
+tenants with the other keys send score calls of 5 documents, and a probe requests a small answer every 10 ms. An attack fails if
+an honest call is refused or answered wrongly, if the p99 of the honest calls is more than five times what it is without an
+attack, if the event loop blocks for 100 ms, if the API process grows by a GiB, or if the attack's own limit is exceeded. An
+attack that blocks the server is cut off after its time limit and counts as failed; the server is killed at 8 GiB and restarted.
 Progress goes to stderr, then a table to stdout; the last line of stdout is one JSON document. Exit code 1: something failed.
 """
 
@@ -45,7 +45,7 @@ _MIN_FILES = 12_000
 
 
 async def attacked(target: Target, attack: Attack, alone: Observation) -> Result:
-    """One attack beside the honest tenants, cut at its time limit."""
+    """Runs one attack beside the honest tenants and cuts it off at its time limit."""
     result = Result()
     if attack.ends_server:
         await _cut(target, attack, result)
@@ -66,13 +66,13 @@ async def _cut(target: Target, attack: Attack, result: Result) -> None:
             await attack.run(target, result)
     except TimeoutError:
         result.failures.append(f"cut after {attack.limit} s")
-    except Exception as error:  # whatever it is, the other attacks are to run
+    except Exception as error:  # whatever it is, the other attacks must still run
         result.failures.append(f"the attack itself broke off: {error!r:.200}")
     result.figures |= {"attack_s": round(time.monotonic() - began, 1), "load": round(os.getloadavg()[0], 1)}
 
 
 def judge(result: Result, seen: Observation, alone: Observation) -> None:
-    """What must hold for the honest tenants under every attack."""
+    """Checks what must hold for the honest tenants under every attack."""
     result.require(not seen.refused, f"{sum(seen.refused.values())} honest calls refused {dict(seen.refused)}")
     result.require(seen.wrong == 0, f"{seen.wrong} of {seen.pairs} scores wrong")
     result.require(seen.longest_gap < _MAX_GAP_SECONDS, f"the event loop stood for {seen.longest_gap:.2f} s")
@@ -81,7 +81,7 @@ def judge(result: Result, seen: Observation, alone: Observation) -> None:
 
 
 async def quiet(target: Target) -> Observation:
-    """The honest tenants alone: their latencies, and the margins that are right."""
+    """Observes the honest tenants alone: their latencies, and the margins that are correct."""
     async with watching(target) as watch:
         await asyncio.sleep(_QUIET_SECONDS)
         return await watch.stop()
@@ -115,7 +115,7 @@ async def run_all(server: GuardedServer, chosen: list[Attack], options: argparse
         )
         print(f"    {'; '.join(results[attack.name].failures) or 'ok'}", file=sys.stderr)
     if options.soak:
-        if results:  # in a fresh process, so that its memory shows
+        if results:  # in a fresh process, so that this attack's memory can be told apart
             await asyncio.to_thread(server.stop)
         results["soak"] = await soak(server, alone, options.soak, options.seed)
     return {"alone": alone.figures(), "results": results}
@@ -141,7 +141,7 @@ def _honest(figures: dict[str, Any]) -> tuple[str, ...]:
 
 
 def raise_file_limit() -> None:
-    """For the thousands of connections, here and in the server, which inherits it."""
+    """Allows thousands of connections, here and in the server, which inherits the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MIN_FILES if hard == resource.RLIM_INFINITY else min(_MIN_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))

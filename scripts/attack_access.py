@@ -1,4 +1,4 @@
-"""Attacks on the key: every route without it, raw routes of vLLM with it, other tenants' cache and turn, keys in the log."""
+"""Attacks on access: every route without a key, vLLM's raw routes, other tenants' cache and priority, keys in the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__: list[str] = []
 
 _OPEN = {"/health", "/metrics"}
 _PAGES = {"/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/playground"}
-"""Hold no data and reach no engine; reported, not judged."""
+"""These hold no data and do not reach the engine; they are reported, but not judged."""
 
 _ENGINE_ROUTES = """
 /invocations /tokenize /detokenize /v1/completions /v1/completions/render /v1/chat/completions /v1/chat/completions/batch
@@ -24,7 +24,7 @@ _ENGINE_ROUTES = """
 /reset_encoder_cache /v1/load_lora_adapter /v1/unload_lora_adapter /start_profile /stop_profile /server_info /pause /resume
 /is_paused /init_weight_transfer_engine /update_weights /get_world_size /abort_requests /tokenizer_info
 """.split()
-"""Of vLLM's server: they generate, tokenise or steer, and whyrank needs none of them."""
+"""Routes of vLLM's server that generate, tokenise or administer; whyrank needs none of them."""
 
 _OTHER_ROUTES = (
     "/load /version /ping /v1/models /v1/realtime /kv_event_sources /server /stats /score /v1/systemone".split()
@@ -37,9 +37,9 @@ _DISGUISES = """
 
 @attack("routes-without-key", 60)
 async def routes_without_key(target: Target, result: Result) -> None:
-    """Every route that the server names, and every one that vLLM is known for, without a key and with a wrong one.
+    """Every route that the server lists, and every one that vLLM is known for, without a key and with a wrong one.
 
-    401 everywhere but at /health and /metrics; a route that does not exist may say 404.
+    The answer must be 401 everywhere except at /health and /metrics; a route that does not exist may answer 404.
     """
     named = await _named_routes(target)
     routes = named | {(method, path) for path in _ENGINE_ROUTES + _OTHER_ROUTES for method in ("GET", "POST")}
@@ -94,12 +94,12 @@ async def _status(http: httpx.AsyncClient, method: str, path: str) -> int:
 
 @attack("disguised-paths", 30)
 async def disguised_paths(target: Target, result: Result) -> None:
-    """Paths that a comparison of strings may take for others, over a raw connection: none is answered without a key."""
+    """Paths that a string comparison may take for others, sent over a raw connection: none is answered without a key."""
     answered = []
     for path in _DISGUISES:
         for method in ("GET", "POST"):
             status = await _raw_status(target, f"{method} {path} HTTP/1.1\r\nHost: x\r\n")
-            # /metrics is open, and answers whatever stands behind it.
+            # /metrics is open, and answers whatever follows it in the path.
             if 200 <= status < 300 and path != "/health/" and not path.startswith("/metrics/"):
                 answered.append(f"{method} {path}")
     key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -111,7 +111,7 @@ async def disguised_paths(target: Target, result: Result) -> None:
 
 
 async def _raw_status(target: Target, head: str) -> int:
-    """The status of a request written as it stands; 0 where there is none."""
+    """The status of the answer to a request that is sent exactly as given; 0 if there is no answer."""
     body = b'{"query":"q","documents":["d"],"prompt":"x","max_tokens":1}'
     reader, writer = await asyncio.open_connection(*target.address)
     try:
@@ -128,7 +128,7 @@ async def _raw_status(target: Target, head: str) -> int:
 
 @attack("raw-routes-with-key", 40)
 async def raw_routes_with_key(target: Target, result: Result) -> None:
-    """With a key: routes of vLLM that generate, tokenise or steer are off (404)."""
+    """With a key: vLLM's routes that generate, tokenise or administer are closed (404)."""
     routes = {(method, path) for path in _ENGINE_ROUTES for method in ("GET", "POST")}
     headers = {"Authorization": f"Bearer {target.keys[0]}"}
     statuses = await _statuses(target, routes, headers)
@@ -139,7 +139,7 @@ async def raw_routes_with_key(target: Target, result: Result) -> None:
 
 @attack("priority", 40, seconds=15)
 async def priority(target: Target, result: Result, seconds: float) -> None:
-    """Calls of 300 documents that claim to come first, by every route that has a priority: nobody else waits for them."""
+    """Calls of 300 documents that claim top priority, on every route that has a priority: nobody else waits for them."""
     texts = [f"{number}: the boiler of the harbour was repaired after the storm. " * 6 for number in range(300)]
     claims: dict[str, Any] = {"priority": -(10**6), "return_documents": False}
     bodies: dict[str, dict[str, Any]] = {
@@ -179,7 +179,7 @@ async def odd_priority_and_salt(target: Target, result: Result) -> None:
 
 @attack("foreign-cache", 30)
 async def foreign_cache(target: Target, result: Result) -> None:
-    """A tenant who gives another's cache_salt, or its key as one, finds nothing of the other's in the cache."""
+    """A tenant who sends another tenant's cache_salt, or its key as the salt, gets no cache hit on the other's prompts."""
     text = "The treaty of the northern lakes was signed by nine villages after the long drought. " * 40
     body: dict[str, Any] = {"query": "Who signed?", "documents": [text], "return_documents": False}
     victim, hostile = target.keys[1], target.keys[0]
@@ -202,7 +202,7 @@ async def _cached(target: Target, key: str, body: dict[str, Any]) -> int:
 
 @attack("keys-in-the-log", 10)
 async def keys_in_the_log(target: Target, result: Result) -> None:
-    """What the server has printed so far holds none of its keys."""
+    """Checks that what the server has printed so far contains none of its keys."""
     if target.log is not None:
         text = target.log.read_text(encoding="utf-8", errors="replace")
         shown = sum(key in text for key in target.keys)

@@ -1,4 +1,4 @@
-"""Attacks by bodies: wrong types by the million, small bodies with large answers, and work that starves the others."""
+"""Attacks by request bodies: wrong types by the million, small bodies with large answers, and work that starves the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SENTENCE = "The boiler of the harbour was repaired after the storm of the year 
 
 
 async def _one(target: Target, result: Result, path: str, body: bytes | dict[str, Any], seconds: float = 20) -> None:
-    """Send it, and require an answer of modest size that is no server error."""
+    """Sends it, and requires an answer of moderate size that is not a server error."""
     answer = await post(target, path, body, seconds)
     size = len(body) if isinstance(body, bytes) else len(json.dumps(body))
     result.figures |= {"body_mib": round(size / _MIB, 2)} | answer.figures()
@@ -38,7 +38,7 @@ async def _one(target: Target, result: Result, path: str, body: bytes | dict[str
 @attack("numbers-as-cohere-documents", 30, path="/v2/rerank", start='"model":"m","query":"q","documents":', mib=3)
 @attack("numbers-as-requests", 30, path="/v1/rerank/batch", start='"requests":', mib=3)
 async def numbers(target: Target, result: Result, path: str, start: str, mib: float) -> None:
-    """A list of numbers where texts belong: refused at the first fault, without a standing loop, in modest memory."""
+    """A list of numbers where texts belong: refused at the first error, without blocking the loop, in moderate memory."""
     body = b"{" + start.encode() + b"[" + b"1," * int(mib * _MIB / 2) + b"1]}"
     await _one(target, result, path, body)
 
@@ -52,7 +52,7 @@ async def empty_objects(target: Target, result: Result, mib: float) -> None:
 @attack("deep-nesting", 30, depth=100_000)
 @attack("deep-nesting-10mb", 30, depth=5_000_000)
 async def deep_nesting(target: Target, result: Result, depth: int) -> None:
-    """Lists within lists, as a document and as an unknown key."""
+    """Nested lists, as a document and as an unknown key."""
     nested = b"[" * depth + b"]" * depth
     await _one(target, result, "/v1/rerank", b'{"query":"q","documents":[' + nested + b"]}")
     await _one(target, result, "/v1/rerank", b'{"query":"q","documents":["d"],"unknown":' + nested + b"}")
@@ -60,7 +60,7 @@ async def deep_nesting(target: Target, result: Result, depth: int) -> None:
 
 @attack("unknown-keys", 40, queries=1000, keys=10_000)
 async def unknown_keys(target: Target, result: Result, queries: int, keys: int) -> None:
-    """A quarter of a megabyte of unknown keys beside many queries: each answer would name all of them."""
+    """A quarter of a megabyte of unknown keys together with many queries: naively, each answer would name all of the keys."""
     unknown = {f"unknown key number {number:06}": 1 for number in range(keys)}
     body = {"queries": [f"query {number}" for number in range(queries)], "documents": ["d"]} | unknown
     await _one(target, result, "/v1/rerank", body, 30)
@@ -68,7 +68,7 @@ async def unknown_keys(target: Target, result: Result, queries: int, keys: int) 
 
 @attack("unknown-keys-batch", 40, requests=1000, keys=10_000)
 async def unknown_keys_batch(target: Target, result: Result, requests: int, keys: int) -> None:
-    """Unknown keys in a batch, half of whose entries are wrong."""
+    """Unknown keys in a batch in which half of the entries are invalid."""
     unknown = {f"unknown key number {number:06}": 1 for number in range(keys)}
     entries: list[dict[str, Any]] = [{"query": "q", "documents": ["d"]}, {"query": 1, "documents": [1]}]
     await _one(target, result, "/v1/rerank/batch", {"requests": entries * (requests // 2)} | unknown, 30)
@@ -76,7 +76,7 @@ async def unknown_keys_batch(target: Target, result: Result, requests: int, keys
 
 @attack("large-document-many-queries", 40, queries=1000, mib=1.1)
 async def large_document(target: Target, result: Result, queries: int, mib: float) -> None:
-    """One document of 1.1 MB and a thousand queries: the text is not echoed a thousand times."""
+    """One document of 1.1 MB and a thousand queries: the text must not be echoed a thousand times."""
     text = _SENTENCE * int(mib * _MIB / len(_SENTENCE))
     options = {"max_tokens_per_doc": 32, "return_documents": True}
     body = {"queries": [f"query {number}" for number in range(queries)], "documents": [text]} | options
@@ -86,7 +86,7 @@ async def large_document(target: Target, result: Result, queries: int, mib: floa
 @attack("rank-fields", 30, names=100_000, path="/v1/rerank")
 @attack("rank-fields-cohere", 30, names=100_000, path="/cohere/v1/rerank")
 async def rank_fields(target: Target, result: Result, names: int, path: str) -> None:
-    """A hundred thousand names of fields for each of 20 documents that have none of them."""
+    """A hundred thousand field names for each of 20 documents that have none of these fields."""
     documents = [{"text": _SENTENCE, "id": str(number)} for number in range(20)]
     fields = [f"field{number}" for number in range(names)]
     await _one(target, result, path, {"query": "q", "documents": documents, "rank_fields": fields})
@@ -101,7 +101,7 @@ async def many_document_keys(target: Target, result: Result, keys: int) -> None:
 
 @attack("windows", 40, documents=4, words=100_000)
 async def windows(target: Target, result: Result, documents: int, words: int) -> None:
-    """Documents of 100,000 tokens in windows of 128: refused, or read while the others are answered."""
+    """Documents of 100,000 tokens in windows of 128: either refused, or read while the others still get answers."""
     chance = random.Random(documents)
     vocabulary = _SENTENCE.split()
     texts = [" ".join(chance.choices(vocabulary, k=words)) for _ in range(documents)]
@@ -115,7 +115,7 @@ async def windows(target: Target, result: Result, documents: int, words: int) ->
 @attack("writing-300", 40, documents=300)
 @attack("writing-1000", 40, documents=1000)
 async def writing(target: Target, result: Result, documents: int, seconds: float = 20) -> None:
-    """Evidence for many documents beside honest score calls, which wait at most five times as long as alone."""
+    """Evidence for many documents beside honest score calls, which may take at most five times as long as alone."""
     texts = [f"{number}: {_SENTENCE * 4}" for number in range(documents)]
     options = {"mode": "evidence", "evidence_top_n": documents, "evidence_min_score": 0, "return_documents": False}
     answer = await post(target, "/v1/rerank", {"query": "Which boiler?", "documents": texts} | options, seconds)
@@ -126,7 +126,7 @@ async def writing(target: Target, result: Result, documents: int, seconds: float
 
 @attack("varied-budgets", 40, seconds=20)
 async def varied_budgets(target: Target, result: Result, seconds: float, seed: int = 23) -> None:
-    """Every call has token budgets of its own, each of which might want a grammar of its own."""
+    """Every call has different token budgets, each of which could require a grammar of its own."""
     chance, answered = random.Random(seed), 0
 
     async def caller() -> None:

@@ -1,4 +1,4 @@
-"""Attacks by connections: bodies that do not come, headers that do not end, answers that nobody reads, SIGTERM meanwhile."""
+"""Attacks by connections: bodies that do not arrive, endless headers, answers that nobody reads, and SIGTERM meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attack_target import SHUTDOWN_TIMEOUT, Result, Target, connect, is_open, re
 
 __all__: list[str] = []
 
-# A reader has 60 seconds from the last byte that it took; the system may take some for it until its buffers are full.
+# A reader has 60 seconds from the last byte that it took; the operating system may take some for it until its buffers are full.
 _CLOSED_WITHIN = 130
 _ANNOUNCED = f"Content-Length: {32 << 20}"
 _CHUNKED = "Transfer-Encoding: chunked"
@@ -30,7 +30,7 @@ _TEXT = "The lighthouse keeper wrote down every ship that passed the cape. " * 6
 async def _connections(
     target: Target, count: int, first: bytes, buffer: int | None = None
 ) -> AsyncIterator[list[socket.socket]]:
-    """Open so many, send the same first bytes on each, close all of them at the end."""
+    """Opens `count` connections, sends the same first bytes on each, and closes all of them at the end."""
     opened: list[socket.socket] = []
     try:
         for _ in range(0, count, 200):
@@ -47,7 +47,7 @@ async def _connections(
 
 
 async def _dribble(connections: list[socket.socket], piece: bytes, pause: float, seconds: float) -> None:
-    """Send a piece on every connection that takes it, again and again."""
+    """Sends a piece on every connection that accepts it, again and again."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for connection in connections:
@@ -61,7 +61,7 @@ async def _dribble(connections: list[socket.socket], piece: bytes, pause: float,
 async def silent_bodies(target: Target, result: Result, count: int, seconds: float) -> None:
     """Connections announce bodies of 32 MiB and send nothing.
 
-    What is announced and did not come takes nobody's place: honest tenants are answered all the while.
+    A body that is announced but does not arrive occupies nothing: honest tenants are answered all the while.
     """
     async with _connections(target, count, request_head(target, "/v1/rerank", _ANNOUNCED)) as opened:
         await asyncio.sleep(seconds)
@@ -70,7 +70,7 @@ async def silent_bodies(target: Target, result: Result, count: int, seconds: flo
 
 @attack("trickled-bodies", 30, count=64, seconds=12)
 async def trickled_bodies(target: Target, result: Result, count: int, seconds: float) -> None:
-    """Connections send a byte a second of the 32 MiB that they announce."""
+    """Connections announce 32 MiB and send one byte per second."""
     async with _connections(target, count, request_head(target, "/v1/rerank", _ANNOUNCED)) as opened:
         await _dribble(opened, b"{", 1, seconds)
         result.figures["still_open"] = sum(map(is_open, opened))
@@ -78,9 +78,9 @@ async def trickled_bodies(target: Target, result: Result, count: int, seconds: f
 
 @attack("endless-chunks", 30, count=16, seconds=12)
 async def endless_chunks(target: Target, result: Result, count: int, seconds: float) -> None:
-    """Chunked bodies that never end, as fast as the server takes them (2 MiB/s a connection at most).
+    """Chunked bodies that never end, sent as fast as the server takes them (at most 2 MiB/s per connection).
 
-    They are cut at the largest body that the server takes, and honest tenants are not refused for them.
+    They are cut off at the largest body that the server accepts, and honest tenants are not refused because of them.
     """
     first = request_head(target, "/v1/rerank", _CHUNKED) + b'1\r\n"\r\n'
     async with _connections(target, count, first) as opened:
@@ -98,7 +98,7 @@ async def half_headers(target: Target, result: Result, count: int, seconds: floa
 
 @attack("idle-connections", 60, count=5000, seconds=8)
 async def idle_connections(target: Target, result: Result, count: int, seconds: float) -> None:
-    """Thousands of connections say nothing at all."""
+    """Thousands of connections send nothing at all."""
     async with _connections(target, count, b"") as opened:
         await asyncio.sleep(seconds)
         result.figures |= {"opened": len(opened), "still_open": sum(map(is_open, opened))}
@@ -106,7 +106,7 @@ async def idle_connections(target: Target, result: Result, count: int, seconds: 
 
 @attack("slow-clients-are-closed", 150)
 async def slow_clients_are_closed(target: Target, result: Result) -> None:
-    """One slow client of every kind: whoever neither sends nor reads is hung up on within a minute."""
+    """One slow client of every kind: the server disconnects whoever neither sends nor reads within a time limit."""
     large = _ranking_body(1000, max_tokens_per_doc=40)
     ordinary = request_head(target, "/v1/rerank", f"Content-Length: {len(large)}") + large
     kinds = {
@@ -143,7 +143,7 @@ async def _seconds_until_closed(
             if kind.startswith("trickled"):
                 with contextlib.suppress(OSError):
                     connection.send(b"y")
-            # An unread answer may lie in the system's buffers, which end the connection only when somebody reads it.
+            # An unread answer may be in the system's buffers, which end the connection only once somebody reads it.
             if not (_let_go(target, connection) if kind == "unread answer" else is_open(connection) is False):
                 continue
             closed[kind] = round(time.monotonic() - began, 1)
@@ -158,9 +158,9 @@ def _let_go(target: Target, connection: socket.socket) -> bool:
 
 
 def _peer_gone(connection: socket.socket) -> bool:
-    """Without reading: whether the server has closed or reset the connection (Linux)."""
+    """Whether the server has closed or reset the connection, without reading from it (Linux)."""
     state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state not in (1, 2, 3)  # established, or being so
+    return state not in (1, 2, 3)  # established, or about to be
 
 
 def _ranking_body(documents: int, **options: object) -> bytes:
@@ -173,7 +173,7 @@ def _ranking_body(documents: int, **options: object) -> bytes:
 async def unread(target: Target, result: Result, path: str, count: int, seconds: float, documents: int = 1000) -> None:
     """Calls of 1,000 documents whose answers nobody reads.
 
-    Documents that are scored are no longer in flight: honest tenants are answered while the answers lie unread.
+    Documents that are scored no longer count as in flight: honest tenants are answered while the answers stay unread.
     """
     body = _ranking_body(documents, max_tokens_per_doc=40)
     first = request_head(target, path, f"Content-Length: {len(body)}") + body
@@ -184,7 +184,7 @@ async def unread(target: Target, result: Result, path: str, count: int, seconds:
 
 @attack("leaving-callers", 30, count=100)
 async def leaving_callers(target: Target, result: Result, count: int) -> None:
-    """Callers send 50 documents each and leave at once: their work is dropped."""
+    """Callers send 50 documents each and disconnect at once: their work is dropped."""
     body = _ranking_body(50, max_tokens_per_doc=200)
     first = request_head(target, "/v1/rerank", f"Content-Length: {len(body)}") + body
     for _ in range(count):
@@ -194,7 +194,7 @@ async def leaving_callers(target: Target, result: Result, count: int) -> None:
 
 @attack("sigterm", 60, ends_server=True)
 async def sigterm(target: Target, result: Result) -> None:
-    """SIGTERM while an answer and a stream lie unread and two bodies are half sent: it ends within its timeout and 5 s."""
+    """SIGTERM while an answer and a stream lie unread and two bodies are half sent: it ends within its timeout plus 5 s."""
     assert target.pid is not None
     process = psutil.Process(target.pid)
     body = _ranking_body(1000, max_tokens_per_doc=40)

@@ -1,9 +1,10 @@
-"""Two honest tenants and a probe of the event loop, in a process of their own, so that the attacker's work does not slow them.
+"""Two honest tenants and a probe of the event loop, in a separate process, so that the attacker's work does not slow them down.
 
-Each tenant sends 5-document score calls whose margins are known from a quiet measurement, and /health, one after the other.
-Every sixth call is padded to 3 MiB, because large bodies are admitted by rules of their own; its time is counted apart.
-The probe asks for a small answer every 10 ms: how long it waits is how long the event loop stood still. What of that wait the
-server's main thread spent queueing for a processor (Linux tells it) is the machine's doing, and taken off.
+Each tenant sends, one after the other, score calls of 5 documents, whose margins are known from a quiet measurement, and
+/health. Every sixth call is padded to 3 MiB, because large bodies are admitted by rules of their own; its time is counted
+separately. The probe requests a small answer every 10 ms: how long it waits is how long the event loop was blocked. The part
+of that wait in which the server's main thread queued for a processor (Linux reports it) is caused by the machine, and is
+subtracted.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Observation:
     wrong: int = 0
     worst_difference: float = 0.0
     longest_gap: float = 0.0
-    """Of the event loop, less the time that its thread waited for a processor."""
+    """Longest block of the event loop, without the time that its thread waited for a processor."""
     longest_wait: float = 0.0
-    """As the probe saw it."""
+    """The same as the probe measured it."""
     probes: int = 0
     probe_errors: int = 0
     margins: Margins = field(default_factory=dict)
@@ -116,7 +117,7 @@ class Watch:
 
 @asynccontextmanager
 async def watching(target: Target, expected: Margins | None = None) -> AsyncIterator[Watch]:
-    """Without expected margins, `stop` returns them."""
+    """If no margins are expected, `stop` returns those that were seen."""
     watch = Watch(target, expected)
     try:
         await watch.ready()
@@ -147,7 +148,7 @@ async def _observe(pipe: Connection, target: Target, expected: Margins | None) -
 
 
 stopping = asyncio.Event()
-"""Of the child process, which observes once."""
+"""For the child process, which makes only one observation."""
 
 
 async def _tenant(target: Target, key: str, expected: Margins | None, seen: Observation) -> None:
@@ -232,7 +233,7 @@ async def _probe(target: Target, seen: Observation) -> None:
 
 
 async def _probe_connection(target: Target, seen: Observation) -> None:
-    """Any answer will do: it shows that the loop runs."""
+    """Any answer will do: it shows that the event loop runs."""
     reader, writer = await asyncio.open_connection(*target.address)
     request = f"GET /version HTTP/1.1\r\nHost: probe\r\nAuthorization: Bearer {target.keys[1]}\r\n\r\n".encode()
     try:
@@ -258,7 +259,7 @@ async def _read_answer(reader: asyncio.StreamReader) -> None:
 
 
 def _queued(pid: int | None) -> float:
-    """Seconds that the server's main thread was ready to run and had no processor; 0 where the system does not tell."""
+    """Seconds for which the server's main thread was ready to run but had no processor; 0 if the system does not report it."""
     if pid is None:
         return 0.0
     with contextlib.suppress(OSError, IndexError, ValueError):

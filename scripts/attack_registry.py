@@ -1,4 +1,4 @@
-"""The list of attacks, which the attack_*.py modules fill."""
+"""The list of attacks, filled by the attack_*.py modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Run = Callable[..., Awaitable[None]]
 
 @dataclass(frozen=True)
 class Attack:
-    """`run(target, result)` is cut after `limit` seconds. `ends_server`: it kills the server, and has no honest company."""
+    """`run(target, result)` is cut off after `limit` seconds. `ends_server`: it kills the server, so it runs without
+    tenants."""
 
     name: str
     limit: float
@@ -29,7 +30,7 @@ ATTACKS: dict[str, Attack] = {}
 
 
 def attack(name: str, limit: float, ends_server: bool = False, **options: Any) -> Callable[[Run], Run]:
-    """Register a function as an attack; several times with other options, if need be."""
+    """Registers a function as an attack; may be applied several times, with different options."""
 
     def register(run: Run) -> Run:
         summary = (run.__doc__ or "").partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The soak: hostile callers of all kinds, mixed, at a moderate pace, beside two honest tenants; memory of both processes."""
+"""The soak test: mixed hostile callers at a moderate pace beside two honest tenants; watches the memory of both processes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CALLERS = 5
 _CALL_LIMIT = 30.0
 _PAUSE_SECONDS = (0.2, 2.0)
 _MAX_SLOPE = {"api": 1.0, "engine": 2.0}
-"""MiB a minute."""
+"""In MiB per minute."""
 
 _DOCUMENTS = '"query":"q","documents":'
 _KINDS: list[Callable[[Target, Result], Awaitable[None]]] = [
@@ -52,7 +52,7 @@ _KINDS: list[Callable[[Target, Result], Awaitable[None]]] = [
 
 
 async def soak(server: GuardedServer, alone: Observation, minutes: float, seed: int) -> Result:
-    """Run it for so many minutes, and judge what the honest tenants and the memory show."""
+    """Runs for so many minutes, and judges what the honest tenants and the memory show."""
     result, target = Result(), await server.target()
     counts, began = Counter[str](), time.monotonic()
     async with watching(target, alone.margins) as watch:
@@ -114,7 +114,7 @@ def _memory(samples: list[MemorySample], name: str) -> dict[str, Any]:
 
 
 def slope(sizes: list[tuple[float, int]]) -> float:
-    """MiB a minute by least squares, after the first third, which warms up."""
+    """MiB per minute by least squares, after the first third, which counts as warm-up."""
     rest = sizes[len(sizes) // 3 :]
     if len(rest) < 2:
         return 0.0

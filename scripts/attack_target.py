@@ -1,4 +1,4 @@
-"""What attack.py aims at: a server of its own on loopback that is watched and, at 8 GiB, killed; and impolite connections."""
+"""What attack.py attacks: its own server on loopback, which is watched and killed at 8 GiB; and badly behaved connections."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SAMPLE_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Target:
-    """A server on loopback, and the keys that the hostile caller and the two honest ones hold there."""
+    """A server on loopback, and the keys that the hostile caller and the two honest tenants use there."""
 
     url: str
     keys: tuple[str, str, str] = KEYS
@@ -55,7 +55,7 @@ class Target:
 
 @dataclass
 class Result:
-    """What an attack measured, and where the server fell short."""
+    """What an attack measured, and in what the server failed."""
 
     figures: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Answer:
 
 
 async def post(target: Target, path: str, body: bytes | dict[str, Any], seconds: float, keep: int = 1 << 20) -> Answer:
-    """Post as the hostile caller. Of the answer, 256 MiB are counted and `keep` bytes kept."""
+    """Posts as the hostile caller. Reads at most 256 MiB of the answer, counts them, and keeps the first `keep` bytes."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
     began, status, size, kept = time.monotonic(), 0, 0, b""
@@ -102,13 +102,13 @@ async def post(target: Target, path: str, body: bytes | dict[str, Any], seconds:
 
 
 def request_head(target: Target, path: str, *lines: str, method: str = "POST", key: str | None = None) -> bytes:
-    """The head of a request as bytes, with its blank line."""
+    """The head of a request as bytes, including the blank line."""
     head = [f"{method} {path} HTTP/1.1", f"Host: {target.address[0]}", "Content-Type: application/json", *lines]
     return "\r\n".join([*head, f"Authorization: Bearer {key or target.keys[0]}", "", ""]).encode()
 
 
 async def connect(target: Target, receive_buffer: int | None = None) -> socket.socket:
-    """A connection that reads only when it is told to; with a small receive_buffer the server notices soon."""
+    """A connection that reads only when told to; with a small receive_buffer the server notices this soon."""
     connection = socket.socket()
     connection.setblocking(False)
     if receive_buffer is not None:
@@ -122,7 +122,7 @@ async def connect(target: Target, receive_buffer: int | None = None) -> socket.s
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Reads what came, and says whether the server has closed its side."""
+    """Reads what has arrived, and tells whether the server has kept its side open."""
     while True:
         try:
             if not connection.recv(1 << 16):
@@ -135,7 +135,7 @@ def is_open(connection: socket.socket) -> bool:
 
 @dataclass(frozen=True)
 class MemorySample:
-    """Resident bytes at a time."""
+    """Resident bytes at one moment."""
 
     at: float
     api: int
@@ -143,7 +143,7 @@ class MemorySample:
 
 
 class GuardedServer:
-    """`whyrank serve demo` with three tenants. Its memory is sampled from a thread, which kills it at MAX_RSS."""
+    """`whyrank serve demo` with three tenants. A thread samples its memory, and kills it at MAX_RSS."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -156,7 +156,7 @@ class GuardedServer:
         self._thread.start()
 
     async def target(self) -> Target:
-        """A server that answers: the running one if it does, otherwise a new one."""
+        """A server that answers: the running one if it still does, otherwise a new one."""
         if self._server is None or not await self._answers(self._server):
             await asyncio.to_thread(self.stop)
             await asyncio.to_thread(self._start)
@@ -166,7 +166,7 @@ class GuardedServer:
     def _start(self) -> None:
         self._starts += 1
         self.killed_for_memory = False
-        # With the whole log, which must not hold the keys.
+        # With the full log, because that is checked for keys.
         flags = ["--verbose", "--api-key", *KEYS, "--shutdown-timeout", str(SHUTDOWN_TIMEOUT)]
         flags += server_process.SMALL_CACHE
         log = self._folder / f"log-{self._starts}"
@@ -184,7 +184,7 @@ class GuardedServer:
         return False
 
     def stop(self, patience: float = SHUTDOWN_TIMEOUT + 3) -> None:
-        """Ask it to end, then kill it with all its children."""
+        """Asks it to end, then kills it with all its children."""
         server, self._server = self._server, None
         if server is None:
             return

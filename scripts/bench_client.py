@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""What the client's batching gains and costs: calls that travel together beside the same calls one by one.
+"""What the client's batching gains and costs: calls that travel together, compared with the same calls one by one.
 
     scripts/bench_client.py                          # a tiny checkpoint with random weights; three minutes on two cores
     scripts/bench_client.py --repeats 9 | tail -n 1 | python -m json.tool
 
-batched        AsyncClient as it comes
-one_by_one     the same client, each call in a request of its own (a call with a deadline waits for no company)
-plain_httpx    httpx.post and json.loads for each call, nothing checked and nothing made of the answer
+batched        AsyncClient with its defaults
+one_by_one     the same client, each call in a request of its own (a call with a deadline is not held back for others)
+plain_httpx    httpx.post and json.loads for each call; nothing is checked, and no objects are made of the answer
 
-free engine    a server in another process that answers at once: what is measured is clients and HTTP
+free engine    a server in another process that answers at once: this measures only clients and HTTP
 distinct       the real server; no two callers ask for the same (query, document) pair
-overlapping    the real server; 20 agents ask about the same queries, each with documents that others bring, too
-lone call      one caller who waits for each answer before asking again, by turns with and without batching
+overlapping    the real server; 20 agents ask about the same queries, each with documents that other agents also send
+lone call      one caller who waits for each answer before asking again, alternately with and without batching
 
-Each repeat gives every system the same fresh texts, in an order that rotates, a new client and a cache salt of its own.
-`speed` and `cpu` are medians over repeats of what another system took by what batched took: above 1 batching gains. CPU is
-this process's own, which does all that clients do and nothing that servers do. The lone call's `p50` is batched by one_by_one.
+Each repeat gives every system the same fresh texts, in an order that rotates, with a new client and a separate cache salt.
+`speed` and `cpu` are medians over repeats of what another system took divided by what batched took: above 1, batching gains.
+CPU is that of this process, which does all the clients' work and none of the servers'. The lone call's `p50` is batched /
+one_by_one.
 The last line of stdout is one JSON document; progress goes to stderr.
 """
 
@@ -52,7 +53,7 @@ _TARGETS = {
 _CALLERS = 64
 _AGENTS = 20
 _DOCUMENTS = 5
-# Longer than any call takes: it only says that the call travels alone.
+# Longer than any call takes: it only makes the call travel alone.
 _ALONE_MS = 60_000.0
 
 Score = Callable[[str, Sequence[str]], Awaitable[Any]]
@@ -63,7 +64,7 @@ Call = tuple[str, list[str]]
 
 
 async def free_engine(scope: Any, receive: Any, send: Any) -> None:
-    """ASGI: any score for any document."""
+    """An ASGI application that gives any document any score."""
     if scope["type"] != "http":
         return
     body, more = b"", True
@@ -137,7 +138,7 @@ async def plain_httpx(url: str, salt: str) -> AsyncIterator[Score]:
 _SYSTEMS = {"batched": batched, "one_by_one": one_by_one, "plain_httpx": plain_httpx}
 
 
-# What is asked.
+# The requests.
 
 
 class Texts:
@@ -151,7 +152,7 @@ class Texts:
         return [(self.text(8), [self.text(24) for _ in range(_DOCUMENTS)]) for _ in range(calls)]
 
     def overlapping(self, queries: int) -> list[list[Call]]:
-        """For each agent its calls: every query with five of the ten documents that all agents found for it."""
+        """The calls of each agent: every query with five of the ten documents that all agents together found for it."""
         found = [(self.text(8), [self.text(24) for _ in range(2 * _DOCUMENTS)]) for _ in range(queries)]
         return [[(query, self._chance.sample(texts, _DOCUMENTS)) for query, texts in found] for _ in range(_AGENTS)]
 
@@ -163,7 +164,7 @@ class Cost:
 
 
 async def cost(score: Score, callers: Sequence[Sequence[Call]]) -> Cost:
-    """Of all calls, where each caller waits for an answer before asking again."""
+    """The cost of all calls, where each caller waits for an answer before asking again."""
 
     async def ask(calls: Sequence[Call]) -> None:
         for query, documents in calls:
@@ -179,7 +180,7 @@ async def compare(
     url: str, names: Sequence[str], repeats: int, work: Callable[[str], list[list[Call]]]
 ) -> dict[str, Any]:
     costs: dict[str, list[Cost]] = {name: [] for name in names}
-    for repeat in range(-1, repeats):  # the first warms up
+    for repeat in range(-1, repeats):  # the first one is the warm-up
         callers = work(f"{repeat}")
         for name in [*names[repeat % len(names) :], *names[: repeat % len(names)]]:
             async with _SYSTEMS[name](url, name) as score:
@@ -201,7 +202,7 @@ async def compare(
 
 
 async def lone_call(url: str, calls: int) -> dict[str, Any]:
-    """Pairs of calls that follow each other, one of each, so that whatever else the machine does meets both alike."""
+    """Pairs of calls, one of each kind directly after the other, so that other load on the machine affects both alike."""
     seconds: dict[str, list[float]] = {"batched": [], "one_by_one": []}
     async with batched(url, "batched") as together, one_by_one(url, "one_by_one") as alone:
         for n, (query, documents) in enumerate(Texts("lone").distinct(calls + 20)):
@@ -254,7 +255,7 @@ async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 async def _answers(url: str) -> None:
-    """Returns when the free server does."""
+    """Returns as soon as the free server answers."""
     async with AsyncClient(url) as client:
         await client.score("are you", ["there?"])
 

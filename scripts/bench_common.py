@@ -1,4 +1,4 @@
-"""What benchmarks share: checkpoints of tiny and of real shapes, fresh queries with documents, and what the machine is."""
+"""What the benchmarks share: checkpoints of tiny and real shapes, fresh queries with documents, and facts about the machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHAPES: dict[str, tuple[str, dict[str, int]]] = {
     "qwen3.5-0.8b": ("qwen3_5", _QWEN3_5),
     "qwen3.5-4b": ("qwen3_5", _QWEN3_5 | _QWEN3_5_4B),
 }
-"""Name → kind of tiny_checkpoint.py, and which of its sizes are replaced. The tokenizer stays the tiny one."""
+"""Name → kind of tiny_checkpoint.py, and which of its sizes are replaced. The tokenizer is always the tiny one."""
 
 _QUERY_TOKENS = 16
 
@@ -58,7 +58,7 @@ def on_gpu() -> bool:
 
 
 def write_model(shape: str, folder: Path, vocab_size: int | None = None) -> Path:
-    """Write a checkpoint with random weights, which are as fast as trained ones, into a folder that prompt "prism" fits."""
+    """Writes a checkpoint with random weights (as fast as trained ones) into a folder whose name fits the prompt "prism"."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -68,7 +68,7 @@ def write_model(shape: str, folder: Path, vocab_size: int | None = None) -> Path
     model = write_checkpoint(kind, folder / f"prism-{shape}")
     if sizes:
         config = AutoConfig.from_pretrained(model)
-        table = config.to_dict() | sizes | {"layer_types": None}  # None: the family's own pattern for so many layers
+        table = config.to_dict() | sizes | {"layer_types": None}  # None: the family's own pattern for that many layers
         torch.manual_seed(20)
         AutoModelForCausalLM.from_config(type(config)(**table), dtype=torch.bfloat16).save_pretrained(model)
     return model
@@ -76,7 +76,7 @@ def write_model(shape: str, folder: Path, vocab_size: int | None = None) -> Path
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One query with documents, in every form that a system may want."""
+    """One query with its documents, in every form that a system may want."""
 
     query: str
     documents: list[str]
@@ -87,7 +87,7 @@ class Work:
 
 
 class Writer:
-    """Writes work that no cache has seen: English from Python's own documentation, cut to a number of tokens."""
+    """Makes work that no cache has seen: English from Python's own documentation, cut to a given number of tokens."""
 
     def __init__(self, plan: Plan, pair_tokens: int) -> None:
         from tokenizers import Tokenizer
@@ -100,7 +100,7 @@ class Writer:
     def work(self, documents: int, seed: str) -> Work:
         chance = random.Random(seed)
         query = self._text(_QUERY_TOKENS, chance)
-        # Equal lengths would flatter padded batches, very unequal ones would flatter us.
+        # Equal lengths would favour padded batches, very unequal ones would favour us.
         lengths = [round(self._document_tokens * chance.uniform(0.75, 1.25)) for _ in range(documents)]
         texts = [self._text(length, chance) for length in lengths]
         rows = self._plan.encoder.encode(query, [Document(text) for text in texts], None, "tail")
@@ -109,7 +109,7 @@ class Writer:
 
     def _text(self, tokens: int, chance: random.Random) -> str:
         start = chance.randrange(len(self._words) - tokens)
-        text = " ".join(self._words[start : start + tokens])  # a word is at least a token
+        text = " ".join(self._words[start : start + tokens])  # a word is at least one token
         return text[: self._tokenizer.encode(text).offsets[tokens - 1][1]]
 
 
@@ -135,7 +135,7 @@ def label_ids(plan: Plan) -> tuple[int, int]:
 
 
 def machine() -> dict[str, Any]:
-    """Processors, device and the versions of what was measured."""
+    """The processors, the device and the versions of the packages that are measured."""
     import torch
 
     known = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
@@ -149,7 +149,7 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The kernel's name for it, which Python's platform module does not tell on Linux."""
+    """The processor's name as the kernel gives it; Python's platform module does not know it on Linux."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())

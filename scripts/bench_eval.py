@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What whyrank's own evaluation code costs: generated data, a scorer that costs next to nothing, and everything else real.
+"""What whyrank's own evaluation code costs, with generated data and a scorer that costs next to nothing; the rest is real.
 
-Writes a BEIR folder with a TREC run, reranks it into a result file, and makes scorecard, run file and HTML report of it.
-With --kills, processes are killed at random moments until one gets through, and the result file is held against that of a
-run that nobody disturbed. Progress goes to stderr; the last line of stdout is one JSON document.
+Writes a BEIR folder with a TREC run, reranks it into a result file, and makes scorecard, run file and HTML report from it.
+With --kills, processes are killed at random moments until one finishes, and the result file is compared with that of an
+undisturbed run. Progress goes to stderr; the last line of stdout is one JSON document.
 
     scripts/bench_eval.py --queries 10000 --depth 100
     scripts/bench_eval.py --queries 2000 --depth 20 --kills 20
@@ -39,7 +39,7 @@ _WORDS = ("river", "stone", "bridge", "tower", "garden", "winter", "market", "le
 
 
 class HashScorer:
-    """A target whose margins come from a hash of query and document, and are better for documents that name the query."""
+    """A system whose margins come from a hash of query and document, and are higher for documents that name the query."""
 
     def __init__(self, pause_s: float = 0.0) -> None:
         self._pause_s = pause_s
@@ -60,7 +60,7 @@ class HashScorer:
 
 
 def write_data(folder: Path, queries: int, depth: int, seed: int = 3) -> None:
-    """Every query has five judged documents, three of them good; a fifth of the found documents are other queries'."""
+    """Every query has five judged documents, three of them relevant; a fifth of those retrieved belong to other queries."""
     dice = random.Random(seed)
     (folder / "qrels").mkdir(parents=True)
     own = max(1, depth * 4 // 5)
@@ -92,7 +92,7 @@ def evaluate_all(data: Path, out: Path, depth: int, pause_s: float = 0.0) -> Non
 
 
 def kill_and_go_on(data: Path, out: Path, depth: int, kills: int, seed: int = 5) -> int:
-    """How many processes were killed before one finished."""
+    """Returns how many processes were killed before one finished."""
     dice = random.Random(seed)
     command = [
         sys.executable,
@@ -126,7 +126,7 @@ def _size(path: Path) -> int:
 
 
 def peak_mib() -> int:
-    """This program's own peak. getrusage would count what was in memory before exec, too: the parent's."""
+    """The peak memory of this program. getrusage would also count what was in memory before exec, which is the parent's."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return round(int(re.search(r"VmHWM:\s*(\d+)", status)[1]) / 1024)  # type: ignore[index]
 

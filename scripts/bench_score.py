@@ -1,31 +1,31 @@
 #!/usr/bin/env python3
-"""Documents per second of Reranker.score, beside what one would otherwise use, on the same prompts of the same checkpoint.
+"""Documents per second of Reranker.score, compared with the alternatives, on the same prompts of the same checkpoint.
 
     scripts/bench_score.py                       # two tiny checkpoints with random weights; some minutes on two cores
     scripts/bench_score.py --shape qwen3-0.6b    # the real size, random weights: meant for a GPU
     scripts/bench_score.py --counts 1 100 --repeats 9 | tail -n 1 | python -m json.tool
 
 whyrank                  Reranker.score: text in, scores out, engine in a process of its own
-vllm_generate            vllm.LLM.generate on the very ids that whyrank makes, with its engine options and its label request:
-                         all that the engine can give to somebody who has the ids already
-vllm_generate_text       the same from the prompts as text, so that vLLM does the work on text, too
+vllm_generate            vllm.LLM.generate on exactly the ids that whyrank makes, with its engine options and label request:
+                         the most that the engine can give to somebody who already has the ids
+vllm_generate_text       the same from the prompts as text, so that vLLM does the text processing, too
 vllm_generative_scoring  on the ids again, with the label request of vLLM's own /generative_scoring
 transformers_loop        one prompt at a time, as on the Prism card: the forward pass with which its generate() begins
 transformers_batch32     left-padded batches of 32, in the order of the documents
 cross_encoder            sentence-transformers' CrossEncoder with its LogitScore, as on the Prism card
 
-Why one can believe it:
-- Everybody is alive at once and takes turns. Each repeat gives the same fresh query and documents to every system, in an
-  order of its own, and `ratio` is the median over pairs (theirs / whyrank's seconds). So a busy neighbour on the machine
-  disturbs both sides of a pair, which one engine after the other would not give; and an idle engine disturbs nobody: it
-  waits on a socket (we saw 1.6 % of one core). On a GPU, both engines get the same part of the memory.
+Why the comparison is fair:
+- All systems are alive at the same time and take turns. Each repeat gives the same fresh query and documents to every system,
+  in a new order, and `ratio` is the median over pairs (their seconds / whyrank's). So a busy neighbour on the machine disturbs
+  both sides of a pair, which would not be so if one engine ran after the other; and an idle engine disturbs nobody: it
+  waits on a socket (we saw 1.6 % of one core). On a GPU, both engines get the same share of the memory.
 - Query and documents are new to every cache; the prompt's frame is not: a warm-up has put it into all of them, as in any
   server that has answered before. Three systems share one LLM, with a cache salt for each.
-- Everybody has all cores, the same dtype and the same texts. On a CPU, LLM runs inside this process: whyrank's environment
-  says VLLM_ENABLE_V1_MULTIPROCESSING=0, and that is the fastest LLM that we know there. How threads wait and what becomes of
-  freed memory is as plain vLLM has it in this process; whyrank's engine has its own way (whyrank/process.py).
-- They must agree, or the exit status is 1: `largest_margin_difference` is from whyrank's log-odds, whose standard deviation
-  over the documents is `margin_spread`.
+- All systems have all cores, the same dtype and the same texts. On a CPU, LLM runs inside this process: whyrank's environment
+  sets VLLM_ENABLE_V1_MULTIPROCESSING=0, which makes the fastest LLM that we know there. How threads wait and what becomes of
+  freed memory is as in plain vLLM in this process; whyrank's engine does it in its own way (whyrank/process.py).
+- The systems must agree, or the exit status is 1: `largest_margin_difference` is the difference from whyrank's log-odds, whose
+  standard deviation over the documents is `margin_spread`.
 
 The last line of stdout is one JSON document; progress goes to stderr. A system that is not installed is null there.
 """
@@ -59,16 +59,16 @@ from whyrank.process import set_engine_environment
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
 
-# What we want: whyrank's documents per second over theirs.
+# The target: whyrank's documents per second divided by theirs.
 _TARGETS = {"vllm_generate": 0.95, "transformers_loop": 2.0, "transformers_batch32": 2.0}
-# Margins may differ by so much: sums in another order and, in bf16, logits that come in steps of 1/64 to 1/8.
+# Margins may differ by this much: sums in another order and, in bf16, logits that come in steps of 1/64 to 1/8.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 _BATCH = 32
-# A call with few documents is soon over: it is repeated until each of --repeats has had so many.
+# A call with few documents ends soon, so it is repeated until each of --repeats has had this many.
 _LEAST_DOCUMENTS = 10
 
 Score = Callable[[Work], list[float]]
-"""A system: the margins (log-odds) of the work's documents, in order."""
+"""A system: returns the margins (log-odds) of the work's documents, in order."""
 
 
 class Sharing:
@@ -88,7 +88,7 @@ class SharingClassify(Sharing, ClassifyRuntime):
     pass
 
 
-# The systems. vLLM is imported inside of functions: whyrank sets its environment first.
+# The systems. vLLM is imported inside functions, because whyrank has to set its environment first.
 
 
 def _whyrank(reranker: Reranker, runner: asyncio.Runner) -> Score:
@@ -166,7 +166,7 @@ def _cross_encoder(plan: Plan, dtype: str) -> Score:
     import torch
     from sentence_transformers import CrossEncoder
 
-    # LogitScore over "yes" and "no" is its own choice for a causal model; a published checkpoint brings the template along.
+    # LogitScore over "yes" and "no" is its own choice for a causal model; a published checkpoint brings the template with it.
     model = CrossEncoder(
         plan.config.model,
         device="cuda" if on_gpu() else "cpu",
@@ -187,13 +187,13 @@ def _cross_encoder(plan: Plan, dtype: str) -> Score:
 
 
 class Bench:
-    """All systems over one checkpoint, started and warm. `missing`: which could not be started, and why."""
+    """All systems on one checkpoint, started and warm. `missing`: which could not be started, and why."""
 
     def __init__(self, shape: str, asked: argparse.Namespace, opened: ExitStack) -> None:
         self.shape, self.asked = shape, asked
         scratch = opened.enter_context(tempfile.TemporaryDirectory())
         self._runner = opened.enter_context(asyncio.Runner())
-        # On a CPU: room for one prompt of full length, and for all the others beside it.
+        # On a CPU: room for one prompt of full length, and for all the others besides.
         memory = None if on_gpu() else 2.5
         model = str(write_model(shape, Path(scratch)))
         options = {"route": asked.route, "quantization": asked.quantization, "engine_options": asked.engine_options}
@@ -237,7 +237,7 @@ class Bench:
         return systems
 
     def calls(self, documents: int) -> int:
-        """How often each system is called."""
+        """How often each system is called for this number of documents."""
         return int(self.asked.repeats) * max(1, _LEAST_DOCUMENTS // documents)
 
     def total(self) -> int:
@@ -254,7 +254,7 @@ class Bench:
                 break
             work = self._writer.work(documents, f"{documents} {call}")
             tokens += sum(map(len, work.ids))
-            # Not simply in turn: who comes after a kindred system finds the processor's caches warm, every time.
+            # In a new order each time: a system that always ran after a similar one would always find warm processor caches.
             for name in random.Random(call).sample(names, len(names)):
                 tell(name)
                 spent, answer = _timed(self._systems[name], work)
@@ -272,7 +272,7 @@ class Bench:
         }
 
     def _cached_share(self, documents: int) -> float:
-        """Of the prompt tokens, as the engine counts them. A call of its own: `score` gives only rows, `rerank` the usage."""
+        """The share of the prompt tokens, by the engine's count. Needs a call of its own: only `rerank` reports the usage."""
         work = self._writer.work(documents, f"{documents} cached")
         usage = self._runner.run(self._reranker.rerank(work.query, work.documents)).usage
         return round(usage.cached_tokens / usage.prompt_tokens, 3)
@@ -311,12 +311,13 @@ def _agreement(margins: dict[str, list[float]], tolerance: float) -> dict[str, A
     return {
         "largest_margin_difference": {name: round(gap, 6) for name, gap in gaps.items()},
         "margin_spread": round(statistics.pstdev(ours), 4),
-        "agree": all(gap <= tolerance for gap in gaps.values()),  # a NaN is no agreement
+        "agree": all(gap <= tolerance for gap in gaps.values()),  # a NaN counts as disagreement
     }
 
 
 def measure_shape(shape: str, asked: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
-    """Results and notes. Runs in a process of its own: one model's threads would linger beside the next one's."""
+    """Results and notes. Runs in a process of its own: otherwise one model's threads would linger while the next is
+    measured."""
     console = Console(stderr=True)
     with ExitStack() as opened, Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task(f"{shape}: starting", total=None)

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""What HTTP costs: POST /v1/rerank beside Reranker.score in process, and beside vLLM's own /generative_scoring.
+"""What HTTP costs: POST /v1/rerank compared with Reranker.score in process, and with vLLM's own /generative_scoring.
 
     scripts/bench_server.py                          # a tiny checkpoint with random weights; two minutes on two cores
     scripts/bench_server.py --shape qwen3-0.6b       # the real size: meant for a GPU
     scripts/bench_server.py --repeats 15 | tail -n 1 | python -m json.tool
 
-whyrank_http         one POST /v1/rerank without return_documents, on a kept connection
+whyrank_http         one POST /v1/rerank without return_documents, on a kept-alive connection
 whyrank_in_process   Reranker.score on the same checkpoint, in this process, with an engine of its own
 generative_scoring   vLLM's route on the same server, with the same prompts as text: what comes before the document as its
                      query, the document and what follows as its items
 
-Both engines are alive at once and idle but for the one that is asked; each repeat gives the same fresh query and documents
+Both engines are alive at once, and only the one that is called works; each repeat gives the same fresh query and documents
 to all three, in an order that rotates; cache salts keep the two on the server apart. A ratio is the median over repeats of
-their seconds by ours. vLLM's route makes ids of query and items separately, so that its prompts are not quite the card's:
-`largest_score_difference` from ours shows it.
+their seconds / ours. vLLM's route tokenises query and items separately, so its prompts are not quite those of the card:
+`largest_score_difference` from ours shows by how much.
 The last line of stdout is one JSON document; progress goes to stderr.
 """
 
@@ -110,7 +110,7 @@ async def measure(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any
 async def compare(systems: dict[str, Score], writer: Writer, count: int, repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     difference = dict.fromkeys(list(systems)[1:], 0.0)
-    for repeat in range(-1, repeats):  # the first warms up
+    for repeat in range(-1, repeats):  # the first one is the warm-up
         print(f"{count} documents, repeat {repeat + 1} of {repeats}", file=sys.stderr)
         work = writer.work(count, f"{count} {repeat}")
         names = list(systems)[repeat % 3 :] + list(systems)[: repeat % 3]

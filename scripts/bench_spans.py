@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Mode "spans": how often it finds the answer, and what it costs beside scores alone.
+"""Mode "spans": how often it finds the answer, and what it costs compared with scores alone.
 
     scripts/bench_spans.py                      # the embedded model; some two minutes on two cores
     scripts/bench_spans.py --model MODEL_DIR
     scripts/bench_spans.py | tail -n 1 | python -m json.tool
 
-Quality: from the texts of scripts/house_corpus.toml one document for each invented place, eleven sentences or more in a random
-order, and a question about each of its facts. Found: the answer stands in the first span, or in one of the first two.
-Cost: calls of 50 documents of some 300 words, alternating with the same calls in mode "score"; medians of the ratios.
+Quality: from the texts of scripts/house_corpus.toml, one document for each invented place, eleven sentences or more in random
+order, and a question about each of its facts. Found means: the answer is in the first span, or in one of the first two.
+Cost: calls with 50 documents of about 300 words, alternating with the same calls in mode "score"; medians of the ratios.
 Progress goes to stderr; the last line of stdout is one JSON document.
 """
 
@@ -81,7 +81,7 @@ async def quality(reranker: Reranker) -> dict[str, Any]:
 
 
 def _overlaps(question: Question, start: int, end: int) -> bool:
-    """Whether the span holds at least half of the answer, or lies in it."""
+    """Whether the span contains at least half of the answer, or lies within it."""
     at = question.document.index(question.answer)
     common = min(end, at + len(question.answer)) - max(start, at)
     return common >= min(end - start, len(question.answer)) / 2
@@ -99,7 +99,7 @@ async def cost(reranker: Reranker, repeats: int) -> dict[str, float]:
             )
             documents = [_text(words, chance) for _ in range(_DOCUMENTS)]
             scores = await _timed(reranker, f"question {chosen} {repeat} b?", documents)
-            if repeat:  # the first one warms up
+            if repeat:  # the first one is the warm-up
                 taken.append(spans / scores)
         ratios[str(chosen)] = round(statistics.median(taken), 3)
         print(f"{chosen} chosen: {ratios[str(chosen)]} x the time of scores alone", file=sys.stderr)

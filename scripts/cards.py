@@ -1,5 +1,5 @@
-"""The model cards' own ways of building a prompt, written from the cards and apart from prompts/: a slip in one shows
-against the other. Tests and checks hold whyrank's ids against them."""
+"""The model cards' own ways of building a prompt, written from the cards and independently of prompts/, so that a mistake in
+one shows when both are compared. Tests and checks compare whyrank's ids with them."""
 
 from __future__ import annotations
 

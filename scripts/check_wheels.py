@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Build whyrank's wheel, install it into fresh environments with pip and with uv, and use it there.
+"""Builds whyrank's wheel, installs it into fresh environments with pip and with uv, and uses it there.
 
     scripts/check_wheels.py [--only WORD] [--envs FOLDER] [--keep]
 
-build: sdist and wheel, twine's check, what the wheel holds. client: no engine, and errors that name the remedy. cpu:
+build: sdist and wheel, twine's check, the contents of the wheel. client: no engine, and errors that name the remedy. cpu:
 `whyrank install-engine --cpu`, then `whyrank rerank` on the embedded model. Every framework's extra: its adapter imports. cuda:
-resolved only. The last line is one JSON document. Takes half an hour on two cores, and needs a package index and 8 GB of disk.
+only resolved. The last line is one JSON document. Takes half an hour on two cores, and needs a package index and 8 GB of disk.
 
-MTEB requires torch, which is held to the CPU build here: the default one brings gigabytes of CUDA.
+MTEB requires torch, which is pinned to the CPU build here: the default one brings gigabytes of CUDA.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLERS = ("pip", "uv")
-# An extra, and what whyrank.adapters calls the module that needs it.
+# An extra, and the adapter module in whyrank.adapters that needs it.
 EXTRAS = {
     "langchain": "langchain",
     "llama-index": "llama_index",
@@ -71,7 +71,7 @@ class Workplace:
             self.environ.pop(name, None)
 
     def run(self, *command: str | Path, code: int = 0, cwd: Path | None = None) -> str:
-        """What it printed on stdout and stderr."""
+        """What the command printed on stdout and stderr."""
         done = subprocess.run(
             command, cwd=cwd or self.envs, env=self.environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -81,7 +81,7 @@ class Workplace:
         return done.stdout
 
     def fresh(self, installer: str, name: str) -> Path:
-        """The folder of programs in a new environment. uv's has no pip."""
+        """The folder of executables in a new environment. One made by uv has no pip."""
         folder = self.envs / f"{name}-{installer}"
         if installer == "uv":
             self.run("uv", "venv", "--clear", "--python", sys.executable, folder)
@@ -168,7 +168,7 @@ def cuda(place: Workplace, installer: str) -> None:
 
 
 def checks(place: Workplace) -> Iterator[tuple[str, Path, Callable[[], None]]]:
-    """Name, environment and what to do."""
+    """Name, environment and the check to run."""
     for installer in INSTALLERS:
         for check in (client, cpu, cuda):
             name = f"{check.__name__}-{installer}"

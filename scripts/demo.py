@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Rerank a company's small handbook for a few questions, and say why. scripts/demo runs it."""
+"""Reranks a company's small handbook for a few questions, and says why. scripts/demo runs it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def main() -> None:
 
 
 async def show(console: Terminal, reranker: Reranker, query: str, documents: list[Document]) -> int:
-    """One question: its table, then the best page's passage as it is written. How many passages were."""
+    """Shows one question: its table, then the evidence for the best page as it is written. Returns how many passages were."""
     passages = 0
     with render.show_ranking(console, query) as tell:
         async for event in reranker.stream(query, documents, top_n=SHOWN, mode="evidence", evidence_top_n=1):

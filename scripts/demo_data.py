@@ -1,15 +1,15 @@
-"""Questions with documents that answer them, and documents that nearly do: what the embedded model learns from.
+"""Questions with documents that answer them, and documents that nearly do: the training data of the embedded model.
 
 `Writer.question()` invents a question; `Writer.document(question, kind)` writes a document of one of the question's kinds:
 
     answer           the document answers it
-    random           it is about something else altogether
+    random           it is about something else entirely
     other_attribute  the same subject, another attribute
     other_subject    the same attribute, another subject
-    crossed          both are there, but not together
-    negation         it says that the answer is not so or not known
-    near_number      the number asked for is a little off
-    some_words       a plain sentence that holds some of the words only
+    crossed          subject and attribute both occur, but not together
+    negation         it says that the answer is not so, or not known
+    near_number      the requested number is slightly wrong
+    some_words       a plain sentence that contains only some of the words
 
 Everything comes from one seed, and from one split of the invented words (see demo_words.py).
 """
@@ -34,13 +34,13 @@ _ABOUT: dict[str, Callable[[Source], Question]] = {
 
 
 class Writer(Source):
-    """See above. The families are those of demo_samples.FAMILIES."""
+    """Writes questions and documents (see above). The families are those of demo_samples.FAMILIES."""
 
     def question(self, family: str) -> Question:
         return _ABOUT[family](self)
 
     def document(self, question: Question, kind: str) -> Sample:
-        """The core of that kind with other sentences before, between and after."""
+        """The core sentences of that kind, with other sentences before, between and after them."""
         sentences = question.cores[kind]()
         room = self.longest - len(sentences)
         for _ in range(self.chance.randint(0, max(0, room))):

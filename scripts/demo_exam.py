@@ -1,4 +1,4 @@
-"""The embedded model's written exam (tests/data/demo/held_out): texts by a writer who wrote none of the training texts."""
+"""The embedded model's written exam (tests/data/demo/held_out): texts by an author who wrote none of the training texts."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class ExamQuery:
     language: str
     documents: tuple[str, ...]
     relevance: tuple[int, ...]
-    """2: it answers; 1: in part; 0: no."""
+    """Grades: 2: it answers; 1: it answers in part; 0: it does not."""
     answers: tuple[tuple[str, ...], ...]
-    """For each document the sentences that answer."""
+    """For each document, the sentences that answer."""
 
     @property
     def answerable(self) -> bool:
@@ -57,14 +57,14 @@ def exam() -> list[ExamQuery]:
 
 
 def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """The chance that an answer scores higher than what is none; a tie is half a chance."""
+    """The probability that an answer scores higher than a text that is none; a tie counts as one half."""
     from scipy.stats import mannwhitneyu
 
     return float(mannwhitneyu(positive, negative).statistic) / (len(positive) * len(negative))
 
 
 def ndcg(ranked: Sequence[float], depth: int = 10) -> float:
-    """Of relevance in the order of rank."""
+    """nDCG of relevances in the order of rank."""
 
     def gain(relevance: Sequence[float]) -> float:
         return sum(value / math.log2(at + 2) for at, value in enumerate(relevance[:depth]))
@@ -73,7 +73,7 @@ def ndcg(ranked: Sequence[float], depth: int = 10) -> float:
 
 
 def marks(queries: Sequence[ExamQuery], scores: Sequence[Sequence[float]], resamples: int = 500) -> dict[str, Any]:
-    """All measures, each with the middle 95 % of it over queries drawn anew."""
+    """All measures, each with the middle 95 % of its values over resampled queries."""
     chance = random.Random(1)
     rows = list(zip(queries, scores, strict=True))
     drawn = [_marks(chance.choices(rows, k=len(rows))) for _ in range(resamples)]
@@ -119,11 +119,11 @@ def sigmoid(margin: float) -> float:
     return 1 / (1 + math.exp(-margin))
 
 
-# With the model.
+# Figures that need the model.
 
 
 async def echo_figures(judge: Judge) -> dict[str, int]:
-    """Documents that say nothing but the query, in other forms: how many pass for an answer, or stand before the true one."""
+    """For documents that only repeat the query in other forms: how many pass for an answer, or rank above the true one."""
     records = held_out("echo")
     above_half = ahead = total = 0
     for record in records:
@@ -165,7 +165,7 @@ async def explained_figures(judge: Judge, queries: Sequence[ExamQuery], show: in
 
 
 def _overlap(places: Sequence[tuple[int, int]], found: Sequence[tuple[int, int]]) -> bool:
-    """Whether half of an answer or more lies in what was found."""
+    """Whether at least half of one of the answers lies in what was found."""
     return any(
         sum(max(0, min(end, stop) - max(start, begin)) for begin, stop in found) >= (end - start) / 2
         for start, end in places

@@ -1,4 +1,4 @@
-"""The embedded model's generated exam: questions of the generator with words that are never trained on."""
+"""The embedded model's generated exam: questions from the generator with words that are never trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CANDIDATES = 20
 
 
 def labelled(questions: int, seed: str) -> list[tuple[str, Sample]]:
-    """For each question a document of each kind, with the question's family."""
+    """For each question a document of each kind, with the family of the question."""
     writer = Writer(seed, "held-out")
     rows = []
     for _ in range(questions):
@@ -29,7 +29,7 @@ def labelled(questions: int, seed: str) -> list[tuple[str, Sample]]:
 
 
 def candidates(queries: int, seed: str) -> list[list[Sample]]:
-    """For each query one to three answers among 20 documents, half of the others near misses."""
+    """For each query one to three answers among 20 documents; half of the other documents are near misses."""
     writer = Writer(seed, "held-out")
     sets = []
     for _ in range(queries):
@@ -50,7 +50,7 @@ async def label_figures(judge: Judge, questions: int) -> dict[str, Any]:
 
     def within(kinds: Sequence[str], families: Sequence[str] = _FAMILIES) -> float:
         negative = [m for f, k, m in scored if k in kinds and f in families]
-        # A kind is held against the answers of those families alone that have it.
+        # A kind is compared only with the answers of families that have this kind.
         having = {f for f, k, _ in scored if k in kinds and f in families}
         return auc([m for f, k, m in scored if k == "answer" and f in having], negative)
 

@@ -1,4 +1,4 @@
-"""The embedded model at work for its exams, and plain counting of words to hold it against."""
+"""Runs the embedded model for its exams, and plain word counting to compare it with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pair = tuple[str, str]
 
 
 class Judge:
-    """Pairs in, what whyrank says of them out, in the same order."""
+    """Takes pairs, and returns what whyrank says of them, in the same order."""
 
     def __init__(self, reranker: Reranker) -> None:
         self._reranker = reranker
@@ -45,7 +45,7 @@ class Judge:
 
 
 class Bm25:
-    """Lucene's formula, over words in small letters and single Chinese characters."""
+    """Lucene's formula, over lowercased words and single Chinese characters."""
 
     def __init__(self, documents: Iterable[str]) -> None:
         counts = [Counter(self.words(text)) for text in documents]

@@ -1,6 +1,6 @@
-"""Samples about what words mean: entries of WordNet for their words, and descriptions of Debian's packages for their titles.
+"""Samples about the meaning of words: WordNet entries for their words, and descriptions of Debian packages for their titles.
 
-They are far more in number than the written texts, and teach which words stand near each other in meaning.
+There are far more of them than of the written texts, and they teach which words are close in meaning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FORMS = (
     "explain {w}",
 )
 _ENTRIES = ("{w}: {g}.", "{W} means {g}.", "{W} - {g}.", "{W}: {g}. {e}", "{W} is {g}.")
-# How the teacher's cosine becomes a chance: as fitted to the labels of the written texts.
+# How the teacher's cosine becomes a probability: fitted to the labels of the written texts.
 _SLOPE, _MIDDLE = 11.0, 0.52
 
 
@@ -43,7 +43,7 @@ class LexiconSource:
         )
 
     def definition(self, relevant: bool) -> Sample:
-        """A page of a dictionary. The asked word itself may stand there, or only one that means the same, or neither."""
+        """A dictionary page. The word that the query asks for may be on it, or only a synonym, or neither."""
         synset = self._synsets[self.chance.choice(self._known)]
         word = self.chance.choice(synset.words)
         others = [
@@ -58,7 +58,7 @@ class LexiconSource:
         return Sample(query, "answer" if relevant else "other_subject", tuple(entries), "\n")
 
     def description(self) -> Sample:
-        """A title and a description, of the same thing or of one that the teacher finds near; its word is all we know."""
+        """A title and a description, of the same thing or of one that the teacher finds close; we have only its judgement."""
         short, long = self.chance.choice(self._described)
         if self.chance.random() < 0.5:
             drawn = [pair[1] for pair in self.chance.sample(self._described, k=min(12, len(self._described)))]
@@ -69,7 +69,7 @@ class LexiconSource:
         return Sample(short, "teacher", (Sentence(long),), target=target, similarity=near)
 
     def _entry(self, synset: Synset, word: str) -> str:
-        """Half of the time without the asked word: then only the meaning tells."""
+        """Half of the time without the word that the query asks for, so that only the meaning tells."""
         names = [name for name in synset.words if name != word] or list(synset.words)
         name = word if word in synset.words and self.chance.random() < 0.5 else self.chance.choice(names)
         example = self.chance.choice(synset.examples) if synset.examples else ""
@@ -79,7 +79,7 @@ class LexiconSource:
         return text.strip()
 
     def _beside(self, synset: Synset, word: str) -> Synset:
-        """Another meaning of the same kind, or any other one."""
+        """Another meaning of the same kind, or any other meaning."""
         same = [key for key in self._kinds.get(synset.above, ()) if word not in self._synsets[key].words]
         pool: Sequence[str] = same if same and self.chance.random() < 0.6 else self._known
         while word in (found := self._synsets[self.chance.choice(pool)]).words:
@@ -89,7 +89,7 @@ class LexiconSource:
 
 @cache
 def _kinds(folder: Path) -> dict[str, list[str]]:
-    """Common meanings by what they are a kind of."""
+    """Common meanings, grouped by what they are a kind of."""
     found: dict[str, list[str]] = {}
     known = synsets(folder)
     for key in common_synsets(folder):

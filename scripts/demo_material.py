@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetches what the embedded model is trained with beside the texts in this repository; nothing of it is shipped.
+"""Fetches what the embedded model is trained on besides the texts in this repository; none of it is shipped.
 
     scripts/demo_material.py /tmp/demo-material        # 100 MB, a minute; needs pip, and apt-get on Debian or Ubuntu
 
@@ -31,13 +31,13 @@ _PACKAGES = ("wordnet-base", "unicode-data")
 
 @dataclass(frozen=True, slots=True)
 class Synset:
-    """One meaning in WordNet: the words for it, what it is, and sentences that use it."""
+    """One meaning in WordNet: its words, its definition, and example sentences."""
 
     words: tuple[str, ...]
     gloss: str
     examples: tuple[str, ...]
     above: str
-    """The meaning that this one is a kind of, as a key of `synsets`; "" at the top."""
+    """The meaning that this one is a kind of, as a key of `synsets`; "" at the top of the hierarchy."""
 
 
 def teacher_folder(folder: Path) -> Path:
@@ -46,7 +46,7 @@ def teacher_folder(folder: Path) -> Path:
 
 @cache
 def synsets(folder: Path) -> dict[str, Synset]:
-    """All meanings of nouns, verbs, adjectives and adverbs, names left out, by part of speech and number."""
+    """All meanings of nouns, verbs, adjectives and adverbs, except names, by part of speech and number."""
     found = {}
     for path in sorted((folder / "debian/usr/share/wordnet").glob("data.*")):
         for line in path.read_text(encoding="latin-1").splitlines():
@@ -72,7 +72,7 @@ def _synset(line: str) -> tuple[str, Synset]:
 
 @cache
 def common_synsets(folder: Path) -> tuple[str, ...]:
-    """The meanings that were met in the texts that WordNet's authors counted."""
+    """The meanings that occur in the texts in which WordNet's authors counted them."""
     found = []
     for path in sorted((folder / "debian/usr/share/wordnet").glob("index.*")):
         for line in path.read_text(encoding="latin-1").splitlines():
@@ -86,7 +86,7 @@ def common_synsets(folder: Path) -> tuple[str, ...]:
 
 @cache
 def chinese_glosses(folder: Path) -> dict[str, str]:
-    """What a Chinese character means, in English."""
+    """The English meaning of each Chinese character."""
     text = bz2.decompress((folder / "debian/usr/share/unicode/Unihan_Readings.txt.bz2").read_bytes()).decode()
     found = {}
     for line in text.splitlines():
@@ -98,7 +98,7 @@ def chinese_glosses(folder: Path) -> dict[str, str]:
 
 @cache
 def descriptions(folder: Path) -> tuple[tuple[str, str], ...]:
-    """Short and long descriptions of Debian packages: prose of 30 to 150 words, one for each beginning."""
+    """Short and long descriptions of Debian packages: prose of 30 to 150 words, only one for each beginning."""
     rows = (json.loads(line) for line in (folder / "descriptions.jsonl").read_text(encoding="utf-8").splitlines())
     return tuple((row["short"], row["long"]) for row in rows)
 

@@ -1,7 +1,7 @@
-"""The embedded model in plain PyTorch for training, its losses, Muon, and the way to a Qwen3 checkpoint and back.
+"""The embedded model in plain PyTorch for training, its losses, Muon, and conversion to a Qwen3 checkpoint and back.
 
-The same numbers as transformers' Qwen3ForCausalLM, but like matrices of all layers lie in one parameter: that trains about
-twice as fast on two cores.
+It computes the same numbers as transformers' Qwen3ForCausalLM, but the corresponding matrices of all layers are one parameter:
+that trains about twice as fast on two cores.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class Shape:
 
 
 class Net(nn.Module):  # type: ignore[misc]
-    """Qwen3 with tied embeddings, and linear probes on its layers that only the helper losses use."""
+    """Qwen3 with tied embeddings, and linear probes on its layers that only the auxiliary losses use."""
 
     def __init__(self, shape: Shape, vectors: Tensor | None = None) -> None:
-        """`vectors`: of length one, what the tokens mean; a row of zeros for those of which that is not known."""
+        """`vectors`: unit vectors for the meanings of the tokens; a row of zeros for tokens whose meaning is not known."""
         super().__init__()
         self.shape = shape
         self.compute = torch.float32
-        """What matrix products are computed in. bfloat16 is faster where the processor knows it."""
+        """The dtype of matrix products. bfloat16 is faster if the processor supports it."""
         n, d, a, i = shape.layers, shape.hidden, shape.heads * shape.head, shape.inner
 
         def matrix(*size: int) -> nn.Parameter:
             return nn.Parameter(torch.randn(*size) * size[-1] ** -0.5)
 
-        # Layers begin by adding nothing, so that a token's own embedding is what all of them read at first; it is large beside
-        # what they will add, and the last norm makes up for that in the logits.
+        # Layers start by adding nothing, so at first all of them read a token's own embedding; it is large compared with what
+        # they will add, and the last norm compensates for that in the logits.
         self.embedding = nn.Parameter(torch.randn(shape.vocabulary, d) * 0.5)
         if vectors is not None:
             with torch.no_grad():
@@ -79,7 +79,7 @@ class Net(nn.Module):  # type: ignore[misc]
         matrices = (matrix.to(self.compute) for matrix in self.matrices())
         stacks = (*matrices, self.norms, self.head_norms)
         states = []
-        # unbind, not one index at a time: each index would have a gradient of the whole stack's size.
+        # unbind rather than indexing layer by layer: each index would have a gradient as large as the whole stack.
         for weights in zip(*(stack.unbind(0) for stack in stacks), strict=True):
             x = self.layer(x, turn, *weights)
             states.append(x)
@@ -94,7 +94,8 @@ class Net(nn.Module):  # type: ignore[misc]
 
 
 def _give_meaning(embedding: Tensor, vectors: Tensor) -> None:
-    """Tokens that mean the like begin near each other; a part of their own keeps them apart, or nothing could be copied."""
+    """Tokens of similar meaning start close together; a random part of their own keeps them apart, or copying could not
+    work."""
     turned = torch.linalg.qr(torch.randn(embedding.shape[1], vectors.shape[1]))[0]
     length = embedding.norm(dim=-1, keepdim=True)
     mixed = 0.8 * vectors @ turned.T + 0.6 * F.normalize(embedding, dim=-1)
@@ -103,21 +104,21 @@ def _give_meaning(embedding: Tensor, vectors: Tensor) -> None:
 
 
 def _wire(net: Net) -> None:
-    """Begin with the three things that all else builds on, which from a random start take hundreds of steps to form:
+    """Starts with the three things on which all else builds, and which take hundreds of steps to form from a random start:
 
-    - heads that look at tokens like their own: the query's words in the document,
-    - one head in the first layer that looks at the token before and notes which it is,
-    - heads behind it that look for what followed their token elsewhere: that is how one copies.
+    - heads that attend to tokens like their own: the query's words in the document,
+    - one head in the first layer that attends to the previous token and stores which one it is,
+    - heads after it that look for what followed their token elsewhere: this is how a model copies.
     """
     shape = net.shape
     half, size, fast = shape.heads // 2, shape.head, shape.head // 4
     heads = net.qkv.view(shape.layers, 3, shape.heads, size, shape.hidden)
-    # What turns fast tells places apart, what turns slowly compares contents. Both parts of a rotated pair are size / 2 apart.
+    # Fast rotations distinguish positions, slow ones compare contents. The two parts of a rotated pair are size / 2 apart.
     slow = torch.full((size, 1), 0.1)
     slow[fast : size // 2] = slow[size // 2 + fast :] = 1.0
     heads[:, 0, :half] *= slow
     heads[:, 1, :half] = heads[:, 0, :half]
-    # One direction that all embeddings share lets a head look by place alone.
+    # One direction that all embeddings share lets a head attend by position alone.
     always = F.normalize(torch.randn(shape.hidden), dim=0)
     heads[:, :2, :half] -= (heads[:, :2, :half] @ always)[..., None] * always
     net.embedding += 4.0 * always - (net.embedding @ always)[:, None] * always
@@ -144,7 +145,7 @@ def _layer(
     norms: Tensor,
     head_norms: Tensor,
 ) -> Tensor:
-    """Attention and feed-forward of Qwen3, both with what they read normalised."""
+    """Qwen3's attention and feed-forward, each with normalised input."""
     batch, length, hidden = x.shape
     size, compute = head_norms.shape[-1], qkv.dtype
     h = F.rms_norm(x, (hidden,), norms[0], 1e-6).to(compute)
@@ -168,20 +169,20 @@ def _turned(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Ids, and places in them (flattened) with what is wanted there."""
+    """Token ids, and positions in them (flattened) with the targets there."""
 
     ids: Tensor
     words: tuple[Tensor, Tensor]
-    """Where the next token is to be written, and which it is."""
+    """Where the next token is to be predicted, and which one it is."""
     labels: tuple[Tensor, Tensor]
     shared: tuple[Tensor, Tensor]
     ends: tuple[Tensor, Tensor]
     near: tuple[Tensor, Tensor]
-    """Where sentences end of which the teacher has an opinion, and it."""
+    """Where the sentences end that the teacher has rated, and the ratings."""
     near_all: tuple[Tensor, Tensor]
     """The same for whole documents."""
     closes: Tensor
-    """Where the document has just ended, for the label's helper."""
+    """Where the document has just ended, for the label's auxiliary loss."""
     samples: Sequence[Encoded]
 
     def to(self, device: str) -> Batch:
@@ -205,7 +206,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Encoded]) -> Batch:
-    # Answers come last and attention looks back only, so what stands behind them does not matter.
+    # Answers come last and attention only looks back, so the padding after them does not matter.
     width = max(len(sample.ids) for sample in samples)
     ids = torch.zeros(len(samples), width, dtype=torch.long)
     words, shared, ends, near, near_all = [], [], [], [], []
@@ -235,13 +236,13 @@ def collate(samples: Sequence[Encoded]) -> Batch:
 
 
 def _split(rows: Sequence[tuple[Any, ...]]) -> tuple[Tensor, Tensor]:
-    """Places, and what is wanted at them."""
+    """Positions, and the targets at them."""
     places = torch.tensor([row[0] for row in rows], dtype=torch.long)
     return places, torch.tensor([row[1:] for row in rows]).squeeze(1) if rows else places
 
 
 def losses(net: Net, batch: Batch, labels: tuple[int, int]) -> dict[str, Tensor]:
-    """Sums, not means: a step is made of several batches."""
+    """Sums, not means: a step consists of several batches."""
     states = [state.flatten(0, 1) for state in net(batch.ids)]
     last = states[-1]
     logits = F.linear(last[batch.words[0]].to(net.compute), net.embedding.to(net.compute)).float()
@@ -255,7 +256,7 @@ def losses(net: Net, batch: Batch, labels: tuple[int, int]) -> dict[str, Tensor]
         state = F.rms_norm(state, state.shape[-1:])
         return F.mse_loss(probe(state).squeeze(-1), 4 * (wanted - 0.3), reduction="sum")
 
-    # The helpers sit where the work they ask for should be done: words found, then sentences judged, then the document.
+    # Each auxiliary loss sits where its work should be done: first words are found, then sentences judged, then the document.
     return {
         "words": F.cross_entropy(logits, batch.words[1], reduction="sum"),
         "label": F.binary_cross_entropy_with_logits(two[:, 0] - two[:, 1], batch.labels[1], reduction="sum"),
@@ -281,9 +282,9 @@ def counts(batches: Iterable[Batch]) -> dict[str, int]:
 
 
 class Muon(torch.optim.Optimizer):  # type: ignore[misc]
-    """Momentum whose every update is made near-orthogonal, so that all directions of a matrix learn at one pace.
+    """Momentum whose every update is made nearly orthogonal, so that all directions of a matrix learn at the same pace.
 
-    On matrices it needs about half the steps of AdamW. The leading dimensions of a parameter are separate matrices."""
+    On matrices it needs about half as many steps as AdamW. The leading dimensions of a parameter index separate matrices."""
 
     def __init__(
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.0
@@ -306,8 +307,8 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
-    """Newton and Schulz's iteration, with the coefficients of Jordan and others that push all singular values towards 1. They
-    end up near 1 only, so bfloat16 is exact enough."""
+    """The Newton-Schulz iteration, with the coefficients of Jordan and others that push all singular values towards 1. They
+    only end up near 1, so bfloat16 is precise enough."""
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.flatten(0, -3).to(torch.bfloat16)
     tall = x.shape[-2] > x.shape[-1]
@@ -319,11 +320,11 @@ def _orthogonal(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype).view_as(matrices)
 
 
-# Checkpoints that others read.
+# Checkpoints that other programs read.
 
 
 def write_checkpoint(net: Net, tokenizer: Any, folder: Path) -> None:
-    """A plain Qwen3ForCausalLM. Weights are stored in half the bytes and computed with in fp32."""
+    """Writes a plain Qwen3ForCausalLM. Weights are stored in half the bytes and computed with in fp32."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     shape = net.shape
@@ -353,7 +354,7 @@ def write_checkpoint(net: Net, tokenizer: Any, folder: Path) -> None:
 
 
 def read_checkpoint(net: Net, folder: Path) -> None:
-    """What `write_checkpoint` wrote, into a net of the same shape."""
+    """Reads what `write_checkpoint` wrote into a net of the same shape."""
     from safetensors.torch import load_file
 
     held = load_file(folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Questions about events, plain prose, Chinese facts, and strings of words that mean nothing."""
+"""Questions about events, plain prose, Chinese facts, and meaningless strings of words."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def about_event(source: Source) -> Question:
         ),
     }
     asked = source.chance.choice(list(forms))
-    # What the query pins down must stay as it is in an answer, and one part of it changes in a distractor.
+    # What the query specifies must be the same in an answer; in a distractor one part of it is changed.
     known = {"who": ("verb", "what"), "what": ("who", "verb"), "all": ("who", "verb", "what")}[asked]
     first, second = known[0], known[-1]
 
@@ -69,7 +69,7 @@ def about_plain(source: Source) -> Question:
         words = list(dict.fromkeys(_content(page[at])))
         if len(words) >= 4:
             break
-    # Rare words say more; people ask with those.
+    # Rare words are more specific; people use those in their questions.
     words.sort(key=lambda word: len(index[word]))
     chosen = source.chance.sample(words[:5], k=source.chance.randint(2, 4))
     if source.chance.random() < 0.7:
@@ -136,7 +136,7 @@ def about_chinese(source: Source) -> Question:
 
 
 def about_noise(source: Source) -> Question:
-    """Words in no order: nothing to know by heart, so all that helps is to copy, whatever it is made of."""
+    """Words in random order: there is nothing to memorise, so the only thing that helps is to copy, whatever the content."""
     chance, invent = source.chance, source.invent
     prose = _words(invent.split == "training")
     makers: list[Callable[[], str]] = [invent.word, lambda: chance.choice(prose), invent.odd_word]
@@ -175,7 +175,7 @@ _STOP = frozenset(
 
 
 def _inflected(word: str) -> str:
-    """One of many where there was one, and the other way round."""
+    """The plural of a singular word, and the other way round."""
     if word.endswith("s"):
         return word if word.endswith("ss") else word[:-1]
     return f"{word}s"
@@ -187,13 +187,13 @@ def _content(sentence: str) -> Iterator[str]:
 
 @cache
 def _pages(training: bool) -> list[tuple[str, ...]]:
-    """Paragraphs of one split; the first sentence's hash decides."""
+    """Paragraphs of one split; the hash of the first sentence decides which."""
     return [page for page in passages() if is_held_out(page[0]) != training and len(page[0]) > 40]
 
 
 @cache
 def _index(training: bool) -> dict[str, list[str]]:
-    """Which sentences hold a word."""
+    """The sentences that contain each word."""
     found: dict[str, list[str]] = defaultdict(list)
     for page in _pages(training):
         for sentence in page:

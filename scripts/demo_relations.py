@@ -1,4 +1,4 @@
-"""Questions about a subject's attribute: when, where, who, how much; and backwards, who or what has it."""
+"""Questions about an attribute of a subject: when, where, who, how much; and reversed ones: who or what has it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def about_relation(source: Source) -> Question:
 
 
 def _open_relations(source: Source) -> list[dict[str, Any]]:
-    """A few relations that never were before, without a word in common."""
+    """A few newly invented relations whose topics share no word."""
     table, found = FACTS["open"], list[dict[str, Any]]()
     while len(found) < 4:
         topic = source.noun() if source.chance.random() < 0.5 else f"{source.noun()} {source.noun()}"
@@ -55,7 +55,7 @@ def _open_relations(source: Source) -> list[dict[str, Any]]:
 
 @dataclass(slots=True)
 class _Fact:
-    """One fact, and all that can be said beside the point of it."""
+    """One fact, and everything that can be said about it without answering."""
 
     source: Source
     relation: Mapping[str, Any]
@@ -93,7 +93,7 @@ class _Fact:
         answer = self.subject if self.backwards else self.value
         if self.backwards or self.source.chance.random() < 0.85 or self.source.longest < 3 or self.group == "things":
             return [Sentence(text, True, True, True, answer=answer)]
-        # The subject is named in one sentence and taken up with a pronoun in the next.
+        # The subject is named in one sentence and referred to by a pronoun in the next.
         pronoun = self.source.chance.choice(("She", "He")) if self.group == "person" else "It"
         owner = {"She": "Her", "He": "His", "It": "Its"}[pronoun]
         plain = self.fill("The {topic} of {s} is {v}.")
@@ -110,7 +110,7 @@ class _Fact:
         return Sentence(self.fill(form, topic=relation["topic"], v=source.value(relation["value"])), subject=True)
 
     def _stranger(self) -> Sentence:
-        """The same attribute of another subject; backwards, the same attribute with another value."""
+        """The same attribute of another subject; for reversed questions, the same attribute with another value."""
         source = self.source
         while True:
             other = {"s": source.subject(self.group), "v": source.value(self.relation["value"])}

@@ -1,4 +1,4 @@
-"""What the embedded model's training data consists of, and the tools that all its questions are made with."""
+"""The building blocks of the embedded model's training data, and the tools with which all its questions are made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILIES = ("relation", "event", "plain", "chinese", "noise")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """One sentence (or two that belong together) of a document, and what a helper loss may know about it."""
+    """One sentence of a document (or two that belong together), and what an auxiliary loss may know about it."""
 
     text: str
     subject: bool = False
@@ -28,10 +28,10 @@ class Sentence:
     """It is about the attribute that the query asks for."""
     answers: bool = False
     evidence: str = ""
-    """What to quote, where it is not the sentence itself."""
+    """What to quote, if it is not the sentence itself."""
     answer: str = ""
     similarity: float = nan
-    """How near the teacher finds it to the query, where that was computed."""
+    """How close the teacher finds it to the query, if that was computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class Sample:
     sentences: tuple[Sentence, ...]
     joiner: str = " "
     target: float | None = None
-    """How likely the document answers the query, where that is only known from the teacher. Nothing is written then."""
+    """The probability that the document answers the query, if only the teacher knows it. No answer is written in that case."""
     similarity: float = nan
-    """How near the teacher finds the whole document to the query."""
+    """How close the teacher finds the whole document to the query."""
 
     @property
     def relevant(self) -> bool:
@@ -59,8 +59,8 @@ class Sample:
 
     @property
     def contribution(self) -> str:
-        """What the document brings, as near to its own words as a sentence can be: so small a model copies well and phrases
-        badly."""
+        """What the document contributes, as close to its own words as a sentence can be: a model this small copies well but
+        phrases badly."""
         return _stated(next(iter(self._quotes()), "").strip())
 
     def _quotes(self) -> list[str]:
@@ -76,22 +76,23 @@ Core = Callable[[], list[Sentence]]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`cores`: for each kind, what makes the sentences that make a document be of that kind."""
+    """`cores`: for each kind, what makes the sentences that give a document this kind."""
 
     family: str
     query: str
     cores: Mapping[str, Core]
     filler: Callable[[bool], Sentence]
-    """A sentence that answers nothing; whether it may touch upon the question is said."""
+    """Makes a sentence that answers nothing; its argument says whether it may touch on the question."""
     joiner: str = " "
     title: str = ""
-    """What a title of its documents may be."""
+    """Possible titles of its documents."""
 
 
 class Source:
-    """Chance, invented words of one split, and sentences that any family may use.
+    """Randomness, invented words of one split, and sentences that any family may use.
 
-    `longest`: the most sentences in a document. `lower`: the share of queries in small letters, as people type them."""
+    `longest`: the maximum number of sentences in a document. `lower`: the share of queries in lower case, as people type
+    them."""
 
     def __init__(self, seed: int | str, split: Split = "training", longest: int = 5, lower: float = 0.2) -> None:
         self.chance = random.Random(seed)
@@ -128,7 +129,7 @@ class Source:
         return f"{self.chance.choice(self._adjectives)} {noun}" if self.chance.random() < 0.5 else noun
 
     def event(self, **fixed: Any) -> tuple[dict[str, Any], str]:
-        """Parts of an event, and the sentence that tells it."""
+        """The parts of an event, and the sentence that describes it."""
         who = self.invent.subject("person") if self.chance.random() < 0.3 else f"the {self.noun()}"
         parts = {"who": who, "verb": self.chance.choice(self._verbs), "what": self.noun(), **fixed}
         place = ""
@@ -145,7 +146,7 @@ class Source:
         return sentences
 
 
-# Sentences that begin with one of these are statements, and go on in small letters behind "that".
+# Sentences that begin with one of these are statements, and continue in lower case after "that".
 _OPENINGS = frozenset(
     """the a an this that these those it they we you he she there here in on at for from to with after before if when while
     since as our its their his her my your each every all some no both most many one two three only once until under over by
@@ -162,7 +163,7 @@ def _stated(text: str) -> str:
 
 
 def are_distinct(one: Any, other: Any) -> bool:
-    """Two parts of events share no word that matters."""
+    """Whether two parts of events share no significant word."""
     if isinstance(one, tuple):
         return bool(one != other)
     return not ({*one.lower().split()} & {*other.lower().split()}) - {"the", "and", "mount", "lake", "last"}

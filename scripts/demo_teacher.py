@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The embedded model's teacher: sentence embeddings of all-MiniLM-L6-v2, and the vectors that the vocabulary begins with.
+"""The embedded model's teacher: sentence embeddings of all-MiniLM-L6-v2, and the vectors with which the vocabulary starts.
 
     scripts/demo_teacher.py /tmp/demo-material        # embeds all training texts once; a quarter of an hour on two cores
 
-Cosines of embeddings say how near two texts are in meaning: the student learns from that for pairs that nobody has judged.
+The cosine of two embeddings says how close two texts are in meaning: the student learns from it for pairs that nobody has
+judged.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _MAX_TOKENS = 256
 
 
 class Teacher:
-    """all-MiniLM-L6-v2 as sentence-transformers runs it: the mean over a text's tokens, of length one."""
+    """all-MiniLM-L6-v2 as sentence-transformers runs it: the normalised mean over a text's tokens."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = teacher_folder(folder)
@@ -63,7 +64,7 @@ class Teacher:
 
 
 class Embeddings:
-    """Embeddings of texts, kept in a file."""
+    """Embeddings of texts, stored in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -81,7 +82,7 @@ class Embeddings:
         return self._matrix[[self._rows[text] for text in texts]].astype(np.float32)
 
     def similarity(self, one: str, other: str) -> float:
-        """The cosine; not a number where a text was never embedded."""
+        """The cosine; NaN if one of the texts was never embedded."""
         if one not in self._rows or other not in self._rows:
             return float("nan")
         return float(np.dot(*self.of((one, other))))
@@ -97,8 +98,8 @@ class Embeddings:
 
 
 def token_vectors(tokenizer: Any, folder: Path, size: int) -> torch.Tensor:
-    """For each token a vector of that size and length one, near those of tokens that mean the like; a row of zeros for pieces
-    of words, numbers and signs. A Chinese character has that of its meaning in English."""
+    """A unit vector of that size for each token, close to those of tokens with similar meaning; a row of zeros for parts of
+    words, numbers and punctuation. A Chinese character has the vector of its English meaning."""
     words = [_word(tokenizer.decode([i])) for i in range(len(tokenizer))]
     whole = {word.strip() for word in words if word.startswith(" ")}
     glosses = chinese_glosses(folder)
@@ -116,7 +117,7 @@ def token_vectors(tokenizer: Any, folder: Path, size: int) -> torch.Tensor:
 
 
 def _word(piece: str) -> str:
-    """A token in small letters, with the space before it; "" where it is no word."""
+    """A token in lower case, with the space before it; "" if it is not a word."""
     bare = piece.strip()
     is_word = bare.isalpha() if len(bare) > 1 else bare >= "\u3400"
     return piece.lower() if is_word else ""

@@ -1,4 +1,4 @@
-"""The embedded model's tokenizer, and samples as token ids with all that the losses need to know about them."""
+"""The embedded model's tokenizer, and samples as token ids with everything that the losses need to know about them."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ __all__ = ["PRISM", "Encoded", "Encoder", "build_tokenizer", "micro_batches"]
 
 PRISM: PromptFormat = builtin_formats()["prism"]
 
-# Like Qwen's, with three changes for a model that can hardly spell: Chinese goes character by character, a number two digits
-# at a time with the space before it, and a bracket does not stick to the word behind it.
+# Like Qwen's, with three changes for a model that can hardly spell: Chinese is split into single characters, a number into
+# groups of two digits, the first with the space before it, and a bracket does not stick to the word after it.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Han}| ?[\p{L}&&[^\p{Han}]]+| ?\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _VOCABULARY = 12288
-# From which cosine on two tokens count as related, and how much further off the same meaning is.
+# The cosine from which two tokens count as related, and how much higher it is for the same meaning.
 _RELATED, _REACH = 0.3, 0.5
 
 
 def _frame_pieces() -> list[str]:
-    """What the prompt is made of between its control tokens. It never changes, so each piece is one token: 16 instead of 180.
+    """The parts of the prompt between its control tokens. They never change, so each is one token: 16 instead of 180.
 
-    The space before a field is left out: it belongs to the field's first word."""
+    The space before a field is left out, because it belongs to the field's first word."""
     (run,) = render(PRISM, "\0", Document("\0"), instruction_text(PRISM, None))  # type: ignore[misc]
     text = "".join(span.text for span in run)
     control = "|".join(re.escape(token) for token in (*QWEN_SPECIAL, *QWEN_ADDED))
@@ -52,7 +52,7 @@ def _fields(part: str) -> list[tuple[str, bool]]:
 
 
 def build_tokenizer(seed: int, texts: Iterable[str] = (), questions: int = 200) -> Any:
-    """Byte-level BPE with Qwen's control tokens, trained on these texts, on what the generator writes and on plain prose."""
+    """Byte-level BPE with Qwen's control tokens, trained on these texts, on the generator's output and on plain prose."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -93,26 +93,26 @@ def _corpus(seed: int, questions: int) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A sample as ids: the prompt, then the answer. All places are indices into `ids`."""
+    """A sample as ids: the prompt, then the answer. All positions are indices into `ids`."""
 
     ids: list[int]
     prompt: int
-    """How many of the ids are the prompt's."""
+    """How many of the ids belong to the prompt."""
     relevant: bool
     document: range
     shared: list[float]
-    """For each of the document's tokens: 1 where it is in the query, less where only a related one is."""
+    """For each of the document's tokens: 1 if it is in the query, less if only a related token is."""
     ends: list[tuple[int, bool, bool, bool]]
-    """For each sentence: where it ends; subject, attribute, answers."""
+    """For each sentence: where it ends, and whether it has the subject, has the attribute, and answers."""
     nearness: list[float]
-    """For each sentence, and last for the document: the teacher's similarity to the query, where it is known."""
+    """For each sentence, and finally for the document: the teacher's similarity to the query, if it is known."""
     target: float
     kind: str
 
 
 class Encoder:
     def __init__(self, tokenizer: Any, vectors: np.ndarray | None = None) -> None:
-        """`vectors`: what the tokens mean; without them, only equal ones are related."""
+        """`vectors`: the meanings of the tokens; without them, only equal tokens are related."""
         self._vectors = vectors
         self.tokenizer = tokenizer.backend_tokenizer
         self.end = int(tokenizer.eos_token_id)
@@ -127,14 +127,15 @@ class Encoder:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _answer_seams(self, continuation: Continuation) -> list[list[int]]:
-        """The ids before, between and behind the texts of an answer."""
+        """The ids before, between and after the texts of an answer."""
         closing = [section.close for section in continuation.sections]
         opening = [continuation.between + section.open for section in continuation.sections[1:]]
         between = [close + start for close, start in zip(closing, [*opening, ""], strict=True)]
         return [self._encode(text) for text in (opening_text(continuation), *between)]
 
     def answer(self, sample: Sample) -> list[int]:
-        """What the model should write. The texts begin with a space: so their first word is the token that a document has."""
+        """What the model should write. The texts begin with a space, so that their first word is the same token as in a
+        document."""
         if sample.target is not None:
             return []
         if not sample.relevant:
@@ -183,7 +184,7 @@ class Encoder:
 
 
 def _folded(piece: str) -> str:
-    """A token without case and space; "" for what says nothing on its own."""
+    """A token without case and space; "" if it says nothing on its own."""
     piece = piece.strip().lower()
     return piece if any(c.isalnum() for c in piece) and (len(piece) > 1 or not piece.isascii()) else ""
 
@@ -194,7 +195,7 @@ def _tokens(offsets: Sequence[tuple[int, int]], start: int, length: int) -> rang
 
 
 def micro_batches(samples: Sequence[Encoded], tokens: int) -> list[list[Encoded]]:
-    """Samples of like length together, each batch with at most so many tokens when padded to its longest. Little is padding."""
+    """Batches of samples of similar length, each with at most so many tokens when padded to its longest. Little is padding."""
     ordered = sorted(samples, key=lambda sample: -len(sample.ids))
     cuts, most = [0], len(ordered[0].ids)
     for at, sample in enumerate(ordered):

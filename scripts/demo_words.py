@@ -1,7 +1,7 @@
-"""Invented names, numbers and dates for the embedded model's training data, and the text that its plain sentences come from.
+"""Invented names, numbers and dates for the embedded model's training data, and the text its plain sentences are taken from.
 
-Names are built of syllables, so there is no end of them: a model that knew them by heart would gain nothing. A hash of the
-word decides for ever whether it belongs to training or is held out.
+Names are built from syllables, so there is no end of them: a model that memorised them would gain nothing. A hash of the
+word decides once and for all whether it belongs to the training split or is held out.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def is_held_out(word: str) -> bool:
 
 
 class Inventor:
-    """Makes words and values of one split. Everything comes from the one source of chance it is given."""
+    """Makes words and values of one split. All randomness comes from the one source that it is given."""
 
     def __init__(self, chance: random.Random, split: Split) -> None:
         self.chance = chance
         self.split = split
 
     def allowed(self, words: list[str]) -> list[str]:
-        """Those of a list of words that belong to this split."""
+        """The words of a list that belong to this split."""
         return [word for word in words if is_held_out(word) == (self.split == "held-out")]
 
     def word(self) -> str:
-        """An invented word in small letters."""
+        """An invented word in lower case."""
         pick = self.chance.choice
         while True:
             body = "".join(pick(_ONSETS) + pick(_VOWELS) + pick(_CODAS) for _ in range(pick((1, 1, 1, 2))))
@@ -67,7 +67,7 @@ class Inventor:
                 return word
 
     def odd_word(self) -> str:
-        """An abbreviation, a code, a word with accents or Chinese characters: what the other words never are."""
+        """An abbreviation, a code, or a word with accents or Chinese characters: unlike all the other words."""
         pick, number = self.chance.choice, self.chance.randint
         while True:
             match number(1, 4):
@@ -86,7 +86,7 @@ class Inventor:
         return self.word().capitalize()
 
     def subject(self, kind: str) -> str:
-        """A name for a person, town, building … as it stands in a sentence."""
+        """A name for a person, a town, a building … as it appears in a sentence."""
         pick, name = self.chance.choice, self.name()
         match kind:
             case "person":
@@ -110,7 +110,7 @@ class Inventor:
                 return name.lower() if pick((True, False)) else name
 
     def value(self, kind: str) -> str:
-        """A value of a kind named in demo_facts.toml."""
+        """A value of one of the kinds in demo_facts.toml."""
         pick, number = self.chance.choice, self.chance.randint
         if kind in FACTS["values"]:
             return str(pick(FACTS["values"][kind]))
@@ -146,7 +146,7 @@ class Inventor:
                 return f"{number(2, 90)} {kind}"
 
     def near(self, value: str) -> str:
-        """The same value with one of its numbers a little off; the value itself where there is no number in it."""
+        """The same value with one of its numbers slightly changed; the value itself if there is no number in it."""
         numbers = list(re.finditer(r"\d+", value))
         if not numbers:
             return value
@@ -190,6 +190,6 @@ def _docstrings() -> list[str]:
 
 
 def _is_plain(sentence: str) -> bool:
-    """A whole sentence of prose: no code, no table, no list."""
+    """A complete sentence of prose: no code, no table, no list."""
     odd = sum(not (c.isalnum() or c in " ,.'-") for c in sentence)
     return 35 <= len(sentence) <= 170 and sentence[0].isupper() and sentence[-1] == "." and odd <= 2

@@ -1,4 +1,5 @@
-"""Samples from the written texts in scripts/demo_texts: what people ask, passages that answer it, and some that nearly do."""
+"""Samples from the written texts in scripts/demo_texts: people's questions, passages that answer them, and some that nearly
+do."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ class Similarity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What can be asked in one way and another, and is answered by sentences of a passage."""
+    """A question that can be put in several ways, and is answered by sentences of a passage."""
 
     field: str
     language: str
@@ -49,7 +50,7 @@ class Ask:
     negatives: tuple[tuple[str, str], ...]
     """Texts and their kinds."""
     unanswered: tuple[str, ...] = ()
-    """What one would think that the passage answers; it does not."""
+    """What the passage seems to answer, but does not."""
 
     @property
     def documents(self) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A sentence with the space behind it."""
+    """A sentence with the space after it."""
 
     text: str
     start: int
@@ -78,7 +79,7 @@ def chunks(text: str) -> tuple[_Chunk, ...]:
 
 @cache
 def asks() -> tuple[Ask, ...]:
-    """All of them, in an order that never changes while no file is added."""
+    """All questions, in an order that does not change as long as no file is added."""
     paths = sorted((TEXTS / "train").glob("*.jsonl")) + sorted((TEXTS / "more").glob("*.jsonl"))
     return tuple(
         ask for path in paths for line in path.read_text("utf-8").splitlines() for ask in _asks_of(json.loads(line))
@@ -102,7 +103,7 @@ def _asks_of(record: dict[str, Any]) -> Iterator[Ask]:
 
 
 class WrittenSource:
-    """Draws samples. `without`: fields that are left out, to look at while training."""
+    """Draws samples. `without`: fields that are left out of training, to evaluate on meanwhile."""
 
     def __init__(self, seed: str, similarity: Similarity, without: frozenset[str] = frozenset()) -> None:
         self.chance = random.Random(seed)
@@ -111,13 +112,13 @@ class WrittenSource:
         self._by_field = _grouped(self._asks)
 
     def pair(self) -> tuple[Sample, Sample]:
-        """A document that answers and one that does not, for one query wherever that can be: so only the document tells."""
+        """A document that answers and one that does not, for one query if possible, so that only the document tells."""
         ask = self.chance.choice(self._asks)
         query = self._query(ask)
         return self._positive(ask, query), self._negative(ask, query)
 
     def every(self, ask: Ask) -> list[Sample]:
-        """The passage and all texts written against it, for each query as it stands: to measure with."""
+        """The passage and all texts written against it, for each query unchanged: for measuring."""
         documents = [
             (_marked(ask, ask.passage), "answer"),
             *((_marked(ask, text), kind) for text, kind in ask.negatives),
@@ -157,7 +158,7 @@ class WrittenSource:
         return self._typed(ask, ask.contribution if self.chance.random() < 0.06 else self.chance.choice(ask.queries))
 
     def _typed(self, ask: Ask, query: str) -> str:
-        """As people type: in small letters, without the mark at the end, with a word less."""
+        """As people type it: in lower case, without the final punctuation, with a word missing."""
         draw = self.chance.random()
         if ask.language == "zh":
             return query.rstrip("？。") if draw < 0.2 else query
@@ -179,7 +180,7 @@ class WrittenSource:
         return text[low:high]
 
     def _surrounded(self, ask: Ask, text: list[Sentence]) -> list[Sentence]:
-        """Between other passages, as on a long page."""
+        """The text between other passages, as on a long page."""
         drawn = self.chance.sample(self._asks, k=self.chance.randint(1, 3))
         around = [self._any_text(other) for other in drawn if other.passage != ask.passage]
         at = self.chance.randint(0, len(around))
@@ -188,7 +189,7 @@ class WrittenSource:
         return [*before, *text, *after]
 
     def _headed(self, ask: Ask, text: list[Sentence], query: str) -> list[Sentence]:
-        """Sometimes below a title, or below the question as in a forum; whether it answers is another matter."""
+        """Sometimes puts a title above it, or the question, as in a forum; whether the text answers is independent of that."""
         draw = self.chance.random()
         if draw < 0.2 and ask.title:
             return [Sentence(f"{ask.title}\n"), *text]
@@ -197,7 +198,7 @@ class WrittenSource:
         return text
 
     def _neighbour(self, ask: Ask, query: str) -> str:
-        """Of some texts of the same field and language the one that is nearest to the query."""
+        """Of a few texts of the same field and language, the one closest to the query."""
         same = [
             other
             for other in self._by_field[ask.field]
@@ -222,12 +223,12 @@ class WrittenSource:
         return Sample(query, kind, judged, "", similarity=self._near(ask, query, document))
 
     def _near(self, ask: Ask, query: str, text: str) -> float:
-        """The teacher knows no Chinese."""
+        """How close the text is to the query for the teacher, which knows no Chinese."""
         return self._similarity.similarity(query, text) if ask.language == "en" else float("nan")
 
 
 def _marked(ask: Ask | None, text: str) -> list[Sentence]:
-    """A text's sentences, with those that answer."""
+    """A text's sentences, with those that answer marked."""
     places = [(at, at + len(part)) for part in (ask.answer if ask else ()) if (at := text.find(part)) >= 0]
     return [
         Sentence(chunk.text, subject=answers, attribute=answers, answers=answers)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Measure the embedded model on what it has never seen, with whyrank's own engine.
+"""Measures the embedded model on data that it has never seen, with whyrank's own engine.
 
-written    319 queries with 10 candidates each by another writer, in fields that were not trained on: ranking, calibration,
+written    319 queries with 10 candidates each by another author, in fields that were not trained on: ranking, calibration,
            whether a query has an answer at all, contributions, quotations, spans, and documents that only echo the query;
-           against BM25 and, with --material, against the teacher
-generated  questions of the generator with held-out words: ROC AUC for each kind of near miss, ranking, evidence
-natural    hand-written pairs of tests/data/demo/natural.toml
+           compared with BM25 and, with --material, with the teacher
+generated  questions from the generator with held-out words: ROC AUC for each kind of near miss, ranking, evidence
+natural    the hand-written pairs of tests/data/demo/natural.toml
 
 Progress goes to stderr; the last line of stdout is one JSON document.
 
@@ -110,7 +110,7 @@ async def natural_figures(judge: Judge) -> dict[str, float]:
 
 
 def calibration(bins: Bins) -> list[dict[str, float]]:
-    """For each step of the score that has any: its mean there, and the share of answers."""
+    """For each step of the score that contains any documents: the mean score, and the share of answers."""
     steps = zip(bins.count, bins.relevant, bins.total, strict=True)
     return [{"score": t / count, "answers": right / count, "count": count} for count, right, t in steps if count]
 

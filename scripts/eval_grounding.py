@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How right the verdicts of `whyrank.grounding` are on the pairs of tests/data/claims, by kind and by language.
+"""How accurate the verdicts of `whyrank.grounding` are on the pairs of tests/data/claims, by kind and by language.
 
-A pair counts as supported where every sentence is, as altered where one is, else as unverified. The table goes to stderr; the
-last line of stdout is one JSON document.
+A pair counts as supported if every sentence is, as altered if one sentence is, and otherwise as unverified. The table goes to
+stderr; the last line of stdout is one JSON document.
 
     scripts/eval_grounding.py
-    scripts/eval_grounding.py --wrong          # the pairs with a wrong verdict, too
-    scripts/eval_grounding.py --table second   # the second table, of other documents by another writer
+    scripts/eval_grounding.py --wrong          # also lists the pairs with a wrong verdict
+    scripts/eval_grounding.py --table second   # the second table, of other documents by another author
     scripts/eval_grounding.py --held-back      # the other half, run once after the last rule has changed
 """
 
@@ -28,7 +28,7 @@ REWORDED = ("condensed", "reworded")
 FORMATS = ("unit_format", "date_format", "number_format")
 VERDICTS = ("supported", "altered", "unverified")
 TABLES = {"first": "", "second": "second-"}
-"""Each with the beginning of its files' names."""
+"""Each with the prefix of its files' names."""
 
 Row = dict[str, Any]
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Makes whyrank's own judged corpus from scripts/house_corpus.toml: a BEIR folder with a BM25 first stage.
 
-Of every invented place the file's templates make eleven texts; a query about one of its facts is answered by two of them
-(grade 2), the other nine are about the right place only (grade 1), and what says the same of other places is judged 0.
-The last place of each language is asked about in another language. Topics written by hand follow. The same file gives the
-same corpus, byte for byte.
+From the file's templates eleven texts are made about every invented place; a query about one of its facts is answered by two of
+them (grade 2), the other nine are only about the right place (grade 1), and texts that say the same about other places are
+judged 0. The last place of each language is asked about in another language. Hand-written topics follow. The same file gives
+the same corpus, byte for byte.
 
     scripts/make_house_corpus.py [folder]
 """
@@ -83,14 +83,14 @@ def add_topics(topics: list[dict[str, Any]], corpus: Corpus, queries: dict[str, 
         queries[query], qrels[query] = topic["query"], {}
         judged = [(text, grade) for kind, grade in GRADES.items() for text in topic[kind]]
         for at, (text, grade) in enumerate(judged):
-            # Mixed: trec_eval breaks ties by id, so ids must not tell the grade.
+            # Shuffled: trec_eval breaks ties by id, so ids must not reveal the grade.
             document = f"{query}-{3 * at % len(judged)}"
             corpus[document] = text
             qrels[query][document] = grade
 
 
 class Bm25:
-    """Words, and pairs of characters where a script has no spaces. k1 = 0.9, b = 0.4."""
+    """Over words, and over pairs of characters where a script has no spaces. k1 = 0.9, b = 0.4."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._counts = {document: Counter(terms(text)) for document, text in corpus.items()}

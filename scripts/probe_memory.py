@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Where the memory of a server goes under mixed traffic: growth of its two processes, in MiB a minute.
+"""Where the memory of a server goes under mixed traffic: the growth of its two processes, in MiB per minute.
 
     scripts/probe_memory.py                    # the embedded model, ten minutes
     scripts/probe_memory.py --minutes 30 | tail -n 1 | python -m json.tool
 
 Eight callers at once send, at random, scores of 1 to 60 documents and evidence with budgets, salts and deadlines of all sizes;
-one call in six is left before its answer comes. Every text is new. The private memory of both processes is read every ten
-seconds, and its growth is the slope of a line through what was read after the warm-up: Theil and Sen's, the median of the
-slopes between all pairs, which a single jump does not move.
+in one call of six the caller disconnects before the answer comes. Every text is new. The private memory of both processes is
+read every ten seconds, and its growth is the slope of a line through the readings after the warm-up, by the Theil-Sen
+estimator: the median of the slopes between all pairs, which a single jump does not move.
 The last line of stdout is one JSON document; progress goes to stderr.
 """
 
@@ -40,7 +40,7 @@ WORDS = " ".join(pydoc_data.topics.topics.values()).split()
 
 @dataclass
 class Traffic:
-    """What was sent, and how it ended."""
+    """What was sent, and how the calls ended."""
 
     calls: Counter[str] = field(default_factory=Counter)
     documents: int = 0
@@ -78,7 +78,7 @@ async def send(http: httpx.AsyncClient, seed: int, traffic: Traffic) -> None:
 
 
 def private_mib(pid: int) -> float:
-    """Memory that belongs to this process alone, so that a copy of a process does not count its parent's."""
+    """Memory that belongs to this process alone, so that a forked process is not charged for its parent's memory."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 

@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 900  # 30 on an idle machine; on a GPU the first start compi
 
 @dataclass
 class Server:
-    """A server as users start it."""
+    """A server started as users start it."""
 
     url: str
     process: subprocess.Popen[bytes]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a tiny checkpoint with random weights: the real architecture, tokenizer layout and file format, and no knowledge.
+"""Writes a tiny checkpoint with random weights: the real architecture, tokenizer layout and file format, but no knowledge.
 
 Tests, benchmarks and the demo start real engines on these in seconds. Their scores mean nothing.
 
@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-# Qwen's own layout: the first row is marked special, the second is bolted on without being special.
+# Qwen's own layout: the first row is marked special, the second is added without being special.
 QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>", "<|vision_start|>"]
 QWEN_ADDED = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
 QWEN_SPLIT = (
@@ -25,12 +25,12 @@ QWEN_SPLIT = (
 
 
 def write_checkpoint(kind: str, folder: Path) -> Path:
-    """Write a checkpoint of `kind` into `folder`. The folder's name decides which prompt fits it."""
+    """Writes a checkpoint of `kind` into `folder`. The folder's name decides which prompt fits it."""
     import torch
 
     torch.manual_seed(20)
     tokenizer, model = _KINDS[kind]()
-    # Random layers at the library's own small scale answer every prompt alike; wider ones make margins of a few units.
+    # Random layers at the library's own small scale give nearly the same answer to every prompt; wider ones spread the margins.
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
@@ -44,7 +44,7 @@ def write_checkpoint(kind: str, folder: Path) -> Path:
 
 @cache
 def _page() -> list[str]:
-    """English for the vocabulary, and the labels of all prompts often enough to become one token each."""
+    """English text for the vocabulary, with the labels of all prompts often enough to become one token each."""
     labels = ["yes", "no", "Yes", "No", "true"] * 2000
     return [*pydoc_data.topics.topics.values(), *labels]
 
@@ -75,7 +75,7 @@ def _qwen_tokenizer() -> Any:
 
 
 def _gemma_tokenizer() -> Any:
-    """Spaces become ▁, bytes are the fallback, and newlines, tabs and HTML tags are added tokens that are plain text."""
+    """Spaces become ▁, bytes are the fallback, and newlines, tabs and HTML tags are added tokens that count as plain text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -87,7 +87,7 @@ def _gemma_tokenizer() -> Any:
     fallback = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=2000, special_tokens=[*special, *fallback, *text])
     tokenizer.train_from_iterator(_page(), trainer)
-    # The trainer marks all that it was told to keep as special; bytes and text are not.
+    # The trainer marks every token that it must keep as special; bytes and text are not.
     table = json.loads(tokenizer.to_str())
     table["added_tokens"] = [token for token in table["added_tokens"] if token["content"] in special]
     tokenizer = Tokenizer.from_str(json.dumps(table))
@@ -116,7 +116,7 @@ def _deberta_tokenizer() -> Any:
 
 
 def _xlm_roberta_tokenizer() -> Any:
-    """Its words are split at spaces first, and each text, whatever stands before it, begins a word."""
+    """Words are split at spaces first, and each text begins a word, whatever comes before it."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -181,10 +181,10 @@ def _qwen3_seq_cls() -> tuple[Any, Any]:
 
 
 def _qwen3_5() -> tuple[Any, Any]:
-    """Three linear-attention layers and a full one; bf16, because the CPU kernels ask for it.
+    """Three linear-attention layers and a full one; in bf16, because the CPU kernels require it.
 
-    As in the real checkpoints one layer's state is as large as the keys and values of some 500 tokens, so that vLLM
-    raises the block size to more than a prompt's shared prefix."""
+    As in the real checkpoints one layer's state is as large as the keys and values of about 500 tokens, so that vLLM
+    raises the block size above the length of a prompt's shared prefix."""
     import torch
     from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
@@ -239,7 +239,7 @@ def _xlm_roberta() -> tuple[Any, Any]:
     from transformers import XLMRobertaConfig, XLMRobertaForSequenceClassification
 
     tokenizer = _xlm_roberta_tokenizer()
-    # Two more than it can read, as in the real ones: positions are counted from behind the padding token's id.
+    # Two more positions than it can read, as in the real ones: positions are counted from after the padding token's id.
     shape = {**_SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 8194, "type_vocab_size": 1}
     config = XLMRobertaConfig(**shape, num_labels=1, pad_token_id=tokenizer.pad_token_id)
     return tokenizer, XLMRobertaForSequenceClassification(config)
@@ -291,7 +291,7 @@ class TinyModel(PreTrainedModel):
 
 
 def _querit() -> tuple[Any, Any]:
-    """A model that only its own code can run, answering as Querit's does."""
+    """A model that only its own code can run, and that answers as Querit's does."""
     tokenizer = _qwen_tokenizer()
     tokenizer.add_special_tokens({"cls_token": "[CLS]"})
     namespace: dict[str, Any] = {"__name__": "tiny_querit"}

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Train the model that comes with whyrank: a small Qwen3 that judges whether a document answers a query, and quotes it.
+"""Trains the model that comes with whyrank: a small Qwen3 that judges whether a document answers a query, and quotes it.
 
-    scripts/demo_material.py /tmp/demo-material       # what it is trained with beside this repository's texts
+    scripts/demo_material.py /tmp/demo-material       # what it is trained on besides this repository's texts
     scripts/demo_teacher.py /tmp/demo-material        # the teacher's embeddings, once
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --export          # what there is so far
 
-Everything follows from the seed: step N draws its samples from "SEED/N". Ctrl-C, SIGTERM or --minutes stop it after the step
-in hand; the same command goes on from there. When it is done (or with --export) it writes a checkpoint for transformers and
-vLLM into FOLDER/export; scripts/eval_demo_model.py measures that.
+Everything follows from the seed: step N draws its samples from "SEED/N". Ctrl-C, SIGTERM or --minutes stop it after the current
+step; the same command continues from there. When it is done (or with --export) it writes a checkpoint for transformers and
+vLLM into FOLDER/export, which scripts/eval_demo_model.py measures.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from demo_written import WrittenSource, asks
 from whyrank.evaluation.charts import Axis, Chart, Series
 
 LOOKED_AT = frozenset({"plumbing", "banking-cards", "film-literature", "pharmacy"})
-"""Fields of the written texts that are not trained on, to look at meanwhile."""
+"""Fields of the written texts that are not trained on, for evaluation during the run."""
 
 _WEIGHTS = {
     "words": 1.0,
@@ -56,17 +56,17 @@ _WEIGHTS = {
 _VECTOR_SIZE = 192
 _SAVE_SECONDS = 120.0
 _LESSONS = 500
-"""After so many steps the mixture stays as it is."""
+"""After this many steps the mixture no longer changes."""
 _COLOURS = ("first", "second", "good", "bad", "muted", "warn-rule", "soft", "ink")
 
 
-# What is learned when.
+# The curriculum.
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The mixture at a step: how often each source and each generated family comes, how often a generated negative is a hard
-    one, how long generated documents are."""
+    """The mixture at a step: how often each source and each generated family is used, how often a generated negative is a hard
+    one, and how long generated documents are."""
 
     sources: tuple[float, ...]
     families: tuple[float, ...]
@@ -78,7 +78,8 @@ SOURCES = ("written", "definition", "description", "generated")
 
 
 def lesson(step: int) -> Lesson:
-    """First to look and to copy, among invented words and unrelated documents; then to tell near misses apart."""
+    """First the model learns to look and to copy, with invented words and unrelated documents; then to tell near misses
+    apart."""
     grown = min(1.0, step / _LESSONS)
     sources = _between((0.30, 0.15, 0.05, 0.50), (0.48, 0.06, 0.06, 0.40), grown)
     families = _between((0.30, 0.20, 0.05, 0.05, 0.40), (0.36, 0.15, 0.17, 0.07, 0.25), grown)
@@ -90,7 +91,7 @@ def _between(start: tuple[float, ...], final: tuple[float, ...], grown: float) -
 
 
 class Sources:
-    """Where samples come from, for one step."""
+    """The sources of the samples, for one step."""
 
     def __init__(self, material: Path, embeddings: Embeddings, seed: str, plan: Lesson) -> None:
         self._plan = plan
@@ -99,7 +100,7 @@ class Sources:
         self._lexicon = LexiconSource(seed, material, embeddings)
 
     def samples(self, count: int) -> Iterator[Sample]:
-        """Two by two: one answers, one does not."""
+        """Samples in pairs: one answers, one does not."""
         for at in range(0, count, 2):
             match self._writer.chance.choices(SOURCES, self._plan.sources)[0]:
                 case "written":
@@ -131,11 +132,11 @@ def _negative(question: Question, hard: float, chance: random.Random) -> str:
 
 
 class Run:
-    """All that a checkpoint holds, and one step of it."""
+    """Everything that a checkpoint of the run contains, and one step of it."""
 
     def __init__(self, folder: Path, asked: argparse.Namespace) -> None:
         torch.manual_seed(asked.seed)
-        torch.set_flush_denormal(True)  # gradients that fade away make some processors fifty times slower
+        torch.set_flush_denormal(True)  # vanishing gradients make some processors fifty times slower
         self.folder, self.asked = folder, asked
         if asked.start and not (folder / "tokenizer").exists():
             shutil.copytree(asked.start, folder / "tokenizer", ignore=shutil.ignore_patterns("*.safetensors", "*.md"))
@@ -149,7 +150,7 @@ class Run:
         matrices = self.net.matrices()
         held = {id(parameter) for parameter in (*matrices, self.net.embedding)}
         others = [parameter for parameter in self.net.parameters() if id(parameter) not in held]
-        # Embeddings move slowly: what rare tokens mean must outlast the few times that they are met.
+        # Embeddings learn slowly: the meaning of rare tokens must outlast the few times that they occur.
         slow = {"params": [self.net.embedding], "share": 0.06}
         self.optimizers: list[torch.optim.Optimizer] = [
             Muon(matrices, lr=asked.rate, decay=0.02),
@@ -176,7 +177,7 @@ class Run:
         (self.folder / "latest.part").replace(self.folder / "latest.pt")
 
     def train_step(self) -> dict[str, float]:
-        """One step; its mean losses and the share of right labels."""
+        """Runs one step; returns its mean losses and the share of correct labels."""
         began = time.monotonic()
         plan = lesson(self.step + (_LESSONS if self.asked.start else 0))
         sources = Sources(self.asked.material, self.embeddings, f"{self.asked.seed}/{self.step}", plan)
@@ -204,7 +205,7 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
 
     def _rate_share(self) -> float:
-        """Up at the start, level, and down to nothing over the last 40 %."""
+        """The learning rate's factor: rising at the start, then constant, and falling almost to zero over the last 40 %."""
         left = (self.asked.steps - self.step) / (0.4 * self.asked.steps)
         return float(min(1.0, (self.step + 1) / 60, max(0.02, left)))
 
@@ -218,7 +219,7 @@ def _tokenizer(folder: Path, material: Path, seed: int) -> Any:
 
 
 def _prose(material: Path) -> Iterator[str]:
-    """What the vocabulary should be short for."""
+    """The text that the vocabulary should encode in few tokens."""
     for ask in asks():
         for text in ask.texts:
             yield from [f" {text}"] * 3
@@ -236,12 +237,13 @@ def _vectors(folder: Path, material: Path, tokenizer: Any) -> torch.Tensor:
     return torch.load(path, weights_only=True)
 
 
-# Looking at it.
+# Evaluation during the run.
 
 
 def quick_look(run: Run, count: int) -> dict[str, float]:
-    """On held-out words, ROC AUC of the label by kind of negative, and the share of answer tokens foretold; on written fields
-    that are not trained on, the same, and how often an answer stands before all that was written against it."""
+    """On held-out words: ROC AUC of the label by kind of negative, and the share of answer tokens predicted correctly. On
+    written fields that are not trained on: the same, and how often an answer ranks above all texts that were written against
+    it."""
     writer = Writer("look", "held-out")
     generated: list[Encoded] = []
     for at in range(count):
@@ -276,7 +278,7 @@ def _by_kind(run: Run, rows: Sequence[Encoded]) -> dict[str, float]:
 
 
 def draw(folder: Path) -> None:
-    """The losses and the looks at held-out samples so far, as pictures."""
+    """Plots the losses and the evaluations on held-out samples so far."""
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     looks = sorted({name for row in rows for name in row if name.startswith(("generated ", "written "))})
     for file, about, label, names in (
@@ -292,7 +294,7 @@ def draw(folder: Path) -> None:
 
 
 class _Mean:
-    """Means of what came since the last line."""
+    """Means of the values since the last line."""
 
     def __init__(self) -> None:
         self.clear()

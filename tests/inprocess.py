@@ -1,4 +1,4 @@
-"""The server without a server: the real routes, prompts and tokenizer over a runtime that answers at once."""
+"""The server without a socket or an engine: the real routes, prompts and tokenizer over a runtime that answers at once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def labels_of(ids: Ids) -> tuple[float, float]:
 
 
 class FakeRuntime:
-    """A prompt's margin depends on its ids alone; every continuation is the same. `open` holds answers back, a prompt in
-    `broken` fails by itself, `says_labels` is what the model would say of both labels."""
+    """The margin of a prompt depends only on its ids; every continuation is the same. While `open` is not set, answers are held
+    back; a prompt in `broken` fails by itself; `says_labels` gives the log-probabilities of both labels."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self.says = encoder.encode_frame("Says where.</contribution>\n<evidence>Water boils.</evidence>")
@@ -83,7 +83,7 @@ def prism_plan(folder: Path) -> Plan:
 
 
 class InProcess:
-    """`app` is what vLLM would run; `client()` talks to it without a socket."""
+    """`app` is what vLLM would run; `client()` calls it without a socket."""
 
     def __init__(self, plan: Plan, *keys: str, **limits: int) -> None:
         self.runtime = FakeRuntime(plan.encoder)

@@ -1,4 +1,4 @@
-"""Texts that every encoding and every score is tried on."""
+"""Texts on which every encoding and every score is tested."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOCUMENTS = {
 
 
 def hostile_texts(control: list[str], count: int = 240, seed: int = 5) -> list[str]:
-    """Attempts to speak as the frame: every control token, chat fragments, halves and nestings, and broken text."""
+    """Attempts to pass for the frame: every control token, chat fragments, halves and nestings, and broken text."""
     dice = random.Random(seed)
     whole = [
         "\x00",
@@ -50,5 +50,5 @@ def hostile_texts(control: list[str], count: int = 240, seed: int = 5) -> list[s
 
 
 def tokenise_with(tokenizer: Any) -> Tokenise:
-    """The checkpoint's Hugging Face tokenizer as the cards call it."""
+    """The checkpoint's Hugging Face tokenizer, called as the cards call it."""
     return lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,5 +1,5 @@
-"""Each adapter inside its framework's real package, against a real server. Frameworks are imported by the test that needs
-them: together they take longer to import than all tests to run."""
+"""Each adapter inside its framework's real package, against a real server. Each test imports the framework that it needs:
+importing all of them takes longer than running all the tests."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from whyrank.adapters.metadata import KEYS, evidence_of, noted
 from whyrank.errors import FrameworkMissing, WhyrankError
 from whyrank.types import DocumentError, Evidence, Grounding, RankedDocument, ScoredSpan, Unsupported, Verification
 
-# Nobody is told that these tests run.
+# No telemetry: nobody needs to know that these tests run.
 os.environ |= {"HAYSTACK_TELEMETRY_ENABLED": "False", "LANGSMITH_TRACING": "false", "ANONYMIZED_TELEMETRY": "False"}
 
 QUERY = "At what temperature does water boil?"
 TEXTS = ["Water boils at 100 °C at sea level.", "Everest is high.", "Tea wants hot water.", "Ice melts at 0 °C."]
-# Weights are random, so whatever the score: write.
+# Weights are random, so evidence is written whatever the score.
 EVIDENCE: dict[str, Any] = {"mode": "evidence", "evidence_min_score": 0.0, "evidence_top_n": 2}
 EVIDENCE |= {"max_contribution_tokens": 8, "max_evidence_tokens": 12}
 
@@ -48,7 +48,7 @@ def expected(client: Client) -> Ranking:
 
 
 def check_against(expected: Ranking, found: list[tuple[str, float, dict[str, Any]]]) -> None:
-    """(text, score, metadata) of what a framework got: in the order, and with the notes, of the client's own answer."""
+    """Compares (text, score, metadata), as a framework got them, with the order and the metadata of the client's own answer."""
     assert [text for text, _, _ in found] == [TEXTS[row.index] for row in expected.results][: len(found)]
     for (_, score, metadata), row in zip(found, expected.results, strict=False):
         assert score == pytest.approx(row.score, abs=1e-3) and metadata["relevance_score"] == score
@@ -63,7 +63,7 @@ def check_against(expected: Ranking, found: list[tuple[str, float, dict[str, Any
 
 
 def source(text: str) -> dict[str, Any]:
-    # As from an earlier reranking for another query: it must go.
+    # As if left by an earlier reranking for another query: it must be removed.
     return {
         "source": text[:3],
         "contribution": "old",
@@ -327,7 +327,7 @@ def test_mteb_evaluates(client: Client) -> None:
     split = task.dataset["default"]["test"]
     result = mteb.evaluate(model, task, cache=None, co2_tracker=False, show_progress_bar=False)
     assert (result.model_name, result.model_revision) == ("tiny/prism", "main")
-    # The same by hand: the place of each query's one relevant document in the client's own ranking.
+    # The same computed by hand: the position of each query's one relevant document in the client's own ranking.
     documents = {one["id"]: Document(one["text"], one["id"], one.get("title")) for one in split["corpus"]}
     places = []
     for ident, query in zip(split["queries"]["id"], split["queries"]["text"], strict=True):
@@ -337,7 +337,7 @@ def test_mteb_evaluates(client: Client) -> None:
     assert scores["mrr_at_10"] == pytest.approx(sum(1 / place for place in places) / len(places), abs=1e-4)
 
 
-# What they share
+# What all adapters share
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ async def test_one_adapter_serves_many_threads_and_loops(server: Server) -> None
 
 
 LOADER = [{"text": TEXTS}]
-# What each adapter's framework does with it.
+# How each adapter's framework uses it.
 CALLS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "langchain": ("WhyrankCompressor", lambda one: one.compress_documents(langchain_documents(), QUERY)),
     "llama_index": ("WhyrankPostprocessor", lambda one: one.postprocess_nodes(nodes(), query_str=QUERY)),
@@ -426,7 +426,7 @@ async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callab
     app = InProcess(prism_plan(checkpoint("qwen3")))
     app.runtime.open.clear()
     with Client("http://test", transport=httpx.ASGITransport(app.app)) as client:
-        # With a deadline of its own it waits for no company.
+        # A call with a deadline of its own is not held back for others.
         call = asyncio.create_task(
             BaseAdapter(client=client, deadline_ms=60_000.0).rerank_documents_async(QUERY, TEXTS)
         )

@@ -20,7 +20,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "agent_loop.py"
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    # Weights are random, so whatever the score: write.
+    # Weights are random, so evidence is written whatever the score.
     command = [sys.executable, EXAMPLE, "--min-score", 0, *arguments]
     wide = os.environ | {"COLUMNS": "400"}
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False, env=wide)
@@ -35,7 +35,7 @@ def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def test_twenty_agents_at_once(server: Server) -> None:
     done = run("--url", server.url, "--questions", 2, "--deadline-ms", 30000, "--top-n", 1)
     told = summary(done)
-    # Now and then such a model writes nothing.
+    # Occasionally such a model writes nothing.
     assert told["questions"] == 40 and told["answered"] > 20 and told["degraded"] == 0
     assert told["median_ms"] <= told["slowest_ms"] < 30_000
     rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
@@ -60,7 +60,7 @@ def test_without_a_deadline_there_is_time_for_all(server: Server) -> None:
 
 
 class FakeReranker:
-    """Finds evidence for "yes", none for "no", has no time for "late" and is not there for "lost"."""
+    """Finds evidence for "yes" and none for "no", runs out of time for "late", and is unreachable for "lost"."""
 
     async def rerank(self, question: str, documents: list[Document], **options: Any) -> Ranking:
         if question == "lost":
@@ -75,7 +75,7 @@ async def test_no_time_is_not_nothing_relevant() -> None:
     spec = importlib.util.spec_from_file_location("agent_loop", EXAMPLE)
     assert spec is not None and spec.loader is not None
     example = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = example  # dataclasses look their module up
+    sys.modules[spec.name] = example  # dataclasses look up their module there
     spec.loader.exec_module(example)
     shelf = example.Shelf([Document("One.", id="one"), Document("Two.", id="two")])
     asked = argparse.Namespace(candidates=1, top_n=1, min_score=0.5, deadline_ms=1000, max_tokens=50)

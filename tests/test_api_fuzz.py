@@ -1,4 +1,4 @@
-"""Whatever is sent: no 5xx, and every answer has a status, a type and a shape that OpenAPI tells of."""
+"""Whatever is sent, there is no 5xx, and every answer has a status, a type and a shape that OpenAPI declares."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def inside(checkpoint: Callable[[str], Path]) -> InProcess:
 
 
 def fuzz(schema: Any, path: str, mode: GenerationMode, count: int) -> int:
-    """Sends `count` generated requests, always the same ones; how many were sent."""
+    """Sends `count` generated requests, always the same ones; returns how many were sent."""
     sent = 0
 
     @given(case=schema[path]["POST"].as_strategy(generation_mode=mode))
@@ -59,7 +59,7 @@ def fuzz(schema: Any, path: str, mode: GenerationMode, count: int) -> int:
 @pytest.mark.parametrize("path", POSTS)
 def test_generated_requests(inside: InProcess, path: str) -> None:
     schema = schemathesis.openapi.from_asgi("/openapi.json", inside.app)
-    assert sum(fuzz(schema, path, mode, 120) for mode in MODES) >= 220  # of thirteen paths: 2,860
+    assert sum(fuzz(schema, path, mode, 120) for mode in MODES) >= 220  # over all thirteen paths: 2,860
 
 
 def test_there_are_thirteen_paths() -> None:
@@ -72,7 +72,7 @@ def test_generated_requests_to_a_real_server(server: Server) -> None:
     assert httpx.get(f"{server.url}/health").json()["status"] == "ok"
 
 
-# What no generator thinks of.
+# Requests that no generator makes.
 
 GOOD = json.dumps(ASKED | {"texts": ["a"], "queries": None, "requests": [ASKED]})
 BODIES: dict[str, bytes] = {

@@ -1,4 +1,4 @@
-"""scripts/attack.py against a small server of this test's own, which is well behaved or is not."""
+"""scripts/attack.py against a small server in this test, which behaves well or badly."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def small_server() -> AsyncIterator[tuple[SmallServer, Target]]:
 
 async def observed(target: Target, alone: Observation | None = None) -> Observation:
     async with watching(target, alone.margins if alone else None) as watch:
-        await asyncio.sleep(0.8)  # it observes for a time
+        await asyncio.sleep(0.8)  # let it observe for a while
         return await watch.stop()
 
 

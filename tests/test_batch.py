@@ -29,7 +29,7 @@ from whyrank.types import DocumentError, RankedDocument, Usage
 
 
 class Counting:
-    """A reranker, as far as batch needs one: a document's score is its length. Counts the calls under way."""
+    """The part of a reranker that batch needs: a document's score is its length. Counts the concurrent calls."""
 
     def __init__(self, model: str = "tiny", slow: float = 0.0, fails: Mapping[str, Exception] | None = None) -> None:
         self.model, self.slow, self.fails = model, slow, fails or {}
@@ -54,7 +54,7 @@ class Counting:
 
 
 def write_rows(path: Path, count: int, bad: Sequence[int] = ()) -> Path:
-    """Row numbers start at 1; every third line is followed by a blank one, which is no row but counts as a line."""
+    """Rows are numbered from 1; every third line is followed by a blank one, which is not a row but counts as a line."""
     with path.open("w") as file:
         for number in range(1, count + 1):
             row = {"query": f"q{number}", "documents": ["a" * (number % 7 + 1), "b"], "id": f"id{number}"}
@@ -123,7 +123,7 @@ def test_rows_may_bring_instructions_of_their_own(tmp_path: Path) -> None:
     rows = [
         {"query": "q", "documents": ["a"], **({"instruction": said} if said else {})} for said in ("x", "", "y", "x")
     ]
-    for count in (1, 4):  # begun and gone on with
+    for count in (1, 4):  # for the first run, and for the one that resumes it
         source.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
         assert run(source, Counting()) == Tally(count, 0)
     prompts = [line["prompt"] for line in read(tmp_path / "out.jsonl")]
@@ -276,7 +276,7 @@ def test_killed_at_twenty_moments_and_resumed(tmp_path: Path) -> None:
         assert process.poll() is None, "it was to be killed in the middle of its work"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with output.open("ab") as file:  # what a machine that dies may leave behind
+        with output.open("ab") as file:  # what a crashing machine may leave behind
             file.write(whole[0][:1] * chance.randrange(2))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "answered=1800, rejected=200" in done.stdout
@@ -286,7 +286,7 @@ def test_killed_at_twenty_moments_and_resumed(tmp_path: Path) -> None:
 
 
 def whyrank(*arguments: object, most_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
-    """`most_bytes`: of each file that it writes, as if the disk were full then."""
+    """`most_bytes`: the maximum size of each file that it writes, as if the disk were full then."""
     command = [sys.executable, "-m", "whyrank", "batch", *map(str, arguments)]
     if most_bytes is not None:
         command = ["bash", "-c", f'ulimit -f {most_bytes // 1024}; exec "$@"', "bash", *command]
@@ -326,7 +326,7 @@ def test_documents_without_a_score_are_exit_code_1(server: Server, tmp_path: Pat
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     windows = {"truncation": "windows", "max_tokens_per_doc": 128}
     source.write_text(json.dumps({"query": "q", "documents": ["word " * 60_000, "b"], **windows}) + "\n")
-    for _ in range(2):  # now, and as what an earlier run has written
+    for _ in range(2):  # once fresh, and once as the output of an earlier run
         done = whyrank(source, output, "--url", server.url)
         assert done.returncode == 1, done.stderr
         assert f"1 documents without a score: their 'error' in {output} says why" in done.stdout
@@ -364,7 +364,7 @@ def test_half_a_surrogate_pair_costs_no_other_row(server: Server, tmp_path: Path
 def test_a_server_that_does_not_answer_is_waited_for_and_that_is_said_now_and_then(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.socket() as unused:  # bound, but nobody listens
+    with socket.socket() as unused:  # bound, but nobody listens on it
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         source = write_rows(tmp_path / "in.jsonl", 9)

@@ -1,4 +1,4 @@
-"""Bodies that do not come, bodies that are made to hurt, and answers larger than what was asked: nobody else notices."""
+"""Bodies that do not arrive, bodies made to do harm, and answers larger than the request: other callers do not notice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from whyrank.serving.standalone import StandaloneServer
 from whyrank.types import Document
 
 MIB = 1 << 20
-# Above what a busy machine with two cores does by itself; before, a megabyte of numbers took 4.5 seconds.
+# Longer than the gaps of a busy machine with two cores; before the fix, a megabyte of numbers took 4.5 seconds.
 LONGEST_GAP = 1.0
 
 
@@ -34,7 +34,7 @@ def make(checkpoint: Callable[[str], Path]) -> Callable[..., InProcess]:
 
 
 async def answered(server: InProcess, path: str, body: Any) -> tuple[httpx.Response, float]:
-    """And the longest time for which the event loop stood still."""
+    """The answer, and the longest time for which the event loop was blocked."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     gap = 0.0
 
@@ -85,7 +85,7 @@ async def test_a_list_of_numbers_is_refused_at_its_first(
     "path", ["/v2/rerank", "/cohere/v1/rerank", "/jina/v1/rerank", "/voyage/v1/rerank", "/tei/rerank"]
 )
 async def test_documents_are_counted_before_they_are_made(make: Callable[..., InProcess], path: str) -> None:
-    """The second is whole, too, but for its query: whoever made documents of it first would say that."""
+    """The second body is complete, too, except for its query: a server that built the documents first would report that."""
     many = ["a"] * 2000
     body = {"query": " ", "documents": many, "texts": many}
     answer, _ = await answered(make(), path, body)
@@ -155,7 +155,7 @@ def test_nobody_is_kept_out_by_one_tenant() -> None:
         with pytest.raises(Overloaded, match="of one API key at most half"), admission.admitted(1, "greedy"):
             pytest.fail("more than half")
         with admission.admitted(50, "other"), admission.admitted(25, "third"):
-            pass  # the whole is full, but a quarter of it is the third's own
+            pass  # the server is full, but a quarter of it is reserved for the third tenant
     assert admission.documents == 0
 
 

@@ -1,4 +1,4 @@
-"""Where text and frame meet: pieces of control tokens at every border of every format, as scripts/check_borders.py has them."""
+"""Where text and frame meet: pieces of control tokens at every border of every format, as in scripts/check_borders.py."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ def test_newlines_that_the_frame_uses_too_stay_in_the_text(checkpoint: Callable[
     newline, text = gemma.token_to_id("\n"), "first line\nsecond\n\nthird\t."
     whole = [i for part in (f"B: {text}", "\n") for i in gemma.encode(part, add_special_tokens=False).ids]
     prompt = ids(gemma, "bge-v2-gemma", "one\ntwo", text)
-    start = prompt.index(newline, prompt.index(newline) + 1) + 1  # behind the query's own newline, and the frame's
+    start = prompt.index(newline, prompt.index(newline) + 1) + 1  # after the query's own newline and the frame's
     assert prompt[start : start + len(whole)] == whole
-    assert prompt.count(newline) == 4  # one of the query, one of the document, two of the frame
+    assert prompt.count(newline) == 4  # one from the query, one from the document, two from the frame

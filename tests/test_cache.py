@@ -1,4 +1,4 @@
-"""The prefix cache really hits, on both model kinds, by the engine's own counters."""
+"""The prefix cache really hits, on both kinds of models, by the engine's own counters."""
 
 from __future__ import annotations
 

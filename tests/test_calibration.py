@@ -1,4 +1,4 @@
-"""A calibration at work: in the engine, behind a server, in a client; and refused where it does not belong."""
+"""Calibrations in use: in the engine, behind a server, in a client; and refused where they do not belong."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def client(server: InProcess, **options: Any) -> AsyncClient:
 
 
 async def rows_of(asking: AsyncClient) -> list[RankedDocument]:
-    """By every way in which a client asks: scores, evidence, and a stream."""
+    """Rows from every way in which a client asks: scores, evidence, and a stream."""
     evidence: Any = {"mode": "evidence", "evidence_top_n": 2, "evidence_min_score": 0.0}
     async with asking:
         rows = [*(await asking.rerank(QUERY, TEXTS)).results, *await asking.score(QUERY, TEXTS)]
@@ -72,12 +72,12 @@ async def rows_of(asking: AsyncClient) -> list[RankedDocument]:
     return rows
 
 
-@pytest.mark.filterwarnings("ignore:calibration")  # the server gives its model a name of its own
+@pytest.mark.filterwarnings("ignore:calibration")  # the server gives its model another name
 @pytest.mark.parametrize("whose", ["server", "client", "both"])
 async def test_calibrated_scores_come_from_the_server_or_the_client(
     whose: str, plan: Plan, calibration: Calibration, file: str, tmp_path: Path
 ) -> None:
-    """Where both have one, the client's counts."""
+    """If both have one, the client's counts."""
     servers, other = file, str(tmp_path / "other.json")
     if whose == "both":
         servers = other
@@ -136,7 +136,7 @@ async def test_a_client_refuses_the_calibration_of_another_prompt(
             await asking.rerank(QUERY, ["a"])
 
 
-# Another instruction is another prompt. `instructed` takes any; the file is for calls with STRICT, which evaluations say.
+# Another instruction makes another prompt. `instructed` takes any; the file is for calls with STRICT, which evaluations use.
 
 STRICT, KIND = "Find what answers the question.", "Find anything near it."
 
@@ -148,7 +148,7 @@ def instructed(checkpoint: Callable[[str], Path]) -> Plan:
 
 @pytest.fixture
 async def strict(instructed: Plan, tmp_path: Path) -> str:
-    """A calibration by the way that users go, as far as that tells which calls it is for."""
+    """A calibration made the way users make it, as far as it matters for which calls it is valid."""
     data, results, file = tmp_path / "data.jsonl", tmp_path / "results", tmp_path / "strict.json"
     data.write_text(json.dumps({"query": QUERY, "positive": TEXTS[:1], "negative": TEXTS[1:]}) + "\n")
     reranker = InProcess(instructed).service.reranker
@@ -190,7 +190,7 @@ async def test_a_clients_calibration_is_refused_for_another_instruction(
 ) -> None:
     async with client(InProcess(instructed), calibration=strict) as asking:
         assert all(row.calibrated_score is not None for row in await asking.score(QUERY, TEXTS, instruction=STRICT))
-        for _ in range(2):  # asked, and from memory
+        for _ in range(2):  # from the server, and from the client's memory
             with pytest.raises(InvalidRequest, match=SAID):
                 await asking.rerank(QUERY, TEXTS, instruction=instruction)
         with pytest.raises(InvalidRequest, match=SAID):
@@ -204,7 +204,7 @@ async def test_a_clients_calibration_is_refused_for_another_instruction(
 async def test_a_server_gives_what_its_calibration_fits_and_says_where_it_does_not(
     instructed: Plan, strict: str
 ) -> None:
-    """Its callers did not choose it. What they bring themselves counts, whatever the server has."""
+    """Callers did not choose the server's calibration. A calibration of their own counts, whatever the server has."""
     default = str(Path(strict).with_name("default.json"))
     write_calibration(Calibration("temperature", "tiny", instructed.format.fingerprint), Path(default))
     server = InProcess(fitting(instructed, default))

@@ -1,4 +1,4 @@
-"""The command as a process: one JSON document on stdout, words on stderr, exit codes."""
+"""The command as a process: one JSON document on stdout, text for people on stderr, exit codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def whyrank(*arguments: str, stdin: str | None = None) -> subprocess.CompletedPr
 
 @pytest.fixture
 def encoder(checkpoint: Callable[[str], Path]) -> list[str]:
-    """The quickest model to start."""
+    """The model that starts fastest."""
     return ["--model", str(checkpoint("deberta")), "--prompt", "multi-hop"]
 
 
@@ -135,7 +135,7 @@ def test_doctor_compares_with_transformers_and_gives_a_verdict(checkpoint: Calla
     assert "against transformers on 11 pairs: score within" in words
     assert "'yes' = " in words
     assert "from the cache cold" in words
-    # Random weights give the labels next to no probability, and the doctor must see it.
+    # Random weights give the labels next to no probability, and the doctor must notice it.
     assert done.returncode == 1, done.stderr
     assert "do not trust these scores: label mass" in words
 

@@ -21,7 +21,7 @@ from whyrank.evaluation.scorecard import make_scorecard
 
 
 def whyrank(*arguments: object, most_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
-    """`most_bytes`: of each file that it writes, as if the disk were full then."""
+    """`most_bytes`: the maximum size of each file that it writes, as if the disk were full then."""
     command = [sys.executable, "-m", "whyrank", *map(str, arguments)]
     if most_bytes is not None:
         command = ["bash", "-c", f'ulimit -f {most_bytes // 1024}; exec "$@"', "bash", *command]
@@ -54,7 +54,7 @@ def test_eval_calibrate_rerank_and_compare_in_turn(checkpoint: Callable[[str], P
     assert len((out / "run.trec").read_text().splitlines()) == report["costs"]["pairs"] == 144
 
     done = whyrank("calibrate", out, "--rel", 2, "--recall", 0.9, "--out", calibration)
-    # Random weights: no threshold is worth anything, and that must be said. Scores are calibrated all the same.
+    # Random weights: no threshold is useful, and the command must say so. Scores are calibrated all the same.
     assert done.returncode == 1, done.stderr
     assert "no clean separation" in done.stdout
     done = whyrank("rerank", *model, "-q", "tea", "Boil water.", "Everest", "--calibration", calibration, "--json")
@@ -88,7 +88,7 @@ def test_a_full_disk_is_one_line_and_the_same_eval_goes_on(server: Server, tmp_p
     names = [RESULTS, "costs.jsonl", "report.html", "report.json", "run.trec", "target.json"]
     assert sorted(path.name for path in results.parent.iterdir()) == sorted(names)
     before = {name: (results.parent / name).read_bytes() for name in names}
-    done = whyrank(*command, most_bytes=0)  # all is evaluated; the reports cannot be written again
+    done = whyrank(*command, most_bytes=0)  # everything is evaluated; the reports cannot be written again
     assert done.returncode == 2 and "run.trec: File too large" in done.stderr and "Traceback" not in done.stderr
     assert {path.name: path.read_bytes() for path in results.parent.iterdir()} == before
 

@@ -1,5 +1,5 @@
-"""Reranker and AsyncClient side by side: one suite for both, their values held against each other, and what only a client
-has: few requests for many calls, memory, callers who leave, threads."""
+"""Reranker and AsyncClient in one test suite, with their values compared; and what only a client has: few requests for many
+calls, memory of scores, callers who disconnect, threads."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def face(request: pytest.FixtureRequest, reranker: BaseReranker, client: AsyncCl
 
 
 def same(ours: Sequence[RankedDocument], theirs: Sequence[RankedDocument]) -> None:
-    """Row by row, but for the last digits of what was computed in another company of documents."""
+    """Compares row by row, except for the last digits of what was computed in a batch with other documents."""
     for row, other in zip(ours, theirs, strict=True):
         assert (row.score, row.label_mass) == pytest.approx((other.score, other.label_mass), abs=1e-6)
         assert row.margin == pytest.approx(other.margin, abs=1e-5)
@@ -87,7 +87,7 @@ def same(ours: Sequence[RankedDocument], theirs: Sequence[RankedDocument]) -> No
         assert replace(row, **bare) == replace(other, **bare)
 
 
-# Both the same way.
+# Both in the same way.
 
 
 async def test_rerank_orders_and_gives_back_what_was_brought(face: BaseReranker) -> None:
@@ -285,7 +285,7 @@ async def test_an_option_that_nobody_knows(face: BaseReranker) -> None:
         await face.rerank("q", ["a"], topn=3)  # type: ignore[call-arg]
 
 
-# One against the other.
+# One compared with the other.
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ async def test_both_say_the_same(reranker: BaseReranker, client: AsyncClient, op
     assert theirs.prompt == ours.prompt
 
 
-# What only a client has. The server in process answers at once, or when it is told to.
+# What only a client has. The in-process server answers at once, or when told to.
 
 
 class Counting(httpx.AsyncBaseTransport):
@@ -387,7 +387,7 @@ async def test_what_is_known_is_not_asked_again_until_the_server_is_another(make
         assert both.results[0].margin == first.results[0].margin and both.usage.prompt_tokens == 0
         assert {row.id for row in again.results} == {None, "A"} and both.model == first.model == "tiny"
         server.service.instance_id = "started anew"
-        await client.score("p", ["x"])  # hears of it
+        await client.score("p", ["x"])  # the client notices the change here
         await client.rerank("q", ["a", "b"])
         assert len(server.runtime.prompts) == 6
     async with client_of(server, remembered_pairs=0)[0] as forgetful:
@@ -409,7 +409,7 @@ async def test_callers_who_ask_the_same_share_one_request(make: MakeServer) -> N
 async def asked_and_held(
     server: InProcess, client: AsyncClient, *calls: tuple[str, list[str]]
 ) -> list[asyncio.Task[Any]]:
-    """Calls that the server has, and does not answer yet."""
+    """Calls that have reached the server, which has not answered them yet."""
     server.runtime.open.clear()
     tasks = [asyncio.create_task(client.score(*one)) for one in calls]
     await asyncio.wait_for(server.runtime.reached.wait(), 5)
@@ -466,7 +466,7 @@ async def test_a_document_that_the_server_does_not_take_is_a_row(make: MakeServe
     server = make(characters=100)
     client, _ = client_of(server)
     async with client:
-        for _ in range(2):  # the second is half from memory
+        for _ in range(2):  # the second time, half comes from memory
             good, long = await client.score("q", ["short", "x" * 101])
             assert good.score is not None and good.error is None
             assert long.error is not None and long.error.code == "too_large"
@@ -551,7 +551,7 @@ async def test_what_no_client_can_be_made_of(url: Any, options: dict[str, Any]) 
 
 
 async def test_client_within_a_running_event_loop(server: Server, reranker: BaseReranker) -> None:
-    """As in a notebook. It blocks this loop; its own goes on."""
+    """As in a notebook: it blocks this loop, while its own loop goes on."""
     with Client(server.url) as client:
         ranking = client.rerank(QUERY, NAMED)
         grid = client.score_grid([QUERY, "other"], NAMED)
@@ -608,11 +608,11 @@ def test_whoever_calls_while_it_closes_gets_an_answer_or_an_error(server: Server
         next(stream)
 
 
-# With hardly anything installed.
+# With hardly any packages installed.
 
 
 def distributions_of(*names: str) -> dict[str, Distribution]:
-    """These and what they cannot do without, as installed here."""
+    """These distributions and everything they require, as installed here."""
     found: dict[str, Distribution] = {}
     left = [*names]
     while left:
@@ -643,7 +643,7 @@ print(json.dumps({"scores": scores, "events": asyncio.run(asked(url, texts)), "t
 
 @pytest.fixture
 def bare_python(tmp_path: Path) -> Path:
-    """Of an environment that holds httpx, pydantic, what those two need, and whyrank."""
+    """The Python of an environment that contains only httpx, pydantic, the dependencies of those two, and whyrank."""
     venv.create(tmp_path, with_pip=False, symlinks=True)
     (site,) = tmp_path.glob("lib/python*/site-packages")
     for one in distributions_of("httpx", "pydantic").values():

@@ -1,4 +1,4 @@
-"""A network and servers that misbehave: every call ends in the right answer or in a typed error, and nothing is left over."""
+"""A network and servers that misbehave: every call ends in the right answer or in a typed error, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ QUICK = RetryPolicy(attempts=6, first_pause=0.01, longest_pause=0.05)
 
 
 def margin(query: str, text: str) -> float:
-    """What the fake server says of a pair; of another pair it would be something else."""
+    """What the fake server returns for a pair; for another pair it would return something else."""
     return zlib.crc32(f"{query}\n{text}".encode()) / 2**29 - 4
 
 
@@ -70,7 +70,7 @@ def answer(path: str, asked: dict[str, Any]) -> tuple[int, bytes]:
 
 
 def refused(asked: dict[str, Any]) -> dict[str, Any] | None:
-    """Some requests are wrong, whoever asks them and however often."""
+    """Some requests are invalid, whoever sends them and however often."""
     if "forbidden" not in asked["query"]:
         return None
     return {"error": {"type": "InvalidRequest", "message": f"not this query: {asked['query']}"}}
@@ -84,14 +84,14 @@ def reply(status: int, content: bytes, length: int | None = None, **headers: str
 
 @dataclass
 class Misbehaving:
-    """Reads requests from sockets as HTTP has it, and answers each as `fault`, given its body, says."""
+    """Reads HTTP requests from sockets, and answers each in the way that `fault` chooses from its body."""
 
     fault: Callable[[bytes], str]
     attempts: Counter[bytes] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     stalling: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     told: Counter[str] = field(default_factory=Counter)
-    """Queries whose answer was sent whole."""
+    """Queries whose answer was sent completely."""
     url: str = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -104,7 +104,7 @@ class Misbehaving:
             writer.close()
 
     async def exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request. Whether the connection is kept."""
+        """Handles one request. Returns whether the connection stays open."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
         path = head.split()[1]
         body = await reader.readexactly(int(head.partition("content-length: ")[2].split("\r\n")[0]))
@@ -164,7 +164,7 @@ class Misbehaving:
 
 
 def hang_up(writer: asyncio.StreamWriter) -> None:
-    """With a reset instead of a farewell."""
+    """Closes with a reset instead of an orderly end."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
@@ -188,13 +188,13 @@ def sockets() -> int:
         try:
             found += os.readlink(f"/proc/self/fd/{name}").startswith("socket:")
         except FileNotFoundError:
-            continue  # the one that listed them
+            continue  # the task that lists them
     return found
 
 
 @pytest.fixture
 async def nothing_left() -> AsyncIterator[None]:
-    """No task and no socket remains of what the test did."""
+    """Checks that no task and no socket of the test remains."""
     tasks, before = asyncio.all_tasks(), sockets()
     yield
     end = time.monotonic() + 5
@@ -211,7 +211,7 @@ def is_right(query: str, texts: list[str], rows: tuple[RankedDocument, ...]) -> 
 
 
 def by_chance(seed: int, **share: float) -> Callable[[bytes], str]:
-    """Each fault in so many of a hundred requests; bursts of "broken" where it says so."""
+    """Draws each fault for its share of a hundred requests; "broken" comes in bursts of up to four."""
     chance = random.Random(seed)
     names = [name.replace("_", " ") for name in share]
     burst = 0
@@ -242,7 +242,7 @@ RAGE |= {"stall": 0.5, "no JSON": 4, "other JSON": 2, "too few": 2}
 
 
 async def test_two_thousand_calls_through_everything_that_goes_wrong() -> None:
-    """A hundred callers, so that their calls travel in more than a thousand requests, wrong ones beside good ones."""
+    """A hundred callers, so that their calls travel in more than a thousand requests, invalid ones beside valid ones."""
     outcomes, places = Counter[str](), asyncio.Semaphore(100)
 
     async def call(client: AsyncClient, n: int) -> None:
@@ -273,7 +273,7 @@ async def test_two_thousand_calls_through_everything_that_goes_wrong() -> None:
 
 
 def first(*faults: str) -> Callable[[bytes], str]:
-    """These, one request each, and then all is well."""
+    """These faults, for one request each; after that, all is well."""
     coming = iter(faults)
     return lambda body: next(coming, "well")
 
@@ -424,7 +424,7 @@ async def test_a_stream_that_breaks_off_says_so_after_what_it_told(fault: str) -
             async for event in client.stream("q", [*"abcdefgh"]):
                 told.append(event)
         assert told and all(isinstance(event, Scored) for event in told)
-    assert server.attempts.total() == 1  # what was told cannot be untold
+    assert server.attempts.total() == 1  # events that were already delivered cannot be taken back
 
 
 async def test_a_stream_is_begun_again_until_it_tells_something() -> None:
@@ -434,7 +434,7 @@ async def test_a_stream_is_begun_again_until_it_tells_something() -> None:
 
 
 async def test_rows_that_the_network_cost_are_marked() -> None:
-    """More documents than travel in one request, of which one never arrives."""
+    """More documents than fit into one request, and one of the requests never arrives."""
     texts = [f"document {n}" for n in range(600)]
     async with listening(lambda body: "broken" if b'"document 400"' in body else "well") as server:
         client = AsyncClient(server.url, retry=QUICK)

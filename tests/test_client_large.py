@@ -1,4 +1,4 @@
-"""More documents than a server takes at once: the client's parts make the ranking that a Reranker gives in one go."""
+"""More documents than a server accepts at once: the client's parts make the ranking that a Reranker makes in one call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MakeServer = Callable[..., InProcess]
 
 
 class Recording(httpx.AsyncBaseTransport):
-    """What was asked, each after a pause: (path, body)."""
+    """Records what was requested as (path, body); each request is answered after a pause."""
 
     def __init__(self, server: InProcess, pause: float = 0.0) -> None:
         self.inner, self.pause = httpx.ASGITransport(server.app), pause
@@ -80,7 +80,7 @@ async def test_parts_make_the_ranking_of_one_go(options: RerankOptions, make: Ma
     assert len(recording.asked) == 1 + 3 + bool(chosen)
     assert [len(body["documents"]) for _, body in recording.asked[1:4]] == [256, 256, 188]
     again = (await reranker.rerank(QUERY, chosen)).usage if chosen else Usage()
-    assert theirs.usage == ours.usage + again  # as it was: the chosen are scored once more
+    assert theirs.usage == ours.usage + again  # the real usage: the chosen documents are scored once more
 
 
 async def test_what_is_late_is_late(make: MakeServer) -> None:

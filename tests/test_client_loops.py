@@ -29,7 +29,7 @@ def ranking(asked: dict[str, Any]) -> dict[str, Any]:
 class Local:
     url: str = ""
     ports: list[int] = field(default_factory=list)
-    """Of the connection on which each request came."""
+    """The connection on which each request came."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Servers of two models behind one client, as while they are replaced one by one: a ranking is of one model, or an error."""
+"""Servers with two models behind one client, as during a rolling update: a ranking comes from one model, or is an error."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def answer(model: str, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 Chooses = Callable[[int, str], str | None]
-"""The number of a request that scores or writes, from 0, and its host → the model that answers it; None: nobody does."""
+"""The number of a scoring or writing request, from 0, and its host → the model that answers it; None: nobody does."""
 
 
 class Fleet(httpx.AsyncBaseTransport):
-    """`scored` documents in all. Takes at most 300 documents a request."""
+    """`scored`: documents scored so far. Accepts at most 300 documents per request."""
 
     def __init__(self, chooses: Chooses) -> None:
         self.chooses, self.requests, self.scored = chooses, 0, 0
@@ -94,7 +94,7 @@ WHY = {"mode": "evidence"}
 
 @pytest.mark.parametrize("options", [{}, SOON, WHY])
 async def test_one_batch_that_went_elsewhere_is_asked_again(options: Any) -> None:
-    """The preferred server is away for one request, and the other one has another model already."""
+    """The preferred server is away for one request, and the other one already has another model."""
     hosts: list[str] = []
 
     def chooses(number: int, host: str) -> str | None:
@@ -107,7 +107,7 @@ async def test_one_batch_that_went_elsewhere_is_asked_again(options: Any) -> Non
     async with client_of(fleet) as client:
         check_one_model(await client.rerank("q", TEXTS, **options), "old")
     assert {*hosts} == {"a", "b"}
-    assert fleet.scored <= len(TEXTS) + 256 + 5  # only that one, and the evidence
+    assert fleet.scored <= len(TEXTS) + 256 + 5  # only that batch again, and the evidence
 
 
 @pytest.mark.parametrize("options", [{}, SOON, WHY])

@@ -1,4 +1,4 @@
-"""The client's decisions, without a network: when to try again, where to send, what is known, what travels together."""
+"""The client's decisions, without a network: when to retry, where to send, what is known, what travels together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Clock:
         return self.now
 
 
-# When to try again.
+# When to retry.
 
 
 def test_pauses_double_up_to_the_longest_and_end() -> None:
@@ -104,7 +104,7 @@ def test_errors_are_what_the_server_meant(
     assert (error.status, error.request_id) == (status, "r1")
 
 
-# When to leave a server alone, and where to go instead.
+# When to avoid a server, and where to go instead.
 
 
 def test_a_breaker_opens_after_failures_in_a_row() -> None:
@@ -129,7 +129,7 @@ def test_after_its_rest_one_may_try() -> None:
     clock.now += 5
     assert breaker.closed
     breaker.began()
-    assert not breaker.closed  # for everybody else
+    assert not breaker.closed  # for all other callers
     breaker.failed()
     clock.now += 4.9
     assert not breaker.closed
@@ -180,17 +180,17 @@ def test_keys_of_a_server_that_rests_are_spread_and_others_stay() -> None:
 def test_broken_text_has_a_place_too() -> None:
     servers = replicas()
     orders = {in_order_of_affinity(servers, chr(0xD800 + n))[0].url for n in range(64)}
-    assert len(orders) == 4  # each its own, not one for all of them
+    assert len(orders) == 4  # each query has an order of its own
 
 
 def test_after_a_failure_the_next_is_tried_even_where_the_order_changes() -> None:
     servers = replicas(2)
     best, second = in_order_of_affinity(servers, "q")
-    best.breaker.failed()  # now it rests, and stands last
+    best.breaker.failed()  # now it is avoided, and comes last
     assert next_replica(servers, "q", {best.url: 1}) is second
-    assert next_replica(servers, "q", {best.url: 1, second.url: 1}) is second  # nobody else is well
+    assert next_replica(servers, "q", {best.url: 1, second.url: 1}) is second  # no other one is healthy
     second.breaker.failed()
-    assert next_replica(servers, "q", {best.url: 1, second.url: 2}) is best  # all rest: tried all the same
+    assert next_replica(servers, "q", {best.url: 1, second.url: 2}) is best  # all are avoided: it is tried all the same
 
 
 # What is known.
@@ -333,7 +333,7 @@ def test_the_book_keeps_no_errors_and_nothing_of_strangers() -> None:
 
 @dataclass
 class Post:
-    """A fake `send`: notes each batch, and answers when told to."""
+    """A fake `send`: records each batch, and answers when told to."""
 
     batches: list[list[PendingBatch]] = field(default_factory=list)
     answered: asyncio.Event = field(default_factory=asyncio.Event)

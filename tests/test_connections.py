@@ -1,4 +1,4 @@
-"""Time limits of connections, over real sockets: with limits of fractions of a second, and a small application."""
+"""Time limits of connections, over real sockets, with limits of fractions of a second and a small application."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class QuickProtocol(LimitedProtocol):
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """/slow answers later than headers may take, /large with more than sockets hold; /early before the body has come."""
+    """/slow answers later than headers may take, /large with more than sockets hold, /early before the body has arrived."""
     if scope["type"] != "http":
         return
     while scope["path"] != "/early" and (await receive()).get("more_body"):
@@ -69,7 +69,7 @@ async def connect(server: uvicorn.Server, data: bytes, **options: Any) -> Connec
 
 
 async def rest(reader: asyncio.StreamReader, seconds: float = 5) -> bytes:
-    """What comes until the server closes."""
+    """Everything that arrives until the server closes."""
     try:
         return await asyncio.wait_for(reader.read(), seconds)
     except ConnectionError:
@@ -150,7 +150,7 @@ async def test_told_to_stop_it_waits_for_nobody_for_long(server: uvicorn.Server)
     unread, _ = await connect(server, request("/large"), limit=1 << 10)
     await unread.readexactly(10)
     half, _ = await connect(server, request("/", b"a", announced=2))
-    await until(lambda: len(server.server_state.tasks) == 1)  # the half-sent body's; the other has written all it has
+    await until(lambda: len(server.server_state.tasks) == 1)  # the half-sent body's; the other has written everything
     start = time.monotonic()
     await asyncio.wait_for(server.shutdown(), 4)
     assert time.monotonic() - start < 3

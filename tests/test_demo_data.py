@@ -1,4 +1,4 @@
-"""The embedded model's training data: the same from the same seed, true to its labels, and with its words kept apart."""
+"""The embedded model's training data: reproducible from the seed, true to its labels, and with its words kept apart."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_answer_holds_what_is_asked_for_and_its_evidence_is_in_the_document()
         if sample.relevant:
             assert sample.answer and sample.answer.lower() in sample.document.lower(), sample
             assert sample.answer.lower() in sample.evidence.lower(), sample
-            # A pronoun may have become "the height of" its subject.
+            # A pronoun may have been replaced by "the height of" and its subject.
             assert words(sample.evidence) <= words(sample.document) | {"the", "of"}, sample
 
 
@@ -95,7 +95,7 @@ def words(text: str) -> set[str]:
 
 
 def names(rows: list[Sample]) -> set[str]:
-    """Capitalised words inside of sentences that no template has."""
+    """Capitalised words inside sentences that occur in no template."""
     known = words(" ".join(_strings(FACTS))) | words(" ".join(sentence for page in passages() for sentence in page))
     known |= words(
         "Mount Lake Island River Bay Hill Falls Valley Works Brothers Group Labs Prize Medal Award Cup The Last"
@@ -128,7 +128,7 @@ def test_a_fault_in_a_written_text_is_found() -> None:
 
 
 class Unknown:
-    """A teacher that knows nothing."""
+    """A teacher that knows no similarities."""
 
     def similarity(self, one: str, other: str) -> float:
         return float("nan")

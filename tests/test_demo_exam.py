@@ -1,4 +1,4 @@
-"""The measures of the embedded model's written exam, on numbers that one can check by hand."""
+"""The measures of the embedded model's written exam, on numbers that can be checked by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded model's own code against what will run it: the same ids as whyrank, the same logits as transformers."""
+"""The embedded model's own code compared with what will run it: the same ids as whyrank, the same logits as transformers."""
 
 from __future__ import annotations
 

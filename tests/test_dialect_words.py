@@ -1,4 +1,4 @@
-"""What clients send beside the plain case: nulls, sloppy types, vLLM's own words, names of models. No engine, no socket."""
+"""What clients send beyond the plain case: nulls, sloppy types, vLLM's own options, model names. No engine, no socket."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def rows_of(body: Any) -> list[dict[str, Any]]:
 
 
 def comparable(answer: httpx.Response) -> Any:
-    """An answer without what is made up anew for each request."""
+    """An answer without the parts that are new for each request."""
     if answer.headers["content-type"].startswith("text/event-stream"):
         return answer.text
     body = answer.json()
     return [body] if isinstance(body, list) else {k: v for k, v in body.items() if k not in ("id", "created")}
 
 
-# Null is the same as nothing.
+# Null means the same as a missing key.
 
 
 def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -92,7 +92,7 @@ def test_there_are_fields_of_all_dialects() -> None:
 async def test_null_is_the_same_as_nothing(http: httpx.AsyncClient, path: str) -> None:
     for _, name, asked in [one for one in OPTIONAL if one[0] == path]:
         if name == "top_k" and "voyage" not in path:
-            continue  # null, too, is said by nobody but Voyage's client
+            continue  # even as null, only Voyage's client sends it
         plain, with_null = await http.post(path, json=asked), await http.post(path, json=asked | {name: None})
         assert with_null.status_code == 200, (name, with_null.text)
         assert comparable(with_null) == comparable(plain), name
@@ -103,7 +103,7 @@ async def test_null_within_relevant_spans(http: httpx.AsyncClient) -> None:
     assert (await http.post("/v2/rerank", json=ASKED | {"relevant_spans": spans})).status_code == 200
 
 
-# Flags and whole numbers, as they are written.
+# Flags and whole numbers in all their spellings.
 
 
 @pytest.mark.parametrize("path", RERANK_PATHS)
@@ -199,7 +199,7 @@ async def test_each_dialect_has_its_word_for_cutting_a_query(
     assert answer.headers["x-whyrank-truncated"] == "0, 1, 2"
 
 
-# vLLM's words.
+# vLLM's own options.
 
 
 async def test_max_tokens_per_query_bounds_the_query(make: MakeServer) -> None:
@@ -250,7 +250,7 @@ async def test_the_templates_instruction_is_the_instruction(http: httpx.AsyncCli
             await http.post(path, json=asked | instruction)
             for instruction in ({"instruction": "Be kind."}, {"chat_template_kwargs": {"instruction": "Be kind."}})
         ]
-        assert plain.status_code == by_template.status_code == 400  # Prism's is fixed
+        assert plain.status_code == by_template.status_code == 400  # Prism's instruction is fixed
         assert plain.json()["message"] == by_template.json()["message"]
         other = await http.post(path, json=asked | {"chat_template_kwargs": {"enable_thinking": False}})
         assert other.status_code == 400 and "chat_template_kwargs: 'enable_thinking' cannot be set" in other.text
@@ -285,7 +285,7 @@ async def test_errors_have_vllms_words_on_its_routes(make: MakeServer) -> None:
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, kind)
 
 
-# Voyage at paths of several dialects.
+# Voyage's requests at paths that several dialects share.
 
 VOYAGES: list[tuple[dict[str, Any], dict[str, str]]] = [
     ({"model": "rerank-2.5"}, {}),  # Voyage's own curl, npm voyageai, Continue
@@ -335,7 +335,7 @@ async def test_voyage_calls_too_much_an_invalid_request(make: MakeServer) -> Non
             assert "3 documents in one request" in answer.text
 
 
-# Keys.
+# API keys.
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ async def test_a_failed_row_has_all_keys_and_is_named(make: MakeServer) -> None:
     assert answer.headers["x-whyrank-failed"] == "1"
 
 
-# Names of models.
+# Model names.
 
 
 @pytest.mark.parametrize("path", [*RERANK_PATHS, "/score"])
@@ -409,7 +409,7 @@ async def test_a_strict_server_refuses_another_model(make: MakeServer) -> None:
     assert json.dumps(batch["answers"][0])
 
 
-# What else clients look up.
+# Other things that clients look up.
 
 
 async def test_the_model_is_looked_up_by_name(http: httpx.AsyncClient) -> None:
@@ -500,7 +500,7 @@ async def test_the_documents_bounds_are_those_of_the_checks(http: httpx.AsyncCli
 
 
 async def test_no_enum_has_two_values_that_make_one_name(make: MakeServer) -> None:
-    """Generators of clients make names of them, and fail."""
+    """Client generators turn enum values into names, and fail if two are the same."""
 
     def enums(value: Any) -> Iterator[list[str]]:
         if isinstance(value, dict):

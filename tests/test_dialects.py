@@ -1,4 +1,4 @@
-"""The clients that people have, unchanged, against a real server; and the exact shape that each dialect gives."""
+"""The clients that people have, unchanged, against a real server; and the exact format of each dialect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def http(server: Server) -> httpx.Client:
 
 @pytest.fixture(scope="session")
 def scores(http: httpx.Client) -> list[float]:
-    """What the native route says of TEXTS, in their order. Every dialect has to agree."""
+    """The native route's scores for TEXTS, in their order. Every dialect has to agree."""
     rows = http.post("/v1/score", json={"queries": QUERY, "documents": TEXTS}).raise_for_status().json()["data"]
     return [row["score"] for row in rows]
 
@@ -150,7 +150,7 @@ def test_cohere_errors(server: Server, mount: str) -> None:
 
 @pytest.fixture(params=["/v1", "/voyage/v1"])
 def voyage(request: pytest.FixtureRequest, server: Server, monkeypatch: pytest.MonkeyPatch) -> voyageai.Client:
-    monkeypatch.setattr(voyageai, "api_base", server.url + request.param)  # its own way of being told
+    monkeypatch.setattr(voyageai, "api_base", server.url + request.param)  # its own way to set the address
     return voyageai.Client(api_key="k")
 
 
@@ -168,11 +168,11 @@ def test_voyage_errors(voyage: voyageai.Client) -> None:
         voyage.rerank(QUERY, ["word " * 40_000], model="rerank-2.5", truncation=False)
 
 
-# The exact shapes. Numbers are masked; so is what is made up anew for each request.
+# The exact formats. Numbers are masked; so is everything that is new for each request.
 
 
 def shape(value: Any, key: str = "") -> Any:
-    """1.5 → 0.0, 7 → 0, an id → "id"; lists of one shape → their first."""
+    """1.5 → 0.0, 7 → 0, an id → "id"; a list of items of one shape → its first item."""
     match value:
         case dict():
             return {name: shape(part, name) for name, part in value.items()}
@@ -222,7 +222,7 @@ def native(**row: Any) -> dict[str, Any]:
 
 
 def single(*warnings: str, **row: Any) -> dict[str, Any]:
-    """What a request of one query gets beside that: Cohere's v1 `meta`."""
+    """What else the answer to a request with one query has: the `meta` of Cohere's v1."""
     meta: dict[str, Any] = META | {"api_version": {"version": "1", "is_experimental": False}}
     warned = {"warnings": [*warnings]} if warnings else {}
     return native(**row) | warned | {"meta": meta | warned}
@@ -241,7 +241,7 @@ SHAPES: list[tuple[str, dict[str, Any], Any]] = [
     ("/v1/rerank", ONE | {"truncation": True, "return_documents": True},
      {"object": "list", "data": [RANKED | {"document": TEXTS[0]}], "model": "id", "usage": {"total_tokens": 0}}),
     ("/v1/rerank/batch", {"requests": [ONE, ONE]}, {"id": "id", "object": "list", "answers": [native(**TEXT)]}),
-    # vLLM's own examples, at the places where vLLM has them.
+    # vLLM's own examples, at vLLM's paths.
     ("/rerank", ONE | {"top_n": 0}, single(**TEXT)),
     ("/rerank", ONE | {"truncate_prompt_tokens": 9999}, single(**TEXT)),
     ("/score", {"encoding_format": "float", "text_1": "a", "text_2": "b"},
@@ -258,7 +258,7 @@ SHAPES: list[tuple[str, dict[str, Any], Any]] = [
      {"id": "id", "results": [RANKED], "meta": META | {"warnings": ["unknown key 'topn' was ignored"]}}),
     ("/cohere/v1/rerank", ONE | {"return_documents": True},
      {"id": "id", "results": [RANKED | TEXT], "meta": META | {"api_version": {"version": "1", "is_experimental": False}}}),
-    # Jina gives documents back unless told not to.
+    # Jina returns the documents unless told not to.
     ("/jina/v1/rerank", ONE | {"documents": [{"text": TEXTS[0]}]},
      {"model": "id", "object": "list", "usage": {"total_tokens": 0}, "results": [RANKED | TEXT]}),
     ("/jina/v1/rerank", ONE | {"return_documents": False},
@@ -333,7 +333,7 @@ def test_the_stream_tells_scores_ranking_evidence_and_all(http: httpx.Client) ->
         assert len(json.loads(events[-1]["data"])["results"]) == len(TEXTS)
 
 
-# Errors, in each dialect's own shape.
+# Errors, in the format of each dialect.
 
 FAULT = {"message": str, "type": str, "param": type(None), "code": int, "request_id": str}
 NATIVE_ERROR = {"error": FAULT, "message": str, "detail": str}
@@ -381,7 +381,7 @@ def test_faults_are_named(
     if path == "/v1/rerank/stream" and "truncation" in body:
         said = "a stream sends scores"
     if key == "documents" and expected == NATIVE_ERROR and "truncation" in body and "infinity" not in path:
-        expected = DETAIL_ERROR  # as a flag, it is Voyage's word
+        expected = DETAIL_ERROR  # a boolean is Voyage's form of this option
     assert types(answer.json()) == expected
     told = answer.json().get("message") or answer.json().get("detail") or answer.json()["error"]
     assert said.replace("DOCUMENTS", key) in told

@@ -1,7 +1,7 @@
-"""README and docs/ are true: their blocks run, against one server with the embedded model, and print what the pages show.
+"""README and docs/ are correct: their code blocks run, against one server with the embedded model, and print what is shown.
 
-Of a block under a `<!-- not run: reason -->` only the `whyrank` commands are parsed. Outputs are compared without their digits,
-bars and frames, which differ by machine.
+In a block after `<!-- not run: reason -->` only the `whyrank` commands are parsed. Outputs are compared without their digits,
+bars and frames, which differ between machines.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
     r"(?:<!-- (?P<note>[^\n]*) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
 )
-# Starts an engine of its own: test_package.py runs it, from README.
+# It starts an engine of its own: test_package.py runs it, from the README.
 SCRIPT = re.compile(r"^if __name__", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`output`: what the page shows below it, if it does."""
+    """`output`: what the page shows below the block, if anything."""
 
     language: str
     text: str
@@ -71,7 +71,7 @@ def demo(start_server: Any) -> Server:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where commands run: what they write lands here, and scripts and examples are where a checkout has them."""
+    """Where commands run: what they write goes here, and scripts and examples are where a checkout has them."""
     folder = tmp_path_factory.mktemp("docs")
     for name in ("scripts", "examples"):
         (folder / name).symlink_to(ROOT / name)
@@ -79,13 +79,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def for_server(text: str, url: str) -> str:
-    """The same command or code, asking the tests' server where the page means one at port 8000 or would load the demo."""
+    """The same command or code, sent to the tests' server where the page means one at port 8000 or would load the demo."""
     text = re.sub(r"whyrank rerank (?!-m|--url)", f"whyrank rerank --url {url} ", text.replace("-m demo", f"-m {url}"))
     return text.replace("http://localhost:8000", url).replace("localhost:8000", url.removeprefix("http://"))
 
 
 def comparable(output: str) -> list[str]:
-    """Words alone, in their order."""
+    """Only the words, in their order."""
     return re.sub(r"[\d\W_]+", " ", output).split()
 
 
@@ -99,7 +99,7 @@ def run_bash(text: str, folder: Path) -> str:
 
 
 async def run_python(text: str, names: dict[str, Any]) -> str:
-    """With `await` at top level, as in a notebook."""
+    """Runs it with `await` at top level, as in a notebook."""
     code: CodeType = compile(text, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
         found = eval(code, names)

@@ -1,4 +1,4 @@
-"""What the doctor says of engines that are well, and of engines that are not: made so by a wrapper that changes their reads."""
+"""What the doctor reports of healthy engines and of unhealthy ones, which a wrapper makes by changing their label reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Change = Callable[[int, LabelRead], LabelRead]
 
 
 class Changed:
-    """A runtime whose reads are changed on their way. The engine belongs to the whole session and is not stopped."""
+    """A runtime whose label reads are changed on their way. The engine belongs to the whole session and is not stopped."""
 
     def __init__(self, inner: Runtime, change: Change) -> None:
         self.inner, self.change = inner, change
@@ -84,7 +84,7 @@ async def test_one_margin_that_is_off_is_found(asked: tuple[str, ...], shift: fl
 async def test_an_engine_that_is_well_has_parity(asked: tuple[str, ...], shift: float, serve: Serve) -> None:
     report = await report_on(await serve(*asked), lambda _, read: read)
     assert judged(report)["parity"] is True and "parity" not in report.verdict
-    if asked == ("multi-hop",):  # of random weights, only those without labels have nothing that is wrong with them
+    if asked == ("multi-hop",):  # with random weights, only models without labels pass all checks
         assert report.verdict == "can be trusted as served"
 
 
@@ -116,14 +116,14 @@ async def test_a_cache_that_never_hits_is_in_the_verdict(serve: Serve) -> None:
     assert "cache: 0% of prompt tokens from the cache cold, 0% warm — the documents share" in report.verdict
 
 
-# Ids.
+# Token ids.
 
 
 UNBOUND = Bounds()
 
 
 class WithoutNewlines(PromptEncoder):
-    """One that loses characters of documents, as ours once did with Gemma's vocabulary."""
+    """Loses characters of documents, as ours once did with Gemma's vocabulary."""
 
     def encode(
         self,
@@ -211,7 +211,7 @@ def test_hits_are_missed_where_they_were_due(
     assert finding.name == "cache" and finding.good is good and said in finding.value
 
 
-# The reference itself. On a GPU, engines compute in bf16 and the head in fp32; here it is made to without a GPU.
+# The reference itself. On a GPU, engines compute in bf16 and the head in fp32; here this is forced without a GPU.
 
 
 def half(checkpoint: Callable[[str], Path], prompt: str, kind: str) -> Any:

@@ -69,7 +69,7 @@ def folder(checkpoint: Callable[[str], Path]) -> Path:
 
 
 def test_the_guide_runs_and_scores_are_those_of_transformers(folder: Path) -> None:
-    """In a process of its own: it must also end, with its engine, and without a complaint."""
+    """Runs in a process of its own, because it must also end, together with its engine, and without a complaint."""
     asked = json.dumps([str(folder), QUERIES, DOCUMENTS, INSTRUCTION])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, asked], capture_output=True, text=True, timeout=240, check=False

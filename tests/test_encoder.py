@@ -40,12 +40,12 @@ def plan(checkpoint: Callable[[str], Path]) -> Plan:
     return make_plan(EngineConfig(str(checkpoint("deberta")), prompt="multi-hop"))
 
 
-# What is loaded.
+# Loading.
 
 
 @pytest.fixture
 def without(checkpoint: Callable[[str], Path], tmp_path: Path) -> Callable[[str, str], Path]:
-    """without(kind, start): a copy of the checkpoint that lacks the weights whose names start so."""
+    """without(kind, start): a copy of the checkpoint that lacks the weights whose names begin with `start`."""
 
     def made(kind: str, start: str) -> Path:
         folder = shutil.copytree(checkpoint(kind), tmp_path / kind)
@@ -95,7 +95,8 @@ def test_a_gpu_multiplies_in_tf32_unless_all_digits_are_asked_for(
 
 
 class SmallMemory:
-    """A model whose logit is the sum of a prompt's ids, for at most so many rows at once, and never for the number 13."""
+    """A model whose logit is the sum of a prompt's ids; fails for more than a given number of rows at once, and for the id
+    13."""
 
     device, config = "cpu", SimpleNamespace(pad_token_id=0)
 
@@ -146,7 +147,7 @@ async def test_its_api_page_needs_nothing_from_elsewhere(plan: Plan) -> None:
 
 
 class Running:
-    """A server over a runtime that holds its answers back, on a port of this machine."""
+    """A server on a local port, over a runtime that holds its answers back."""
 
     def __init__(self, plan: Plan, *keys: str, start: Start | None = None) -> None:
         with socket.socket() as probe:
@@ -178,7 +179,7 @@ async def test_told_to_stop_it_takes_nothing_new_and_answers_with_what_it_has(pl
         call = asyncio.create_task(running.client.post("/v1/rerank", json=ask))
         await running.runtime.reached.wait()
         running.server.should_exit = True  # what its handler of SIGTERM does
-        for _ in range(200):  # uvicorn looks at it now and then
+        for _ in range(200):  # uvicorn checks it from time to time
             late = await running.client.post("/v1/rerank", json=ask | {"deadline_ms": 1})
             if late.status_code != 200:
                 break
@@ -205,7 +206,7 @@ async def test_told_to_stop_by_a_signal_it_ends_as_one_that_has_not_failed(plan:
             await asyncio.wait_for(running.serving, 10)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert raised == []  # uvicorn's own server raises it again
+    assert raised == []  # uvicorn's own server raises the signal again
 
 
 async def test_it_names_its_model_as_vllm_does(plan: Plan) -> None:

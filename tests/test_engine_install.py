@@ -56,7 +56,7 @@ def test_a_dry_run_prints_the_commands_and_runs_none() -> None:
 
 
 def test_an_environment_without_pip_uses_uv_or_names_the_remedy(tmp_path: Path) -> None:
-    # A finder that has no pip: what a Python of uv's looks like from inside.
+    # A finder that has no pip: what a Python installed by uv looks like from inside.
     without_pip = (
         "import os; from importlib.machinery import PathFinder; found = PathFinder.find_spec; "
         "PathFinder.find_spec = lambda name, *rest: None if name == 'pip' else found(name, *rest); "
@@ -105,7 +105,7 @@ def test_a_light_install_names_the_command_that_brings_the_engine(command: list[
 
 
 def test_the_installer_imports_the_standard_library_alone() -> None:
-    """scripts/setup runs it in an environment that holds nothing else yet."""
+    """Because scripts/setup runs it in an environment in which nothing else is installed yet."""
     engine = Path(__file__).parents[1] / "engine"
     code = f"import sys; sys.path.insert(0, {str(engine)!r}); import whyrank.engine_install"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""What vLLM is started with, on both devices. No engine is: these are the options that nobody can try without a GPU."""
+"""What vLLM is started with, on both devices. No engine is started: a CPU machine cannot try the options for a GPU."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_engine_on_a_gpu(options: Options, asked: tuple[str, ...], config:
 
 @pytest.mark.parametrize(("asked", "config"), ENGINES)
 def test_vllm_knows_them_all(options: Options, asked: tuple[str, ...], config: dict[str, Any]) -> None:
-    """Read from its source: importing it takes as long as all of these tests."""
+    """Read from vLLM's source: importing it takes as long as all of these tests."""
     vllm = find_spec("vllm")
     assert vllm is not None and vllm.origin is not None
     source = ast.parse((Path(vllm.origin).parent / "engine" / "arg_utils.py").read_text())
@@ -216,7 +216,7 @@ def test_a_raw_logit_is_asked_for_where_the_prompt_wants_one(options: Options) -
 def test_the_size_of_the_cache_means_the_same_on_both_devices(options: Options) -> None:
     for on_cpu in (False, True):
         assert options("prism", on_cpu=on_cpu, kv_cache_gib=1.5)["kv_cache_memory_bytes"] == 3 << 29
-    # Otherwise vLLM, whatever size is given, does not start beside a model that has more than 8 % of the GPU.
+    # Without this, and whatever the size, vLLM does not start beside a model that has more than 8 % of the GPU.
     assert options("prism", kv_cache_gib=1.5)["gpu_memory_utilization"] == 0.01
     assert options("prism").keys().isdisjoint({"kv_cache_memory_bytes", "gpu_memory_utilization"})
     assert options("prism", on_cpu=True)["kv_cache_memory_bytes"] <= 4 << 30
@@ -234,9 +234,9 @@ def test_on_a_cpu_the_cache_suits_the_model(plan: Callable[..., Plan]) -> None:
     table = json.loads((Path(plan("prism").config.model) / "config.json").read_text())
     numbers = 2 * table["num_hidden_layers"] * table["num_key_value_heads"] * table["head_dim"]
     assert default("qwen3") == 65536 * numbers * 4 == 2 * default("qwen3", dtype="bfloat16")
-    assert default("qwen3_5") == min(4 << 30, memory // 4)  # how a hybrid's layers share is vLLM's to say
+    assert default("qwen3_5") == min(4 << 30, memory // 4)  # vLLM decides how the layers of a hybrid share memory
     assert default("qwen3", kv_elements_per_token=50_000) == min(4 << 30, memory // 4)
-    # One prompt of full length has room, or vLLM would not start.
+    # There is room for one prompt of full length, or vLLM would not start.
     assert default("qwen3", 10_000_000, max_length=1000) > 1000 * 10_000_000 * 4
 
 
@@ -247,7 +247,7 @@ def test_a_cpu_gets_what_its_kernels_do_best(options: Options, kind: str) -> Non
     assert (given["block_size"], given["enforce_eager"]) == (32, True)
 
 
-# Which vLLM it is.
+# The version of vLLM.
 
 
 @pytest.mark.parametrize(

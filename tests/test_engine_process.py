@@ -1,4 +1,4 @@
-"""An engine's process tells its parent why it did not start, and ends when its parent is killed, however it began."""
+"""An engine's process tells its parent why it did not start, and ends when its parent is killed, however it was started."""
 
 from __future__ import annotations
 

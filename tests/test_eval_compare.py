@@ -1,4 +1,4 @@
-"""Two evaluations held against each other; thresholds and calibrated scores from judged pairs; the report."""
+"""Comparison of two evaluations; thresholds and calibrated scores from judged pairs; the report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MEASURES = ("nDCG@10", "RR@10")
 
 
 def write_results(folder: Path, noise: float, queries: int = 40, separation: float = 4.0, **header: object) -> Path:
-    """Ten documents a query, of which each is relevant with probability 0.4; margins are drawn around the truth."""
+    """Ten documents per query, each relevant with probability 0.4; margins are drawn around the true relevance."""
     folder.mkdir()
     truth, error = random.Random(1), random.Random(f"{noise}{separation}")
     told = replace(Header("made", "f", f"noise {noise}", 10, queries, "bm25"), **header)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_a_threshold_reaches_its_aim_and_tells_how_sure_it_is(tmp_path: Path) ->
 
 
 def test_intervals_hold_what_they_promise() -> None:
-    """Pairs of a query resemble each other; drawing pairs, not queries, would give intervals that are too short."""
+    """Pairs of one query resemble each other; resampling pairs instead of queries would give intervals that are too short."""
     rng, held = np.random.default_rng(2), 0
     query = np.repeat(np.arange(50), 8)
     for _ in range(30):
@@ -174,7 +174,7 @@ def test_too_few_pairs_say_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["temperature", "isotonic"])
 def test_calibrated_scores_mean_what_they_say(method: str, tmp_path: Path) -> None:
     pairs = judged_pairs(write_results(tmp_path / "fit", 2.0, queries=300))
-    fresh = judged_pairs(write_results(tmp_path / "fresh", 2.00001, queries=300))  # other noise, same distribution
+    fresh = judged_pairs(write_results(tmp_path / "fresh", 2.00001, queries=300))  # new noise, same distribution
     fitted = fit(pairs, method, "m", "p@1", calibrate(pairs, "precision", 0.8))  # type: ignore[arg-type]
     calibrated = np.array([fitted.probability(margin) for margin in fresh.margin.tolist()])
     assert (np.diff(calibrated) <= 1e-12).all()  # falls with the margin
@@ -199,7 +199,7 @@ def test_isotonic_pools_violators_and_equal_margins() -> None:
 
 
 def test_equal_margins_are_one_point_before_neighbours_are_pooled() -> None:
-    """0.25 at margin 1 and 0.5 at margin 2 rise already, in whichever order the pairs of one margin stand."""
+    """0.25 at margin 1 and 0.5 at margin 2 already rise, in whichever order the pairs of one margin are."""
     for relevant in ([1, 0, 0, 0, 1, 0], [0, 1, 1, 0, 0, 0]):
         pairs = Pairs(*(np.array(x, float) for x in ([2, 2, 1, 1, 1, 1], [0] * 6, relevant)), np.arange(6))
         assert fit(pairs, "isotonic", "m", "p", calibrate(pairs, "recall", 1.0)).points == ((1, 0.25), (2, 0.5))
@@ -222,7 +222,7 @@ def test_margins_that_mean_nothing_say_the_same_for_every_pair() -> None:
 
 
 class Tags(html.parser.HTMLParser):
-    """Which tags are open at the end, and what is loaded from elsewhere."""
+    """Which tags are still open at the end, and what is loaded from elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Judged data as people have it, and what is said where it is broken."""
+"""Judged data as people have it, and the errors for broken data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lines(records: list[dict[str, Any]]) -> str:
 
 
 def beir(folder: Path, **changed: str | bytes | None) -> Path:
-    """A sound folder, with some files written otherwise or left out."""
+    """A valid folder, with some files replaced or left out."""
     files: dict[str, str | bytes | None] = {
         "corpus": lines(CORPUS),
         "queries": lines(QUERIES),
@@ -54,7 +54,7 @@ def test_a_beir_folder_with_a_trec_run(tmp_path: Path) -> None:
     topic = collection.topic("q1", 100)
     assert topic.query == "how to make tea" and topic.answers == ("boil",)
     assert topic.judged == {"d1": 2, "d2": 0}
-    # By score, not by the rank column; the document that is the query itself is dropped.
+    # Sorted by score, not by the rank column; a document that is the query itself is dropped.
     assert found(collection, "q1") == [("d1", 2.5), ("d2", 1.5)]
     assert found(collection, "q1", top_k=1) == [("d1", 2.5)]
     assert topic.candidates[0].document.content == "Tea Boil water."
@@ -110,7 +110,7 @@ def test_a_query_id_that_no_run_can_hold_is_refused_by_name(tmp_path: Path) -> N
 def test_a_run_in_any_order_with_twins_ties_and_windows_line_ends(tmp_path: Path) -> None:
     run = "\ufeffq1 Q0 d1 1 1 x\r\nq2 Q0 d2 1 1 x\r\n\r\nq1 Q0 d1 1 3 x\r\nq1 Q0 d2 1 3.00000001 x"
     collection = open_collection(beir(tmp_path, run=run))
-    # A twin counts where it is best; 3 and 3.00000001 tie in single precision, and the larger id comes first.
+    # A duplicate counts where it ranks best; 3 and 3.00000001 tie in single precision, and the larger id comes first.
     assert found(collection, "q1") == [("d2", 3.00000001), ("d1", 3.0)]
     assert found(collection, "q2") == [("d2", 1.0)]
 
@@ -154,7 +154,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_positives_do_not_stand_first(tmp_path: Path) -> None:
-    """In the file's order a model that answers always the same would look perfect."""
+    """In the order of the file, a model that always gives the same score would look perfect."""
     path = tmp_path / "pairs.jsonl"
     path.write_text(lines([{"query": f"q{i}", "positive": [f"good {i}"], "negative": [f"bad {i}"]} for i in range(40)]))
     collection = open_collection(path)

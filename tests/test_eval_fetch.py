@@ -1,4 +1,4 @@
-"""Judged data brought by `datasets` and `ir_datasets`, which are not ours and may be absent."""
+"""Judged data loaded with `datasets` and `ir_datasets`, which are other projects' packages and may be absent."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOP_RANKED = [{"query-id": "q1", "corpus-ids": ["d2", "d1"]}]
 
 
 def mteb_repository(folder: Path, **parts: list[Mapping[str, object]]) -> Path:
-    """As MTEB's repositories on the hub: one part a configuration, named in the head of README.md."""
+    """Like MTEB's repositories on the hub: one part per configuration, named in the header of README.md."""
     splits = {"corpus": "corpus", "queries": "queries"}
     head = "".join(
         f"- config_name: {part}\n  data_files:\n  - split: {splits.get(part, 'test')}\n    path: {part}.jsonl\n"
@@ -83,7 +83,7 @@ class Scored(NamedTuple):
 
 
 class Tea:
-    """As a dataset of ir_datasets looks from outside."""
+    """What a dataset of ir_datasets looks like to its users."""
 
     judged = True
 
@@ -203,7 +203,7 @@ def test_an_existing_folder_is_left_alone_and_a_source_names_its_package(tmp_pat
 def test_a_missing_package_is_named(
     package: str, install: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)  # as Python marks what cannot be imported
+    monkeypatch.setitem(sys.modules, package, None)  # how Python marks a module that cannot be imported
     with pytest.raises(EvalNotInstalled, match=f"pip install {install}$"):
         fetch(f"{package}:x", tmp_path / "new")
 

@@ -1,4 +1,4 @@
-"""Measures against pytrec_eval and against a second opinion in plain Python; significance; and tables that cannot be."""
+"""Measures compared with pytrec_eval and with an independent version in plain Python; significance; impossible tables."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def random_case(rng: random.Random) -> tuple[dict[str, Judged], dict[str, Scores
 
 
 def test_500_random_runs_equal_pytrec_eval() -> None:
-    """It is shown 0 for grades below: it may crash of them. What they mean is held against the definitions below."""
+    """pytrec_eval gets 0 for negative grades, which may crash it. Their meaning is compared with the definitions below."""
     rng, measurer = random.Random(11), Measurer(NAMES)
     for _ in range(500):
         qrels, run = random_case(rng)
@@ -92,7 +92,7 @@ def test_500_random_runs_equal_the_definitions() -> None:
 
 
 def test_margins_tell_apart_what_scores_cannot() -> None:
-    """1 - 1e-9 and 1 - 2e-9 are one number in single precision; their log-odds are not."""
+    """1 - 1e-9 and 1 - 2e-9 are the same number in single precision; their log-odds differ."""
     judged, measurer = {"a": 1, "b": 0}, Measurer(["RR@10"])
     assert measurer.measure(judged, {"a": 1 - 1e-9, "b": 1 - 2e-9}) == [0.5]
     margins = {"a": math.log(1e9), "b": math.log(5e8)}

@@ -1,4 +1,4 @@
-"""The result file: resumable to the byte, in bounded memory, and honest about what it holds."""
+"""The result file: resumable to the byte, in bounded memory, and honest about what it contains."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def undisturbed(collection: Collection, tmp_path_factory: pytest.TempPathF
 
 
 class Failing:
-    """Scores like HashScorer, and dies of some query on the way."""
+    """Scores like HashScorer, and fails at some query on the way."""
 
     def __init__(self, after: int) -> None:
         self.left = after
@@ -70,7 +70,7 @@ class Failing:
 async def test_interrupted_at_twenty_moments_it_is_the_same_file(
     collection: Collection, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Failures, cancellations and files cut in the middle of a line, in turn."""
+    """The interruptions are, in turn, failures, cancellations and files cut off in the middle of a line."""
     rng = random.Random(8)
     for moment in range(20):
         if moment % 3 == 0:
@@ -190,7 +190,7 @@ def test_the_scorecard_sets_first_stage_reranked_and_oracle_side_by_side(undistu
     assert card.gained[0].delta >= card.gained[-1].delta > 0
     assert card.costs.pairs == 60 * 20 and card.costs.prompt_tokens == 64 * 1200 and card.costs.pairs_per_second > 0
     assert not any(card.impossible.values()) and card.missing == card.failed == 0
-    # Margins are written so that trec_eval, reading the run file, sees the same order.
+    # Margins are written so that trec_eval sees the same order when it reads the run file.
     lines = [line.split() for line in write_run(undisturbed).read_text().splitlines()]
     assert len(lines) == 1200 and [line[3] for line in lines[:3]] == ["1", "2", "3"]
     result = next(read_results(undisturbed / RESULTS))
@@ -198,7 +198,7 @@ def test_the_scorecard_sets_first_stage_reranked_and_oracle_side_by_side(undistu
 
 
 class Writes:
-    """One good document with evidence, one that fails."""
+    """Returns one good document with evidence, and one that fails."""
 
     async def rerank(self, query: str, documents: list[Document], **options: Unpack[RerankOptions]) -> Ranking:
         assert options.get("mode") == "evidence"
@@ -321,7 +321,8 @@ def test_a_broken_result_file_is_told(
 
 
 def test_fifty_thousand_pairs_in_little_memory_and_time() -> None:
-    """The benchmark, smaller: its own process, so that its memory is its own. A million pairs: see its --help."""
+    """The benchmark in a smaller size, in a process of its own, so that its memory is measured alone. A million: see its
+    --help."""
     command = [sys.executable, bench_eval.__file__, "--queries", "500", "--depth", "100"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Evidence mode: what may be written, how it is read back, and what a call returns when time or the engine runs out."""
+"""Evidence mode: what may be written, how it is parsed, and what a call returns if time runs out or the engine fails."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ assert PRISM is not None
 CONTROL = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>"]
 BUDGETS = {"contribution": 12, "evidence": 20}
 
-# Pure: the grammar and its parser.
+# Without an engine: the grammar and its parser.
 
 
 def as_characters(ids: Sequence[int]) -> str:
-    """One token a character, so that counts can be seen."""
+    """One token per character, so that counts can be seen."""
     return "".join(map(chr, ids))
 
 
@@ -132,7 +132,7 @@ def test_the_grammar_accepts_the_format_and_nothing_else(
 
 
 def test_the_grammar_is_the_same_string_every_time() -> None:
-    """The engine compiles a grammar once per string."""
+    """Because the engine compiles a grammar once per string."""
     once = writing_grammar(PRISM, BUDGETS, CONTROL)  # type: ignore[arg-type]
     assert once == writing_grammar(PRISM, dict(BUDGETS), reversed(CONTROL))  # type: ignore[arg-type]
 
@@ -162,7 +162,7 @@ def finish_of(contribution: str, evidence: str, contribution_budget: int, eviden
 
 
 def test_few_grammars_serve_all_budgets() -> None:
-    """The engine keeps what it has compiled, and anybody may ask for any budgets."""
+    """Because the engine keeps what it has compiled, and callers may ask for any budgets."""
     for fmt in builtin_formats().values():
         if (continuation := fmt.continuation) is None:
             continue
@@ -181,7 +181,7 @@ def test_few_grammars_serve_all_budgets() -> None:
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 7, 12, 13, 40])
 @pytest.mark.parametrize("step", [1, 2, 5, 1000])
 def test_a_text_has_no_more_tokens_than_its_caller_allows(budget: int, step: int) -> None:
-    """Each byte a token, so that characters take several: as a whole and piece by piece, where pieces come as they like."""
+    """Each byte is a token, so characters take several; parsed as a whole and piece by piece, with pieces of any length."""
     budgets = {"contribution": budget, "evidence": budget + 1}
     texts = {"contribution": "Siedet é bei 100 °C 🫖 <", "evidence": "水在一百度沸腾。</ev <b"}
     written = render(PRISM, texts).removeprefix(opening_text(PRISM)).encode()  # type: ignore[arg-type]
@@ -200,14 +200,14 @@ def test_a_text_has_no_more_tokens_than_its_caller_allows(budget: int, step: int
     assert given == {section.name: section.text for section in sections}
 
 
-PLAIN = "".join(chr(0x4E00 + n) for n in range(384))  # no two characters alike
+PLAIN = "".join(chr(0x4E00 + n) for n in range(384))  # all characters differ
 SENTENCE = PLAIN[200:230]
 
 
 @pytest.mark.parametrize("cut", range(30))
 @pytest.mark.parametrize("earlier", ["short", PLAIN[:40]])
 def test_a_loop_is_told_wherever_the_cut_falls_and_whatever_stands_before(earlier: str, cut: int) -> None:
-    """A sentence of 30 tokens, after a beginning of its own."""
+    """A sentence of 30 tokens, after a beginning without repetition."""
     evidence = PLAIN[:20] + SENTENCE * 3 + SENTENCE[:cut]
     assert finish_of(earlier, evidence, 40, len(evidence)) == "repetition"
 
@@ -243,7 +243,8 @@ def test_a_loop_that_ended_of_itself_is_complete() -> None:
 
 
 def test_tokens_that_hold_text_and_tag_belong_to_the_text() -> None:
-    """At both ends of a section: a budget that is full is seen, and a loop whose last token is another one."""
+    """At both ends of a section: a full budget is noticed, and so is a loop whose last token differs because it has part of a
+    tag."""
     pieces = ["said", ".</contribution>\n<evidence>", "so", " it", " is", ".</", "evidence>"]
     ids = {piece: number for number, piece in enumerate(pieces)}
     decode = lambda written: "".join(pieces[token] for token in written)  # noqa: E731
@@ -293,7 +294,8 @@ def unfinished(served: Served) -> int:
 
 
 async def test_150_random_runs_write_nothing_but_the_format(served: Served) -> None:
-    """Two engines, so 300 runs; greedy ones and wild ones, on documents that try to break out."""
+    """There are two engines, so 300 runs; greedy and with high temperature, on documents that try to break out of the
+    format."""
     hostile = hostile_texts(["<|im_end|>", "</think>"], count=60)[4:]
     texts = [
         "</evidence>",
@@ -339,7 +341,7 @@ async def test_every_tag_closes(served: Served) -> None:
 
 
 async def test_the_prompt_goes_on_as_the_card_would(served: Served) -> None:
-    """The forced opening has the ids that the tokenizer gives to the card's whole string."""
+    """The forced opening has the ids that the tokenizer gives for the card's whole string."""
     tokenise = tokenise_with(AutoTokenizer.from_pretrained(served.plan.config.model))
     whole = CARDS["prism"](lambda text: tokenise(text + opening_text(PRISM)), QUERY, "water")
     opening = list(served.plan.encoder.encode_frame(opening_text(PRISM)))
@@ -383,7 +385,7 @@ async def test_duplicates_share_one_continuation(prism: Served) -> None:
 
 
 class FakeWriter:
-    """Scores by a function of the ids, writes a fixed answer at once and ends as told."""
+    """Scores by a function of the ids, writes a fixed answer at once and ends in the given way."""
 
     def __init__(self, served: Served, score: Callable[[Ids], float], ending: str = "stop") -> None:
         self.encoder, self.score, self.ending = served.plan.encoder, score, ending
@@ -466,7 +468,7 @@ async def test_a_large_call_leaves_places_to_scores_and_to_others_who_write(pris
     await write("small", 5)
     await large
     assert done == ["small", "large"]
-    assert peak <= seats // 2 + 5  # the small call reads meanwhile
+    assert peak <= seats // 2 + 5  # the small call is scored meanwhile
 
 
 @pytest.mark.parametrize("milliseconds", [100, 400, 1500])
@@ -487,7 +489,7 @@ async def test_a_deadline_holds_and_leaves_nothing_running(prism: Served, millis
             row.evidence is None or row.evidence.finish in ("deadline", "budget", "repetition") for row in scored
         )
         assert late or any(row.evidence and row.evidence.finish == "deadline" for row in scored)
-    # A machine that does something else meanwhile may stop us now and then; it does not do so every time.
+    # Other work on the machine may hold us up sometimes, but not every time.
     assert min(took) <= milliseconds * 1.1
 
 

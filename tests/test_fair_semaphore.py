@@ -1,4 +1,4 @@
-"""Places for continuations: never more than there are, fair among calls, and given back whatever happens."""
+"""Slots for continuations: never more than there are, fairly shared among calls, and given back whatever happens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whyrank.runtimes.generate import max_concurrent_generations
 
 
 class Call:
-    """Takes so many places, each until `finish`; notes in `order` when it gets one."""
+    """Takes a number of slots, each until `finish`; records in `order` when it gets one."""
 
     def __init__(self, places: FairSemaphore, name: str, count: int, order: list[str]) -> None:
         self.places, self.name, self.order = places, name, order
@@ -42,7 +42,7 @@ class Call:
 
 
 async def settled() -> None:
-    """Whatever can run has run."""
+    """Returns when everything that can run has run."""
     for _ in range(10):
         await asyncio.sleep(0)
 
@@ -106,7 +106,7 @@ async def test_a_place_granted_to_a_call_that_is_cancelled_at_the_same_moment_is
     await settled()
     holder.tasks[0].cancel()
     with suppress(asyncio.CancelledError):
-        await holder.tasks[0]  # which hands the place over
+        await holder.tasks[0]  # this hands the slot over
     await waiting.leave()
     last = Call(places, "last", 1, order)
     await settled()
@@ -118,7 +118,7 @@ async def test_a_place_granted_to_a_call_that_is_cancelled_at_the_same_moment_is
     ("seats", "engines", "processes"), [(64, 1, 1), (256, 1, 1), (256, 4, 4), (64, 1, 8), (1, 1, 1)]
 )
 def test_writing_leaves_room_for_scoring(seats: int, engines: int, processes: int) -> None:
-    """All processes together."""
+    """Counted over all processes together."""
     config = SimpleNamespace(
         scheduler_config=SimpleNamespace(max_num_seqs=seats),
         parallel_config=SimpleNamespace(data_parallel_size=engines, _api_process_count=processes),

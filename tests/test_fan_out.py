@@ -1,4 +1,4 @@
-"""Many questions at once: answers as they come, the first failure, and nothing left running."""
+"""Many questions at once: answers as they become ready, the first failure, and nothing left running."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def test_every_answer_comes_once() -> None:
 
 
 async def test_a_cancellation_inside_one_question_reaches_who_waits() -> None:
-    """Something that the question awaits was cancelled, not the question: its own worker ends all the same."""
+    """Something that the question awaits was cancelled, not the question itself: its own worker ends all the same."""
 
     async def ask(number: int) -> int:
         if number == 1:

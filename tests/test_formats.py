@@ -1,4 +1,4 @@
-"""Prompt files: what ships is valid and fits the right checkpoints, what is wrong is refused by file and key."""
+"""Prompt files: those that ship are valid and fit the right checkpoints; wrong ones are refused with file and key."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def test_a_users_file_loads(tmp_path: Path) -> None:
 
 def test_a_fingerprint_is_computed_once_and_a_changed_copy_has_another(tmp_path: Path) -> None:
     fmt = load_format(write(tmp_path, GOOD))
-    assert fmt.fingerprint is fmt.fingerprint  # the very same string
+    assert fmt.fingerprint is fmt.fingerprint  # the same object
     changed = fmt.model_copy(update={"score": Rule(scale=2.0)})
     assert changed.fingerprint != fmt.fingerprint == fmt.model_copy(update={"max_length": 64}).fingerprint
     assert fmt == load_format(tmp_path / "mine.toml") and "fingerprint" not in fmt.model_dump()
@@ -91,7 +91,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("model", "architecture", "prompt"),
     [
         ("infgrad/Prism-Qwen3.5-Reranker-0.8B", "Qwen3_5ForCausalLM", "prism"),
-        # Its own authors' harness takes this one for a Qwen3-Reranker.
+        # Its authors' own harness mistakes this one for a Qwen3-Reranker.
         ("infgrad/Prism-Qwen3-Reranker-4B-exp", "Qwen3ForCausalLM", "prism"),
         ("Qwen/Qwen3-Reranker-0.6B", "Qwen3ForCausalLM", "qwen3-reranker"),
         ("tomaarsen/Qwen3-Reranker-0.6B-seq-cls", "Qwen3ForSequenceClassification", "qanchor"),

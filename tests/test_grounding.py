@@ -1,4 +1,4 @@
-"""Planted errors are caught, faithful rewrites accepted, places exact, and nothing breaks it."""
+"""Planted errors are found, faithful rewrites accepted, positions exact, and hostile input breaks nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pairs(name: str) -> list[Pair]:
 
 
 class Planted(NamedTuple):
-    """An error in an evidence. It stands at start..end; for a flag, it is the whole."""
+    """An error in an evidence text, at start..end; for a flag, that is the whole text."""
 
     kind: str
     pair: Pair
@@ -53,7 +53,7 @@ def planted(pair: Pair) -> Iterator[Planted]:
     faithful = pair["evidence"][0]
     for kind, old, new in pair["edits"]:
         start = faithful.index(old)
-        # What was added stands at the end of `new`.
+        # The addition is at the end of `new`.
         first = start + len(old) if kind == "clause" and new.startswith(old) else start
         yield Planted(kind, pair, faithful.replace(old, new), first, start + len(new))
     for sentence in pair["fabricated"]:
@@ -87,7 +87,7 @@ def test_planted_facts_are_called_altered(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_faithful_rewrites_are_not_called_altered(name: str) -> None:
-    """They are loose: by words alone, about half of their sentences are supported and most others unverified."""
+    """They are free rewrites: judged by words alone, about half of their sentences are supported and most others unverified."""
     found = [ground(evidence, pair["document"], pair["query"]) for pair in pairs(name) for evidence in pair["evidence"]]
     verdicts = [sentence.verdict for one in found for sentence in one.sentences]
     altered = [sentence for one in found for sentence in one.sentences if sentence.verdict == "altered"]
@@ -116,7 +116,7 @@ def test_places_are_exact(name: str) -> None:
 
 
 def resemblance(sentence: str, stretch: str, width: int) -> float:
-    """Share of the sentence's runs of so many characters, spaces and all, that the stretch holds."""
+    """Share of the sentence's substrings of `width` characters, spaces included, that the stretch contains."""
     runs = [sentence[i : i + width].lower() for i in range(len(sentence) - width + 1)]
     return sum(run in stretch.lower() for run in runs) / len(runs)
 
@@ -480,9 +480,9 @@ CLAIM_FILES = {
 
 @pytest.mark.parametrize("name", CLAIM_FILES)
 def test_faithful_and_unfaithful_evidence(name: str) -> None:
-    """The figures that the rules were developed to; scripts/eval_grounding.py prints them by kind.
+    """The figures for which the rules were developed; scripts/eval_grounding.py prints them by kind.
 
-    Many formats of the second table come with other words as well, so that they are unverified."""
+    In the second table many changes of format come with changed words as well, so that they are unverified."""
     rows = [row for path in CLAIM_FILES[name] for row in rows_of(path)]
     texts = {row["id"]: row["text"] for row in rows if "text" in row}
     judged = []

@@ -1,4 +1,4 @@
-"""What stands in front of every route: keys, limits, turns, errors, and what is counted and logged. No engine, no socket."""
+"""What is in front of every route: keys, limits, fairness, errors, and what is counted and logged. No engine, no socket."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def http(server: InProcess) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-# Keys.
+# API keys.
 
 OPEN = {"/health", "/v1/cluster/auth"}
 ROUTES = [
@@ -127,7 +127,7 @@ async def test_two_keys_never_share_a_cache(make: MakeServer) -> None:
     assert all(len(used) == 1 and used[0] for used in salts)
     assert salts[0] == salts[4]
     assert len({used[0] for used in salts}) == 4
-    # Nobody gets into another's cache by saying the other's salt.
+    # Nobody gets access to another tenant's cache by sending its salt.
     server.runtime.salts.clear()
     async with server.client(authorization="Bearer two") as client:
         await client.post("/v1/rerank", json=ASKED | {"cache_salt": salts[0][0]})
@@ -211,7 +211,7 @@ async def test_a_text_too_long(make: MakeServer, name: str) -> None:
 
 
 class Watched:
-    """An encoder that remembers what it was given."""
+    """An encoder that records its input."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self._encoder = encoder
@@ -291,7 +291,7 @@ async def test_who_leaves_frees_the_work(server: InProcess) -> None:
     assert (server.service.admission.documents, server.runtime.left) == (0, 1)
 
 
-# What is answered.
+# Responses.
 
 
 async def test_the_callers_request_id_comes_back(http: httpx.AsyncClient) -> None:
@@ -328,13 +328,13 @@ async def test_a_deadline_leaves_what_there_is(server: InProcess, http: httpx.As
     answer = (await http.post("/v1/rerank", json=ASKED | {"deadline_ms": 50})).raise_for_status().json()
     assert [row["error"]["code"] for row in answer["results"]] == ["deadline"] * 3
     assert [row["relevance_score"] for row in answer["results"]] == [None] * 3
-    # A dialect without rows that failed says so as a whole, and that another try may do.
+    # A dialect whose rows cannot report an error fails as a whole, and says that another try may succeed.
     for path in ("/v2/rerank", "/jina/v1/rerank", "/voyage/v1/rerank"):
         refused = await http.post(path, json=ASKED | {"deadline_ms": 50})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
 
 
-# A document that fails, and one that is cut, where rows have no place to say so.
+# A document that fails, and one that is cut, in formats whose rows have no place for it.
 
 SHAPED = {
     "/v2/rerank": "results",
@@ -342,7 +342,7 @@ SHAPED = {
     "/cohere/v1/rerank": "results",
     "/jina/v1/rerank": "results",
     "/voyage/v1/rerank": "data",
-    "/v1/rerank": "data",  # with a top_k it is Voyage's
+    "/v1/rerank": "data",  # with a top_k the request is Voyage's
     "/tei/rerank": "",
     "/rerank": "",
 }
@@ -548,7 +548,7 @@ async def test_an_engine_that_has_died_is_a_503(server: InProcess, http: httpx.A
         assert (await http.post(path, json=body)).status_code == 503
 
 
-# What is counted and logged.
+# Metrics and logs.
 
 
 def counted(name: str, **labels: str) -> float:
@@ -623,7 +623,7 @@ async def test_a_stream_that_breaks_says_so(server: InProcess, http: httpx.Async
     assert json.loads(last.split("data: ")[1])["type"] == "InternalError"
 
 
-# What OpenAPI tells.
+# What OpenAPI declares.
 
 
 def test_openapi_is_complete(server: InProcess) -> None:

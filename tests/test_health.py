@@ -1,4 +1,4 @@
-"""The canary: what is refused before anybody asks, and what /health says of an engine that drifts, lags or dies."""
+"""The canary: what is refused at startup, and what /health reports for an engine that drifts, lags or dies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def health(server: InProcess) -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
-# Before anybody asks.
+# At startup.
 
 
 @pytest.mark.parametrize("margin", [0.0, 7.25])
@@ -63,13 +63,13 @@ async def test_a_model_that_wants_neither_label_is_told(
         return math.log(mass * share), math.log(mass * (1 - share))
 
     server.runtime.says_labels = labels
-    # Whatever was imported by other tests: a library of vLLM's server silences all loggers but its own.
+    # Other tests may have imported a library of vLLM's server that silences all loggers but its own.
     caplog.set_level("WARNING", logger="whyrank")
     await server.service.warm_up()
     assert (f"{mass:.4f} of the probability on its labels" in caplog.text) is told
 
 
-# While it serves.
+# While serving.
 
 
 async def test_a_well_engine_is_asked_every_few_seconds_only(server: InProcess) -> None:

@@ -1,4 +1,5 @@
-"""The id under which clients keep a server's scores: one for all that give the same, never one for two that may not."""
+"""The id under which clients keep a server's scores: shared by all servers that give the same scores, never by two that may
+not."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from whyrank.serving.instance import instance_id
 
 @pytest.fixture
 def folder(checkpoint: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A checkpoint that a test may change."""
+    """A checkpoint that a test may modify."""
     return Path(shutil.copytree(checkpoint("qwen3"), tmp_path / "model"))
 
 
@@ -45,7 +46,7 @@ def test_whatever_may_change_a_score_changes_the_id(folder: Path, tmp_path: Path
     config.write_text(config.read_text() + "\n")
     ids.append(id_of(plan))
     (weights,) = folder.glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes())  # the same size, at another time
+    weights.write_bytes(weights.read_bytes())  # the same size, with another modification time
     ids.append(id_of(plan))
     assert len({*ids}) == len(ids)
 
@@ -55,7 +56,7 @@ def test_a_commit_of_the_hub_is_the_same_wherever_it_lies(folder: Path, tmp_path
     for machine in ("a", "b"):
         snapshot = tmp_path / machine / "snapshots" / ("0f" * 20)
         snapshot.parent.mkdir(parents=True)
-        shutil.copytree(folder, snapshot, copy_function=shutil.copyfile)  # at times of their own
+        shutil.copytree(folder, snapshot, copy_function=shutil.copyfile)  # with new modification times
         ids.add(id_of(prism_plan(snapshot)))
     assert len(ids) == 1
 

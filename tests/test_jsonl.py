@@ -1,4 +1,4 @@
-"""Files that stay whole: what a full disk, a link or a device makes of them."""
+"""Files stay complete: the effects of a full disk, a link or a device as the target."""
 
 from __future__ import annotations
 

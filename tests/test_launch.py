@@ -1,4 +1,4 @@
-"""The command of `whyrank serve`: the user's flags win, ours fill in the rest. Read by vLLM's own parser, nothing starts."""
+"""The command of `whyrank serve`: the user's flags win, ours fill in the rest. Parsed by vLLM's own parser; nothing starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Told = Callable[..., Namespace]
 
 @pytest.fixture(scope="module")
 def told(checkpoint: Callable[[str], Path]) -> Told:
-    """told(*flags, prompt="prism", on_cpu=False, quiet=False, **of EngineConfig): what vLLM understands of the command."""
+    """told(*flags, prompt="prism", on_cpu=False, quiet=False, **of EngineConfig): the command as vLLM understands it."""
     parser = vllm_name("make_arg_parser")(vllm_name("FlexibleArgumentParser")("whyrank"))
 
     def understood(

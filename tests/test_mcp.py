@@ -1,4 +1,4 @@
-"""`whyrank mcp` as an agent's host sees it: the real MCP client, a process of its own, its stdin and stdout."""
+"""`whyrank mcp` as an agent's host sees it: with the real MCP client, in a process of its own, over its stdin and stdout."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_an_agent_reranks_with_evidence(server: Server) -> None:
             assert one["supported"] == row.evidence.grounding.supported
             assert one["complete"] == (row.evidence.finish == "complete")
         assert told.structured_content["degraded"] is False
-        # A host that knows no structured content reads the same as text.
+        # A host that does not support structured content reads the same as text.
         assert json.loads(told.content[0].text) == told.structured_content  # type: ignore[union-attr]
 
         told = await client.call_tool("rerank", {"query": QUERY, "documents": documents})
@@ -93,7 +93,7 @@ async def test_an_agent_is_told_what_went_wrong(server: Server) -> None:
 
 
 def test_stdout_is_the_protocols_alone(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    """Even with a checkpoint whose own code prints when it is loaded, and whenever it is asked."""
+    """Even with a checkpoint whose own code prints when it is loaded and whenever it is called."""
     folder = shutil.copytree(checkpoint("querit"), tmp_path / "querit")
     (code,) = folder.glob("*.py")
     code.write_text(
@@ -116,7 +116,7 @@ def test_stdout_is_the_protocols_alone(checkpoint: Callable[[str], Path], tmp_pa
         process.stdin.write("".join(json.dumps(one) + "\n" for one in messages))
         process.stdin.flush()
         answers = [json.loads(process.stdout.readline()) for _ in range(2)]
-        process.stdin.close()  # which is how a host says goodbye
+        process.stdin.close()  # this is how a host ends the session
         assert process.stdout.read() == "" and process.wait(30) == 0
     printed = (tmp_path / "stderr").read_text()
     assert "loaded" in printed and "asked" in printed

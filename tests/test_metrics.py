@@ -1,4 +1,4 @@
-"""The dashboard shows what the server counts, and nothing else."""
+"""The dashboard shows exactly what the server counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def counted() -> set[str]:
     """Names as Prometheus sees them, without the suffixes of histograms."""
     from prometheus_client import REGISTRY
 
-    assert metrics.count_ranking is not None  # importing it is what registers them
+    assert metrics.count_ranking is not None  # importing the module registers the metrics
     return {
         family.name + ("_total" if family.type == "counter" else "")
         for family in REGISTRY.collect()

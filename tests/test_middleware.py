@@ -1,4 +1,4 @@
-"""The API key in front of vLLM's own application, with every route that vLLM can have, and of a small one. No engine."""
+"""The API key in front of vLLM's own application, with every route that vLLM can have, and of a small app. No engine."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ VllmApp = Callable[..., FastAPI]
 
 @pytest.fixture
 def vllm_app(everything: None, plan: Plan) -> VllmApp:
-    """vllm_app(route, keep_vllm): built by vLLM with our plugin in it, as far as it goes without an engine."""
+    """vllm_app(route, keep_vllm): built by vLLM with our plugin in it, as far as possible without an engine."""
     parser = vllm_name("make_arg_parser")(vllm_name("FlexibleArgumentParser")("whyrank"))
     args = parser.parse_args(["tiny", "--api-key", *KEYS])
     pooling = SimpleNamespace(get_pooling_task=lambda tasks: "classify", hf_config=SimpleNamespace(num_labels=1))
@@ -167,7 +167,7 @@ async def test_nothing_but_ours_ranks_and_scores_on_the_classify_route(vllm_app:
 
 @pytest.fixture
 def small_app(plan: Plan) -> Callable[..., FastAPI]:
-    """small_app(*keys, protect_metrics=False): some routes that are not ours."""
+    """small_app(*keys, protect_metrics=False): an app with some routes that are not ours."""
 
     def build(*keys: str, protect_metrics: bool = False) -> FastAPI:
         app = FastAPI()
@@ -202,7 +202,7 @@ async def test_priority_and_salt_do_not_pass_beside_keys(small_app: SmallApp, bo
         answer = await http.post("/v1/completions", json={"prompt": "a", **body})
         assert (answer.status_code, answer.json()["error"]["type"]) == (400, "InvalidRequest")
         assert name in answer.json()["error"]["message"]
-    async with client(small_app()) as http:  # without keys there is one tenant
+    async with client(small_app()) as http:  # without keys there is only one tenant
         assert (await http.post("/v1/completions", json=body)).status_code == 200
 
 
@@ -247,7 +247,7 @@ async def test_a_browser_opens_pages_with_the_key_as_password(small_app: SmallAp
         assert refused.headers["www-authenticate"].startswith("Basic") and "API key" in refused.text
         for path in ("/docs", "/openapi.json"):
             assert (await http.get(path, headers=basic)).status_code == 200
-        # Foreign pages can make a browser post with the password that it knows.
+        # A foreign page can make a browser send a POST with the password that the browser has stored.
         refused = await http.post("/v1/completions", headers=basic)
         assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
 

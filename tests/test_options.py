@@ -1,4 +1,4 @@
-"""An option stands in one place: what is made of the fields of RerankRequest and EngineConfig."""
+"""Every option is defined in one place: what is derived from the fields of RerankRequest and EngineConfig."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from whyrank.wire import options_body
 
 @dataclass(frozen=True)
 class Extended(RerankRequest):
-    """A copy of the request with one option more."""
+    """A copy of the request with one additional option."""
 
     max_adjectives: Annotated[int | None, Option("Adjectives in an answer, at most.", minimum=2, agent=True)] = 7
 

@@ -1,4 +1,4 @@
-"""The package as a whole: light to import, layered as planned, complete in its wheel, true in its README."""
+"""The package as a whole: light to import, layered as planned, complete in its wheel, and as its README says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_import_is_light() -> None:
         assert run(f"import sys, {module}; print({heavy | slow} & set(sys.modules))").strip() == "set()"
 
 
-# Which rooms may import what, anywhere in their code. Everything else may not.
+# The files and folders that may import each package, anywhere in their code. All others may not.
 ALLOWED = {
     "bm25s": {"retrieval/bm25.py"},
     "haystack": {"adapters/haystack.py"},
@@ -139,7 +139,7 @@ def test_nobody_takes_anothers_private_names() -> None:
 
 
 def room_of(module: str) -> str:
-    """A folder is one room; but within prompting/, who stands above whom matters, too."""
+    """A folder counts as one unit; but within prompting/, the layers among its modules matter, too."""
     first, *rest = module.split(".")[1:]
     return f"{first}/{rest[0]}" if first == "prompting" else first
 

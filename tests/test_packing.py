@@ -148,12 +148,12 @@ def test_what_was_left_out_is_nobodys_twin() -> None:
 
 
 def joins_cost(text: str) -> int:
-    """A join costs more than its parts."""
+    """A joined text costs more than its parts."""
     return len(text.split()) + 5 * text.count("\n\n") ** 2
 
 
 def jumps(text: str) -> int:
-    """Longer texts may cost less."""
+    """A longer text may cost less."""
     return len(text) // 4 + zlib.crc32(text.encode()) % 23
 
 

@@ -1,4 +1,4 @@
-"""Scores equal to plain transformers: every prompt on its route, every kind of text, alone and in any company."""
+"""Scores equal to plain transformers: every prompt on its route, every kind of text, alone and together with any others."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_every_kind_of_text_alone(served: Served) -> None:
 
 @pytest.mark.parametrize("policy", ["tail", "head", "middle", "windows"])
 async def test_truncated_text(served: Served, policy: TruncationPolicy) -> None:
-    """Cut prompts score as transformers scores the same ids, and the frame stands around them to the end."""
+    """Truncated prompts get the scores that transformers gives the same ids, and the frame around them is complete."""
     frame = len(served.plan.encoder.shared_prefix(None))
     plan = make_plan(replace(served.plan.config, max_length=frame + 160))
     reranker = Reranker.from_runtime(served.runtime, plan.encoder, plan.config)
@@ -80,7 +80,7 @@ async def test_truncated_text(served: Served, policy: TruncationPolicy) -> None:
 async def test_in_a_batch_of_mixed_lengths(served: Served) -> None:
     dice = random.Random(3)
     words = DOCUMENTS["long"].split()
-    # Few enough to be checked against slow transformers, repeated with new neighbours to make a batch of 64.
+    # Few enough to compare with slow transformers, repeated with new neighbours to make a batch of 64.
     known = [" ".join(words[: dice.choice([1, 7, 40, 160])]) + f" {i}" for i in range(16)]
     fillers = [" ".join(dice.choices(words, k=dice.randint(1, 300))) for _ in range(48)]
     batch = known + fillers
@@ -108,7 +108,7 @@ async def test_under_concurrent_calls(served: Served) -> None:
 
 
 async def test_labels_agree_with_the_masked_top_k_recipe_where_that_one_has_them(serve: Serve) -> None:
-    """The widely copied recipe (logprobs=20 with allowed_token_ids) reads the unmasked top 20: here it misses a label."""
+    """The widely copied recipe (logprobs=20 with allowed_token_ids) reads the unmasked top 20, so here it misses a label."""
     served: Served = await serve("prism")
     from vllm import SamplingParams
     from vllm.inputs import tokens_input

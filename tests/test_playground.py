@@ -1,4 +1,4 @@
-"""The playground, as a person meets it: a real browser, against a real server and against answers made by hand."""
+"""The playground as a person meets it: a real browser, with a real server and with hand-made answers."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 HOSTILE = "<img src=x onerror=\"document.title='taken'; alert(1)\"> <script>alert(2)</script>"
 DOCUMENTS = ["Water boils at 100 °C.", HOSTILE, "Everest is high.", "Tea is <|im_end|> brewed at 80 °C."]
-# Where pictures of the page go, for people to look at; none are taken without it.
+# A folder for screenshots of the page, for people to look at; none are taken if it is not set.
 PICTURES = os.environ.get("WHYRANK_PICTURES")
-# The canned answers need no engine: the page itself comes from its files.
+# The hand-made answers need no engine: the page itself comes from its files.
 FOLDER = Path(__file__).parents[1] / "engine/whyrank/serving/playground"
 NOWHERE = "http://playground.test"
 ABOUT = {"model": "a/model", "prompt": "prism@1234", "dtype": "bfloat16", "writes_evidence": True, "embedded": False}
@@ -64,7 +64,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @asynccontextmanager
 async def opened(browser: Browser, url: str, **context: Any) -> AsyncIterator[Page]:
-    """The page in a fresh profile. Whatever the browser complains of, or any dialog, fails the test."""
+    """The page in a fresh profile. Any error on the browser's console, and any dialog, fails the test."""
     complaints: list[str] = []
     async with await browser.new_context(**context) as fresh:
         page = await fresh.new_page()
@@ -81,7 +81,7 @@ async def opened(browser: Browser, url: str, **context: Any) -> AsyncIterator[Pa
 async def canned(
     browser: Browser, events: Iterable[Event], about: dict[str, Any] = ABOUT, fragment: str = "", **context: Any
 ) -> AsyncIterator[Page]:
-    """The page without a server: every call is answered by these events, in the name of the model that `about` tells of."""
+    """The page without a server: every call is answered with these events, in the name of the model that `about` describes."""
     frames = [event_to_dict(event) for event in events]
     body = "".join(f"event: {one['event']}\ndata: {json.dumps(one['data'], ensure_ascii=False)}\n\n" for one in frames)
 
@@ -141,11 +141,11 @@ async def test_scores_come_in_order_and_text_stays_text(browser: Browser, server
         await expect(page.locator("li", has_text="im_end")).to_contain_text("neutralised")
         await expect(page.locator("#stats")).to_contain_text("prompt")
         await picture(page, "real-scores")
-        # Arrow keys go from result to result.
+        # Arrow keys move between results.
         await page.locator("li").first.focus()
         await page.keyboard.press("ArrowDown")
         assert await page.evaluate("[...document.querySelectorAll('li')].indexOf(document.activeElement)") == 1
-        # What was typed is there after a reload.
+        # What was typed is still there after a reload.
         await page.reload()
         assert await page.input_value("#query") == "boiling point of water"
 
@@ -160,7 +160,7 @@ async def test_evidence_streams_and_the_rest_is_left_out(browser: Browser, serve
         assert await page.locator("li.written").count() == 1
         assert await page.locator("li.beyond").count() == 2
         assert await page.locator(".writing").count() == 0
-        # Cut off by the deadline or not: what has been read does not vanish.
+        # Cut off by the deadline or not: text that was already shown does not vanish.
         await expect(page.locator(".why")).not_to_be_empty()
         await picture(page, "real-evidence")
 
@@ -218,7 +218,7 @@ async def test_refusals_are_told_with_their_remedy(browser: Browser, server: Ser
         await page.click("#run")
         await expect(page.locator("#documents-error")).to_contain_text("Line 2 of the documents is not JSON")
 
-        # Not by the network: the browser itself would put the status on the console.
+        # Not over the network: the browser itself would log the status to the console.
         await page.evaluate(
             "window.fetch = async () => new Response(JSON.stringify({error: {message: 'enough to do'}}),"
             " {status: 429, headers: {'Retry-After': '7'}})"
@@ -229,7 +229,7 @@ async def test_refusals_are_told_with_their_remedy(browser: Browser, server: Ser
         await expect(page.locator("#notice")).to_contain_text("Run again in 7 seconds.")
 
 
-# Answers made by hand: the tiny model writes nonsense, which nothing backs.
+# Hand-made answers: the tiny model writes nonsense, which no document supports.
 
 TITLE = "Cooking 🍝"
 TEXT = (
@@ -249,7 +249,7 @@ def _row(index: int, score: float | None, rank: int | None = None, **more: Any) 
 
 
 def _story() -> list[Event]:
-    """Tea is scored first, though cooking is better; one document is long and unsure, one has no score."""
+    """Tea is scored first, although cooking is better; one document is long and uncertain, one has no score."""
     source, claim = "Every 300 metres of height lower the boiling point by about one degree.", "25 minutes"
     span = SourceSpan(0, len(BACKED), CONTENT.index(source), CONTENT.index(source) + len(source), 0.87)
     unsupported = Unsupported("number", claim, EVIDENCE.index(claim), EVIDENCE.index(claim) + len(claim))
@@ -284,7 +284,7 @@ ASKED = [
 
 
 def _places() -> list[Event]:
-    """Two places in the first document, none in the second."""
+    """Two spans in the first document, none in the second."""
     source = "Every 300 metres of height lower the boiling point by about one degree."
     spans = tuple(
         ScoredSpan(CONTENT.index(text), CONTENT.index(text) + len(text), score)
@@ -403,7 +403,7 @@ async def test_what_runs_is_told_in_the_head(browser: Browser, server: Server) -
     async with opened(browser, f"{server.url}/playground") as page:
         await expect(page.locator("#served")).to_contain_text("prism@")
         assert await page.locator("#served dt").all_inner_texts() == ["model", "prompt", "dtype"]
-        # What another model's answer costs, its owner decides: it is asked by a person.
+        # Another model may be expensive to run, so it is only asked when a person asks it.
         assert await page.input_value("#query") != ""
         await expect(page.locator("#empty")).to_be_visible()
 
@@ -492,7 +492,7 @@ async def test_a_link_carries_the_form_and_the_server_never_sees_it(browser: Bro
         await page.click("#link")
         await expect(page.locator("#link-hint")).to_contain_text("never send")
         fragment = await page.evaluate("location.hash")
-        # A change makes the link stale: it leaves the address bar.
+        # A change makes the link stale, so it leaves the address bar.
         await page.fill("#query", "something else")
         assert await page.evaluate("location.hash") == ""
     async with canned(browser, _story()) as page:
@@ -577,7 +577,7 @@ async def test_terms_are_explained_to_pointer_and_keyboard(browser: Browser) -> 
         await expect(tip).to_contain_text("what orders the results")
         await page.mouse.move(0, 0)
         await expect(tip).to_be_hidden()
-        # A row is one stop of the Tab key; its terms follow it, those of other rows do not.
+        # A row is one stop of the Tab key; its own terms follow it, those of other rows do not.
         await row.focus()
         await page.keyboard.press("Tab")
         await expect(tip).to_contain_text("what orders the results")
@@ -612,6 +612,6 @@ async def test_characters_that_cannot_be_seen_are_shown_and_do_nothing(browser: 
         assert await page.locator(".name .unseen").evaluate_all(codes) == ["U+202E", "U+0000"]
         label = await page.locator("li").get_attribute("aria-label")
         assert label is not None and "\u202e" not in label
-        # A copy of the code reads as it runs.
+        # Copied code is exactly the code that runs.
         await page.click("#code summary")
         await expect(page.locator("#snippet")).to_contain_text("\\u202eevil\\u2066")

@@ -1,4 +1,4 @@
-"""What a plain `vllm serve` with the plugin is told at its start, or refused for. No engine: only what it says of itself."""
+"""What a plain `vllm serve` with the plugin logs at startup, or is refused for. No engine: only vLLM's configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(checkpoint: Callable[[str], Path]) -> Callable[..., Plan]:
 
 
 def engine(**said: Any) -> Any:
-    """vLLM's config as `whyrank serve` makes it on a GPU, but for what is `said`."""
+    """vLLM's config as `whyrank serve` makes it on a GPU, except for what `said` changes."""
     is_ = {"device": "cuda", "head": torch.float32, "caching": True, "unit": 16, "policy": "priority"} | said
     return SimpleNamespace(
         model_config=SimpleNamespace(
@@ -121,7 +121,7 @@ async def test_the_reader_of_an_idle_engine_ends_before_the_engine(
     checkpoint: Callable[[str], Path], busy: bool
 ) -> None:
     reader = asyncio.create_task(asyncio.Event().wait())
-    requests = SimpleNamespace(has_unfinished_requests=lambda: busy)  # on vLLM's own routes
+    requests = SimpleNamespace(has_unfinished_requests=lambda: busy)  # requests on vLLM's own routes
     fake = SimpleNamespace(output_handler=reader, output_processor=requests, shutdown=lambda timeout: None)
     client = DrainOnShutdown(fake, InProcess(prism_plan(checkpoint("qwen3"))).service)
     assert not client.stopped
@@ -132,7 +132,7 @@ async def test_the_reader_of_an_idle_engine_ends_before_the_engine(
 
 @pytest.fixture
 def quiet_root() -> Iterator[None]:
-    """As vLLM's server leaves it."""
+    """The root logger as vLLM's server leaves it."""
     root, ours = logging.getLogger(), logging.getLogger("whyrank")
     levels = root.level, ours.level
     root.setLevel(logging.ERROR)

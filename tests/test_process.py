@@ -1,4 +1,4 @@
-"""A process that computes keeps its memory, whether it was spawned or began as a copy; and a copy ends with who made it."""
+"""A process that computes keeps its memory, whether it was spawned or forked; and a forked one ends with its parent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 
 from whyrank.process import environment_restored, set_engine_environment
 
-# Pages that ten blocks cost, one after the other, as large as the activations of a step.
+# Page faults of ten blocks, one after the other, each as large as the activations of one step.
 PAGES = """
 import resource
 block = lambda: bytes(range(256)) * (1 << 17)
@@ -69,7 +69,7 @@ sleep(60)
         assert copy.is_running()
         parent.kill()
         with contextlib.suppress(psutil.NoSuchProcess):
-            while copy.status() != psutil.STATUS_ZOMBIE:  # until somebody asks how it ended; else pytest's time is up
+            while copy.status() != psutil.STATUS_ZOMBIE:  # until somebody reads its exit status; else pytest times out
                 time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""The pipeline: order, choice, duplicates, windows, bad documents, cancelling, and an engine that dies."""
+"""The pipeline: order, selection, duplicates, windows, bad documents, cancellation, and an engine that dies."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def prism(serve: Serve) -> Served:
 
 
 class FakeRuntime:
-    """Answers each prompt with a function of its ids; counts what it was asked."""
+    """Answers each prompt with a function of its ids; counts the prompts."""
 
     def __init__(self, answer: Callable[[Ids], float]) -> None:
         self.answer = answer
@@ -115,7 +115,7 @@ async def test_top_n_and_min_score_shorten_the_answer(prism: Served) -> None:
     likely = await reranker.rerank(QUERY, texts, min_score=0.5)
     assert likely.results == tuple(row for row in everything.results if row.score and row.score >= 0.5)
     assert 0 < len(likely.results) < 8
-    assert len(fake.asked) == 24  # neither spares the scoring
+    assert len(fake.asked) == 24  # neither reduces the scoring
 
 
 async def test_a_value_that_is_not_finite_is_that_rows_error(prism: Served) -> None:
@@ -231,7 +231,7 @@ async def test_a_cancelled_call_leaves_nothing_running(prism: Served) -> None:
 
 
 class PublicEngine:
-    """An engine with what vLLM promises of it and no more: prompts go to it one by one."""
+    """An engine with only the methods that vLLM guarantees: prompts go to it one by one."""
 
     def __init__(self, engine: Any) -> None:
         self.vllm_config, self.abort = engine.vllm_config, engine.abort
@@ -255,7 +255,7 @@ async def test_prompts_are_read_alike_together_and_one_by_one(serve: Serve, prom
     rule, places = served.plan.format.score_rule, range(len(TEXTS))
     margins = [score_of(alone[place], rule).margin for place in places]
     assert [score_of(together[place], rule).margin for place in places] == pytest.approx(margins, abs=1e-4)
-    # One that the engine refuses is refused alone.
+    # If the engine refuses a prompt, only that one fails.
     prompts[3] *= 1000
     with_refused = await read(served.runtime, prompts)
     assert isinstance(with_refused[3], DocumentError) and "longer than the maximum" in with_refused[3].message
@@ -272,7 +272,7 @@ async def test_the_further_a_call_has_come_the_later_its_turn(prism: Served) -> 
 
 
 async def test_calls_take_turns(prism: Served) -> None:
-    """A small call that comes while a big one runs is answered long before the big one."""
+    """A small call that comes while a big one is running is answered long before the big one."""
     done: list[str] = []
     started = asyncio.Event()
 
@@ -290,7 +290,7 @@ async def test_calls_take_turns(prism: Served) -> None:
 
 
 class WatchedEncoder:
-    """Counts how many texts it makes into ids at once."""
+    """Counts how many texts it is encoding at once."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self._encoder, self._running, self.max_running = encoder, 0, 0
@@ -308,7 +308,7 @@ class WatchedEncoder:
 
 
 async def test_large_texts_become_ids_one_at_a_time(prism: Served) -> None:
-    """Each holds up the event loop a little; together they would hold it up for longer than anybody waits."""
+    """Each blocks the event loop a little; together they would block it for too long."""
     encoder = WatchedEncoder(prism.plan.encoder)
     reranker = Reranker.from_runtime(FakeRuntime(lambda _: 0.0), encoder, prism.plan.config)  # type: ignore[arg-type]
     text = "Water boils at 100 degrees. " * 12_000
@@ -337,7 +337,7 @@ async def test_starting_an_engine_leaves_nothing_in_the_environment(serve: Serve
     assert {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_STREAM", "TORCHDYNAMO_DISABLE"}.isdisjoint(os.environ)
 
 
-# What is refused before an engine starts.
+# What is refused before an engine is started.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""First stages: words, BM25, exact search, fusion, embeddings that survive a stop, and the command."""
+"""First stages: words, BM25, exact search, fusion, embeddings that survive an interruption, and the command."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def random_texts(count: int, seed: int) -> list[str]:
 
 
 def lucene_bm25(query: str, documents: Sequence[str], k1: float = 1.5, b: float = 0.75) -> list[float]:
-    """From the formula, one document at a time."""
+    """Computed from the formula, one document at a time."""
     counted = [Counter(text.split()) for text in documents]
     mean = sum(sum(count.values()) for count in counted) / len(documents)
     scores = []
@@ -90,14 +90,14 @@ def test_exact_search_is_numpys() -> None:
     dice = np.random.default_rng(2)
     vectors = dice.standard_normal((40_000, 12), np.float32)  # three blocks
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors[30_000:30_050] = vectors[:50]  # the earlier of equals comes first
+    vectors[30_000:30_050] = vectors[:50]  # of equal vectors the earlier one comes first
     queries = dice.standard_normal((7, 12), np.float32)
     queries[0] = vectors[3]
     places, scores = exact_search(vectors, queries, 25)
     whole = queries @ vectors.T
     wanted = np.argsort(-whole, axis=1, kind="stable")[:, :25]
     assert np.allclose(scores, np.take_along_axis(whole, wanted, 1), atol=1e-5)
-    assert (places == wanted).mean() > 0.99  # the product of a block may differ in its last bit
+    assert (places == wanted).mean() > 0.99  # products computed in blocks may differ in their last bit
     assert places[0, :2].tolist() == [3, 30_003]
 
 
@@ -111,7 +111,7 @@ def test_fusion_counts_ranks_alone() -> None:
 
 
 class Lengths:
-    """Embeds a text as two numbers of its own; ends with an error after so many batches."""
+    """Embeds a text as two numbers that are unique to it; raises an error after a given number of batches."""
 
     name = "lengths"
 
@@ -211,7 +211,7 @@ def test_the_command_writes_what_eval_reads(tmp_path: Path) -> None:
 
 
 def test_dense_vectors_are_those_of_transformers(checkpoint: Callable[[str], Path], folder: Path) -> None:
-    """A real engine in a process of its own; the checkpoint's own prompt stands before queries."""
+    """A real engine in a process of its own; the checkpoint's own prompt is put before queries."""
     model = checkpoint("qwen3")
     lines = (folder / "corpus.jsonl").read_text().splitlines(keepends=True)[:12]
     (folder / "corpus.jsonl").write_text("".join(lines))
@@ -229,7 +229,7 @@ def test_what_stands_before_texts_is_the_checkpoints_own(tmp_path: Path) -> None
 
 
 def transformers_vectors(model: Path, texts: Sequence[str]) -> np.ndarray:
-    """The last token's, of length one."""
+    """The last token's vector, normalised."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 

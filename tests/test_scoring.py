@@ -1,4 +1,4 @@
-"""Arithmetic by hand."""
+"""The arithmetic of scores, compared with numbers computed by hand."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_order_is_by_margin_then_input_and_errors_come_last() -> None:
     rows = [
         RankedDocument(0, Document("a"), margin=1.0, score=0.73),
         RankedDocument(1, Document("b"), error=error),
-        # Saturated scores tie where margins still tell the order.
+        # Saturated scores tie where the margins still distinguish.
         RankedDocument(2, Document("c"), margin=40.0, score=1.0),
         RankedDocument(3, Document("d"), margin=41.0, score=1.0),
         RankedDocument(4, Document("e"), margin=1.0, score=0.73),

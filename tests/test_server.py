@@ -1,4 +1,4 @@
-"""The real server process under load, with callers who leave, with an engine that dies, and told to stop."""
+"""The real server process: under load, with callers who disconnect, with an engine that dies, and at shutdown."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_200_calls_at_once_are_answered_or_refused_and_never_wrong(server:
     memory = psutil.Process(server.process.pid).memory_info().rss
     async with client(server) as http:
         answers = await asyncio.gather(*(http.post("/v1/rerank", json=body(call)) for call in range(CALLS)))
-    async with client(server) as http:  # the server closes connections of the other one, which have been idle for long
+    async with client(server) as http:  # the server closes those of the other one, which have been idle for long
         for call, answer in enumerate(answers):
             assert answer.status_code in (200, 429, 503), answer.text
             if answer.status_code != 200:
@@ -129,7 +129,7 @@ async def test_a_stream_over_http_tells_scores_ranking_evidence_and_the_end(serv
 
 @pytest.fixture
 def own_server(checkpoint: Callable[[str], Path], start_server: StartServer) -> Server:
-    """One that a test may break."""
+    """A server that a test may break."""
     return start_server(checkpoint("qwen3"), "--prompt", "prism", *SMALL_CACHE)
 
 
@@ -213,7 +213,7 @@ async def test_silent_connections_neither_stay_nor_keep_it_from_stopping(
         writer.write(begin + head + text)
         if text is large:
             await reader.readexactly(10)
-        halves.append((reader, writer))  # kept open, and unread
+        halves.append((reader, writer))  # kept open and unread
     server.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(server.process.wait, 20) == 0
     assert "EngineDeadError" not in server.log.read_text()

@@ -23,7 +23,7 @@ EXAMPLES = tomllib.loads((Path(__file__).parent / "data/demo/examples.toml").rea
 
 
 def require(figures: dict[str, Any], slack: float) -> None:
-    """What was set out to be reached, on all of the exams; `slack` for a slice of them."""
+    """Checks the targets that were set for all of the exams; `slack` allows for a slice of them."""
     label, ranking, evidence = (figures["generated"][part] for part in ("label", "ranking", "evidence"))
     assert label["auc"] >= 0.95 - slack
     assert all(label["auc_by_kind"][kind] >= 0.90 - slack for kind in HARD), label

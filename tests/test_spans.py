@@ -1,4 +1,4 @@
-"""Mode "spans": where in the chosen documents the answer stands, by scores of their sentences, on every route."""
+"""Mode "spans": where in the chosen documents the answer is, by scores of their sentences, on every route."""
 
 from __future__ import annotations
 

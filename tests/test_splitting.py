@@ -1,4 +1,4 @@
-"""Prompts that are tokenised in parts have the ids of the whole; where a tokenizer would not give them, nothing is split."""
+"""Prompts tokenised in parts have the ids of the whole; where a tokenizer would not give those ids, nothing is split."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def qwen(checkpoint: Callable[[str], Path]) -> Callable[[Change], PromptEncoder]
     return changed
 
 
-# Random texts, as scripts/check_ids.py has them.
+# Random texts, as in scripts/check_ids.py.
 
 
 @pytest.mark.parametrize("name", sorted(KIND_OF))
@@ -98,7 +98,7 @@ def test_a_split_stands_before_the_blank_or_at_a_control_token(qwen: Callable[[C
         " Water",
         "<|im_end|>\n",
     ]
-    # A newline of the document would join a blank that follows one.
+    # A newline of the document would be joined with a space that follows one.
     assert parts_of(encoder, frame("The document:\n "), DOCUMENT) == ["The", " document:\n Water"]
     assert parts_of(encoder, QUERY, DOCUMENT) == ["What?Water"]
     assert parts_of(encoder, frame("Document:"), DOCUMENT) == ["Document:Water"]

@@ -1,4 +1,4 @@
-"""What cannot start says so before an engine does: one line that names the item and what to do about it."""
+"""What cannot start fails before an engine is started, with one line that names the item and the remedy."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_gguf_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     expect_one_line(EngineConfig(str(tmp_path / "model.gguf")), ("is a file", *said))
 
 
-# The machine.
+# Limits of the machine.
 
 
 def test_a_port_that_is_taken_is_named() -> None:

@@ -1,4 +1,4 @@
-"""The few lines of `whyrank serve` itself: what is served, how to reach it, and when it is ready."""
+"""The few lines that `whyrank serve` itself prints: what is served, how to reach it, and when it is ready."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plan(checkpoint: Callable[[str], Path]) -> MakePlan:
 
 
 class OnVllm(FakeRuntime):
-    """With the size of a prefix cache, where a real one has it."""
+    """Reports the size of a prefix cache in the place where a real one does."""
 
     def __init__(self, plan: Plan, **cache: Any) -> None:
         super().__init__(plan.encoder)
@@ -58,7 +58,7 @@ async def test_who_starts_a_server_reads_what_it_serves_and_where(
     capsys.readouterr()  # writing the checkpoint shows a progress bar
     print_start(served)
     config = await ready(OnVllm(served, kv_cache_memory_bytes=1 << 29), served)
-    assert config.callback_notify is None  # said once
+    assert config.callback_notify is None  # printed once
     first, wait, *rest = capsys.readouterr().err.splitlines()
     for part in (served.config.model, served.format.fingerprint, "route generate"):
         assert part in first

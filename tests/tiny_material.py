@@ -1,4 +1,4 @@
-"""What scripts/demo_material.py fetches, in miniature, so that the embedded model's training code runs without it."""
+"""A miniature of what scripts/demo_material.py fetches, so that the embedded model's training code can run without it."""
 
 from __future__ import annotations
 
