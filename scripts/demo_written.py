@@ -191,9 +191,10 @@ class WrittenSource:
     def _headed(self, ask: Ask, text: list[Sentence], query: str) -> list[Sentence]:
         """Sometimes puts a title above it, or the question, as in a forum; whether the text answers is independent of that."""
         draw = self.chance.random()
-        if draw < 0.2 and ask.title:
-            return [Sentence(f"{ask.title}\n"), *text]
-        if draw < 0.27:
+        if draw < 0.35 and ask.title:
+            joiner = " " if draw < 0.25 else "\n"  # as whyrank joins title and text, or a line of its own
+            return [Sentence(f"{ask.title}{joiner}"), *text]
+        if draw < 0.42:
             return [Sentence(self.chance.choice(_LEADS[ask.language]).format(q=query)), *text]
         return text
 
