@@ -64,7 +64,7 @@ class FakeReranker:
 
     async def rerank(self, question: str, documents: list[Document], **options: Any) -> Ranking:
         if question == "lost":
-            raise Unreachable("no answer in the time there was")
+            raise Unreachable("no answer before the timeout")
         finish: Any = "deadline" if question == "late" else "complete"
         evidence = Evidence("", "It is so." if question == "yes" else "", finish, 0, None)
         row = RankedDocument(0, documents[0], 1, 0.9, 2.0, evidence=evidence)

@@ -365,7 +365,7 @@ async def test_a_stall_costs_its_own_calls_and_no_more_than_their_time() -> None
         for n in range(20):
             assert is_right(f"q{n}", ["a"], await client.score(f"q{n}", ["a"]))
         assert not slow.done()
-        with pytest.raises(Unreachable, match="in the time there was"):
+        with pytest.raises(Unreachable, match="before the timeout"):
             await slow
         assert 1.0 <= time.monotonic() - began < 2.0
 
@@ -420,7 +420,7 @@ async def test_where_nobody_listens_another_answers() -> None:
 async def test_a_stream_that_breaks_off_says_so_after_what_it_told(fault: str) -> None:
     async with listening(lambda body: fault) as server, AsyncClient(server.url, retry=QUICK) as client:
         told: list[Event] = []
-        with pytest.raises(Unreachable, match=r"ended before all was told|broke off"):
+        with pytest.raises(Unreachable, match=r"ended before its 'done' event|broke off"):
             async for event in client.stream("q", [*"abcdefgh"]):
                 told.append(event)
         assert told and all(isinstance(event, Scored) for event in told)

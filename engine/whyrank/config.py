@@ -43,36 +43,39 @@ class EngineConfig:
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.")] = None
     dtype: Annotated[Dtype, Option("auto: what suits device and checkpoint.")] = "auto"
     max_length: Annotated[
-        int | None, Option("Tokens of a prompt; the prompt file's by default.", positive=True, unit="tokens")
+        int | None,
+        Option("Maximum tokens of a prompt; by default the prompt file's limit.", positive=True, unit="tokens"),
     ] = None
     kv_cache_gib: Annotated[
         float | None,
         Option(
-            "GiB for the prefix cache. By default nearly all that a GPU has; on a CPU what suits the model, some 4 at most.",
+            "GiB for the prefix cache. By default nearly all GPU memory; on a CPU what the model can use, at most about 4.",
             positive=True,
             unit="GiB",
         ),
     ] = None
     features: Annotated[
         Literal["given", "auto"],
-        Option("auto: compute what documents lack of the prompt's features (multi-hop), by simple rules."),
+        Option("auto: compute the prompt's features (multi-hop) by simple rules where a document has none."),
     ] = "given"
     trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint brings.")] = False
-    calibration: Annotated[str | None, Option("What `whyrank calibrate` wrote for this model.", metavar="FILE")] = None
+    calibration: Annotated[
+        str | None, Option("The file that `whyrank calibrate` wrote for this model.", metavar="FILE")
+    ] = None
     verifier: Annotated[
         str | None,
         Option(
-            "A second checkpoint, to judge evidence for verify 'model'; options stand behind it: MODEL,prompt=NAME.",
+            "A second checkpoint that judges evidence (verify 'model'), with options of its own: MODEL,prompt=NAME.",
             metavar="MODEL",
         ),
     ] = None
     tensor_parallel_size: Annotated[int, Option("GPUs that share one model.", minimum=1)] = 1
     quantization: Annotated[str | None, Option("How vLLM is to read or make quantised weights, e.g. fp8.")] = None
     gpu_memory_utilization: Annotated[
-        float | None, Option("The share of a GPU's memory that the engine may take.", minimum=0, maximum=1)
+        float | None, Option("Share of a GPU's memory that the engine may use.", minimum=0, maximum=1)
     ] = None
     engine_options: Annotated[
-        dict[str, Any], Option("Any other arguments of vLLM's engine, by their names in Python.", flag=False)
+        dict[str, Any], Option("Any other argument of vLLM's engine, by its Python name.", flag=False)
     ] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

@@ -54,57 +54,59 @@ class RerankRequest:
 
     query: str
     documents: tuple[Document, ...]
-    instruction: Annotated[str | None, Option("What relevant means, where the prompt lets you say it.", agent=True)] = (
-        None
-    )
-    top_n: Annotated[int | None, Option("Only the best N; all are scored.", minimum=1)] = None
-    min_score: Annotated[float | None, Option("Only scores from here up (0 to 1).", minimum=0, maximum=1)] = None
+    instruction: Annotated[
+        str | None, Option('What "relevant" means, for prompts that take an instruction.', agent=True)
+    ] = None
+    top_n: Annotated[int | None, Option("Return only the best N; all documents are scored.", minimum=1)] = None
+    min_score: Annotated[
+        float | None, Option("Return only scores of at least this (0 to 1).", minimum=0, maximum=1)
+    ] = None
     truncation: Annotated[
         TruncationPolicy,
-        Option("What of an over-long document is given up; windows: nothing, its best window counts."),
+        Option("Which part of an over-long document is dropped; windows: none, the best window's score counts."),
     ] = "tail"
     max_tokens_per_doc: Annotated[
         int | None,
-        Option("From how many tokens on a document is over-long; what the model takes by default.", minimum=1),
+        Option("Maximum tokens of a document; by default what the model accepts.", minimum=1),
     ] = None
-    max_tokens_per_query: Annotated[int | None, Option("Of the query, at most so many tokens are read.", minimum=1)] = (
-        None
-    )
+    max_tokens_per_query: Annotated[int | None, Option("Maximum tokens of the query.", minimum=1)] = None
     max_prompt_tokens: Annotated[
         int | None,
-        Option("Of the whole prompt, at most so many tokens: the document gives way first, then the query.", minimum=1),
+        Option("Maximum tokens of the whole prompt; the document is cut first, then the query.", minimum=1),
     ] = None
     truncate_query: Annotated[
-        bool, Option("Cut the end off a query that is longer than the model reads; without it, that is an error.")
+        bool, Option("Cut the end off a query that is longer than the model reads; otherwise it is an error.")
     ] = False
     mode: Annotated[
         Mode,
-        Option("evidence: also write why, for the best. spans: also say where in the best the answer stands."),
+        Option("evidence: also explain the best documents. spans: also find the answer's position in them."),
     ] = "score"
-    evidence_top_n: Annotated[int, Option("How many documents are explained, at most.", minimum=1)] = 5
+    evidence_top_n: Annotated[int, Option("Maximum number of documents that are explained.", minimum=1)] = 5
     evidence_min_score: Annotated[
         float,
-        Option("... and from which score up; below 0.5 the model itself answers no.", minimum=0, maximum=1),
+        Option("Minimum score of an explained document; below 0.5 the model itself answers no.", minimum=0, maximum=1),
     ] = 0.5
     evidence_style: Annotated[
         EvidenceStyle | None,
         Option(
-            "rewrite: in the model's own words, checked. verbatim: sentences of the document that the model chooses; "
-            "that is what the embedded model does by default."
+            "rewrite: in the model's own words, checked. verbatim: sentences of the document, chosen by the model; "
+            "the default of the embedded model."
         ),
     ] = None
     verify: Annotated[
         Verify,
         Option(
-            "words: evidence is held against its document by its wording. model: what that leaves open, contribution included, "
-            "a model gives a score.",
+            "words: compare the evidence with its document by its wording. model: a model also scores the sentences that "
+            "this leaves open, those of the contribution included.",
         ),
     ] = "words"
-    span_min_score: Annotated[float, Option("Spans from this score up.", minimum=0, maximum=1)] = 0.5
-    max_spans: Annotated[int, Option("Spans of a document, at most.", minimum=1)] = 3
-    max_contribution_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None
-    max_evidence_tokens: Annotated[int | None, Option("The prompt file's by default.", minimum=1)] = None
-    temperature: Annotated[float, Option("For the writing; scores have none.", minimum=0, maximum=2)] = 0.0
+    span_min_score: Annotated[float, Option("Minimum score of a span.", minimum=0, maximum=1)] = 0.5
+    max_spans: Annotated[int, Option("Maximum number of spans per document.", minimum=1)] = 3
+    max_contribution_tokens: Annotated[int | None, Option("By default the prompt file's limit.", minimum=1)] = None
+    max_evidence_tokens: Annotated[int | None, Option("By default the prompt file's limit.", minimum=1)] = None
+    temperature: Annotated[
+        float, Option("Sampling temperature of the evidence; does not affect scores.", minimum=0, maximum=2)
+    ] = 0.0
     deadline_ms: Annotated[
         float | None, Option("Answer with what exists by then.", positive=True, unit="milliseconds", agent=True)
     ] = None

@@ -255,7 +255,7 @@ def event_from_dict(name: str, data: Mapping[str, Any], documents: Sequence[Docu
 # Requests. Types are checked here; valid option values are defined in request.py and types.py.
 
 MODEL: Any = Field(
-    None, description="The name of the model that is served. Under another name it is warned, or refused."
+    None, description="Name of the served model. Another name gets a warning, or with --strict-model an error."
 )
 
 # Validation stops at the first error: collecting those of a long list of wrong values would take minutes.
@@ -359,8 +359,8 @@ class ReadingRequest(options_body(RerankRequest, _READING)):  # type: ignore[mis
 
     truncation: TruncationPolicy | bool | None = Field(
         None,
-        description="What of an over-long document is given up; true: its tail, and that of the query; false: nothing, it is "
-        "an error.",
+        description="Which part of an over-long document is dropped; true: its tail, and the query's; false: none, it is an "
+        "error.",
     )
 
     def options(self) -> RerankOptions:

@@ -53,7 +53,7 @@ def error_of(status: int, body: Any, retry_after: str | None, request_id: str | 
 
 
 _REMEDIES = {
-    401: ": it wants an API key, or another one",
+    401: ": it requires an API key, or a different one",
     404: ": is this the base URL of a whyrank server?",
 }
 _KINDS = {401: Unauthorized, 403: Unauthorized, 413: TooLarge}

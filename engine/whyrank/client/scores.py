@@ -115,7 +115,7 @@ class PairScorer:
             for batch in batches:
                 batch.wanted -= 1
                 if not batch.wanted and not batch.done.done():
-                    self._complete(batch, Unreachable("nobody waited any longer"))
+                    self._complete(batch, Unreachable("all callers gave up waiting"))
                     self._batcher.leave(batch)
 
     async def _send(self, batches: Sequence[PendingBatch]) -> None:
@@ -234,4 +234,4 @@ def _ranking(
 
 def _error(batch: PendingBatch) -> WhyrankError:
     """Why a row is missing, as an exception for this caller alone."""
-    return Unreachable("no answer in the time there was") if batch.error is None else copy(batch.error)
+    return Unreachable("no answer before the timeout") if batch.error is None else copy(batch.error)

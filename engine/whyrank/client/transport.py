@@ -85,7 +85,7 @@ class Transport:
             task, its_end = self._hearing.get(replica.url) or self._start_hearing(replica, affinity, end)
             await asyncio.wait((task,), timeout=end - time.monotonic())
             if not task.done():
-                raise Unreachable(f"{replica.url} did not say in time who it is")
+                raise Unreachable(f"{replica.url} did not send its instance id in time")
             error = task.exception()
             if error is None:
                 return task.result()
@@ -131,7 +131,7 @@ class Transport:
                     yield name, data
                     if name == "done":
                         return
-            raise Unreachable(f"the stream from {answer.url} ended before all was told")
+            raise Unreachable(f"the stream from {answer.url} ended before its 'done' event")
         except WhyrankError:
             raise
         except (httpx.HTTPError, httpx.StreamError, ValueError, OSError) as cause:
@@ -166,7 +166,7 @@ class Transport:
                 async with self._places.passed(len(content)):
                     return await self._exchanged(replica, pending, content)
         except TimeoutError as cause:
-            raise Unreachable(f"no answer from {replica.url} in the time there was") from cause
+            raise Unreachable(f"no answer from {replica.url} before the timeout") from cause
 
     async def _exchanged(self, replica: Replica, pending: PendingRequest, content: bytes) -> tuple[httpx.Response, Any]:
         replica.breaker.began()

@@ -123,7 +123,7 @@ class Service:
         digest = hashlib.sha256((key or "").encode()).digest()
         # Compare with every key, so that the time taken reveals nothing.
         if not any([secrets.compare_digest(digest, known) for known in self._keys]):
-            raise Unauthorized("this server wants an API key: send 'Authorization: Bearer KEY'")
+            raise Unauthorized("this server requires an API key: send 'Authorization: Bearer KEY'")
         return digest.hex()[:16] if len(self._keys) > 1 else None
 
     def stop(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
