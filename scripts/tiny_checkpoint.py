@@ -190,7 +190,7 @@ def _qwen3_5() -> tuple[Any, Any]:
 
     tokenizer = _qwen_tokenizer()
     shape = _decoder_shape(tokenizer) | {"num_hidden_layers": 4, "num_key_value_heads": 1, "head_dim": 64}
-    linear = {"linear_num_key_heads": 1, "linear_num_value_heads": 2}
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
     linear |= {"linear_key_head_dim": 128, "linear_value_head_dim": 128}  # as in all real ones
     return tokenizer, Qwen3_5ForCausalLM(Qwen3_5TextConfig(**shape, **linear)).to(torch.bfloat16)
 

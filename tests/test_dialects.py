@@ -318,9 +318,8 @@ def test_top_n_zero_means_all_as_in_vllm(http: httpx.Client) -> None:
 def test_evidence_rides_along(http: httpx.Client, path: str) -> None:
     answer = http.post(path, json=ASKED | EVIDENCE).raise_for_status().json()
     best, second, _ = answer.get("results") or answer["data"]
-    assert set(best) - set(second) == {"contribution", "evidence", "finish", "grounding"} | (
-        {"output_tokens"} if path == "/v1/rerank" else set()
-    )
+    written = {"contribution", "contribution_grounding", "evidence", "finish", "grounding"}
+    assert set(best) - set(second) == written | ({"output_tokens"} if path == "/v1/rerank" else set())
 
 
 def test_the_stream_tells_scores_ranking_evidence_and_all(http: httpx.Client) -> None:
