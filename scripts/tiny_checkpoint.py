@@ -247,12 +247,13 @@ def _xlm_roberta() -> tuple[Any, Any]:
 
 def _roberta() -> tuple[Any, Any]:
     """Byte-level words, two classes: as the fact checkers made of RoBERTa."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bare = Tokenizer(models.BPE())
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bare.train_from_iterator(
         _page()[:120], trainers.BpeTrainer(vocab_size=1500, special_tokens=special, initial_alphabet=alphabet)
