@@ -35,8 +35,8 @@ def endpoints_of(routers: Iterable[APIRouter]) -> frozenset[Any]:
 
 class ApiKeyMiddleware:
     """Checks the API key. whyrank's own routes (`endpoints`) check it themselves, so as to refuse in the dialect of their
-    callers; all other routes, and paths that do not exist, are checked here. Only /health, which is one of our own, and
-    /metrics, unless `protect_metrics`, need no key."""
+    callers; all other routes, and paths that do not exist, are checked here. No key is needed for two of our own, /health and
+    Xinference's /v1/cluster/auth, and for /metrics unless `protect_metrics`."""
 
     def __init__(self, app: ASGIApp, endpoints: frozenset[Any], protect_metrics: bool) -> None:
         self._app = app
