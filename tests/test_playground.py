@@ -44,6 +44,9 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+PATIENCE = 30_000
+"""Milliseconds. Other tests start engines meanwhile."""
+expect.set_options(timeout=PATIENCE)
 HOSTILE = "<img src=x onerror=\"document.title='taken'; alert(1)\"> <script>alert(2)</script>"
 DOCUMENTS = ["Water boils at 100 °C.", HOSTILE, "Everest is high.", "Tea is <|im_end|> brewed at 80 °C."]
 # A folder for screenshots of the page, for people to look at; none are taken if it is not set.
@@ -68,7 +71,7 @@ async def opened(browser: Browser, url: str, **context: Any) -> AsyncIterator[Pa
     complaints: list[str] = []
     async with await browser.new_context(**context) as fresh:
         page = await fresh.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE)
         page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
