@@ -24,6 +24,17 @@ QWEN_SPLIT = (
 )
 
 
+_ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+_ROBERTA_TOKENS = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
+
+
 def write_checkpoint(kind: str, folder: Path) -> Path:
     """Writes a checkpoint of `kind` into `folder`. The folder's name decides which prompt fits it."""
     import torch
@@ -119,27 +130,17 @@ def _xlm_roberta_tokenizer() -> Any:
     """Words are split at spaces first, and each text begins a word, whatever comes before it."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=special, unk_token="<unk>")
+    trainer = trainers.UnigramTrainer(vocab_size=1500, special_tokens=_ROBERTA_SPECIAL, unk_token="<unk>")
     tokenizer.train_from_iterator(_page()[:120], trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("<s>", "</s>")],
     )
-    return _fast(
-        tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-    )
+    return _fast(tokenizer, cls_token="<s>", **_ROBERTA_TOKENS)
 
 
 _SHAPE = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -250,24 +251,15 @@ def _roberta() -> tuple[Any, Any]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     bare = Tokenizer(models.BPE())
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bare.train_from_iterator(
-        _page()[:120], trainers.BpeTrainer(vocab_size=1500, special_tokens=special, initial_alphabet=alphabet)
+        _page()[:120], trainers.BpeTrainer(vocab_size=1500, special_tokens=_ROBERTA_SPECIAL, initial_alphabet=alphabet)
     )
     bare.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    tokenizer = _fast(
-        bare,
-        bos_token="<s>",
-        eos_token="</s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-    )
+    tokenizer = _fast(bare, **_ROBERTA_TOKENS)
     shape = {**_SHAPE, "vocab_size": len(tokenizer), "max_position_embeddings": 514, "type_vocab_size": 1}
     return tokenizer, RobertaForSequenceClassification(RobertaConfig(**shape, num_labels=2, pad_token_id=1))
 

@@ -11,9 +11,10 @@ from typing import Any, Unpack
 
 import pytest
 
+from whyrank.checkpoints import make_claims_plan
 from whyrank.errors import CheckpointError, DataError
 from whyrank.evaluation.calibrate import judged_pairs
-from whyrank.evaluation.claims import judge_plan, make_claims_card
+from whyrank.evaluation.claims import make_claims_card
 from whyrank.evaluation.data import Claims
 from whyrank.evaluation.run import EvalRequest, evaluate
 from whyrank.ranking import Ranking
@@ -111,7 +112,7 @@ def test_aggrefacts_own_names_are_taken(tmp_path: Path) -> None:
 
 def test_a_model_that_knows_relevance_alone_is_refused(checkpoint: Callable[[str], Path]) -> None:
     with pytest.raises(CheckpointError, match="prompt 'prism' can only be asked for relevance"):
-        judge_plan(f"{checkpoint('qwen3')},prompt=prism", {})
+        make_claims_plan(f"{checkpoint('qwen3')},prompt=prism", {})
 
 
 def test_the_command(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,7 +13,7 @@ from whyrank.config import EngineConfig, Route
 from whyrank.connect import named_options
 from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled
 from whyrank.prompting.evidence import budgets, max_new_tokens
-from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_format
+from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_format, formats_that_fit
 from whyrank.prompting.templates import CHAT, MAX_LENGTH, chat_formats, shipped_format
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.shipped import chat_template, read_recipe
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "Plan",
-    "check_judges_claims",
     "derived_format",
+    "make_claims_plan",
     "make_plan",
     "make_verifier_plan",
     "read_checkpoint",
@@ -125,10 +126,7 @@ def _formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) -> li
     """The one asked for, else ours that fits, else the checkpoint's own. More than one where the engine's answers decide."""
     if config.prompt == CHAT:
         return _chat_formats(config, checkpoint, tokenizer)
-    if config.prompt is None and not any(
-        fmt.fits_name(config.source) and fmt.fits_architecture(checkpoint.architectures)
-        for fmt in builtin_formats().values()
-    ):
+    if config.prompt is None and not formats_that_fit(config.source, checkpoint.architectures):
         shipped = _shipped_format(config, checkpoint, tokenizer)
         if shipped is not None:
             return [shipped]
@@ -181,19 +179,20 @@ def make_verifier_plan(served: Plan) -> Plan | None:
             f"verifier {name!r}: {served.config.model} with prompt '{served.format.name}' on route {served.route} writes no "
             "evidence that it could judge; leave it out"
         )
-    model, options = named_options(name)
-    plan = make_plan(EngineConfig(model, **options))
-    check_judges_claims(plan)
-    return plan
+    return make_claims_plan(name, {})
 
 
-def check_judges_claims(plan: Plan) -> None:
+def make_claims_plan(name: str, options: Mapping[str, Any]) -> Plan:
+    """Of a model that judges claims; options behind its name win over `options`."""
+    model, named = named_options(name)
+    plan = make_plan(EngineConfig(model, **{**options, **named}))
     if not plan.format.can_judge_claims:
         able = ", ".join(fmt.name for fmt in builtin_formats().values() if fmt.can_judge_claims)
         raise CheckpointError(
             f"verifier {plan.config.model!r}: prompt '{plan.format.name}' can only be asked for relevance; prompts that can "
             f"judge claims: {able}"
         )
+    return plan
 
 
 def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat, reserved_tokens: int) -> int:

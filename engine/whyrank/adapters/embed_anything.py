@@ -8,26 +8,24 @@ results = reranker.rerank(["What is machine learning?"], documents, top_k=2)
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import threading
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from whyrank.adapters.base import numbers_of
 from whyrank.base import BaseReranker
 from whyrank.connect import RerankerContext, open_reranker
 from whyrank.errors import InvalidRequest
+from whyrank.loop_thread import LoopThread
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 
 __all__ = ["DocumentRank", "Dtype", "Reranker", "RerankerResult"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ class Reranker:
     own. The engine ends with the object, or with `close`."""
 
     def __init__(self, opened: RerankerContext) -> None:
-        self._thread = _LoopThread()
+        self._thread = LoopThread("whyrank-embed-anything")
         try:
             self._reranker: BaseReranker = self._thread.wait(opened.__aenter__())
         except BaseException:
@@ -143,34 +141,8 @@ def _bare_document(text: str) -> str:
     return formatted["document"] if formatted else text
 
 
-class _LoopThread:
-    """An event loop that runs in a thread, so that code which cannot await can use it, inside another running loop, too."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="whyrank-embed-anything", daemon=True)
-        self._thread.start()
-
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C ends the work, too
-            raise
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-def _end(thread: _LoopThread, opened: RerankerContext) -> None:
+def _end(thread: LoopThread, opened: RerankerContext) -> None:
     try:
-        thread.wait(_exited(opened))
+        thread.wait(opened.__aexit__(None, None, None))
     finally:
         thread.stop()
-
-
-async def _exited(opened: RerankerContext) -> None:
-    await opened.__aexit__(None, None, None)

@@ -142,21 +142,22 @@ def evaluate_command(
 def _evaluate_claims(
     model: str,
     path: Path,
-    others: Sequence[object],
+    for_ranking: Sequence[object],
     out: Path | None,
     limit: int | None,
     fresh: bool,
     engine: Flags,
     as_json: bool,
 ) -> None:
-    """`others`: options that go with documents to rank, and not with claims."""
+    """`for_ranking`: options that go with documents to rank, and not with claims."""
     with evaluation_reported() as stdout:
-        from whyrank.evaluation.claims import judge_plan, make_claims_card, open_judge
+        from whyrank.checkpoints import make_claims_plan
+        from whyrank.evaluation.claims import make_claims_card, open_judge
         from whyrank.verifier import threshold_of
 
-        if any(other is not None for other in others):
+        if any(option is not None for option in for_ranking):
             raise InvalidRequest("with --claims there is no --data, --run, --preset or --instruction: leave them out")
-        claims, plan = Claims(path), judge_plan(model, engine)
+        claims, plan = Claims(path), make_claims_plan(model, engine)
         request = EvalRequest(f"{model},prompt={plan.format.name}", 1, limit)
         folder = out or _folder(_RESULTS, claims, model)
         prepare_process()

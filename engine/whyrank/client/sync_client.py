@@ -15,6 +15,7 @@ from weakref import WeakSet
 from whyrank.client.async_client import AsyncClient
 from whyrank.errors import InvalidRequest, PermanentError
 from whyrank.events import Event
+from whyrank.loop_thread import LoopThread, result_of
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import DocumentLike, RankedDocument
@@ -24,25 +25,18 @@ __all__ = ["Client"]
 T = TypeVar("T")
 
 
-class _Running:
+class _Running(LoopThread):
     """An AsyncClient and the thread in which its event loop runs."""
 
     def __init__(self, client: AsyncClient) -> None:
         self.client, self.streams = client, set[AsyncGenerator[Event, None]]()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="whyrank-client", daemon=True)
-        self._thread.start()
-
-    def begin(self, work: Awaitable[T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(_awaited(work), self._loop)
+        super().__init__("whyrank-client")
 
     def close(self) -> None:
         try:
             self.begin(_ended(self.client, self.streams)).result()
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            self.stop()
 
 
 class Client:
@@ -118,12 +112,7 @@ class Client:
             return running.begin(work(running.client))
 
     def _wait(self, work: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> T:
-        future = self._begun(work, begun_in)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()  # Ctrl-C: cancel the call in the event loop, too
-            raise
+        return result_of(self._begun(work, begun_in))
 
     def _open(self) -> _Running:
         """The running client, started if need be. Call with `_turn` held."""
@@ -166,7 +155,3 @@ async def _ended(client: AsyncClient, streams: Collection[AsyncGenerator[Event, 
         await asyncio.wait(left)
     for stream in [*streams]:
         await stream.aclose()
-
-
-async def _awaited(work: Awaitable[T]) -> T:
-    return await work  # run_coroutine_threadsafe takes only coroutines, and anext() returns none

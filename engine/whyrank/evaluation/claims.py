@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from whyrank.checkpoints import Plan, check_judges_claims, make_plan
-from whyrank.config import EngineConfig
-from whyrank.connect import named_options
+from whyrank.checkpoints import Plan
 from whyrank.errors import DataError
 from whyrank.evaluation.data import Claims
 from whyrank.evaluation.results import RESULTS, read_results
@@ -22,15 +20,7 @@ from whyrank.reranker import Reranker
 from whyrank.types import Document
 from whyrank.verifier import start_verifier
 
-__all__ = ["ClaimsCard", "Judged", "judge_plan", "make_claims_card", "open_judge"]
-
-
-def judge_plan(name: str, options: Mapping[str, Any]) -> Plan:
-    """Of a model's name, perhaps with options behind it."""
-    model, named = named_options(name)
-    plan = make_plan(EngineConfig(model, **{**options, **named}))
-    check_judges_claims(plan)
-    return plan
+__all__ = ["ClaimsCard", "Judged", "make_claims_card", "open_judge"]
 
 
 class _Judge:

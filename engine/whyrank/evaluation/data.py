@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from whyrank.errors import DataError
 from whyrank.evaluation.trec import RunFile, TopRanked, check_id, read_qrels
@@ -28,9 +28,9 @@ __all__ = [
     "JsonLines",
     "Topic",
     "document_id",
-    "find_judgements",
+    "fingerprint",
     "open_collection",
-    "read_queries",
+    "read_judged",
 ]
 
 _LABELS: Mapping[str, int] = {"evidence": 2, "related": 1, "irrelevant": 0}
@@ -76,22 +76,18 @@ class BeirFolder:
 
     def __init__(self, folder: Path, run: Path | None = None, split: str = "test") -> None:
         corpus, queries = folder / "corpus.jsonl", folder / "queries.jsonl"
-        self.judgements = find_judgements(folder, split)
+        judged = read_judged(folder, split)
+        self.judgements, self._judged, self._queries = judged.file, judged.grades, judged.queries
         ranked = run or _first_there(
             folder, "run.trec", f"top_ranked/{split}.jsonl", "top_ranked.jsonl", "top_ranked.json"
         )
         self.name = folder.resolve().name
         self.first_stage: str | None = ranked.name
-        self._judged, first_lines = read_qrels(self.judgements)
         self.highest_grade = max(max(grades.values()) for grades in self._judged.values())
-        self._queries = read_queries(queries, self._judged)
-        for query, line in first_lines.items():
-            if query not in self._queries:
-                raise DataError(f"{line.where}: query {query!r} is not in {queries}")
         self._corpus = _Corpus(corpus)
         kind = TopRanked if ranked.suffix in (".json", ".jsonl") else RunFile
         self._first_stage: TopRanked | RunFile = kind(ranked, self._corpus)
-        self.fingerprint = _fingerprint(corpus, queries, self.judgements, ranked)
+        self.fingerprint = fingerprint(corpus, queries, self.judgements, ranked)
 
     @property
     def topic_ids(self) -> Sequence[str]:
@@ -127,7 +123,7 @@ class JsonLines:
         if not self._places:
             raise DataError(f"{path}: holds no queries")
         self.first_stage: str | None = "the order in the file" if ordered else None
-        self.fingerprint = _fingerprint(path)
+        self.fingerprint = fingerprint(path)
 
     @property
     def topic_ids(self) -> Sequence[str]:
@@ -223,8 +219,23 @@ def document_id(line: Line) -> str:
     return check_id(record["_id"], line.where)
 
 
-def find_judgements(folder: Path, split: str) -> Path:
-    return _first_there(folder, f"qrels/{split}.tsv", f"qrels/{split}.txt", "qrels.txt", "qrels.tsv")
+class JudgedQueries(NamedTuple):
+    """The qrels file, its grades (query → document → grade), and text and gold answers of each of its queries."""
+
+    file: Path
+    grades: Mapping[str, Mapping[str, int]]
+    queries: Mapping[str, tuple[str, tuple[str, ...]]]
+
+
+def read_judged(folder: Path, split: str) -> JudgedQueries:
+    """Of a BEIR folder. Every judged query must be there."""
+    file = _first_there(folder, f"qrels/{split}.tsv", f"qrels/{split}.txt", "qrels.txt", "qrels.tsv")
+    grades, first_lines = read_qrels(file)
+    queries = _read_queries(folder / "queries.jsonl", grades)
+    for query, line in first_lines.items():
+        if query not in queries:
+            raise DataError(f"{line.where}: query {query!r} is not in {folder / 'queries.jsonl'}")
+    return JudgedQueries(file, grades, queries)
 
 
 def _first_there(folder: Path, *names: str) -> Path:
@@ -234,7 +245,7 @@ def _first_there(folder: Path, *names: str) -> Path:
     raise DataError(f"{folder}: has none of {', '.join(names)}")
 
 
-def _fingerprint(*paths: Path) -> str:
+def fingerprint(*paths: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
@@ -247,7 +258,7 @@ def _fingerprint(*paths: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Text and gold answers of the judged queries; other queries are skipped."""
     queries: dict[str, tuple[str, tuple[str, ...]]] = {}
     for line in numbered_lines(path):

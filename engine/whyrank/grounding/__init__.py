@@ -25,6 +25,7 @@ from whyrank.grounding.words import (
     language_of,
     may_be_same_language,
     sentences,
+    visible_length,
 )
 from whyrank.types import CheckedSentence, Grounding, GroundingFlag, Verdict
 
@@ -68,7 +69,7 @@ def _shares(text: str, sentences: Sequence[CheckedSentence], length: int) -> dic
     """Of the visible characters; what comes after the longest evidence that is looked at counts as unverified."""
     sizes: dict[Verdict, int] = {"supported": 0, "altered": 0, "unverified": 0}
     for one in sentences:
-        sizes[one.verdict] += len("".join(text[one.start : one.end].split()))
+        sizes[one.verdict] += visible_length(text[one.start : one.end])
     total, seen = sum(sizes.values()), len(text) / max(1, length)
     shares = {verdict: size / total * seen if total else 0.0 for verdict, size in sizes.items()}
     if total:

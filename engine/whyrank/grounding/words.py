@@ -25,6 +25,7 @@ __all__ = [
     "may_be_same_language",
     "sentences",
     "table_language",
+    "visible_length",
 ]
 
 # Thai to Khmer, Kana, Han, and Hangul, which has spaces but glues particles to its words.
@@ -42,6 +43,11 @@ _ASCII_WORD = re.compile(r"[a-z0-9]{1,64}")
 def fold(word: str) -> str:
     """Without case and typography: NFKC, case-folded."""
     return word.lower() if word.isascii() else unicodedata.normalize("NFKC", word).casefold()
+
+
+def visible_length(text: str) -> int:
+    """Characters other than white space."""
+    return len("".join(text.split()))
 
 
 def folded_words(text: str) -> list[str]:

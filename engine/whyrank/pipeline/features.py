@@ -121,13 +121,13 @@ def _shared_phrases(text: str, query: str) -> Iterator[str]:
 def _hops(query: str, texts: Sequence[str], entities: Sequence[Sequence[str]]) -> list[int]:
     """0 for what shares an entity with the query, or where neither has one, two of its words; 1 for what shares an entity with
     those; 2 for the rest."""
-    asked = {name.lower() for name in entities_of(query)}
+    names_in_query = {name.lower() for name in entities_of(query)}
     content = {word for word in re.findall(r"\w{3,}", query.lower()) if word not in _STOP}
     folded = [{name.lower() for name in names} for names in entities]
 
     def near(text: str, names: Set[str]) -> bool:
-        if asked:
-            return any(name in text.lower() for name in asked)
+        if names_in_query:
+            return any(name in text.lower() for name in names_in_query)
         return bool(names & content) or len(content & set(re.findall(r"\w{3,}", text.lower()))) >= min(
             2, len(content) or 1
         )

@@ -7,13 +7,15 @@ there, and a model that overlooks them proves nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from whyrank.errors import EngineDead, EnginePaused
 from whyrank.grounding import ground
+from whyrank.grounding.words import visible_length
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.scorer import Scorer
@@ -47,6 +49,9 @@ class Verifier:
         return prompt_identity(self.encoder.format, self.instruction)
 
 
+_Scores = dict[int, float | str]
+"""Of the sentences of one text, by place; or why one has none."""
+
 MakeScorer = Callable[[RerankRequest, Sequence[str]], Scorer]
 """Of a request for scores and a query for each of its documents."""
 
@@ -71,8 +76,19 @@ class EvidenceVerifier:
         of a dead engine, is missing, and said to be."""
         checked = await deadline.wait(asyncio.to_thread(self._with_contributions, written)) or dict(written)
         claims = [claim for index, evidence in checked.items() for claim in _open_claims(index, evidence)]
-        scored = dict(zip(claims, await self._read(claims, deadline), strict=True))
-        return {index: self._judged(index, evidence, scored) for index, evidence in checked.items()}
+        scores = defaultdict[tuple[int, bool], _Scores](dict)
+        for claim, score in zip(claims, await self._read(claims, deadline), strict=True):
+            scores[claim.document, claim.of_contribution][claim.place] = score
+        return {
+            index: replace(
+                evidence,
+                grounding=self._with_scores(evidence.grounding, evidence.evidence, scores[index, False]),
+                contribution_grounding=self._with_scores(
+                    evidence.contribution_grounding, evidence.contribution, scores[index, True]
+                ),
+            )
+            for index, evidence in checked.items()
+        }
 
     def _with_contributions(self, written: Mapping[int, Evidence]) -> dict[int, Evidence]:
         """Contributions are held against their documents by words first. In a thread, because documents may be long."""
@@ -116,36 +132,15 @@ class EvidenceVerifier:
             return "the deadline came before the verifier had judged all: give more time, or explain fewer documents"
         return f"{self._verifier.model}: {row.error.message}"
 
-    def _judged(self, index: int, evidence: Evidence, scored: Mapping[_Claim, float | str]) -> Evidence:
-        found = {
-            (claim.of_contribution, claim.place): score for claim, score in scored.items() if claim.document == index
-        }
-        return replace(
-            evidence,
-            grounding=self._with_scores(evidence.grounding, evidence.evidence, found, False),
-            contribution_grounding=self._with_scores(
-                evidence.contribution_grounding, evidence.contribution, found, True
-            ),
-        )
-
-    def _with_scores(
-        self,
-        grounding: Grounding | None,
-        text: str,
-        found: Mapping[tuple[bool, int], float | str],
-        of_contribution: bool,
-    ) -> Grounding | None:
+    def _with_scores(self, grounding: Grounding | None, text: str, scores: _Scores) -> Grounding | None:
         if grounding is None:
             return None
-        scores = {place: score for (whose, place), score in found.items() if whose == of_contribution}
-        errors = [score for score in scores.values() if isinstance(score, str)]
         sentences = tuple(
             replace(sentence, model_score=score) if isinstance(score := scores.get(place), float) else sentence
             for place, sentence in enumerate(grounding.sentences)
         )
-        verification = Verification(
-            self._verifier.model, self._verifier.prompt, self._verifier.threshold, error=next(iter(errors), None)
-        )
+        error = next((score for score in scores.values() if isinstance(score, str)), None)
+        verification = Verification(self._verifier.model, self._verifier.prompt, self._verifier.threshold, error=error)
         verified = replace(grounding, sentences=sentences, verification=verification)
         backed = _share(verified, text)
         return replace(verified, verification=replace(verification, backed=backed))
@@ -161,10 +156,6 @@ def _open_claims(index: int, evidence: Evidence) -> Iterator[_Claim]:
 
 def _share(grounding: Grounding, text: str) -> float:
     """Of the visible characters of all sentences, those of sentences that the model takes for backed."""
-
-    def size(sentences: Iterable[tuple[int, int]]) -> int:
-        return sum(len("".join(text[start:end].split())) for start, end in sentences)
-
-    total = size((one.start, one.end) for one in grounding.sentences)
-    backed = size((one.start, one.end) for one in grounding.sentences if grounding.is_backed(one))
-    return backed / total if total else 0.0
+    sizes = [(one, visible_length(text[one.start : one.end])) for one in grounding.sentences]
+    total = sum(size for _, size in sizes)
+    return sum(size for one, size in sizes if grounding.is_backed(one)) / total if total else 0.0

@@ -271,21 +271,28 @@ def fitting_format(model: str, architectures: Iterable[str], name: str | None = 
                 f"but prompt '{fmt.name}' is for {', '.join(fmt.fits.architectures)}"
             )
         return fmt
-    possible = [f for f in builtin_formats().values() if f.fits_architecture(have)]
-    fitting = [f for f in possible if f.fits_name(model)]
+    fitting = formats_that_fit(model, have)
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = " or ".join(f"--prompt {f.name}" for f in fitting)
         raise CheckpointError(f"{model}: several prompts fit its name and architecture; choose with {names}")
     # A format for any architecture ("*") is no hint for this one.
-    hints = [f.name for f in possible if "*" not in f.fits.architectures]
+    hints = [
+        f.name for f in builtin_formats().values() if f.fits_architecture(have) and "*" not in f.fits.architectures
+    ]
     raise CheckpointError(
         f"{model}: no prompt fits this name with architecture {', '.join(have) or 'unknown'}. "
         + (f"If it was trained with one of {', '.join(hints)}, say --prompt NAME; else " if hints else "")
         + "describe its prompt in a TOML file (`whyrank formats --where` shows ours) and pass --prompt FILE; "
         "a chat model that was not trained to rerank can be asked yes or no with --prompt chat"
     )
+
+
+def formats_that_fit(model: str, architectures: Iterable[str]) -> list[PromptFormat]:
+    """Ours for this name and architecture."""
+    have = sorted(architectures)
+    return [f for f in builtin_formats().values() if f.fits_architecture(have) and f.fits_name(model)]
 
 
 def _named_format(name: str) -> PromptFormat:

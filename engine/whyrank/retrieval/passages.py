@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from whyrank.errors import DataError
-from whyrank.evaluation.data import document_id, find_judgements, read_queries
-from whyrank.evaluation.trec import read_qrels
+from whyrank.evaluation.data import document_id, fingerprint, read_judged
 from whyrank.jsonl import json_object, numbered_lines
+from whyrank.types import Document
 
 __all__ = ["Passages", "judged_queries"]
 
@@ -30,22 +29,17 @@ class Passages:
 
     def digest(self) -> str:
         """Changes when the file does."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return fingerprint(self.path)
 
     def texts(self, start: int = 0) -> Iterator[str]:
         """Title and text of every document from that place on."""
         for place, line in enumerate(numbered_lines(self.path)):
             if place >= start:
                 record = json_object(line)
-                yield f"{record.get('title') or ''} {record['text']}".strip()
+                yield Document(record["text"], title=record.get("title")).content.strip()
 
 
 def judged_queries(folder: Path, split: str) -> dict[str, str]:
     """Texts of the queries that the split judges, in the judgements' order."""
-    judged, first_lines = read_qrels(find_judgements(folder, split))
-    queries = read_queries(folder / "queries.jsonl", judged)
-    for ident in judged:
-        if ident not in queries:
-            raise DataError(f"{first_lines[ident].where}: query {ident!r} is not in {folder / 'queries.jsonl'}")
-    return {ident: queries[ident][0] for ident in judged}
+    _, grades, queries = read_judged(folder, split)
+    return {ident: queries[ident][0] for ident in grades}

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
+from whyrank.dtypes import choose_dtype
 from whyrank.engine_process import first_line
 from whyrank.errors import CheckpointError
 from whyrank.prompting.scoring import LabelRead
@@ -34,7 +35,7 @@ class EncoderRuntime:
 
     @classmethod
     async def start(cls, plan: Plan) -> Self:
-        model = await asyncio.to_thread(load_classifier, plan, _encoder_dtype(plan))
+        model = await asyncio.to_thread(load_classifier, plan, choose_dtype(plan, on_cpu=_device() == "cpu").dtype)
         return cls(model, plan, use_tensor_cores(model, plan))
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
@@ -134,11 +135,6 @@ def _batches(prompts: Sequence[Ids], alone: bool) -> list[list[int]]:
             batches.append([])
         batches[-1].append(i)
     return batches
-
-
-def _encoder_dtype(plan: Plan) -> str:
-    """What the encoder route loads: on a CPU float32, unless asked otherwise."""
-    return "float32" if plan.config.dtype == "auto" and _device() == "cpu" else plan.config.dtype
 
 
 def _device() -> str:

@@ -179,8 +179,8 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
             subcommand.cmd(args)
     except (ValueError, RuntimeError, OSError) as cause:
         reason = first_line(cause)
-        said = "; ".join([reason, *(remedy for part, remedy in _REMEDIES.items() if part in reason)])
-        raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {said}") from cause
+        message = "; ".join([reason, *(remedy for part, remedy in _REMEDIES.items() if part in reason)])
+        raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {message}") from cause
     client = WhyrankPlugin.engine_client
     if client is not None and not client.stopped:  # vLLM's server returns without an error
         raise EngineDead("the server ended because the engine's process died: see the log above, and start it again")
