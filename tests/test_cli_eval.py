@@ -156,7 +156,7 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["eval", "-m", "m"], "--data is missing: give a folder, a file, or house"),
-        (["eval", "-m", "m", "--preset", "qanchor"], "preset 'qanchor' wants: JSON lines {query_id, query, candidates"),
+        (["eval", "-m", "m", "--preset", "qanchor"], "preset 'qanchor' needs: JSON lines {query_id, query, candidates"),
         (["eval", "-m", "m", "--preset", "beir"], "preset 'beir': choose from house, mteb"),
         (["eval", "-m", "m", "-d", "gone"], "gone: No such file"),
         (["eval", "-m", "m", "-d", "house", "--measure", "F1"], "measure 'F1': choose from"),

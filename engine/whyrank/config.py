@@ -1,4 +1,4 @@
-"""The options of an engine. Python and the command line derive names, defaults and help from here."""
+"""The options of an engine and of `whyrank serve`. Python and the command line derive names, defaults and help from here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from whyrank.errors import InvalidRequest
 from whyrank.options import Option, check_options
 
-__all__ = ["DEMO", "Dtype", "EngineConfig", "Route"]
+__all__ = ["DEMO", "Dtype", "EngineConfig", "Route", "ServeOptions"]
 
 Route = Literal["generate", "classify", "encoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -95,3 +95,24 @@ class EngineConfig:
     def source(self) -> str:
         """The folder or hub name to load from."""
         return str(_DEMO_FOLDER) if self.model == DEMO else self.model
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The options of `whyrank serve` that are neither the engine's nor vLLM's."""
+
+    vllm_routes: Annotated[
+        bool,
+        Option(
+            "Also open vLLM's own routes (/v1/completions, /tokenize, /invocations, ...): raw generation and tokenization "
+            "for anyone with a key, without whyrank's limits and with one cache for all keys."
+        ),
+    ] = False
+    protect_metrics: Annotated[
+        bool, Option("Require the API key for /metrics, too; then only /health is open to everyone.")
+    ] = False
+    strict_model: Annotated[
+        bool,
+        Option("Refuse (404) requests that name another model. By default they are answered with a warning."),
+    ] = False
+    verbose: Annotated[bool, Option("Show the vLLM command, vLLM's own log and a line for each request.")] = False

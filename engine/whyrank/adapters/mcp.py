@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
@@ -99,18 +99,14 @@ class _StrictServer(MCPServer[Any]):
         return await super().call_tool(name, arguments, context)
 
 
-def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServer[Any]:
-    """`reranker` must be running for as long as the tools are served. `request`: whose options for agents the tools take."""
-    server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
-    parameters = [_parameter(option) for option in options_of(request).values() if option.agent]
-    only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+class _Tools:
+    """What an agent reads of a tool is its method's docstring, parameters and result."""
 
-    def tool(title: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        register = server.tool(title=title, annotations=only_reads)
-        return lambda function: register(spread(function, "options", parameters))
+    def __init__(self, reranker: BaseReranker) -> None:
+        self._reranker = reranker
 
-    @tool("Rerank with evidence")
     async def rerank_with_evidence(
+        self,
         query: Query,
         documents: Documents,
         top_n: TopN = 5,
@@ -130,11 +126,11 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
         """
         options |= {"mode": "evidence", "top_n": top_n, "evidence_top_n": top_n, "evidence_min_score": min_score}
         options["verify"] = verify
-        ranking = await _rerank(reranker, query, documents, options)
+        ranking = await _rerank(self._reranker, query, documents, options)
         return ExplainedAnswer(results=[_explained(row) for row in ranking.results], degraded=ranking.degraded)
 
-    @tool("Rerank")
     async def rerank(
+        self,
         query: Query,
         documents: Documents,
         top_n: TopN = 10,
@@ -145,9 +141,18 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
 
         Use it to cut many candidates down to a few; rerank_with_evidence also says what each of them contributes.
         """
-        ranking = await _rerank(reranker, query, documents, options | {"top_n": top_n})
+        ranking = await _rerank(self._reranker, query, documents, options | {"top_n": top_n})
         return RankedAnswer(results=[Ranked(**_ranked(row)) for row in ranking.results], degraded=ranking.degraded)
 
+
+def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServer[Any]:
+    """`reranker` must be running for as long as the tools are served. `request`: whose options for agents the tools take."""
+    server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    parameters = [_parameter(option) for option in options_of(request).values() if option.agent]
+    only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+    tools = _Tools(reranker)
+    for title, method in (("Rerank with evidence", tools.rerank_with_evidence), ("Rerank", tools.rerank)):
+        server.tool(title=title, annotations=only_reads)(spread(method, "options", parameters))
     return server
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Show",
     "evidence_panel",
+    "figures_table",
     "formats_table",
     "progress",
     "ranking_table",
@@ -71,6 +72,14 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
             live.update(Group(*panels.values()), refresh=True)
 
         yield on_event
+
+
+def figures_table(title: str, *columns: str) -> Table:
+    """With names in the first column and numbers in the others."""
+    table = Table(title=escape(title), title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(escape(name), justify="right" if place else "left")
+    return table
 
 
 def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:

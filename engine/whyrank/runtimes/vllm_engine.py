@@ -363,12 +363,7 @@ def _import_vllm() -> None:
 
 
 def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
-    config, hybrid = plan.config, plan.checkpoint.has_linear_attention
-    if on_cpu and hybrid and config.dtype in ("float32", "float16"):
-        raise CheckpointError(
-            f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels know only bfloat16; "
-            "say --dtype bfloat16 or leave it out"
-        )
+    config = plan.config
     options: dict[str, Any] = {
         "model": config.source,
         "revision": config.revision,
@@ -379,10 +374,8 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "scheduling_policy": "priority",
         "disable_log_stats": True,
         "use_tqdm_on_load": sys.stderr.isatty(),
-        "max_num_batched_tokens": 16384,
-        "max_num_seqs": 256,
     }
-    if hybrid:
+    if plan.checkpoint.has_linear_attention:
         options["prefix_match_unit"] = MATCH_UNIT
     if plan.checkpoint.has_vision:
         options["language_model_only"] = (
@@ -391,26 +384,40 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
     for name in ("tensor_parallel_size", "quantization", "gpu_memory_utilization"):
         if (value := getattr(config, name)) != options_of(EngineConfig)[name].default:
             options[name] = value
-    if on_cpu or config.kv_cache_gib is not None:
-        options["kv_cache_memory_bytes"] = (
-            int(config.kv_cache_gib * _GIB) if config.kv_cache_gib else _cache_bytes(plan)
-        )
-    if on_cpu:
-        options.update(
-            enforce_eager=True,
-            ir_op_priority=norm_priorities(),
-            # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
-            block_size=_BLOCK,
-            max_num_batched_tokens=8192 if hybrid else 2048,
-            max_num_seqs=64,
-        )
-        return options
-    options["cudagraph_capture_sizes"] = [*_CAPTURE_SIZES]
-    if hybrid and not _fits_flashinfer(plan, options["dtype"]):
-        options["gdn_prefill_backend"] = "triton"
     if config.kv_cache_gib is not None:
+        options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * _GIB)
+    return (_cpu_options(plan) if on_cpu else _gpu_options(plan, options["dtype"])) | options
+
+
+def _cpu_options(plan: Plan) -> dict[str, Any]:
+    config, hybrid = plan.config, plan.checkpoint.has_linear_attention
+    if hybrid and config.dtype in ("float32", "float16"):
+        raise CheckpointError(
+            f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels support only bfloat16; "
+            "use --dtype bfloat16 or leave it out"
+        )
+    return {
+        "enforce_eager": True,
+        "ir_op_priority": norm_priorities(),
+        # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
+        "block_size": _BLOCK,
+        "max_num_batched_tokens": 8192 if hybrid else 2048,
+        "max_num_seqs": 64,
+        "kv_cache_memory_bytes": _cache_bytes(plan),
+    }
+
+
+def _gpu_options(plan: Plan, dtype: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "cudagraph_capture_sizes": [*_CAPTURE_SIZES],
+        "max_num_batched_tokens": 16384,
+        "max_num_seqs": 256,
+    }
+    if plan.checkpoint.has_linear_attention and not _fits_flashinfer(plan, dtype):
+        options["gdn_prefill_backend"] = "triton"
+    if plan.config.kv_cache_gib is not None:
         # The size decides; but vLLM starts only where this share of the GPU is free, by default more than another model leaves.
-        options.setdefault("gpu_memory_utilization", SHARE_BESIDE_OTHERS)
+        options["gpu_memory_utilization"] = SHARE_BESIDE_OTHERS
     return options
 
 
