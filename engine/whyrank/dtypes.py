@@ -48,5 +48,7 @@ def choose_dtype_for_cpu(plan: Plan, instructions: str | None) -> Choice:
 def bfloat16_instructions() -> str | None:
     import torch
 
-    found = torch.cpu.get_capabilities()
-    return next((name for name in ("AMX-BF16", "AVX512-BF16") if found.get(name.lower().replace("-", "_"))), None)
+    capabilities = torch.cpu.get_capabilities()
+    return next(
+        (name for name in ("AMX-BF16", "AVX512-BF16") if capabilities.get(name.lower().replace("-", "_"))), None
+    )

@@ -91,8 +91,8 @@ def _retrieve(
             searchers.append(Bm25(passages.texts(), stemmer))
     with render.progress("queries", len(queries)) as on_progress:
         tag = "+".join(searcher.name for searcher in searchers)
-        found = write_run(run, passages.ids, search_all(searchers, queries, top_k, on_progress), tag)
-    return {"documents": len(passages.ids), "queries": len(queries), "found": found}
+        candidates = write_run(run, passages.ids, search_all(searchers, queries, top_k, on_progress), tag)
+    return {"documents": len(passages.ids), "queries": len(queries), "found": candidates}
 
 
 def _dense(passages: Passages, model: str, vectors: Path) -> Searcher:

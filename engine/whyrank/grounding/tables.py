@@ -103,15 +103,15 @@ def _metric(
     dimension: str, prefixes: dict[str, str], wanted: str, symbol: str, names: str
 ) -> Iterator[tuple[str, Unit]]:
     """The unit alone, and with each of these prefixes."""
-    own = [name.replace("_", " ") for name in names.split()]
-    yield from ((name, Unit(dimension, 1.0)) for name in (symbol, *own))
+    full_names = [name.replace("_", " ") for name in names.split()]
+    yield from ((name, Unit(dimension, 1.0)) for name in (symbol, *full_names))
     for factor, listed in prefixes.items():
         sign, *written = listed.split()
         if sign in wanted.split():
             unit = Unit(dimension, float(factor))
             short = {sign, *(other for other in written if len(other) == 1)}
             yield from ((f"{other}{symbol}".lower(), unit) for other in short)
-            yield from ((f"{other}{name}", unit) for other in written if len(other) > 1 for name in own)
+            yield from ((f"{other}{name}", unit) for other in written if len(other) > 1 for name in full_names)
 
 
 UNITS, SCALES = _units()

@@ -244,10 +244,10 @@ def require_device(platform: Any) -> None:
 
 def docs_folder() -> Path | None:
     """Where DOCS_FILES lie; None where there is no vLLM, which is not imported."""
-    found = importlib.util.find_spec("vllm")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
         return None
-    folder = Path(found.origin).parents[1] / _DOCS_FOLDER
+    folder = Path(spec.origin).parents[1] / _DOCS_FOLDER
     return folder if all((folder / name).is_file() for name in DOCS_FILES) else None
 
 

@@ -199,20 +199,20 @@ def config_file_flags(flags: Sequence[str]) -> list[str]:
     paths = _parsed(parser, flags)[0].config
     if len(paths) > 1:
         raise InvalidRequest("--config is given twice: vLLM reads one file, so put all settings into it")
-    found: list[str] = []
+    as_flags: list[str] = []
     for key, value in _settings(Path(paths[0])).items() if paths else ():
         name, dot, rest = str(key).partition(".")
         flag = name.replace("_", "-") + dot + rest
         match value:
             case bool():
-                found.append(f"--{flag}" if value else f"--no-{flag}")
+                as_flags.append(f"--{flag}" if value else f"--no-{flag}")
             case list():
-                found += [f"--{flag}", *map(str, value)] if value else []
+                as_flags += [f"--{flag}", *map(str, value)] if value else []
             case dict():
-                found += [f"--{flag}", json.dumps(value)]
+                as_flags += [f"--{flag}", json.dumps(value)]
             case _:
-                found += [f"--{flag}", str(value)]
-    return found
+                as_flags += [f"--{flag}", str(value)]
+    return as_flags
 
 
 def _settings(path: Path) -> dict[str, Any]:
