@@ -82,7 +82,7 @@ async def test_calibrate_reads_the_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"claim": "c", "document": "d"}, "line 1: label is None: give 1 where the document backs the claim, else 0"),
         ({"claim": "c", "document": "d", "label": "yes"}, "label is 'yes'"),
@@ -90,10 +90,10 @@ async def test_calibrate_reads_the_results(tmp_path: Path) -> None:
         ({"document": "d", "label": 1}, "no 'claim' with a string"),
     ],
 )
-def test_a_bad_line_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as refused:
         Claims(write(tmp_path / "claims.jsonl", row))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_aggrefacts_own_names_are_taken(tmp_path: Path) -> None:

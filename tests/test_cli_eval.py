@@ -153,7 +153,7 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["eval", "-m", "m"], "--data is missing: give a folder, a file, or house"),
         (["eval", "-m", "m", "--preset", "qanchor"], "preset 'qanchor' needs: JSON lines {query_id, query, candidates"),
@@ -169,12 +169,12 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
         (["compare", "a", "b"], "--data is missing"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "whyrank", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
 
 
 @pytest.mark.parametrize("grade", [0, -1, None, 1])

@@ -83,8 +83,8 @@ def test_a_gpu_multiplies_in_tf32_unless_all_digits_are_asked_for(
         return SimpleNamespace(device=SimpleNamespace(type=device), dtype=dtype)
 
     before = torch.get_float32_matmul_precision()
-    asked = replace(plan, config=replace(plan.config, dtype="float32"))
-    assert use_tensor_cores(model("cpu"), plan) is None and use_tensor_cores(model("cuda"), asked) is None
+    in_float32 = replace(plan, config=replace(plan.config, dtype="float32"))
+    assert use_tensor_cores(model("cpu"), plan) is None and use_tensor_cores(model("cuda"), in_float32) is None
     assert use_tensor_cores(model("cuda", torch.bfloat16), plan) is None
     assert torch.get_float32_matmul_precision() == before
     assert use_tensor_cores(model("cuda"), plan) == before and torch.get_float32_matmul_precision() == "high"

@@ -44,7 +44,7 @@ def beir(folder: Path, **changed: str | bytes | None) -> Path:
     return folder
 
 
-def found(collection: Collection, query: str, top_k: int = 100) -> list[tuple[str, float | None]]:
+def candidates(collection: Collection, query: str, top_k: int = 100) -> list[tuple[str, float | None]]:
     return [(candidate.id, candidate.first_score) for candidate in collection.topic(query, top_k).candidates]
 
 
@@ -55,10 +55,10 @@ def test_a_beir_folder_with_a_trec_run(tmp_path: Path) -> None:
     assert topic.query == "how to make tea" and topic.answers == ("boil",)
     assert topic.judged == {"d1": 2, "d2": 0}
     # Sorted by score, not by the rank column; a document that is the query itself is dropped.
-    assert found(collection, "q1") == [("d1", 2.5), ("d2", 1.5)]
-    assert found(collection, "q1", top_k=1) == [("d1", 2.5)]
+    assert candidates(collection, "q1") == [("d1", 2.5), ("d2", 1.5)]
+    assert candidates(collection, "q1", top_k=1) == [("d1", 2.5)]
     assert topic.candidates[0].document.content == "Tea Boil water."
-    assert found(collection, "q2") == []  # missed by the first stage, and still a topic
+    assert candidates(collection, "q2") == []  # missed by the first stage, and still a topic
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_files_as_trec_evals_own_tests_have_them(tmp_path: Path) -> None:
     collection = open_collection(beir(tmp_path, qrels=qrels, run=run))
     assert collection.topic("q1", 10).judged == {"d1": 2, "d2": 0}
     assert collection.topic("q2", 10).judged == {"d2#1": 1}
-    assert found(collection, "q1") == [("d1", 2.138276), ("d2", 1.857372)]
+    assert candidates(collection, "q1") == [("d1", 2.138276), ("d2", 1.857372)]
 
 
 def test_beir_knows_no_comments(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_a_run_in_any_order_with_twins_ties_and_windows_line_ends(tmp_path: Path
     run = "\ufeffq1 Q0 d1 1 1 x\r\nq2 Q0 d2 1 1 x\r\n\r\nq1 Q0 d1 1 3 x\r\nq1 Q0 d2 1 3.00000001 x"
     collection = open_collection(beir(tmp_path, run=run))
     # A duplicate counts where it ranks best; 3 and 3.00000001 tie in single precision, and the larger id comes first.
-    assert found(collection, "q1") == [("d2", 3.00000001), ("d1", 3.0)]
-    assert found(collection, "q2") == [("d2", 1.0)]
+    assert candidates(collection, "q1") == [("d2", 3.00000001), ("d1", 3.0)]
+    assert candidates(collection, "q2") == [("d2", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_run_in_any_order_with_twins_ties_and_windows_line_ends(tmp_path: Path
 def test_mtebs_top_ranked(name: str, content: str, tmp_path: Path) -> None:
     collection = open_collection(beir(tmp_path, run=None, **{name: content}))
     assert collection.first_stage == name
-    assert found(collection, "q1") == [("d2", None), ("d1", None)]
+    assert candidates(collection, "q1") == [("d2", None), ("d1", None)]
 
 
 Y = {"id": "y", "text": "y", "title": "T", "metadata": {"hop": 1}}
@@ -148,7 +148,7 @@ def test_json_lines(tmp_path: Path) -> None:
     topic = collection.topic("1", 10)
     assert sorted(topic.judged.values()) == [0, 1, 1] and topic.answers == ("42",)
     assert {c.document.text: topic.judged[c.id] for c in topic.candidates} == {"好": 1, "さ": 1, "悪": 0}
-    assert found(collection, "7") == [("1", None), ("y", None)]
+    assert candidates(collection, "7") == [("1", None), ("y", None)]
     assert collection.topic("7", 10).judged == {"1": 2}
     assert [dict(c.document.metadata) for c in collection.topic("7", 10).candidates] == [{}, {"hop": 1}]
 
@@ -163,7 +163,7 @@ def test_positives_do_not_stand_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"corpus": lines(CORPUS) + "{oops\n"}, "corpus.jsonl, line 4: not JSON"),
         (
@@ -199,14 +199,14 @@ def test_positives_do_not_stand_first(tmp_path: Path) -> None:
         ({"run": None, "top_ranked.json": '{"q1": [],\n]'}, "top_ranked.json, line 2: not JSON"),
     ],
 )
-def test_a_broken_folder_is_told_with_file_and_line(changed: Mapping[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_broken_folder_is_told_with_file_and_line(changed: Mapping[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         open_collection(beir(tmp_path, **changed))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("record", "said"),
+    ("record", "message"),
     [
         ({"positive": ["a"]}, "line 2: no 'query' with a string"),
         ({"query": "q"}, "line 2: no 'positive', 'negative' or 'candidates'"),
@@ -222,12 +222,12 @@ def test_a_broken_folder_is_told_with_file_and_line(changed: Mapping[str, Any], 
         ({"id": "1", "query": "q", "positive": []}, "line 2: query id '1' is there a second time"),
     ],
 )
-def test_broken_json_lines_are_told_with_file_and_line(record: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_broken_json_lines_are_told_with_file_and_line(record: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text(lines([{"query": "fine", "positive": ["x"], "negative": ["y"]}, record]))
     with pytest.raises(DataError) as error:
         open_collection(path)
-    assert str(path) in str(error.value) and said in str(error.value)
+    assert str(path) in str(error.value) and message in str(error.value)
 
 
 def test_files_that_are_not_there(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ def test_ids_that_would_forge_lines_are_refused(part: str, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("parts", "split", "said"),
+    ("parts", "split", "message"),
     [
         ({"corpus": CORPUS, "default": QRELS}, "test", "has no part called queries; it has corpus, default"),
         ({"corpus": CORPUS, "queries": QUERIES}, "test", "has no part called qrels or default"),
@@ -167,20 +167,20 @@ def test_ids_that_would_forge_lines_are_refused(part: str, tmp_path: Path, monke
     ],
 )
 def test_a_dataset_of_another_shape_is_told_and_leaves_nothing(
-    parts: dict[str, list[Mapping[str, object]]], split: str, said: str, tmp_path: Path
+    parts: dict[str, list[Mapping[str, object]]], split: str, message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("datasets")
     source = mteb_repository(tmp_path / "source", **parts)
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         fetch(f"datasets:{source}", tmp_path / "out" / "tea", split)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.usefixtures("ir_datasets")
-@pytest.mark.parametrize(("name", "said"), [("coffee", "KeyError: 'coffee'"), ("unjudged", "has no qrels")])
-def test_what_ir_datasets_does_not_have(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=said):
+@pytest.mark.parametrize(("name", "message"), [("coffee", "KeyError: 'coffee'"), ("unjudged", "has no qrels")])
+def test_what_ir_datasets_does_not_have(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         fetch(f"ir_datasets:{name}", tmp_path / "out")
 
 

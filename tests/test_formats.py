@@ -59,7 +59,7 @@ def test_a_fingerprint_is_computed_once_and_a_changed_copy_has_another(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('summary = "a prompt"', "", "summary: Field required"),
         ("max_length = 512", "max_length = 3", "max_length: Input should be greater than or equal to 16"),
@@ -74,11 +74,11 @@ def test_a_fingerprint_is_computed_once_and_a_changed_copy_has_another(tmp_path:
         ("[labels]", "[labels", "not TOML"),
     ],
 )
-def test_a_bad_file_is_refused_by_file_and_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_a_bad_file_is_refused_by_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(PromptFileError) as refused:
         load_format(write(tmp_path, GOOD.replace(old, new)))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "mine.toml: " in str(refused.value)
 
 

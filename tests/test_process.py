@@ -48,8 +48,8 @@ def test_a_spawned_process_keeps_memory() -> None:
 
 
 def test_what_the_user_said_of_memory_stands() -> None:
-    told = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072"}
-    assert pages(f"from whyrank.process import prepare_process; prepare_process()\n{PAGES}", **told) > 10_000
+    settings = {"MALLOC_MMAP_MAX_": "65536", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    assert pages(f"from whyrank.process import prepare_process; prepare_process()\n{PAGES}", **settings) > 10_000
 
 
 def test_a_copy_ends_when_its_parent_is_killed() -> None:

@@ -87,7 +87,7 @@ async def test_200_calls_at_once_are_answered_or_refused_and_never_wrong(server:
 
 async def test_100_callers_who_leave_free_the_engine(server: Server) -> None:
     long = [f"{n} {DOCUMENTS['long'][:4000]}" for n in range(40)]
-    asked = [
+    calls = [
         {
             "query": f"{QUERY} {call}",
             "documents": long,
@@ -106,8 +106,8 @@ async def test_100_callers_who_leave_free_the_engine(server: Server) -> None:
                     pass
 
     async with client(server) as http:
-        await asyncio.gather(*(leave(http, ask) for ask in asked[:50]))
-        await asyncio.gather(*(leave(http, ask) for ask in asked[50:]))
+        await asyncio.gather(*(leave(http, ask) for ask in calls[:50]))
+        await asyncio.gather(*(leave(http, ask) for ask in calls[50:]))
     await until_idle(server)
 
 

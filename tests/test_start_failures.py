@@ -88,9 +88,9 @@ def test_a_damaged_checkpoint_is_named_with_its_file(
     expect_one_line(EngineConfig(str(folder), prompt="prism"), parts)
 
 
-def expect_one_line(asked: EngineConfig, parts: tuple[str, ...]) -> None:
+def expect_one_line(config: EngineConfig, parts: tuple[str, ...]) -> None:
     with pytest.raises(WhyrankError) as refused:
-        make_plan(asked)
+        make_plan(config)
     message = str(refused.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
@@ -140,9 +140,9 @@ def test_a_model_that_is_not_there_is_named(model: str, part: str) -> None:
 
 def test_a_gguf_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    said = ("vLLM reads none: give the checkpoint that it was converted from", "gguf_file=NAME")
-    expect_one_line(EngineConfig(str(tmp_path)), ("no config.json", *said))
-    expect_one_line(EngineConfig(str(tmp_path / "model.gguf")), ("is a file", *said))
+    messages = ("vLLM reads none: give the checkpoint that it was converted from", "gguf_file=NAME")
+    expect_one_line(EngineConfig(str(tmp_path)), ("no config.json", *messages))
+    expect_one_line(EngineConfig(str(tmp_path / "model.gguf")), ("is a file", *messages))
 
 
 # Limits of the machine.

@@ -252,7 +252,7 @@ def test_white_space_that_a_template_strips_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (PLAIN.partition(" \n")[0], "no place for the role 'document'"),
         (f"passage:{{{{ {FIRST.format('document')} }}}}", "no place for the role 'query'"),
@@ -275,14 +275,14 @@ def test_white_space_that_a_template_strips_is_told() -> None:
         ("{{ nothing.at_all.there }}", "refuses messages of query, document"),
     ],
 )
-def test_a_template_is_refused_by_what_is_in_its_way(template: str, said: str) -> None:
+def test_a_template_is_refused_by_what_is_in_its_way(template: str, message: str) -> None:
     with pytest.raises(CheckpointError) as refused:
         shipped(template)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "reason"),
     [
         ({"1_LogitScore/config": {"true_token_id": [3, 4], "false_token_id": 5}}, "true_token_id = [3, 4]"),
         ({"1_LogitScore/config": {"true_token_id": 3, "false_token_id": "no"}}, "false_token_id = 'no'"),
@@ -292,9 +292,9 @@ def test_a_template_is_refused_by_what_is_in_its_way(template: str, said: str) -
         ({"modules": [*MODULES[:1], {"type": f"{ST}models.Pooling"}]}, "no prompt fits this name"),
     ],
 )
-def test_a_recipe_is_refused_by_what_is_in_its_way(files: Mapping[str, Any], said: str, ship: Ship) -> None:
+def test_a_recipe_is_refused_by_what_is_in_its_way(files: Mapping[str, Any], reason: str, ship: Ship) -> None:
     message = refusal(ship(QWEN3, **files))
-    assert said in message and "tuned: " in message and "--prompt FILE" in message and "--prompt chat" in message
+    assert reason in message and "tuned: " in message and "--prompt FILE" in message and "--prompt chat" in message
 
 
 def test_a_head_of_two_classes_is_refused(ship: Ship) -> None:
@@ -397,7 +397,7 @@ def test_labels_are_offered_in_every_spelling_of_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (
             LOOP.replace("message.content", "message.content | upper"),
@@ -409,14 +409,14 @@ def test_labels_are_offered_in_every_spelling_of_the_vocabulary() -> None:
         ("{{ raise_exception('no chat') }}", "refuses messages of user: no chat"),
     ],
 )
-def test_a_template_for_chats_is_refused_by_what_is_in_its_way(template: str, said: str) -> None:
+def test_a_template_for_chats_is_refused_by_what_is_in_its_way(template: str, message: str) -> None:
     with pytest.raises(CheckpointError) as refused:
         chat(template)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_checkpoint_that_is_no_chat_model_is_refused(checkpoint: Callable[[str], Path]) -> None:
-    for kind, said in (("qwen3", "it has no chat template"), ("qwen3-seq-cls", "it has a classification head")):
+    for kind, message in (("qwen3", "it has no chat template"), ("qwen3-seq-cls", "it has a classification head")):
         with pytest.raises(CheckpointError) as refused:
             make_plan(EngineConfig(str(checkpoint(kind)), prompt="chat"))
-        assert said in str(refused.value) and "--prompt FILE" in str(refused.value)
+        assert message in str(refused.value) and "--prompt FILE" in str(refused.value)
