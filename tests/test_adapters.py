@@ -20,6 +20,7 @@ import pytest
 
 from inprocess import InProcess, prism_plan
 from server_process import Server
+from waiting import until
 from whyrank import AsyncClient, Client, Document, InvalidRequest, Ranking
 from whyrank.adapters.base import BaseAdapter
 from whyrank.adapters.metadata import KEYS, evidence_of, noted
@@ -436,12 +437,6 @@ async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callab
         call.cancel()
         await until(lambda: app.runtime.left > 0)
         assert call.cancelled()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110  # what is waited for happens in another event loop
-            await asyncio.sleep(0.01)
 
 
 def test_a_pair_without_score_is_raised() -> None:

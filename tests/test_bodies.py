@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from inprocess import InProcess, prism_plan
+from waiting import until
 from whyrank.errors import Overloaded
 from whyrank.prompting.tokens import Bounds, EncodedDocument
 from whyrank.serving.admission import Admission, Limits
@@ -208,11 +209,8 @@ async def serving(server: InProcess) -> AsyncIterator[int]:
         port = probe.getsockname()[1]
     running = StandaloneServer(server.service, "127.0.0.1", port, shutdown_seconds=0.2)
     task = asyncio.create_task(running.serve())
-    for _ in range(1000):
-        if running.started:
-            break
-        await asyncio.sleep(0.01)
     try:
+        await until(lambda: running.started)
         yield port
     finally:
         running.should_exit = True
@@ -252,10 +250,7 @@ async def test_a_stream_that_nobody_reads_gives_its_places_back(make: Callable[.
             loop = asyncio.get_running_loop()
             await loop.sock_sendall(unread, headers(f"Content-Length: {len(body)}") + body)
             await asyncio.wait_for(server.runtime.reached.wait(), 10)
-            for _ in range(1000):
-                if not server.service.admission.documents:
-                    break
-                await asyncio.sleep(0.01)
+            await until(lambda: not server.service.admission.documents)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
                 honest = await client.post("/v1/rerank", json={"query": "q", "documents": ["a"] * 1000})
             assert honest.status_code == 200

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from waiting import until
 from whyrank import (
     Document,
     DocumentError,
@@ -371,7 +372,7 @@ async def test_when_idle_the_next_turn_of_the_loop_sends_what_came_in_this_one()
 
 
 async def test_when_busy_it_waits_for_company() -> None:
-    batching = batcher(post := Post(), window=0.05)
+    batching = batcher(post := Post(), window=0.3)
     batching.add(ask())
     await turns()
     late = [ask(), ask()]
@@ -380,7 +381,7 @@ async def test_when_busy_it_waits_for_company() -> None:
     batching.add(late[1])
     await turns()
     assert len(post.batches) == 1
-    await asyncio.sleep(0.08)
+    await until(lambda: len(post.batches) > 1)
     assert post.batches[1:] == [late]
     post.answered.set()
     await batching.finish()

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import whyrank
 from inprocess import FakeRuntime
+from waiting import until
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
@@ -160,11 +161,8 @@ class Running:
 
     async def __aenter__(self) -> Running:
         self.serving = asyncio.create_task(self.server.serve())
-        for _ in range(500):
-            if self.server.started:
-                return self
-            await asyncio.sleep(0.01)
-        pytest.fail("the server did not start")
+        await until(lambda: self.server.started)
+        return self
 
     async def __aexit__(self, *error: object) -> None:
         self.server.should_exit = True

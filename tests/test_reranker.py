@@ -319,7 +319,8 @@ async def test_large_texts_become_ids_one_at_a_time(prism: Served) -> None:
 async def test_a_dead_engine_is_a_typed_error_at_once(checkpoint: Callable[[str], Path]) -> None:
     async with Reranker(str(checkpoint("qwen3")), prompt="prism", kv_cache_gib=0.25) as reranker:
         before = asyncio.create_task(reranker.rerank(QUERY, long_texts(300)))
-        await asyncio.sleep(1.0)
+        await reranker.rerank(QUERY, ["a small call, answered while the large one is in progress"])
+        assert not before.done()
         newest_engine().kill()
         with pytest.raises(EngineDead, match="engine process has died; start a new Reranker"):
             await asyncio.wait_for(before, 10)
