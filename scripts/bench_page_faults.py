@@ -39,7 +39,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=10)
     steps = parser.parse_args().steps
-    print(json.dumps({"steps": steps, "as_it_is": measure(_STEPS, steps), "prepared": measure(_PREPARED + _STEPS, steps)}))
+    print(
+        json.dumps({"steps": steps, "as_it_is": measure(_STEPS, steps), "prepared": measure(_PREPARED + _STEPS, steps)})
+    )
 
 
 if __name__ == "__main__":

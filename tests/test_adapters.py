@@ -221,7 +221,7 @@ async def test_haystack_ranks(client: Client, expected: Ranking) -> None:
     assert ranker.run(QUERY, []) == await ranker.run_async(QUERY, []) == {"documents": []}
     with pytest.raises(InvalidRequest, match=r"documents\[1\] \(image\) has no content"):
         ranker.run(QUERY, [given[0], HaystackDocument("image")])
-    with pytest.raises(InvalidRequest, match="cannot be written down: give it base_url"):
+    with pytest.raises(InvalidRequest, match="cannot be serialised: give it base_url"):
         ranker.to_dict()
     with pytest.raises(InvalidRequest, match="top_n is called top_k"):
         WhyrankRanker(client=client, top_n=3)
@@ -348,7 +348,7 @@ def test_mteb_evaluates(client: Client) -> None:
     [
         ({}, "give either base_url"),
         ({"base_url": "http://a", "client": object.__new__(AsyncClient)}, "give either base_url"),
-        ({"base_url": "http://a", "replace_content": True}, "it wants another mode than 'score'"),
+        ({"base_url": "http://a", "replace_content": True}, "it needs a mode other than 'score'"),
         ({"base_url": "http://a", "top_n": 0}, "top_n is 0"),
         ({"base_url": "http://a", "evidence_min_score": 2.0}, "evidence_min_score is 2.0"),
         ({"base_url": "http://a", "topn": 3}, "topn"),

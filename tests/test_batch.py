@@ -316,7 +316,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(server: Server, tm
     source, output = write_rows(tmp_path / "in.jsonl", 12), tmp_path / "out.jsonl"
     done = whyrank(source, output, "--url", server.url, most_bytes=1024)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert f"error: {output}: File too large; what was answered is kept: the same command goes on" in done.stderr
+    assert f"error: {output}: File too large; what was answered is kept: run the same command again" in done.stderr
     assert 1 <= output.read_bytes().count(b"\n") < 12
     done = whyrank(source, output, "--url", server.url)
     assert done.returncode == 0, done.stderr
@@ -374,7 +374,7 @@ def test_a_server_that_does_not_answer_is_waited_for_and_that_is_said_now_and_th
             assert process.stderr is not None
             line = process.stderr.readline()
             process.kill()
-            assert line.startswith(f"waiting for {url}, at most 600 seconds a row: "), line
+            assert line.startswith(f"waiting for {url}, at most 600 seconds per row: "), line
             assert process.stderr.read() == "", "once, not for each row"
     assert PATIENCE["timeout"] == 600 and PATIENCE["retry"].pause(10_000, Unreachable("gone")) is not None
     moments = iter([100.0, 101.0, 129.9, 130.0, 131.0])
@@ -389,9 +389,9 @@ def test_a_server_that_does_not_answer_is_waited_for_and_that_is_said_now_and_th
     [
         (["gone.jsonl", "out.jsonl", "--url", "http://localhost:1"], "gone.jsonl: No such file"),
         (["same.jsonl", "./same.jsonl", "--url", "http://localhost:1"], "must be three different files"),
-        (["in.jsonl", "out.jsonl"], "give either --model, to load one, or --url"),
+        (["in.jsonl", "out.jsonl"], "give either --model, to load a model, or --url"),
         (["in.jsonl", "out.jsonl", "-m", "m", "--mode", "why"], "mode is 'why'"),
-        ([os.devnull, "gone/out.jsonl", "-m", "m"], "gone/out.jsonl: there is no folder gone: make it, or choose"),
+        ([os.devnull, "gone/out.jsonl", "-m", "m"], "gone/out.jsonl: there is no folder gone: create it, or choose"),
         ([os.devnull, "out.jsonl", "-m", "m", "--rejects", "gone/r"], "gone/r: there is no folder gone"),
     ],
 )

@@ -265,13 +265,13 @@ def test_another_models_name_is_a_warning_and_another_path_to_it_is_none(plan: P
     [
         (None, "No such file"),
         ("{", "not JSON"),
-        ("[]", "is no file of `whyrank calibrate`"),
+        ("[]", "was not written by this version of `whyrank calibrate`"),
         ('{"whyrank": "calibration", "version": 9}', "of this version"),
         (SOUND.replace('"points": []', '"dots": []'), "points"),
-        (SOUND.replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("[]", "[[1, 0], [0, 1]]").replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("[]", "[[1, NaN]]").replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("temperature", "platt"), "do not make a calibration"),
+        (SOUND.replace("temperature", "isotonic"), "are not a valid calibration"),
+        (SOUND.replace("[]", "[[1, 0], [0, 1]]").replace("temperature", "isotonic"), "are not a valid calibration"),
+        (SOUND.replace("[]", "[[1, NaN]]").replace("temperature", "isotonic"), "are not a valid calibration"),
+        (SOUND.replace("temperature", "platt"), "are not a valid calibration"),
     ],
 )
 def test_a_broken_calibration_is_told_before_an_engine_starts(

@@ -472,7 +472,7 @@ async def test_a_document_that_the_server_does_not_take_is_a_row(make: MakeServe
             good, long = await client.score("q", ["short", "x" * 101])
             assert good.score is not None and good.error is None
             assert long.error is not None and long.error.code == "too_large"
-            assert "the document has 101 characters; this server takes 100" in long.error.message
+            assert "the document has 101 characters; this server accepts at most 100" in long.error.message
     assert len(server.runtime.prompts) == 1
 
 
@@ -605,7 +605,7 @@ def test_whoever_calls_while_it_closes_gets_an_answer_or_an_error(server: Server
         next(stream)
         client.close()
         outcomes = Counter(one.result(timeout=20) for one in calls)
-    assert set(outcomes) <= {"5", "this client is closed: make a new one"} and len(outcomes) == 2
+    assert set(outcomes) <= {"5", "this client is closed: create a new one"} and len(outcomes) == 2
     with pytest.raises(InvalidRequest, match="this client is closed"):
         next(stream)
 

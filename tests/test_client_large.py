@@ -141,7 +141,7 @@ async def test_what_is_wrong_costs_what_it_must(options: RerankOptions, make: Ma
 async def test_what_no_split_can_help_is_asked_once(options: RerankOptions, make: MakeServer) -> None:
     client, recording = client_of(make(documents=20))
     async with client:
-        with pytest.raises(TooLarge, match="21 documents in one request; this server takes 20"):
+        with pytest.raises(TooLarge, match="21 documents in one request; this server accepts at most 20"):
             await client.rerank(QUERY, TEXTS[:21], **options)
     assert len(recording.calls) == 1
 
@@ -149,9 +149,11 @@ async def test_what_no_split_can_help_is_asked_once(options: RerankOptions, make
 async def test_a_stream_says_what_to_do(make: MakeServer) -> None:
     client, _ = client_of(make())
     async with client:
-        with pytest.raises(TooLarge, match=r"this server takes 300 .* A stream is always one request: `rerank` splits"):
+        with pytest.raises(
+            TooLarge, match=r"this server accepts at most 300 .* A stream is always one request; `rerank` splits"
+        ):
             await anext(client.stream(QUERY, TEXTS))
-        with pytest.raises(TooLarge, match=r"Cut it: the model reads only its first few thousand tokens anyway$"):
+        with pytest.raises(TooLarge, match=r"Shorten it: the model reads only its first few thousand tokens anyway$"):
             await anext(client.stream("x" * 1_000_001, ["y"]))
 
 

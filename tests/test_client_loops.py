@@ -103,7 +103,7 @@ def test_a_fork_while_another_thread_holds_the_lock(local: Local) -> None:
 
 def test_a_fork_in_the_middle_of_a_stream(local: Local) -> None:
     def go_on() -> None:
-        with pytest.raises(InvalidRequest, match="begun before a fork"):
+        with pytest.raises(InvalidRequest, match="started before a fork"):
             next(events)
         assert client.score("child", ["a"])[0].score == 0.5
 

@@ -173,7 +173,7 @@ def test_the_users_own_pairs_are_examined(tmp_path: Path, checkpoint: Callable[[
         ('{"query": "", "documents": ["b"]}', "line 1: query is empty"),
         ('{"query": "a"}', "line 1: documents is a NoneType"),
         ("a\tb", "line 1: not JSON"),
-        ("", "holds no pairs"),
+        ("", "contains no pairs"),
     ],
 )
 def test_a_file_of_pairs_that_cannot_be_read_says_where(line: str, error: str, tmp_path: Path) -> None:

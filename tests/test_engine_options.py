@@ -268,7 +268,7 @@ def test_a_supported_engine_needs_no_word(installed: dict[str, str]) -> None:
 )
 def test_another_engine_is_named_with_the_supported_ones(name: str, version: str, supported: str, newest: str) -> None:
     (line,) = unsupported_versions({name: version})
-    assert line.startswith(f"{name} {version} is installed, whyrank is made for {supported}:")
+    assert line.startswith(f"{name} {version} is installed, but whyrank is made for {supported}:")
     assert line.endswith(f"pip install '{name}=={newest}'")
 
 

@@ -69,7 +69,7 @@ def test_two_that_stopped_at_the_same_query_are_not_compared(tmp_path: Path) -> 
     for folder in (a, b):
         lines = (folder / RESULTS).read_text().splitlines(keepends=True)
         (folder / RESULTS).write_text("".join(lines[:-3]))
-    with pytest.raises(DataError, match="37 of 40 queries are done; go on with whyrank eval"):
+    with pytest.raises(DataError, match="37 of 40 queries are done; finish it with whyrank eval"):
         compare(a, b, MEASURES)
 
 
@@ -160,7 +160,7 @@ def test_intervals_hold_what_they_promise() -> None:
 
 def test_no_clean_separation_is_said(tmp_path: Path) -> None:
     chance = calibrate(judged_pairs(write_results(tmp_path / "chance", 1.0, separation=0.0)), "precision", 0.8)
-    assert chance.threshold is None and "no larger margins than others" in str(chance.no_separation)
+    assert chance.threshold is None and "do not have larger margins than others" in str(chance.no_separation)
     overlapping = judged_pairs(write_results(tmp_path / "overlap", 4.0))
     worst_on_top = replace(
         overlapping, relevant=np.where(np.arange(len(overlapping.margin)) < 3, 0.0, overlapping.relevant)

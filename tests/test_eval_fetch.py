@@ -160,7 +160,7 @@ def test_ids_that_would_forge_lines_are_refused(part: str, tmp_path: Path, monke
         (
             {"corpus": CORPUS, "queries": QUERIES, "qrels": [{**QRELS[0], "score": 0.5}]},
             "test",
-            "query 'q1' grades document 'd1' with 0.5, which is no whole number",
+            "query 'q1' grades document 'd1' with 0.5, which is not a whole number",
         ),
         ({"corpus": [{"_id": "d1"}], "queries": QUERIES, "qrels": QRELS}, "test", "KeyError: 'text'"),
         ({"corpus": CORPUS, "queries": QUERIES, "qrels": QRELS}, "dev", "qrels has no split 'dev'; it has test"),
@@ -192,7 +192,7 @@ def test_where_no_folder_can_be_made_that_is_said(tmp_path: Path) -> None:
 
 
 def test_an_existing_folder_is_left_alone_and_a_source_names_its_package(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="is there already: name a new folder"):
+    with pytest.raises(InvalidRequest, match="already exists: name a new folder"):
         fetch("datasets:x", tmp_path)
     for source in ("mteb/scifact", "datasets:", "beir:scifact"):
         with pytest.raises(InvalidRequest, match="write datasets:NAME or ir_datasets:NAME"):
@@ -217,4 +217,4 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0] == "tea/corpus.jsonl: 2 lines"
     assert "give `whyrank eval` one with --run" in done.stdout
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (done.returncode, done.stdout) == (2, "") and "tea is there already" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "") and "tea already exists" in done.stderr

@@ -123,8 +123,8 @@ def test_measures_by_their_usual_names(text: str, shown: str) -> None:
     ("text", "message"),
     [
         ("F1", "choose from nDCG@k"),
-        ("P", "say how deep"),
-        ("nDCG@0", "say how deep"),
+        ("P", "give a depth"),
+        ("nDCG@0", "give a depth"),
         ("P(rel=0)@3", "1 or more"),
         ("", "choose"),
     ],

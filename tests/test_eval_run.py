@@ -149,7 +149,7 @@ async def test_another_prompt_does_not_go_on_with_the_file(collection: Collectio
     assert target_of(tmp_path) == ("hash", "hash@1")
     with pytest.raises(InvalidRequest, match="hash@2"):
         await evaluate(collection, Other(), REQUEST, tmp_path)
-    with pytest.raises(DataError, match="queries are done; go on"):
+    with pytest.raises(DataError, match="queries are done; finish it"):
         make_scorecard(tmp_path, DEFAULT_MEASURES)
     with claimed(tmp_path, fresh=True):
         assert not is_finished(collection, REQUEST, tmp_path)
@@ -306,7 +306,7 @@ def test_who_counts_as_not_relevant() -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda text: "", "is no result file"),
+        (lambda text: "", "is not a result file"),
         (lambda text: text.replace('"topics"', '"tropics"'), "line 1: not a header"),
         (lambda text: text.replace('"rows"', '"cows"', 1), "line 2: not a result of whyrank eval"),
         (lambda text: text.replace('"query":"q1"', "query", 1), "line 3: not JSON"),
@@ -336,7 +336,7 @@ def test_targets_with_options() -> None:
     options = {"dtype": "float32", "max_length": 512, "trust_remote_code": True, "kv_cache_gib": 0.5}
     assert named_options(name) == ("org/model", options)
     for bad, message in (
-        ("m,color=red", "no option of an engine"),
+        ("m,color=red", "not an engine option"),
         ("m,max_length=x", "a number"),
         ("m,model=n", "no option"),
     ):

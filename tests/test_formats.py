@@ -66,7 +66,7 @@ def test_a_fingerprint_is_computed_once_and_a_changed_copy_has_another(tmp_path:
         ("max_length = 512", 'max_lenght = "512"', "max_lenght: Extra inputs are not permitted"),
         ('"generate"', '"generte"', "routes.0: Input should be 'generate', 'classify' or 'encoder'"),
         ('{ field = "query" }', '{ field = "qurey" }', "no such field ['qurey']"),
-        ('{ field = "document" }', '"document"', "the field 'document' must stand exactly once, not 0 times"),
+        ('{ field = "document" }', '"document"', "the field 'document' must occur exactly once, not 0 times"),
         ('negative = "no"', "", "'margin' needs labels.positive and labels.negative"),
         ('[labels]\npositive = "yes"\nnegative = "no"', '[score]\nrule = "logit"', "name them"),
         ('{ field = "query" }', '{ field = "query", text = "x" }', "either a non-empty text or a field"),

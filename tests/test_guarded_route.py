@@ -189,7 +189,7 @@ async def test_too_many_documents(make: MakeServer, path: str, body: dict[str, A
     async with make(documents=3).client() as client:
         answer = await client.post(path, json=body)
     assert answer.status_code == (400 if "voyage" in path else 413)
-    assert "4 documents in one request; this server takes 3 (WHYRANK_MAX_DOCUMENTS)" in answer.text
+    assert "4 documents in one request; this server accepts at most 3 (WHYRANK_MAX_DOCUMENTS)" in answer.text
 
 
 async def test_a_huge_grid_is_refused_before_it_is_made(http: httpx.AsyncClient) -> None:
@@ -206,7 +206,7 @@ async def test_a_text_too_long(make: MakeServer, name: str) -> None:
     async with make(characters=100).client() as client:
         answer = await client.post("/v1/rerank", json=BODY | {name: "y" * 101})
     assert answer.status_code == 413
-    assert f"{name} has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
+    assert f"{name} has 101 characters; this server accepts at most 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
     assert "yyy" not in answer.text
 
 
@@ -245,7 +245,7 @@ async def test_a_document_too_long_costs_its_own_row(make: MakeServer, path: str
     for row in long:
         assert (row["score"], row["truncation"], row["error"]["code"]) == (None, None, "too_large")
         assert (
-            "the document has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS). Cut it"
+            "the document has 101 characters; this server accepts at most 100 (WHYRANK_MAX_CHARACTERS). Shorten it"
             in (row["error"]["message"])
         )
     assert encoder.given == ["a"] and len(server.runtime.prompts) == 1
@@ -261,7 +261,7 @@ async def test_who_comes_when_it_is_full_is_told_when_to_return(make: MakeServer
             refused = await client.post(path, json=BODY)
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
-            assert "3 documents are being worked on" in refused.text
+            assert "3 documents are in progress" in refused.text
         server.runtime.open.set()
         assert (await first).status_code == 200
         assert (await client.post("/v1/rerank", json=BODY)).status_code == 200

@@ -203,8 +203,8 @@ def test_the_config_file_may_name_the_model(tmp_path: Path) -> None:
     [
         ("a.json", "{}", "only files that end in .yaml"),
         ("a.yaml", "port: [", "cannot be read"),
-        ("a.yaml", "- port", "holds no settings"),
-        ("a.yml", "", "holds no settings"),
+        ("a.yaml", "- port", "contains no settings"),
+        ("a.yml", "", "contains no settings"),
         ("none/a.yml", None, "cannot be read .No such file"),
     ],
 )

@@ -127,7 +127,7 @@ def test_stdout_is_the_protocols_alone(checkpoint: Callable[[str], Path], tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either --model, to load one, or --url"),
+        ([], "give either --model, to load a model, or --url"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )

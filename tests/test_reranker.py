@@ -349,7 +349,7 @@ async def test_starting_an_engine_leaves_nothing_in_the_environment(serve: Serve
         ("qwen3", {"prompt": "prism", "max_length": 50}, "max_length 50 is too short: the frame"),
         ("qwen3", {"prompt": "prism", "max_length": 20000}, "has 16384 positions"),
         ("qwen3_5", {"prompt": "prism", "dtype": "float32"}, "whose CPU kernels support only bfloat16"),
-        ("querit", {"prompt": "querit"}, "brings Python code of its own"),
+        ("querit", {"prompt": "querit"}, "needs the Python code that it ships"),
         ("gemma", {"prompt": "zerank"}, "its architecture is GemmaForCausalLM"),
     ],
 )

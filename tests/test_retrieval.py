@@ -182,7 +182,7 @@ def test_only_judged_queries_are_asked(folder: Path) -> None:
 def test_a_document_that_is_there_twice_is_told(folder: Path) -> None:
     with (folder / "corpus.jsonl").open("a") as corpus:
         corpus.write('{"_id": "d7", "text": "again"}\n')
-    with pytest.raises(DataError, match=r"line 701: document 'd7' is in line 8 already"):
+    with pytest.raises(DataError, match=r"line 701: document 'd7' is already in line 8"):
         Passages(folder)
 
 
@@ -203,9 +203,7 @@ def test_the_command_writes_what_eval_reads(tmp_path: Path) -> None:
     candidates = [collection.topic(ident, 10).candidates for ident in collection.topic_ids]
     assert result["queries"] == len(candidates) and result["found"] == sum(map(len, candidates)) > 0
     again = whyrank("retrieve", str(tmp_path))
-    assert again.returncode == 2 and "is there already: give another --out, or --fresh" in " ".join(
-        again.stderr.split()
-    )
+    assert again.returncode == 2 and "already exists: give another --out, or --fresh" in " ".join(again.stderr.split())
     unnamed = whyrank("retrieve", str(tmp_path), "--method", "dense", "--fresh")
     assert unnamed.returncode == 2 and "want --model" in unnamed.stderr
 

@@ -66,7 +66,7 @@ async def test_who_starts_a_server_reads_what_it_serves_and_where(
     assert rest == [
         "dtype: float32, because",
         "prefix cache: 0.50 GiB for 65,536 tokens",
-        "access: everybody who reaches this address (--api-key KEY asks for a key)",
+        "access: everyone who can reach this address (--api-key KEY requires a key)",
         "playground: http://localhost:8000/playground",
         "API docs: http://localhost:8000/docs",
         "ready in 7 s",
@@ -98,7 +98,7 @@ async def test_what_is_otherwise_is_said(plan: MakePlan, capsys: pytest.CaptureF
     await ready(OnVllm(served, enable_prefix_caching=False), served)
     await ready(FakeRuntime(served.encoder), served)
     output = capsys.readouterr().err
-    assert "prefix cache: off" in output and "prefix cache: none, an encoder" in output
+    assert "prefix cache: off" in output and "prefix cache: none, encoders" in output
 
 
 @pytest.mark.parametrize(

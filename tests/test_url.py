@@ -90,7 +90,7 @@ def test_the_key_comes_from_the_option_or_the_environment() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "m", "--url", "http://localhost:1"], "give either --model, to load one, or --url"),
+        (["--model", "m", "--url", "http://localhost:1"], "give either --model, to load a model, or --url"),
         (["--url", "http://localhost:1", "--prompt", "prism"], "prompt is 'prism': with a URL the server decides that"),
         (["--url", "localhost:1"], "base_url is ['localhost:1']: give URLs such as"),
     ],

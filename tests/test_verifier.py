@@ -124,7 +124,7 @@ async def test_the_model_itself_judges_where_it_may_be_instructed(plan: Plan) ->
 
 async def test_a_model_that_knows_relevance_alone_is_not_asked(plan: Plan) -> None:
     reranker = Reranker.from_runtime(FakeRuntime(plan.encoder), plan.encoder, EngineConfig("tiny"))
-    with pytest.raises(InvalidRequest, match=r"prompt 'prism' can only be asked for relevance.*--verifier MODEL"):
+    with pytest.raises(InvalidRequest, match=r"prompt 'prism' can judge only relevance.*--verifier MODEL"):
         await reranker.rerank(QUERY, [DOCUMENT], **OPTIONS)
     assert (await reranker.rerank(QUERY, [DOCUMENT], verify="model")).results[0].score is not None  # nothing is written
 
@@ -234,14 +234,14 @@ def test_a_verifier_must_be_able_to_judge_claims(plan: Plan, checkpoint: Callabl
         return make_verifier_plan(replace(served, config=replace(served.config, verifier=name)))
 
     folder = checkpoint("qwen3")
-    with pytest.raises(CheckpointError, match=r"prompt 'prism' can only be asked for relevance.* claims-chatml, "):
+    with pytest.raises(CheckpointError, match=r"prompt 'prism' can judge only relevance.* claims-chatml, "):
         planned(f"{folder},prompt=prism")
     judge = planned(f"{folder},prompt=qwen3-reranker,max_length=500")
     assert judge is not None and judge.encoder.max_length == 500
-    with pytest.raises(InvalidRequest, match="'promt=x' is no option of an engine"):
+    with pytest.raises(InvalidRequest, match="'promt=x' is not an engine option"):
         planned(f"{folder},promt=x")
     scores_only = make_plan(EngineConfig(str(folder), prompt="qwen3-reranker"))
-    with pytest.raises(CheckpointError, match="writes no evidence that it could judge"):
+    with pytest.raises(CheckpointError, match="writes no evidence for it to judge"):
         planned(str(folder), scores_only)
     assert make_verifier_plan(plan) is None
 
@@ -250,7 +250,7 @@ def test_a_model_with_encoder_and_decoder_is_refused(checkpoint: Callable[[str],
     folder = shutil.copytree(checkpoint("roberta"), tmp_path / "MiniCheck-Flan-T5-Large")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
-    with pytest.raises(CheckpointError, match="has an encoder and a decoder, as T5 has: no route of whyrank runs"):
+    with pytest.raises(CheckpointError, match="is an encoder-decoder model like T5, which whyrank cannot run"):
         make_plan(EngineConfig(str(folder), prompt="minicheck-roberta"))
 
 

@@ -36,12 +36,12 @@ class EngineConfig:
     prompt: Annotated[
         str | None,
         Option(
-            "A prompt's name (see `whyrank formats`), a TOML file of your own, or chat: any chat model, asked yes or no."
+            "A prompt's name (see `whyrank formats`), a TOML file of your own, or chat, which asks any chat model yes or no."
         ),
     ] = None
-    route: Annotated[Route | None, Option("The prompt's first by default.")] = None
+    route: Annotated[Route | None, Option("By default the prompt's first.")] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.")] = None
-    dtype: Annotated[Dtype, Option("auto: what suits device and checkpoint.")] = "auto"
+    dtype: Annotated[Dtype, Option("auto: chosen for device and checkpoint.")] = "auto"
     max_length: Annotated[
         int | None,
         Option("Maximum tokens of a prompt; by default the prompt file's limit.", positive=True, unit="tokens"),
@@ -58,7 +58,7 @@ class EngineConfig:
         Literal["given", "auto"],
         Option("auto: compute the prompt's features (multi-hop) by simple rules where a document has none."),
     ] = "given"
-    trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint brings.")] = False
+    trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint ships.")] = False
     calibration: Annotated[
         str | None, Option("The file that `whyrank calibrate` wrote for this model.", metavar="FILE")
     ] = None
@@ -70,7 +70,7 @@ class EngineConfig:
         ),
     ] = None
     tensor_parallel_size: Annotated[int, Option("GPUs that share one model.", minimum=1)] = 1
-    quantization: Annotated[str | None, Option("How vLLM is to read or make quantised weights, e.g. fp8.")] = None
+    quantization: Annotated[str | None, Option("How vLLM reads or makes quantised weights, e.g. fp8.")] = None
     gpu_memory_utilization: Annotated[
         float | None, Option("Share of a GPU's memory that the engine may use.", minimum=0, maximum=1)
     ] = None

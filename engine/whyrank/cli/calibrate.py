@@ -26,7 +26,7 @@ def calibrate_command(
     precision: Annotated[float | None, typer.Option(help="Share of kept documents that should be relevant.")] = None,
     recall: Annotated[float | None, typer.Option(help="Or: share of relevant documents that should be kept.")] = None,
     method: Annotated[str, typer.Option(metavar=choice(CalibrationMethod))] = "temperature",
-    rel: Annotated[int, typer.Option(help="The least grade that counts as relevant.")] = 1,
+    rel: Annotated[int, typer.Option(help="The lowest grade that counts as relevant.")] = 1,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.json"),
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +38,7 @@ def calibrate_command(
 
     `whyrank rerank -m MODEL -q QUERY -d documents.jsonl --calibration calibration.json`
 
-    Exit code 1 and `no clean separation` where no threshold does what is asked.
+    Exit code 1 and `no clean separation` where no threshold reaches the target.
     """
     with evaluation_reported() as stdout:
         from whyrank.evaluation.calibrate import calibrate, fit, judged_pairs
@@ -69,7 +69,7 @@ def _show_verdict(console: Terminal, verdict: Verdict, out: Path) -> None:
         console.plain(f"no clean separation: {verdict.no_separation}", style="red")
     else:
         margin = shown(threshold.margin, threshold.margin_interval)
-        console.plain(f"keep margins from {margin}: {threshold.kept} pairs")
+        console.plain(f"keep margins of at least {margin}: {threshold.kept} pairs")
         console.plain(f"precision {shown(threshold.precision, threshold.precision_interval)}")
         console.plain(f"recall {shown(threshold.recall, threshold.recall_interval)}")
         console.plain(f"as an option of rerank: --min-score {threshold.score:.6g}")

@@ -57,7 +57,7 @@ def evaluate_command(
     engine: Flags,
     as_json: AsJson = False,
 ) -> None:
-    """Rerank judged data and measure it as trec_eval would. Stopped, it goes on where it was when it is called again.
+    """Rerank judged data and measure it as trec_eval would. If stopped, the same command resumes.
 
     `whyrank eval -m Qwen/Qwen3-Reranker-0.6B --data house`
 
@@ -143,7 +143,7 @@ def _show_scorecard(console: Terminal, card: Scorecard, folder: Path) -> None:
         console.plain(f"evidence, {name.replace('_', ' ')}: {value:.3f}")
     costs = card.costs
     console.plain(
-        f"{costs.pairs} pairs, {costs.pairs_per_second:.1f} a second, {costs.prompt_tokens} prompt tokens, "
+        f"{costs.pairs} pairs, {costs.pairs_per_second:.1f} per second, {costs.prompt_tokens} prompt tokens, "
         f"{costs.cached_tokens} from the cache"
     )
     if card.failed:
@@ -158,7 +158,7 @@ def fetch_command(
     split: Annotated[str, typer.Option(help="Which qrels of a BEIR folder.")] = "test",
     as_json: AsJson = False,
 ) -> None:
-    """Bring judged data from elsewhere, by way of the package `datasets` or `ir_datasets`, whichever you have.
+    """Download judged data with the package `datasets` or `ir_datasets`.
 
     `whyrank fetch datasets:mteb/scifact beir/scifact`
 
@@ -178,4 +178,4 @@ def fetch_command(
         for name, count in counts.items():
             console.plain(f"{folder / name}: {count} lines")
         if len(counts) == 3:
-            console.plain("no first stage came with it: give `whyrank eval` one with --run")
+            console.plain("it has no first stage: give `whyrank eval` one with --run")

@@ -124,7 +124,7 @@ def spans_panel(title: str, row: RankedDocument) -> Panel:
         if span is spans[-1]:
             text.append(content[before:end] + ("…" if end < len(content) else ""), style="dim")
     if not spans:
-        text.append("no part of it answers by itself", style="dim")
+        text.append("no single passage answers the query", style="dim")
     notes = [f"{span.score:.3f}" for span in row.spans or ()] + ["only some sentences were scored"] * row.spans_limited
     return Panel(text, title=escape(title), subtitle=" · ".join(notes), title_align="left", subtitle_align="left")
 

@@ -68,7 +68,7 @@ def doctor(
     *,
     engine: Flags,
 ) -> None:
-    """Say whether a checkpoint can be trusted as served: prompt, labels, ids, parity with transformers, cache.
+    """Check whether a checkpoint can be trusted as served: prompt, labels, ids, parity with transformers, cache.
 
     `whyrank doctor Qwen/Qwen3-Reranker-0.6B`
 

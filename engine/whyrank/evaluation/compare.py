@@ -173,15 +173,15 @@ def _side_by_side(a: Path, b: Path, topics: int) -> Iterator[tuple[Result, Resul
     try:
         for left, right in zip(read_results(a / RESULTS), read_results(b / RESULTS), strict=True):
             if left.query != right.query or [row.document for row in left.rows] != [row.document for row in right.rows]:
-                raise DataError(f"{a} and {b} differ at query {left.query!r}: evaluate both anew")
+                raise DataError(f"{a} and {b} differ at query {left.query!r}: evaluate both again")
             done += 1
             yield left, right
     except ValueError as cause:
         if isinstance(cause, DataError):
             raise
-        raise DataError(f"{a} and {b}: one of them is not finished; go on with whyrank eval") from cause
+        raise DataError(f"{a} and {b}: one of them is not finished; finish it with whyrank eval") from cause
     if done < topics:
-        raise DataError(f"{a} and {b}: {done} of {topics} queries are done; go on with whyrank eval")
+        raise DataError(f"{a} and {b}: {done} of {topics} queries are done; finish it with whyrank eval")
 
 
 def _scored_by_both(left: Result, right: Result) -> Values:

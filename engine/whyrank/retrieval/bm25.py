@@ -42,7 +42,7 @@ class Bm25:
             for text in texts
         ]
         if not vocabulary:
-            raise DataError("the corpus holds no words")
+            raise DataError("the corpus contains no words")
         self._known, self._count = vocabulary, len(documents)
         self._index = bm25s.BM25()
         self._index.index(Tokenized(documents, vocabulary), show_progress=False)

@@ -75,7 +75,7 @@ _FLASHINFER_HEAD_SIZES = frozenset([128])
 # What vLLM or torch says when it finds no room, and which of our settings make some.
 _REMEDIES = {
     PROMPT_LARGER_THAN_CACHE: "that is a larger kv_cache_gib or a smaller max_length",
-    GPU_TOO_FULL: "that is a kv_cache_gib which leaves room to what else is on the GPU",
+    GPU_TOO_FULL: "that is a kv_cache_gib which leaves room for what else is on the GPU",
     OUT_OF_MEMORY: "a smaller gpu_memory_utilization leaves room for other programs and for the model's activations; where the "
     "weights alone are too large, quantization fp8 halves them and tensor_parallel_size spreads them over several GPUs",
     TOO_FEW_STATES: "that is a larger kv_cache_gib, or engine_options={'max_num_seqs': ...}",
@@ -315,7 +315,7 @@ def _failure(cause: Exception) -> EngineDead | EnginePaused | Refused:
     if isinstance(cause, vllm_name("EngineDeadError")):
         return EngineDead("the engine process has died; start a new Reranker")
     if getattr(cause, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
-        return EnginePaused(f"the engine takes no requests now ({first_line(cause)}); try again")
+        return EnginePaused(f"the engine accepts no requests now ({first_line(cause)}); try again")
     return Refused(first_line(cause.__cause__ or cause))
 
 

@@ -133,7 +133,7 @@ def check_machine(host: str | None, port: int) -> None:
     if files < _MIN_FILES:
         if hard_limit != resource.RLIM_INFINITY and hard_limit < _MIN_FILES:
             raise InvalidRequest(
-                f"only {files} files may be open at once, a server needs {_MIN_FILES}: raise `ulimit -n`"
+                f"only {files} files may be open at once, but a server needs {_MIN_FILES}: raise `ulimit -n`"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (_MIN_FILES, hard_limit))
     try:
@@ -181,7 +181,7 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
         raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {message}") from cause
     client = WhyrankPlugin.engine_client
     if client is not None and not client.stopped:  # vLLM's server returns without an error
-        raise EngineDead("the server ended because the engine's process died: see the log above, and start it again")
+        raise EngineDead("the server ended because the engine's process died: see the log above, then start it again")
 
 
 def model_in_config_file(flags: Sequence[str]) -> str | None:
@@ -226,7 +226,7 @@ def _settings(path: Path) -> dict[str, Any]:
         reason = cause.strerror if isinstance(cause, OSError) else " ".join(str(cause).split())
         raise InvalidRequest(f"--config {path}: cannot be read ({reason})") from cause
     if not isinstance(content, dict):
-        raise InvalidRequest(f"--config {path}: holds no settings; write one `flag: value` a line")
+        raise InvalidRequest(f"--config {path}: contains no settings; write one `flag: value` per line")
     return content
 
 
@@ -255,7 +255,7 @@ def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, li
     try:
         return parser.parse_known_args(flags)
     except SystemExit as cause:
-        raise InvalidRequest("vLLM's flags: see the line above") from cause
+        raise InvalidRequest("invalid vLLM flags: see the line above") from cause
 
 
 def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = False) -> list[str]:
