@@ -35,7 +35,9 @@ def check_folder(folder: Path) -> None:
     except OSError as cause:
         raise CheckpointError(f"model '{folder}': the folder cannot be read ({cause.strerror})") from cause
     if "config.json" not in names:
-        raise CheckpointError(f"model '{folder}': no config.json in this folder; {_what_is_there(names)}")
+        holds_gguf = any(name.endswith(".gguf") for name in names)
+        remark = _NO_GGUF if holds_gguf else f"it holds {', '.join(sorted(names)[:5]) or 'nothing'}"
+        raise CheckpointError(f"model '{folder}': no config.json in this folder; {remark}")
     _read_object(folder / "config.json")
     if not names.intersection(_TOKENIZERS):
         raise CheckpointError(
@@ -46,12 +48,6 @@ def check_folder(folder: Path) -> None:
         if name in names:
             _read_object(folder / name)
     _check_weights(folder)
-
-
-def _what_is_there(names: set[str]) -> str:
-    if any(name.endswith(".gguf") for name in names):
-        return _NO_GGUF
-    return f"it holds {', '.join(sorted(names)[:5]) or 'nothing'}"
 
 
 def _read_object(path: Path) -> dict[str, Any]:

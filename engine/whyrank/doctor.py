@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
@@ -108,11 +108,8 @@ def read_pairs(path: Path) -> list[RerankRequest]:
             raise DataError(f'{line.where}: {cause} (a line is {{"query": "...", "documents": ["..."]}})') from cause
     if not requests:
         raise DataError(f'{path} contains no pairs: give lines of {{"query": "...", "documents": ["..."]}}')
-    return list(islice(_one_by_one(requests), _MAX_OWN_PAIRS))
-
-
-def _one_by_one(requests: Iterable[RerankRequest]) -> Iterator[RerankRequest]:
-    return (replace(request, documents=(document,)) for request in requests for document in request.documents)
+    pairs = (replace(request, documents=(document,)) for request in requests for document in request.documents)
+    return list(islice(pairs, _MAX_OWN_PAIRS))
 
 
 async def examine(config: EngineConfig, pairs: Sequence[RerankRequest] = ()) -> Report:

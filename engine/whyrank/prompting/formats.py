@@ -232,17 +232,15 @@ def _toml(value: Any) -> str:
             # JSON's strings are TOML's but for this character.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list():
-            return f"[{', '.join(map(_toml, value))}]" if len(value) < 3 else _toml_lines(value)
+            if len(value) < 3:
+                return f"[{', '.join(map(_toml, value))}]"
+            return "\n".join(["[", *(f"  {_toml(item)}," for item in value), "]"])
         case {"text": str() as text, **more} if not more:
             return _toml(text)
         case dict():
             return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
         case _:
             return json.dumps(value)
-
-
-def _toml_lines(values: list[Any]) -> str:
-    return "\n".join(["[", *(f"  {_toml(value)}," for value in values), "]"])
 
 
 def _say(error: Any) -> str:

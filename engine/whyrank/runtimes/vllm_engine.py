@@ -224,13 +224,13 @@ class VllmRuntime(ABC):
                     if place % _SUBMITTED_AT_ONCE == _SUBMITTED_AT_ONCE - 1:
                         await asyncio.sleep(0)
                 if not answers:
-                    answers = [(place, self._answer(output)) for place, output in await batch.outputs()]
+                    answers = [
+                        (place, _document_error(out) if isinstance(out, Exception) else self._label_read(out))
+                        for place, out in await batch.outputs()
+                    ]
                 yield answers
         finally:
             await batch.close()
-
-    def _answer(self, output: Any) -> LabelRead | DocumentError:
-        return _document_error(output) if isinstance(output, Exception) else self._label_read(output)
 
     async def _read_one_by_one(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
