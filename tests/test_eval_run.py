@@ -121,7 +121,7 @@ async def test_another_evaluation_does_not_go_into_the_same_file(
     other: EvalRequest, collection: Collection, undisturbed: Path
 ) -> None:
     before = (undisturbed / RESULTS).read_bytes()
-    with pytest.raises(InvalidRequest, match=r"holds another evaluation .* say --fresh"):
+    with pytest.raises(InvalidRequest, match=r"holds another evaluation .* give --fresh"):
         await evaluate(collection, HashScorer(), other, undisturbed)
     assert (undisturbed / RESULTS).read_bytes() == before
 

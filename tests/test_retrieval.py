@@ -205,7 +205,7 @@ def test_the_command_writes_what_eval_reads(tmp_path: Path) -> None:
     again = whyrank("retrieve", str(tmp_path))
     assert again.returncode == 2 and "already exists: give another --out, or --fresh" in " ".join(again.stderr.split())
     unnamed = whyrank("retrieve", str(tmp_path), "--method", "dense", "--fresh")
-    assert unnamed.returncode == 2 and "want --model" in unnamed.stderr
+    assert unnamed.returncode == 2 and "need --model" in unnamed.stderr
 
 
 def test_dense_vectors_are_those_of_transformers(checkpoint: Callable[[str], Path], folder: Path) -> None:
