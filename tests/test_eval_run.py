@@ -338,7 +338,7 @@ def test_targets_with_options() -> None:
     for bad, message in (
         ("m,color=red", "not an engine option"),
         ("m,max_length=x", "a number"),
-        ("m,model=n", "no option"),
+        ("m,model=n", "not an engine option"),
     ):
         with pytest.raises(InvalidRequest, match=message):
             named_options(bad)
