@@ -234,6 +234,15 @@ def test_every_room_imports_only_from_the_layers_below_it() -> None:
     assert upward == set()
 
 
+def test_no_function_is_longer_than_a_screen() -> None:
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = ((path, node) for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    lengths = {
+        (path.name, node.name): node.end_lineno - node.lineno + 1 for path, node in nodes if isinstance(node, functions)
+    }  # type: ignore[operator]
+    assert {name: lines for name, lines in lengths.items() if lines > 45} == {}
+
+
 def test_versions_agree() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

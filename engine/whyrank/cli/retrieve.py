@@ -33,10 +33,8 @@ def retrieve_command(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="An embedding checkpoint, e.g. Qwen/Qwen3-Embedding-0.6B.")
     ] = None,
-    stemmer: Annotated[
-        str | None, typer.Option(help="Stem the words for BM25: a language of PyStemmer, e.g. english.")
-    ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Documents a query.")] = 100,
+    stemmer: Annotated[str | None, typer.Option(help="For BM25: a language of PyStemmer, e.g. english.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Documents per query.")] = 100,
     split: Annotated[str, typer.Option(help="Whose qrels name the queries.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="The TREC run. By default run.trec in the folder, where eval looks for it.")
@@ -55,8 +53,7 @@ def retrieve_command(
 
     `whyrank retrieve annual-reports --method hybrid -m Qwen/Qwen3-Embedding-0.6B --top-k 20`
 
-    Embedding a corpus, stopped, goes on where it was when the command is called again. Then:
-    `whyrank eval -m MODEL --data beir/scifact`
+    If stopped while it embeds, the same command resumes. Then: `whyrank eval -m MODEL --data beir/scifact`
     """
     with evaluation_reported() as stdout:
         if method not in get_args(Method):
