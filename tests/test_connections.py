@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import uvicorn
 
+from waiting import until
 from whyrank.serving.connections import LimitedProtocol
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -37,14 +38,6 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def until(satisfied: Callable[[], object]) -> None:
-    for _ in range(500):
-        if satisfied():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("waited in vain")
-
-
 @pytest.fixture
 async def server() -> AsyncIterator[uvicorn.Server]:
     limits = {"timeout_keep_alive": 1, "timeout_graceful_shutdown": 5}
@@ -54,16 +47,21 @@ async def server() -> AsyncIterator[uvicorn.Server]:
     task = asyncio.create_task(running._serve([listening]))
     await until(lambda: running.started)
     yield running
+    while writers:
+        writers.pop().close()
     running.should_exit = True
     await asyncio.wait_for(task, 10)
 
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+writers: list[asyncio.StreamWriter] = []
+"""Of the running test, which closes them in the end."""
 
 
 async def connect(server: uvicorn.Server, data: bytes, **options: Any) -> Connection:
     port = server.servers[0].sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
+    writers.append(writer)
     writer.write(data)
     return reader, writer
 
@@ -83,9 +81,8 @@ def request(path: str, body: bytes = b"", announced: int | None = None) -> bytes
 
 @pytest.mark.parametrize("sent", [b"", b"G", HALF, b"\r\n" * 10, request("/", b"body") + HALF])
 async def test_half_sent_headers_are_closed(server: uvicorn.Server, sent: bytes) -> None:
-    reader, writer = await connect(server, sent)
+    reader, _ = await connect(server, sent)
     assert (b"done" in await rest(reader)) == (b"body" in sent)
-    writer.close()
 
 
 async def test_headers_that_trickle_are_closed(server: uvicorn.Server) -> None:
@@ -105,9 +102,8 @@ async def test_headers_without_end_are_closed(server: uvicorn.Server, monkeypatc
 
 @pytest.mark.parametrize("further", [b"", HALF])
 async def test_an_answer_may_take_longer_than_headers(server: uvicorn.Server, further: bytes) -> None:
-    reader, writer = await connect(server, request("/slow") + further)
+    reader, _ = await connect(server, request("/slow") + further)
     assert (await reader.readuntil(b"done")).endswith(b"done")
-    writer.close()
 
 
 async def test_a_body_may_take_longer_than_headers(server: uvicorn.Server) -> None:
@@ -115,7 +111,6 @@ async def test_a_body_may_take_longer_than_headers(server: uvicorn.Server) -> No
     await asyncio.sleep(2.5 * QuickProtocol.header_seconds)
     writer.write(b"b")
     assert (await reader.readuntil(b"done")).endswith(b"done")
-    writer.close()
 
 
 async def test_a_body_does_not_go_on_for_ever_after_its_answer(server: uvicorn.Server) -> None:
@@ -129,21 +124,19 @@ async def test_a_body_does_not_go_on_for_ever_after_its_answer(server: uvicorn.S
 
 
 async def test_who_reads_nothing_is_cut_off(server: uvicorn.Server) -> None:
-    reader, writer = await connect(server, request("/large"), limit=1 << 10)
+    reader, _ = await connect(server, request("/large"), limit=1 << 10)
     await reader.readexactly(10)
     await until(lambda: not server.server_state.connections)
     assert len(await rest(reader)) < len(LARGE)
-    writer.close()
 
 
 async def test_who_reads_slowly_gets_everything(server: uvicorn.Server) -> None:
-    reader, writer = await connect(server, request("/large"), limit=1 << 10)
+    reader, _ = await connect(server, request("/large"), limit=1 << 10)
     header = await reader.readuntil(b"\r\n\r\n")
     assert b"200" in header
     for _ in range(32):
         await reader.readexactly(1 << 20)
         await asyncio.sleep(QuickProtocol.stalled_seconds / 10)
-    writer.close()
 
 
 async def test_told_to_stop_it_waits_for_nobody_for_long(server: uvicorn.Server) -> None:
