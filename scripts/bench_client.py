@@ -71,11 +71,11 @@ async def free_engine(scope: Any, receive: Any, send: Any) -> None:
     while more:
         event = await receive()
         body, more = body + event["body"], event["more_body"]
-    asked = json.loads(body)
-    if "requests" in asked:
-        answer: Any = {"answers": [_ranking(len(one["documents"])) for one in asked["requests"]]}
+    request = json.loads(body)
+    if "requests" in request:
+        answer: Any = {"answers": [_ranking(len(one["documents"])) for one in request["requests"]]}
     else:
-        answer = _ranking(len(asked["documents"]))
+        answer = _ranking(len(request["documents"]))
     headers = [(b"content-type", b"application/json"), (b"x-whyrank-identity", b"free")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(answer, separators=(",", ":")).encode()})
@@ -153,8 +153,8 @@ class Texts:
 
     def overlapping(self, queries: int) -> list[list[Call]]:
         """The calls of each agent: every query with five of the ten documents that all agents together found for it."""
-        found = [(self.text(8), [self.text(24) for _ in range(2 * _DOCUMENTS)]) for _ in range(queries)]
-        return [[(query, self._chance.sample(texts, _DOCUMENTS)) for query, texts in found] for _ in range(_AGENTS)]
+        calls = [(self.text(8), [self.text(24) for _ in range(2 * _DOCUMENTS)]) for _ in range(queries)]
+        return [[(query, self._chance.sample(texts, _DOCUMENTS)) for query, texts in calls] for _ in range(_AGENTS)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,31 +223,31 @@ def _median(values: Any) -> float:
     return float(statistics.median(values))
 
 
-async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with free_server() as url:
         print("free engine", file=sys.stderr)
         await _answers(url)
-        each = asked.free_calls // _CALLERS
+        each = args.free_calls // _CALLERS
         results["free_engine"] = await compare(
-            url, [*_SYSTEMS], asked.repeats, lambda seed: [Texts(f"{seed} {n}").distinct(each) for n in range(_CALLERS)]
+            url, [*_SYSTEMS], args.repeats, lambda seed: [Texts(f"{seed} {n}").distinct(each) for n in range(_CALLERS)]
         )
-        results["free_engine_lone_call"] = await lone_call(url, asked.lone_calls)
+        results["free_engine_lone_call"] = await lone_call(url, args.lone_calls)
     print("starting a real server", file=sys.stderr)
     server = server_process.start(write_model("tiny-qwen3", folder), server_process.SMALL_CACHE, folder / "log")
     try:
         both = ["batched", "one_by_one"]
-        each = max(1, asked.calls // _CALLERS)
+        each = max(1, args.calls // _CALLERS)
         print("distinct pairs", file=sys.stderr)
         results["distinct"] = await compare(
-            server.url, both, asked.repeats, lambda seed: [Texts(f"{seed} {n}").distinct(each) for n in range(_CALLERS)]
+            server.url, both, args.repeats, lambda seed: [Texts(f"{seed} {n}").distinct(each) for n in range(_CALLERS)]
         )
         print("overlapping pairs", file=sys.stderr)
         results["overlapping"] = await compare(
-            server.url, both, asked.repeats, lambda seed: Texts(f"{seed} shared").overlapping(asked.queries)
+            server.url, both, args.repeats, lambda seed: Texts(f"{seed} shared").overlapping(args.queries)
         )
         print("lone calls", file=sys.stderr)
-        results["lone_call"] = await lone_call(server.url, asked.lone_calls // 2)
+        results["lone_call"] = await lone_call(server.url, args.lone_calls // 2)
     finally:
         server.process.terminate()
         server.process.wait(60)
@@ -267,10 +267,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=256, help="of distinct pairs, to the real server")
     parser.add_argument("--queries", type=int, default=12, help="that all agents ask")
     parser.add_argument("--lone-calls", type=int, default=400)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = asyncio.run(measure(asked, Path(folder)))
-    print(json.dumps({"machine": machine(), "settings": vars(asked), "targets": _TARGETS, "results": results}))
+        results = asyncio.run(measure(args, Path(folder)))
+    print(json.dumps({"machine": machine(), "settings": vars(args), "targets": _TARGETS, "results": results}))
 
 
 if __name__ == "__main__":

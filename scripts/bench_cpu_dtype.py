@@ -114,23 +114,23 @@ def _gemm_flops(dtype: str, folder: Path) -> float:
     return float(2 * _ROWS * wide * hidden / min(spent[1:]))
 
 
-async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     async with AsyncExitStack() as opened:
         systems = {name: await _start(folder, options, opened) for name, options in _SYSTEMS.items()}
-        writer = Writer(make_plan(EngineConfig(str(folder))), asked.pair_tokens)
+        writer = Writer(make_plan(EngineConfig(str(folder))), args.pair_tokens)
         for system in systems.values():
-            work = writer.work(asked.documents, "warm-up")
+            work = writer.work(args.documents, "warm-up")
             await system.reranker.rerank(work.query, work.documents)
         flops = _flops_per_token(folder)
-        for call in range(asked.repeats):
-            work = writer.work(asked.documents, str(call))
+        for call in range(args.repeats):
+            work = writer.work(args.documents, str(call))
             for name in random.Random(call).sample([*systems], len(systems)):
-                print(f"call {call + 1} of {asked.repeats}: {name}", file=sys.stderr)
+                print(f"call {call + 1} of {args.repeats}: {name}", file=sys.stderr)
                 limit = _gemm_flops(str(systems[name].facts["dtype"]), folder)
                 await systems[name].call(work, flops, limit)
-    results = {name: _result(system, systems["float32"], asked.documents) for name, system in systems.items()}
+    results = {name: _result(system, systems["float32"], args.documents) for name, system in systems.items()}
     agree = all(result["largest_margin_difference"] <= _TOLERANCE for result in results.values())
-    return {"machine": machine(), "settings": vars(asked), "systems": results, "agree": agree}
+    return {"machine": machine(), "settings": vars(args), "systems": results, "agree": agree}
 
 
 def _result(system: System, base: System, documents: int) -> dict[str, Any]:
@@ -162,12 +162,12 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=16, help="in a call")
     parser.add_argument("--pair-tokens", type=int, default=300, help="query and document; the frame comes on top")
     parser.add_argument("--repeats", type=int, default=5)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     with tempfile.TemporaryDirectory() as scratch:
-        found = asyncio.run(measure(asked, write_model(asked.shape, Path(scratch))))
-    print(json.dumps(found))
-    sys.exit(0 if found["agree"] else 1)
+        result = asyncio.run(measure(args, write_model(args.shape, Path(scratch))))
+    print(json.dumps(result))
+    sys.exit(0 if result["agree"] else 1)
 
 
 if __name__ == "__main__":

@@ -66,13 +66,13 @@ def write_data(folder: Path, queries: int, depth: int, seed: int = 3) -> None:
     own = max(1, depth * 4 // 5)
     with (
         (folder / "corpus.jsonl").open("w") as corpus,
-        (folder / "queries.jsonl").open("w") as asked,
+        (folder / "queries.jsonl").open("w") as queries_file,
         (folder / "qrels" / "test.tsv").open("w") as qrels,
         (folder / "run.trec").open("w") as run,
     ):
         qrels.write("query-id\tcorpus-id\tscore\n")
         for query in range(queries):
-            asked.write(json.dumps({"_id": f"q{query}", "text": f"question {query}?"}) + "\n")
+            queries_file.write(json.dumps({"_id": f"q{query}", "text": f"question {query}?"}) + "\n")
             for place in range(own):
                 words = " ".join(dice.choices(_WORDS, k=24))
                 text = f"{words} question {query}? {words}" if place % 7 == 0 else words
@@ -80,11 +80,11 @@ def write_data(folder: Path, queries: int, depth: int, seed: int = 3) -> None:
             for grade, place in enumerate(dice.sample(range(0, own, 7), k=min(3, len(range(0, own, 7))))):
                 qrels.write(f"q{query}\td{query}-{place}\t{grade % 2 + 1}\n")
             qrels.write(f"q{query}\td{query}-{min(1, own - 1)}\t0\n" if own > 1 else "")
-            found = [f"d{query}-{place}" for place in range(own)]
+            candidates = [f"d{query}-{place}" for place in range(own)]
             others = dice.sample(range(queries), k=min(queries, depth - own + 1))
-            found += [f"d{other}-0" for other in others if other != query][: depth - own]
-            dice.shuffle(found)
-            run.writelines(f"q{query} Q0 {d} {rank} {1 / rank:.6f} made\n" for rank, d in enumerate(found, 1))
+            candidates += [f"d{other}-0" for other in others if other != query][: depth - own]
+            dice.shuffle(candidates)
+            run.writelines(f"q{query} Q0 {d} {rank} {1 / rank:.6f} made\n" for rank, d in enumerate(candidates, 1))
 
 
 def evaluate_all(data: Path, out: Path, depth: int, pause_s: float = 0.0) -> None:
@@ -141,15 +141,15 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pause-s", type=float, default=0.0)
-    asked = parser.parse_args()
-    if asked.data:
-        evaluate_all(asked.data, asked.out, asked.depth, asked.pause_s)
+    args = parser.parse_args()
+    if args.data:
+        evaluate_all(args.data, args.out, args.depth, args.pause_s)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_data(folder / "data", asked.queries, asked.depth)
+        write_data(folder / "data", args.queries, args.depth)
         print("data written", file=sys.stderr)
-        print(json.dumps(measured(folder, asked.depth, asked.kills)))
+        print(json.dumps(measured(folder, args.depth, args.kills)))
 
 
 def measured(folder: Path, depth: int, kills: int) -> dict[str, object]:

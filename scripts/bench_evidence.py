@@ -154,17 +154,17 @@ def main() -> None:
     parser.add_argument("--prompt", help="the prompt's name or file, where the model's name does not tell")
     parser.add_argument("--kind", default="qwen3", choices=["qwen3", "qwen3_5"], help="of the tiny checkpoint")
     parser.add_argument("--repeats", type=int, default=3)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = asked.model or str(write_checkpoint(asked.kind, Path(folder) / "prism-tiny"))
-        result = asyncio.run(measure(model, asked.prompt, asked.repeats))
+        model = args.model or str(write_checkpoint(args.kind, Path(folder) / "prism-tiny"))
+        result = asyncio.run(measure(model, args.prompt, args.repeats))
     settings = {
         "documents": COUNT,
         "continued": CONTINUED,
         "tokens": [CONTRIBUTION, EVIDENCE],
-        "repeats": asked.repeats,
+        "repeats": args.repeats,
     }
-    machine = {"cores": os.cpu_count(), "model": asked.model or f"tiny {asked.kind}, random weights"}
+    machine = {"cores": os.cpu_count(), "model": args.model or f"tiny {args.kind}, random weights"}
     print(json.dumps({"machine": machine, "settings": settings, **result}))
 
 

@@ -70,19 +70,19 @@ def main() -> None:
     parser.add_argument("--document-words", type=int, default=1000)
     parser.add_argument("--evidence-words", type=int, default=150)
     parser.add_argument("--seed", type=int, default=7)
-    asked = parser.parse_args()
-    document, evidence = Writer(asked.seed).texts(asked.document_words, asked.evidence_words)
+    args = parser.parse_args()
+    document, evidence = Writer(args.seed).texts(args.document_words, args.evidence_words)
     milliseconds = []
-    for _ in range(asked.runs):
+    for _ in range(args.runs):
         began = time.perf_counter()
-        found = ground(evidence, document, "Who restored the bridge?")
+        grounding = ground(evidence, document, "Who restored the bridge?")
         milliseconds.append(1000 * (time.perf_counter() - began))
     milliseconds.sort()
-    print(f"{len(found.spans)} spans, {found.supported:.0%} supported", file=sys.stderr)
+    print(f"{len(grounding.spans)} spans, {grounding.supported:.0%} supported", file=sys.stderr)
     result = {
         "median_ms": round(statistics.median(milliseconds), 3),
         "p95_ms": round(milliseconds[int(0.95 * (len(milliseconds) - 1))], 3),
-        "runs": asked.runs,
+        "runs": args.runs,
         "document_words": len(document.split()),
         "evidence_words": len(evidence.split()),
         "python": platform.python_version(),

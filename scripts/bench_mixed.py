@@ -103,17 +103,17 @@ async def compare(reranker: Any, counts: Sequence[int], seconds: float) -> list[
     return results
 
 
-async def measure(way: str, asked: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+async def measure(way: str, args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     print(f"{way}: starting", file=sys.stderr)
     async with AsyncExitStack() as stack:
         if way == "server":
-            server = server_process.start(asked.model, (), folder / "log")
+            server = server_process.start(args.model, (), folder / "log")
             stack.callback(server.process.wait, 60)
             stack.callback(server.process.terminate)
             reranker: Any = await stack.enter_async_context(AsyncClient(server.url, timeout=600))
         else:
-            reranker = await stack.enter_async_context(Reranker(asked.model))
-        return await compare(reranker, asked.counts, asked.seconds)
+            reranker = await stack.enter_async_context(Reranker(args.model))
+        return await compare(reranker, args.counts, args.seconds)
 
 
 def main() -> None:
@@ -122,10 +122,10 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[64, 300, 1000])
     parser.add_argument("--ways", nargs="+", default=["in_process", "server"], choices=["in_process", "server"])
     parser.add_argument("--seconds", type=float, default=15, help="of each measurement")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = {way: asyncio.run(measure(way, asked, Path(folder))) for way in asked.ways}
-    print(json.dumps({"machine": machine(), "settings": vars(asked), "target_p99_over_alone": TARGET, **results}))
+        results = {way: asyncio.run(measure(way, args, Path(folder))) for way in args.ways}
+    print(json.dumps({"machine": machine(), "settings": vars(args), "target_p99_over_alone": TARGET, **results}))
 
 
 if __name__ == "__main__":

@@ -189,21 +189,21 @@ def _cross_encoder(plan: Plan, dtype: str) -> Score:
 class Bench:
     """All systems on one checkpoint, started and warm. `missing`: which could not be started, and why."""
 
-    def __init__(self, shape: str, asked: argparse.Namespace, opened: ExitStack) -> None:
-        self.shape, self.asked = shape, asked
+    def __init__(self, shape: str, args: argparse.Namespace, opened: ExitStack) -> None:
+        self.shape, self.args = shape, args
         scratch = opened.enter_context(tempfile.TemporaryDirectory())
         self._runner = opened.enter_context(asyncio.Runner())
         # On a CPU: room for one prompt of full length, and for all the others besides.
         memory = None if on_gpu() else 2.5
         model = str(write_model(shape, Path(scratch)))
-        options = {"route": asked.route, "quantization": asked.quantization, "engine_options": asked.engine_options}
+        options = {"route": args.route, "quantization": args.quantization, "engine_options": args.engine_options}
         plan = make_plan(EngineConfig(model, kv_cache_gib=memory, **options))
         kind = SharingClassify if plan.route == "classify" else SharingGenerate
         runtime = self._runner.run(kind.start(plan))
         opened.callback(lambda: self._runner.run(runtime.aclose()))
         self._reranker = Reranker.from_runtime(runtime, plan.encoder, plan.config)
         self._dtype = str(runtime.facts()["dtype"])
-        self._writer = Writer(plan, asked.pair_tokens)
+        self._writer = Writer(plan, args.pair_tokens)
         self.missing: dict[str, str] = {}
         self._systems = {"whyrank": _whyrank(self._reranker, self._runner)} | self._others(plan, opened)
         warm_up = self._writer.work(_LEAST_DOCUMENTS, "warm-up")
@@ -226,7 +226,7 @@ class Bench:
             "cross_encoder": lambda: _cross_encoder(plan, self._dtype),
         }
         systems = {}
-        left_out = set(self.asked.without)
+        left_out = set(self.args.without)
         if plan.route == "classify":  # one process of vLLM has one way of reading
             left_out |= {name for name in starts if name.startswith("vllm_")}
         for name in [name for name in starts if name not in left_out]:
@@ -238,11 +238,11 @@ class Bench:
 
     def calls(self, documents: int) -> int:
         """How often each system is called for this number of documents."""
-        return int(self.asked.repeats) * max(1, _LEAST_DOCUMENTS // documents)
+        return int(self.args.repeats) * max(1, _LEAST_DOCUMENTS // documents)
 
     def total(self) -> int:
         """Documents that will be scored, all systems together."""
-        counts: list[int] = self.asked.counts
+        counts: list[int] = self.args.counts
         return sum(count * self.calls(count) for count in counts) * len(self._systems)
 
     def measure(self, documents: int, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -250,7 +250,7 @@ class Bench:
         margins: dict[str, list[float]] = {name: [] for name in self._systems}
         names, tokens, began = list(self._systems), 0, time.perf_counter()
         for call in range(self.calls(documents)):
-            if call and time.perf_counter() - began > self.asked.patience:
+            if call and time.perf_counter() - began > self.args.patience:
                 break
             work = self._writer.work(documents, f"{documents} {call}")
             tokens += sum(map(len, work.ids))
@@ -315,16 +315,16 @@ def _agreement(margins: dict[str, list[float]], tolerance: float) -> dict[str, A
     }
 
 
-def measure_shape(shape: str, asked: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
+def measure_shape(shape: str, args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[str]]:
     """Results and notes. Runs in a process of its own: otherwise one model's threads would linger while the next is
     measured."""
     console = Console(stderr=True)
     with ExitStack() as opened, Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task(f"{shape}: starting", total=None)
-        bench = Bench(shape, asked, opened)
+        bench = Bench(shape, args, opened)
         bar.update(task, total=bench.total())
         results = []
-        for count in asked.counts:
+        for count in args.counts:
 
             def tell(name: str, count: int = count) -> None:
                 bar.update(task, advance=count, description=f"{shape}, {count} documents: {name}")
@@ -358,17 +358,17 @@ def main() -> None:
         metavar="JSON",
         help='of both engines, to compare runs: {"block_size": 32}, {"max_num_seqs": 512}, {"async_scheduling": true}',
     )
-    asked = parser.parse_args()
+    args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     results: list[dict[str, Any]] = []
     notes: list[str] = []
-    for shape in asked.shape:
+    for shape in args.shape:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
-            found, remarks = fresh.submit(measure_shape, shape, asked).result()
-        results += found
+            rows, remarks = fresh.submit(measure_shape, shape, args).result()
+        results += rows
         notes += [remark for remark in remarks if remark not in notes]
     notes += [line for result in results for line in _missed(result)]
-    print(json.dumps({"machine": machine(), "settings": vars(asked), "results": results, "notes": notes}))
+    print(json.dumps({"machine": machine(), "settings": vars(args), "results": results, "notes": notes}))
     sys.exit(0 if all(result["agree"] for result in results) else 1)
 
 

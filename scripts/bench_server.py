@@ -85,12 +85,12 @@ def kv_cache_gib(plan: Plan) -> float:
     return max(_MIN_KV_GIB, 2 * a_token * (plan.encoder.max_length + plan.reserved_tokens) / (1 << 30))
 
 
-async def measure(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any]]:
-    model = write_model(asked.shape, folder)
+async def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    model = write_model(args.shape, folder)
     print("starting two engines", file=sys.stderr)
     kv_gib = kv_cache_gib(make_plan(EngineConfig(str(model))))
     memory = ("--kv-cache-memory-bytes", str(int(kv_gib * (1 << 30))))
-    server = server_process.start(model, ("--vllm-routes", *memory, *asked.server_flags), folder / "log")
+    server = server_process.start(model, ("--vllm-routes", *memory, *args.server_flags), folder / "log")
     try:
         config = EngineConfig(str(model), kv_cache_gib=kv_gib)
         plan = make_plan(config)
@@ -100,8 +100,8 @@ async def measure(folder: Path, asked: argparse.Namespace) -> list[dict[str, Any
                 "whyrank_in_process": in_process(reranker),
                 "generative_scoring": generative_scoring(http, plan),
             }
-            writer = Writer(plan, asked.pair_tokens)
-            return [await compare(systems, writer, count, asked.repeats) for count in asked.counts]
+            writer = Writer(plan, args.pair_tokens)
+            return [await compare(systems, writer, count, args.repeats) for count in args.counts]
     finally:
         server.process.terminate()
         server.process.wait(60)
@@ -146,10 +146,10 @@ def main() -> None:
     parser.add_argument(
         "--server-flags", type=str.split, default=[], help="more for the server: '--api-server-count 2'"
     )
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        results = asyncio.run(measure(Path(folder), asked))
-    print(json.dumps({"machine": machine(), "settings": vars(asked), "targets": _TARGETS, "results": results}))
+        results = asyncio.run(measure(Path(folder), args))
+    print(json.dumps({"machine": machine(), "settings": vars(args), "targets": _TARGETS, "results": results}))
 
 
 if __name__ == "__main__":

@@ -67,8 +67,8 @@ async def quality(reranker: Reranker) -> dict[str, Any]:
     for number, question in enumerate(questions(), 1):
         options = {"mode": "spans", "evidence_min_score": 0.0, "span_min_score": 0.0, "max_spans": 2}
         (row,) = await reranker.score(question.query, [question.document], **options)  # type: ignore[arg-type]
-        found = [_overlaps(question, span.start, span.end) for span in row.spans or ()]
-        hits.setdefault(question.language, []).append((any(found[:1]), any(found)))
+        overlaps = [_overlaps(question, span.start, span.end) for span in row.spans or ()]
+        hits.setdefault(question.language, []).append((any(overlaps[:1]), any(overlaps)))
         if number % 50 == 0:
             print(f"{number} questions", file=sys.stderr)
     every = [hit for of_language in hits.values() for hit in of_language]

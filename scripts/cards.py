@@ -88,9 +88,9 @@ def _zerank(tok: Tokenise, q: str, d: str, instruction: str = "") -> list[int]:
 
 
 def _ctxl(tok: Tokenise, q: str, d: str, instruction: str = "") -> list[int]:
-    asked = f"{q} {instruction}" if instruction else q
+    query = f"{q} {instruction}" if instruction else q
     check = "Check whether a given document contains information helpful to answer the query."
-    return tok(f"{check}\n<Document> {d}\n<Query> {asked} ??")
+    return tok(f"{check}\n<Document> {d}\n<Query> {query} ??")
 
 
 _CLAIM_TASK = (

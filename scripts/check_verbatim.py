@@ -64,21 +64,21 @@ def faults(row: RankedDocument) -> list[str]:
     if row.evidence.grounding is None:
         return ["no grounding"]
     evidence, content, spans = row.evidence.evidence, row.document.content, row.evidence.grounding.spans
-    found, at, before = [], 0, 0
+    problems, at, before = [], 0, 0
     for number, span in enumerate(spans):
         between = evidence[at : span.evidence_start]
         if evidence[span.evidence_start : span.evidence_end] != content[span.start : span.end]:
-            found.append(f"span {number} differs from the document")
+            problems.append(f"span {number} differs from the document")
         if span.start < before:
-            found.append(f"span {number} stands before the one in front of it")
+            problems.append(f"span {number} stands before the one in front of it")
         if number and between not in (GAP, content[before : span.start]):
-            found.append(f"between spans stands {between!r:.60}")
+            problems.append(f"between spans stands {between!r:.60}")
         at, before = span.evidence_end, span.end
     if evidence[at:]:
-        found.append(f"behind the last span stands {evidence[at:]!r:.60}")
+        problems.append(f"behind the last span stands {evidence[at:]!r:.60}")
     if row.evidence.finish not in ("complete", "budget", "repetition"):
-        found.append(f"finish {row.evidence.finish}")
-    return found
+        problems.append(f"finish {row.evidence.finish}")
+    return problems
 
 
 async def check(reranker: Reranker, texts: list[str]) -> dict[str, Any]:

@@ -36,8 +36,8 @@ class Package:
 
     def _module(self, name: str) -> ast.Module | None:
         path = self._folder / name.replace(".", "/")
-        found = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
-        return ast.parse(found.read_text(encoding="utf-8")) if found else None
+        source = next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()), None)
+        return ast.parse(source.read_text(encoding="utf-8")) if source else None
 
     def home(self, name: str) -> str | None:
         """The first of a name's possible modules that defines it."""
@@ -65,22 +65,22 @@ class Package:
             return set()
         if not isinstance(definition, ast.ClassDef):
             return _arguments(definition)
-        found: set[str] = set()
+        names: set[str] = set()
         for node in ast.walk(definition):
             match node:
                 case (
                     ast.AnnAssign(target=ast.Name(id=field))
                     | ast.Attribute(value=ast.Name(id="self"), attr=field, ctx=ast.Store())
                 ):
-                    found.add(field)
+                    names.add(field)
                 case ast.FunctionDef(name="__init__") | ast.FunctionDef(name="__new__"):
-                    found |= _arguments(node)
+                    names |= _arguments(node)
                 case ast.FunctionDef(name=method):
-                    found.add(method)
+                    names.add(method)
         for base in definition.bases:
             if isinstance(base, ast.Name):
-                found |= self.members(module, base.id)
-        return found
+                names |= self.members(module, base.id)
+        return names
 
     def method(self, module: str, name: str, method: str) -> set[str]:
         """The arguments of a method, of the class or of one of its bases."""
@@ -141,12 +141,12 @@ def missing(folder: Path) -> list[str]:
     for target, wanted in vllm_compat.ARGUMENTS.items():
         name, _, method = target.partition(".")
         if home := homes[name]:
-            found = package.method(home, name, method) if method else package.members(home, name)
-            lacking += [f"{target}: no argument {argument}" for argument in wanted if argument not in found]
+            known = package.method(home, name, method) if method else package.members(home, name)
+            lacking += [f"{target}: no argument {argument}" for argument in wanted if argument not in known]
     for target, wanted in vllm_compat.FIELDS.items():
         module, _, name = target.rpartition(".")
-        found = package.members(module, name)
-        lacking += [f"{target}: no field {one}" for one in wanted if one not in found]
+        known = package.members(module, name)
+        lacking += [f"{target}: no field {one}" for one in wanted if one not in known]
     variables = package.lacking_texts((f'"{name}"' for name in vllm_compat.ENVIRONMENT), "vllm")
     texts = package.lacking_texts(vllm_compat.ERROR_TEXTS, "vllm")
     return [*lacking, *(f"environment: {name}" for name in variables), *(f"error text: {text}" for text in texts)]

@@ -45,10 +45,10 @@ def load(table: str, held_back: bool) -> tuple[dict[str, Row], list[Row]]:
 
 
 def judge(pair: Row, document: Row) -> Row:
-    found = ground(pair["evidence"], document["text"])
-    verdicts = {sentence.verdict for sentence in found.sentences}
+    grounding = ground(pair["evidence"], document["text"])
+    verdicts = {sentence.verdict for sentence in grounding.sentences}
     verdict = "altered" if "altered" in verdicts else "supported" if verdicts == {"supported"} else "unverified"
-    reasons = sorted({str(sentence.reason) for sentence in found.sentences if sentence.reason})
+    reasons = sorted({str(sentence.reason) for sentence in grounding.sentences if sentence.reason})
     return pair | {"verdict": verdict, "reasons": reasons, "language": document["language"]}
 
 

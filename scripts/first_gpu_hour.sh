@@ -94,7 +94,7 @@ step fp8 6 "1.2 to 1.6 times the documents/s of the same shape in bf16" \
 for options in '{"max_num_seqs": 512}' '{"max_num_seqs": 1024}' '{"block_size": 32}' '{"max_num_batched_tokens": 8192}'; do
   name=$(tr -dc 'a-z_0-9' <<<"$options")
   step "engine-$name" 6 "within 5 % of the step score, where the defaults are 256, 16 and 16384" \
-    "if it is faster by more: change _common_options in runtimes/vllm_engine.py" \
+    "if it is faster by more: change _gpu_options in runtimes/vllm_engine.py" \
     "${engine[@]}" --shape "$small_06" --counts "${few[@]}" --engine-options "$options"
 done
 

@@ -64,10 +64,10 @@ def add_places(source: dict[str, Any], corpus: Corpus, queries: dict[str, str], 
             qrels[f"{language}{place}"] = dict(judged_places(language, place, fact, corpus))
 
 
-def judged_places(language: str, asked: int, fact: str, corpus: Corpus) -> Iterator[tuple[str, int]]:
+def judged_places(language: str, queried: int, fact: str, corpus: Corpus) -> Iterator[tuple[str, int]]:
     for document in corpus:
         place, _, about = document.partition("-")
-        if place == f"{language}{asked}":
+        if place == f"{language}{queried}":
             yield document, 2 if about.startswith(fact) else 1
         elif place.startswith(language) and about.startswith(fact):
             yield document, 0
@@ -114,13 +114,13 @@ class Bm25:
 
 
 def terms(text: str) -> list[str]:
-    found = []
+    words = []
     for word in re.findall(r"\w+", text.lower()):
         if re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", word):
-            found += [word[at : at + 2] for at in range(max(1, len(word) - 1))]
+            words += [word[at : at + 2] for at in range(max(1, len(word) - 1))]
         else:
-            found.append(word)
-    return found
+            words.append(word)
+    return words
 
 
 def write(folder: Path, corpus: Corpus, queries: dict[str, str], qrels: Qrels) -> None:
@@ -130,8 +130,8 @@ def write(folder: Path, corpus: Corpus, queries: dict[str, str], qrels: Qrels) -
     judged = (f"{query}\t{document}\t{grade}" for query in qrels for document, grade in qrels[query].items())
     write_lines(folder / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", *judged])
     bm25 = Bm25(corpus)
-    found = ((query, bm25.best(text, DEPTH)) for query, text in queries.items())
-    lines = (f"{q} Q0 {d} {rank} {s:.4f} bm25" for q, best in found for rank, (d, s) in enumerate(best, 1))
+    rankings = ((query, bm25.best(text, DEPTH)) for query, text in queries.items())
+    lines = (f"{q} Q0 {d} {rank} {s:.4f} bm25" for q, best in rankings for rank, (d, s) in enumerate(best, 1))
     write_lines(folder / "run.trec", lines)
 
 

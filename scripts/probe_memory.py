@@ -98,14 +98,14 @@ def growth_per_minute(readings: list[dict[str, float]], name: str, from_seconds:
     return round(60 * statistics.median(slopes), 2) if slopes else 0.0
 
 
-async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    server = server_process.start(asked.model, asked.flags, folder / "log")
+async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    server = server_process.start(args.model, args.flags, folder / "log")
     try:
         pids = {"server": server.process.pid, "engine": server.engine().pid}
         traffic = Traffic()
         async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
             callers = [asyncio.create_task(send(http, seed, traffic)) for seed in range(CALLERS)]
-            readings = await watch(pids, asked.minutes, traffic)
+            readings = await watch(pids, args.minutes, traffic)
             for caller in callers:
                 caller.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
@@ -113,7 +113,7 @@ async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         server.process.terminate()
         with contextlib.suppress(Exception):
             server.process.wait(60)
-    warm_up = 60 * asked.minutes * asked.warm_up_share
+    warm_up = 60 * args.minutes * args.warm_up_share
     return {
         "mib_per_minute_after_warm_up": {name: growth_per_minute(readings, name, warm_up) for name in pids},
         "mib": {name: [row[name] for row in readings][:: max(1, len(readings) // 30)] for name in pids},
@@ -128,10 +128,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--warm-up-share", type=float, default=0.3, help="of the time, in which growth is not counted")
     parser.add_argument("flags", nargs="*", help="further flags of `whyrank serve`, after --")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = asyncio.run(measure(asked, Path(folder)))
-    print(json.dumps({"machine": machine(), "settings": vars(asked), **result}))
+        result = asyncio.run(measure(args, Path(folder)))
+    print(json.dumps({"machine": machine(), "settings": vars(args), **result}))
 
 
 if __name__ == "__main__":

@@ -318,8 +318,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=_KINDS)
     parser.add_argument("folder", type=Path)
-    asked = parser.parse_args()
-    print(write_checkpoint(asked.kind, asked.folder))
+    args = parser.parse_args()
+    print(write_checkpoint(args.kind, args.folder))
 
 
 if __name__ == "__main__":

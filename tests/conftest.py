@@ -127,10 +127,10 @@ async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
 
     served: dict[tuple[Any, ...], Served] = {}
 
-    async def once(*asked: Any, **options: Any) -> Served:
-        key = (*asked, *sorted(options.items()))
+    async def once(*family: Any, **options: Any) -> Served:
+        key = (*family, *sorted(options.items()))
         if key not in served:
-            served[key] = await start(*asked, **options)
+            served[key] = await start(*family, **options)
         return served[key]
 
     yield once

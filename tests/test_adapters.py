@@ -20,6 +20,7 @@ import pytest
 
 from inprocess import InProcess, prism_plan
 from server_process import Server
+from waiting import until
 from whyrank import AsyncClient, Client, Document, InvalidRequest, Ranking
 from whyrank.adapters.base import BaseAdapter
 from whyrank.adapters.metadata import KEYS, evidence_of, noted
@@ -47,10 +48,10 @@ def expected(client: Client) -> Ranking:
     return client.rerank(QUERY, TEXTS, **EVIDENCE)
 
 
-def check_against(expected: Ranking, found: list[tuple[str, float, dict[str, Any]]]) -> None:
+def check_against(expected: Ranking, documents: list[tuple[str, float, dict[str, Any]]]) -> None:
     """Compares (text, score, metadata), as a framework got them, with the order and the metadata of the client's own answer."""
-    assert [text for text, _, _ in found] == [TEXTS[row.index] for row in expected.results][: len(found)]
-    for (_, score, metadata), row in zip(found, expected.results, strict=False):
+    assert [text for text, _, _ in documents] == [TEXTS[row.index] for row in expected.results][: len(documents)]
+    for (_, score, metadata), row in zip(documents, expected.results, strict=False):
         assert score == pytest.approx(row.score, abs=1e-3) and metadata["relevance_score"] == score
         assert metadata["source"] == TEXTS[row.index][:3]
         if row.evidence:
@@ -59,7 +60,7 @@ def check_against(expected: Ranking, found: list[tuple[str, float, dict[str, Any
             assert 0 <= metadata["evidence_supported"] <= 1 and isinstance(metadata["evidence_unsupported"], list)
         else:
             assert not {"contribution", "evidence", "evidence_finish"} & metadata.keys()
-    assert sum("evidence" in metadata for _, _, metadata in found) == min(2, len(found))
+    assert sum("evidence" in metadata for _, _, metadata in documents) == min(2, len(documents))
 
 
 def source(text: str) -> dict[str, Any]:
@@ -87,9 +88,11 @@ async def test_langchain_compresses(server: Server, client: Client, expected: Ra
 
     given = langchain_documents()
     compressor = WhyrankCompressor(client=client, **EVIDENCE)
-    for found in (compressor.compress_documents(given, QUERY), await compressor.acompress_documents(given, QUERY)):
-        check_against(expected, [(one.page_content, one.metadata["relevance_score"], one.metadata) for one in found])
-        assert [one.id for one in found] == [str(row.index) for row in expected.results]
+    for documents in (compressor.compress_documents(given, QUERY), await compressor.acompress_documents(given, QUERY)):
+        check_against(
+            expected, [(one.page_content, one.metadata["relevance_score"], one.metadata) for one in documents]
+        )
+        assert [one.id for one in documents] == [str(row.index) for row in expected.results]
     assert given == langchain_documents(), "what was given is not changed"
     assert compressor.compress_documents([], QUERY) == await compressor.acompress_documents([], QUERY) == []
     async with AsyncClient(server.url) as awaited:
@@ -112,7 +115,7 @@ def test_langchain_in_a_chain_with_evidence_as_content(server: Server, expected:
 
     compressor = WhyrankCompressor(base_url=server.url, replace_content=True, **EVIDENCE)
     gather = RunnableParallel(query=RunnablePassthrough(), documents=Shelf())
-    chain = gather | RunnableLambda(lambda found: compressor.compress_documents(found["documents"], found["query"]))
+    chain = gather | RunnableLambda(lambda hits: compressor.compress_documents(hits["documents"], hits["query"]))
     for document, row in zip(chain.invoke(QUERY), expected.results, strict=True):
         assert document.page_content == (evidence_of(row) or TEXTS[row.index])
     compressor.close()
@@ -157,13 +160,13 @@ async def test_llama_index_postprocesses(client: Client, expected: Ranking) -> N
 
     given = nodes()
     postprocessor = WhyrankPostprocessor(client=client, **EVIDENCE)
-    for found in (
+    for ranked in (
         postprocessor.postprocess_nodes(given, query_str=QUERY),
         await postprocessor.apostprocess_nodes(given, query_str=QUERY),
     ):
-        check_against(expected, [(one.text, one.score, one.metadata) for one in found])
-        assert [one.node_id for one in found] == [str(row.index) for row in expected.results]
-        assert found[0].node.get_content(MetadataMode.LLM) == f"source: {found[0].text[:3]}\n\n{found[0].text}"
+        check_against(expected, [(one.text, one.score, one.metadata) for one in ranked])
+        assert [one.node_id for one in ranked] == [str(row.index) for row in expected.results]
+        assert ranked[0].node.get_content(MetadataMode.LLM) == f"source: {ranked[0].text[:3]}\n\n{ranked[0].text}"
     assert given == nodes(), "what was given is not changed"
     with pytest.raises(InvalidRequest, match="there is no query"):
         postprocessor.postprocess_nodes(given)
@@ -218,7 +221,7 @@ async def test_haystack_ranks(client: Client, expected: Ranking) -> None:
     assert ranker.run(QUERY, []) == await ranker.run_async(QUERY, []) == {"documents": []}
     with pytest.raises(InvalidRequest, match=r"documents\[1\] \(image\) has no content"):
         ranker.run(QUERY, [given[0], HaystackDocument("image")])
-    with pytest.raises(InvalidRequest, match="cannot be written down: give it base_url"):
+    with pytest.raises(InvalidRequest, match="cannot be serialised: give it base_url"):
         ranker.to_dict()
     with pytest.raises(InvalidRequest, match="top_n is called top_k"):
         WhyrankRanker(client=client, top_n=3)
@@ -341,19 +344,19 @@ def test_mteb_evaluates(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "give either base_url"),
         ({"base_url": "http://a", "client": object.__new__(AsyncClient)}, "give either base_url"),
-        ({"base_url": "http://a", "replace_content": True}, "it wants another mode than 'score'"),
+        ({"base_url": "http://a", "replace_content": True}, "it needs a mode other than 'score'"),
         ({"base_url": "http://a", "top_n": 0}, "top_n is 0"),
         ({"base_url": "http://a", "evidence_min_score": 2.0}, "evidence_min_score is 2.0"),
         ({"base_url": "http://a", "topn": 3}, "topn"),
         ({"base_url": "http://a", "client": "http://a"}, "client"),
     ],
 )
-def test_what_an_adapter_cannot_be_told(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_what_an_adapter_cannot_be_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         BaseAdapter(**options)
 
 
@@ -434,12 +437,6 @@ async def test_an_async_call_that_is_cancelled_frees_its_work(checkpoint: Callab
         call.cancel()
         await until(lambda: app.runtime.left > 0)
         assert call.cancelled()
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not true():  # noqa: ASYNC110  # what is waited for happens in another event loop
-            await asyncio.sleep(0.01)
 
 
 def test_a_pair_without_score_is_raised() -> None:

@@ -28,25 +28,25 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def summary(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def test_twenty_agents_at_once(server: Server) -> None:
     done = run("--url", server.url, "--questions", 2, "--deadline-ms", 30000, "--top-n", 1)
-    told = summary(done)
+    result = summary(done)
     # Occasionally such a model writes nothing.
-    assert told["questions"] == 40 and told["answered"] > 20 and told["degraded"] == 0
-    assert told["median_ms"] <= told["slowest_ms"] < 30_000
+    assert result["questions"] == 40 and result["answered"] > 20 and result["degraded"] == 0
+    assert result["median_ms"] <= result["slowest_ms"] < 30_000
     rows = [line for line in done.stdout.splitlines() if line.startswith("│")]
     assert len(rows) == 40 and "When was Ardmore Lighthouse built?" in rows[0]
 
 
 def test_a_deadline_holds_for_all_of_them(server: Server) -> None:
-    told = summary(run("--url", server.url, "--questions", 1, "--deadline-ms", 60))
-    assert told["questions"] == 20 and told["degraded"] >= 1 and told["deadline_ms"] == 60
-    assert told["nothing_relevant"] <= 20 - told["degraded"], "what was not read in time may be relevant"
-    assert told["slowest_ms"] < 60 + 1500, "the way back, on a busy machine"
+    result = summary(run("--url", server.url, "--questions", 1, "--deadline-ms", 60))
+    assert result["questions"] == 20 and result["degraded"] >= 1 and result["deadline_ms"] == 60
+    assert result["nothing_relevant"] <= 20 - result["degraded"], "what was not read in time may be relevant"
+    assert result["slowest_ms"] < 60 + 1500, "the way back, on a busy machine"
 
 
 def test_a_server_that_is_not_there() -> None:
@@ -55,8 +55,8 @@ def test_a_server_that_is_not_there() -> None:
 
 
 def test_without_a_deadline_there_is_time_for_all(server: Server) -> None:
-    told = summary(run("--url", server.url, "--agents", 4, "--questions", 1, "--top-n", 1))
-    assert told["questions"] == 4 and told["no_time"] == 0 and told["deadline_ms"] >= 2000
+    result = summary(run("--url", server.url, "--agents", 4, "--questions", 1, "--top-n", 1))
+    assert result["questions"] == 4 and result["no_time"] == 0 and result["deadline_ms"] >= 2000
 
 
 class FakeReranker:
@@ -78,8 +78,8 @@ async def test_no_time_is_not_nothing_relevant() -> None:
     sys.modules[spec.name] = example  # dataclasses look up their module there
     spec.loader.exec_module(example)
     shelf = example.Shelf([Document("One.", id="one"), Document("Two.", id="two")])
-    asked = argparse.Namespace(candidates=1, top_n=1, min_score=0.5, deadline_ms=1000, max_tokens=50)
-    steps = await example.agent(FakeReranker(), shelf, ["yes", "no", "late", "lost", "yes"], asked, lambda: None)
+    args = argparse.Namespace(candidates=1, top_n=1, min_score=0.5, deadline_ms=1000, max_tokens=50)
+    steps = await example.agent(FakeReranker(), shelf, ["yes", "no", "late", "lost", "yes"], args, lambda: None)
     outcomes = [step.outcome for step in steps]
     assert outcomes[0] == outcomes[4] != "nothing relevant"
     assert outcomes[1:4] == ["nothing relevant", "no time", "no time"]

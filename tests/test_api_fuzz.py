@@ -16,7 +16,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from conftest import Server
 from inprocess import InProcess, prism_plan
-from test_guarded_route import ASKED, ROUTES
+from test_guarded_route import BODY, ROUTES
 
 load_all_checks()
 CHECKED = [
@@ -74,7 +74,7 @@ def test_generated_requests_to_a_real_server(server: Server) -> None:
 
 # Requests that no generator makes.
 
-GOOD = json.dumps(ASKED | {"texts": ["a"], "queries": None, "requests": [ASKED]})
+GOOD = json.dumps(BODY | {"texts": ["a"], "queries": None, "requests": [BODY]})
 BODIES: dict[str, bytes] = {
     "nothing": b"",
     "null": b"null",

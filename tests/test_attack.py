@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from attack_honest import Observation, watching
 from attack_registry import ATTACKS, Attack
 from attack_soak import slope
 from attack_target import Result, Target
+from waiting import until
 
 CHECKED = [ATTACKS["numbers-as-documents-1mb"], ATTACKS["disguised-paths"]]
 
@@ -28,6 +30,7 @@ class SmallServer:
     def __init__(self) -> None:
         self.margin = 1.0
         self.refuses = False
+        self.calls: Counter[str] = Counter()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -40,6 +43,7 @@ class SmallServer:
             writer.close()
 
     def answer(self, head: str) -> bytes:
+        self.calls["rerank" if "rerank" in head else "other"] += 1
         rows = [{"index": index, "margin": self.margin} for index in range(5)]
         body = json.dumps({"results": rows, "usage": {"cached_tokens": 0}})
         status = 401 if "Bearer" not in head else 429 if self.refuses and "rerank" in head else 200
@@ -56,9 +60,10 @@ async def small_server() -> AsyncIterator[tuple[SmallServer, Target]]:
         server.close()
 
 
-async def observed(target: Target, alone: Observation | None = None) -> Observation:
+async def observed(server: SmallServer, target: Target, alone: Observation | None = None) -> Observation:
+    server.calls.clear()
     async with watching(target, alone.margins if alone else None) as watch:
-        await asyncio.sleep(0.8)  # let it observe for a while
+        await until(lambda: server.calls["rerank"] >= 10 and server.calls["other"] >= 30)
         return await watch.stop()
 
 
@@ -70,12 +75,12 @@ def failures(seen: Observation, alone: Observation) -> str:
 
 async def test_honest_tenants_tell_right_answers_from_wrong_and_refused_ones() -> None:
     async with small_server() as (fake, target):
-        alone = await observed(target)
+        alone = await observed(fake, target)
         assert alone.pairs >= 5 and alone.probes > 5 and not alone.refused and alone.wrong == 0
         fake.margin += 0.01
-        assert "scores wrong" in failures(await observed(target, alone), alone)
+        assert "scores wrong" in failures(await observed(fake, target, alone), alone)
         fake.refuses = True
-        assert "refused {'429'" in failures(await observed(target, alone), alone)
+        assert "refused {'429'" in failures(await observed(fake, target, alone), alone)
 
 
 @pytest.mark.parametrize("chosen", CHECKED, ids=lambda chosen: chosen.name)

@@ -33,12 +33,12 @@ class Counting:
 
     def __init__(self, model: str = "tiny", slow: float = 0.0, fails: Mapping[str, Exception] | None = None) -> None:
         self.model, self.slow, self.fails = model, slow, fails or {}
-        self.asked: list[RerankRequest] = []
+        self.requests: list[RerankRequest] = []
         self.under_way = self.most = 0
 
     async def rerank_many(self, requests: Iterable[RerankRequest]) -> list[Ranking | PermanentError]:
         (request,) = requests
-        self.asked.append(request)
+        self.requests.append(request)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         await asyncio.sleep(self.slow * random.random())
@@ -48,8 +48,8 @@ class Counting:
         if error is not None:
             raise error
         rows = (RankedDocument(i, d, 1, len(d.text) / 99) for i, d in enumerate(request.documents))
-        said = request.instruction
-        prompt = with_instruction("fake@1", said) if said else "fake@1"
+        instruction = request.instruction
+        prompt = with_instruction("fake@1", instruction) if instruction else "fake@1"
         return [Ranking(tuple(rows), Usage(len(request.query)), self.model, prompt)]
 
 
@@ -102,7 +102,7 @@ def test_options_of_a_row_go_before_those_of_the_call(tmp_path: Path) -> None:
     source.write_text("\n".join(map(json.dumps, rows)))  # the last line need not end
     target = Counting()
     assert run(source, target, top_n=3, mode="evidence") == Tally(2, 0)
-    assert [(r.top_n, r.mode) for r in target.asked] == [(3, "evidence"), (1, "evidence")]
+    assert [(r.top_n, r.mode) for r in target.requests] == [(3, "evidence"), (1, "evidence")]
 
 
 BAD = {
@@ -121,7 +121,8 @@ BAD = {
 def test_rows_may_bring_instructions_of_their_own(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     rows = [
-        {"query": "q", "documents": ["a"], **({"instruction": said} if said else {})} for said in ("x", "", "y", "x")
+        {"query": "q", "documents": ["a"], **({"instruction": instruction} if instruction else {})}
+        for instruction in ("x", "", "y", "x")
     ]
     for count in (1, 4):  # for the first run, and for the one that resumes it
         source.write_text("".join(json.dumps(row) + "\n" for row in rows[:count]))
@@ -144,7 +145,7 @@ def test_bad_rows_are_put_aside_with_line_and_reason(tmp_path: Path) -> None:
     before = (tmp_path / "out.jsonl").read_bytes(), (tmp_path / "out.rejects.jsonl").read_bytes()
     again = Counting()
     assert run(source, again) == Tally(len(BAD), len(BAD))
-    assert again.asked == [], "all is done, rejects too"
+    assert again.requests == [], "all is done, rejects too"
     assert before == ((tmp_path / "out.jsonl").read_bytes(), (tmp_path / "out.rejects.jsonl").read_bytes())
 
 
@@ -156,7 +157,7 @@ def test_what_may_go_better_later_stops_the_run_and_loses_nothing(error: Excepti
     assert [line["id"] for line in read(tmp_path / "out.jsonl")] == [f"id{n}" for n in range(1, 20)]
     target = Counting()
     assert run(source, target) == Tally(30, 0)
-    assert [request.query for request in target.asked] == [f"q{n}" for n in range(20, 31)]
+    assert [request.query for request in target.requests] == [f"q{n}" for n in range(20, 31)]
     assert [line["id"] for line in read(tmp_path / "out.jsonl")] == [f"id{n}" for n in range(1, 31)]
 
 
@@ -298,8 +299,8 @@ def test_the_command_against_a_server(server: Server, tmp_path: Path) -> None:
     done = whyrank(source, output, "--url", server.url, "--top-n", 1, "--json")
     assert done.returncode == 1, done.stderr
     rejects = tmp_path / "out.rejects.jsonl"
-    told = {"answered": 11, "rejected": 1, "documents_without_score": 0}
-    assert json.loads(done.stdout) == {**told, "output": str(output), "rejects": str(rejects)}
+    tally = {"answered": 11, "rejected": 1, "documents_without_score": 0}
+    assert json.loads(done.stdout) == {**tally, "output": str(output), "rejects": str(rejects)}
     lines = read(output)
     assert all(len(line["results"]) == 1 and line["prompt"].startswith("prism@") for line in lines)
     before = output.read_bytes()
@@ -315,7 +316,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(server: Server, tm
     source, output = write_rows(tmp_path / "in.jsonl", 12), tmp_path / "out.jsonl"
     done = whyrank(source, output, "--url", server.url, most_bytes=1024)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert f"error: {output}: File too large; what was answered is kept: the same command goes on" in done.stderr
+    assert f"error: {output}: File too large; what was answered is kept: run the same command again" in done.stderr
     assert 1 <= output.read_bytes().count(b"\n") < 12
     done = whyrank(source, output, "--url", server.url)
     assert done.returncode == 0, done.stderr
@@ -371,9 +372,9 @@ def test_a_server_that_does_not_answer_is_waited_for_and_that_is_said_now_and_th
         command = [sys.executable, "-m", "whyrank", "batch", str(source), str(tmp_path / "out.jsonl"), "--url", url]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            said = process.stderr.readline()
+            line = process.stderr.readline()
             process.kill()
-            assert said.startswith(f"waiting for {url}, at most 600 seconds a row: "), said
+            assert line.startswith(f"waiting for {url}, at most 600 seconds per row: "), line
             assert process.stderr.read() == "", "once, not for each row"
     assert PATIENCE["timeout"] == 600 and PATIENCE["retry"].pause(10_000, Unreachable("gone")) is not None
     moments = iter([100.0, 101.0, 129.9, 130.0, 131.0])
@@ -384,19 +385,19 @@ def test_a_server_that_does_not_answer_is_waited_for_and_that_is_said_now_and_th
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["gone.jsonl", "out.jsonl", "--url", "http://localhost:1"], "gone.jsonl: No such file"),
         (["same.jsonl", "./same.jsonl", "--url", "http://localhost:1"], "must be three different files"),
-        (["in.jsonl", "out.jsonl"], "give either --model, to load one, or --url"),
+        (["in.jsonl", "out.jsonl"], "give either --model, to load a model, or --url"),
         (["in.jsonl", "out.jsonl", "-m", "m", "--mode", "why"], "mode is 'why'"),
-        ([os.devnull, "gone/out.jsonl", "-m", "m"], "gone/out.jsonl: there is no folder gone: make it, or choose"),
+        ([os.devnull, "gone/out.jsonl", "-m", "m"], "gone/out.jsonl: there is no folder gone: create it, or choose"),
         ([os.devnull, "out.jsonl", "-m", "m", "--rejects", "gone/r"], "gone/r: there is no folder gone"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:
+def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
     done = whyrank(*arguments)
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 def test_help_has_examples() -> None:

@@ -19,9 +19,9 @@ def sixty_words(seed: int) -> str:
 
 @pytest.fixture(params=[("prism",), ("prism", "qwen3_5")], ids=["attention", "hybrid"])
 async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
-    found: Served = await serve(*request.param)
-    await found.runtime.engine.reset_prefix_cache()  # type: ignore[attr-defined]
-    return found
+    served: Served = await serve(*request.param)
+    await served.runtime.engine.reset_prefix_cache()  # type: ignore[attr-defined]
+    return served
 
 
 def computed_share(usage: Usage) -> float:
@@ -46,9 +46,9 @@ async def test_a_second_query_starts_from_the_frame(served: Served) -> None:
 
 @pytest.fixture(params=[None, "classify"])
 async def hybrid(request: pytest.FixtureRequest, serve: Serve) -> Served:
-    found: Served = await serve("prism", "qwen3_5", route=request.param)
-    await found.runtime.engine.reset_prefix_cache()  # type: ignore[attr-defined]
-    return found
+    served: Served = await serve("prism", "qwen3_5", route=request.param)
+    await served.runtime.engine.reset_prefix_cache()  # type: ignore[attr-defined]
+    return served
 
 
 async def test_a_few_documents_of_a_hybrid_start_from_the_frame(hybrid: Served) -> None:

@@ -163,7 +163,7 @@ def fitting(instructed: Plan, file: str | None) -> Plan:
 
 
 OTHERS = pytest.mark.parametrize("instruction", [None, "", KIND])
-SAID = r"qwen3-reranker@\w{12}\+\w{12}, and this call's is qwen3-reranker@.*Give the one it was made with"
+REFUSAL = r"qwen3-reranker@\w{12}\+\w{12}, and this call's is qwen3-reranker@.*Give the one it was made with"
 
 
 @pytest.mark.filterwarnings("ignore:calibration")
@@ -178,7 +178,7 @@ async def test_no_score_is_calibrated_for_another_instruction(
         assert row.margin is not None
         assert row.calibrated_score == pytest.approx(read_calibration(Path(strict)).probability(row.margin))
     runtime.prompts.clear()
-    with pytest.raises(InvalidRequest, match=SAID):
+    with pytest.raises(InvalidRequest, match=REFUSAL):
         await reranker.rerank(QUERY, TEXTS, instruction=instruction)
     assert runtime.prompts == []
 
@@ -191,11 +191,11 @@ async def test_a_clients_calibration_is_refused_for_another_instruction(
     async with client(InProcess(instructed), calibration=strict) as asking:
         assert all(row.calibrated_score is not None for row in await asking.score(QUERY, TEXTS, instruction=STRICT))
         for _ in range(2):  # from the server, and from the client's memory
-            with pytest.raises(InvalidRequest, match=SAID):
+            with pytest.raises(InvalidRequest, match=REFUSAL):
                 await asking.rerank(QUERY, TEXTS, instruction=instruction)
-        with pytest.raises(InvalidRequest, match=SAID):
-            told = await anext(asking.stream(QUERY, TEXTS, instruction=instruction))
-            pytest.fail(f"told before it was refused: {told}")
+        with pytest.raises(InvalidRequest, match=REFUSAL):
+            event = await anext(asking.stream(QUERY, TEXTS, instruction=instruction))
+            pytest.fail(f"an event before the refusal: {event}")
         events = [event async for event in asking.stream(QUERY, TEXTS, instruction=STRICT)]
         assert [type(event) for event in events] == [Scored] * 3 + [Ranked, Finished]
 
@@ -211,13 +211,15 @@ async def test_a_server_gives_what_its_calibration_fits_and_says_where_it_does_n
     await server.service.warm_up()
     async with server.client() as http:
         answers = [
-            (await http.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "instruction": said})).json()
-            for said in (None, instruction_text(instructed.format, None), STRICT)
+            (
+                await http.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, "instruction": instruction})
+            ).json()
+            for instruction in (None, instruction_text(instructed.format, None), STRICT)
         ]
     calibrated = [["calibrated_score" in row for row in answer["results"]] for answer in answers]
     assert calibrated == [[True] * 3, [True] * 3, [False] * 3]
-    told = "no calibrated_score: the server's calibration was made with another instruction"
-    assert [answer.get("warnings") for answer in answers] == [None, None, [told]]
+    warning = "no calibrated_score: the server's calibration was made with another instruction"
+    assert [answer.get("warnings") for answer in answers] == [None, None, [warning]]
     async with client(server, calibration=strict) as asking:
         assert all(row.calibrated_score is not None for row in await asking.score(QUERY, TEXTS, instruction=STRICT))
 
@@ -226,9 +228,9 @@ async def test_a_server_gives_what_its_calibration_fits_and_says_where_it_does_n
 async def test_a_servers_limits_hold_where_its_calibration_does_not_fit(instructed: Plan, strict: str) -> None:
     server = InProcess(fitting(instructed, strict), characters=100)
     async with server.client() as http:
-        for said in (None, STRICT):
-            asked = {"query": QUERY, "documents": ["x" * 101, "y"], "instruction": said}
-            rows = (await http.post("/v1/rerank", json=asked)).json()["results"]
+        for instruction in (None, STRICT):
+            body = {"query": QUERY, "documents": ["x" * 101, "y"], "instruction": instruction}
+            rows = (await http.post("/v1/rerank", json=body)).json()["results"]
             assert [row["error"] and row["error"]["code"] for row in rows] == [None, "too_large"]
 
 
@@ -259,22 +261,24 @@ def test_another_models_name_is_a_warning_and_another_path_to_it_is_none(plan: P
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No such file"),
         ("{", "not JSON"),
-        ("[]", "is no file of `whyrank calibrate`"),
+        ("[]", "was not written by this version of `whyrank calibrate`"),
         ('{"whyrank": "calibration", "version": 9}', "of this version"),
         (SOUND.replace('"points": []', '"dots": []'), "points"),
-        (SOUND.replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("[]", "[[1, 0], [0, 1]]").replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("[]", "[[1, NaN]]").replace("temperature", "isotonic"), "do not make a calibration"),
-        (SOUND.replace("temperature", "platt"), "do not make a calibration"),
+        (SOUND.replace("temperature", "isotonic"), "are not a valid calibration"),
+        (SOUND.replace("[]", "[[1, 0], [0, 1]]").replace("temperature", "isotonic"), "are not a valid calibration"),
+        (SOUND.replace("[]", "[[1, NaN]]").replace("temperature", "isotonic"), "are not a valid calibration"),
+        (SOUND.replace("temperature", "platt"), "are not a valid calibration"),
     ],
 )
-def test_a_broken_calibration_is_told_before_an_engine_starts(content: str | None, said: str, tmp_path: Path) -> None:
+def test_a_broken_calibration_is_told_before_an_engine_starts(
+    content: str | None, message: str, tmp_path: Path
+) -> None:
     path = tmp_path / "calibration.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InvalidRequest, match=re.escape(said)):
+    with pytest.raises(InvalidRequest, match=re.escape(message)):
         Reranker("m", calibration=str(path))

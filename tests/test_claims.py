@@ -71,7 +71,7 @@ async def test_a_data_set_of_one_label_has_no_balance(tmp_path: Path) -> None:
     card = await card_of(tmp_path, claim("0.9", 1), claim("0.2", 0), claim("0.9", 1, "b"))
     assert card.data_sets["b"].balanced_accuracy is None and card.average == 1.0
     (tmp_path / "other").mkdir()
-    with pytest.raises(DataError, match="claims of one label alone; give some of both, 1 and 0"):
+    with pytest.raises(DataError, match="claims of only one label; give both, 1 and 0"):
         await card_of(tmp_path / "other", claim("0.9", 1))
 
 
@@ -82,18 +82,18 @@ async def test_calibrate_reads_the_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"claim": "c", "document": "d"}, "line 1: label is None: give 1 where the document backs the claim, else 0"),
         ({"claim": "c", "document": "d", "label": "yes"}, "label is 'yes'"),
-        ({"claim": "c", "label": 1}, "no 'document' with a string; its keys are ['claim', 'label']"),
-        ({"document": "d", "label": 1}, "no 'claim' with a string"),
+        ({"claim": "c", "label": 1}, "no string under 'document'; its keys are ['claim', 'label']"),
+        ({"document": "d", "label": 1}, "no string under 'claim'"),
     ],
 )
-def test_a_bad_line_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+def test_a_bad_line_is_named(row: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as refused:
         Claims(write(tmp_path / "claims.jsonl", row))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_aggrefacts_own_names_are_taken(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_aggrefacts_own_names_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_model_that_knows_relevance_alone_is_refused(checkpoint: Callable[[str], Path]) -> None:
-    with pytest.raises(CheckpointError, match="prompt 'prism' can only be asked for relevance"):
+    with pytest.raises(CheckpointError, match="prompt 'prism' can judge only relevance"):
         make_claims_plan(f"{checkpoint('qwen3')},prompt=prism", {})
 
 
@@ -130,4 +130,4 @@ def test_the_command(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     assert {name: one["claims"] for name, one in card["data_sets"].items()} == {"a": 4, "b": 4}
     assert card["threshold"] == 0.5 and card["failed"] == 0
     refused = run(*model, "--data", "house")
-    assert refused.returncode == 2 and "with --claims there is no --data" in refused.stderr
+    assert refused.returncode == 2 and "--claims cannot be combined with --data" in refused.stderr

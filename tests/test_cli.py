@@ -89,7 +89,7 @@ def test_plain_lines_come_from_stdin(encoder: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "stdin", "said"),
+    ("arguments", "stdin", "message"),
     [
         (["-q", "", "text"], None, "error: query is empty"),
         (["-q", "q"], None, "error: documents is empty"),
@@ -105,12 +105,12 @@ def test_plain_lines_come_from_stdin(encoder: list[str]) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str], stdin: str | None, said: str, encoder: list[str]
+    arguments: list[str], stdin: str | None, message: str, encoder: list[str]
 ) -> None:
     done = whyrank("rerank", *encoder, *arguments, stdin=stdin)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -82,7 +82,7 @@ def test_a_full_disk_is_one_line_and_the_same_eval_goes_on(server: Server, tmp_p
     done = whyrank(*command, most_bytes=1024)
     results = tmp_path / "out" / RESULTS
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert f"error: {results}: File too large; what was evaluated is kept: the same command goes on" in done.stderr
+    assert f"error: {results}: File too large; what was evaluated is kept: run the same command again" in done.stderr
     done = whyrank(*command)
     assert done.returncode == 0, done.stderr
     names = [RESULTS, "costs.jsonl", "report.html", "report.json", "run.trec", "target.json"]
@@ -144,7 +144,7 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
     (good / "target.json").write_text('{"model": "m", "prompt": "p@1"}')
     done = whyrank("calibrate", good, "--precision", 0.9, "--out", tmp_path / "c.json", "--method", "isotonic")
     assert done.returncode == 0, done.stderr
-    assert "keep margins from" in done.stdout and "precision 0.9" in done.stdout
+    assert "keep margins of at least" in done.stdout and "precision 0.9" in done.stdout
     page = tmp_path / "page.html"
     done = whyrank("compare", good, bad, "--measure", "nDCG@10", "--fail-if", "high(nDCG@10) < 0", "--html", page)
     assert done.returncode == 1, done.stderr
@@ -153,10 +153,10 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["eval", "-m", "m"], "--data is missing: give a folder, a file, or house"),
-        (["eval", "-m", "m", "--preset", "qanchor"], "preset 'qanchor' wants: JSON lines {query_id, query, candidates"),
+        (["eval", "-m", "m", "--preset", "qanchor"], "preset 'qanchor' needs: JSON lines {query_id, query, candidates"),
         (["eval", "-m", "m", "--preset", "beir"], "preset 'beir': choose from house, mteb"),
         (["eval", "-m", "m", "-d", "gone"], "gone: No such file"),
         (["eval", "-m", "m", "-d", "house", "--measure", "F1"], "measure 'F1': choose from"),
@@ -169,12 +169,12 @@ def test_calibrate_and_compare_for_people(tmp_path: Path) -> None:
         (["compare", "a", "b"], "--data is missing"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], said: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "whyrank", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
     )
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
+    assert message in done.stderr and "Traceback" not in done.stderr and done.stdout == ""
 
 
 @pytest.mark.parametrize("grade", [0, -1, None, 1])

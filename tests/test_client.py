@@ -63,8 +63,8 @@ NAMED = [
 
 @pytest.fixture
 async def reranker(serve: Serve) -> BaseReranker:
-    found: BaseReranker = (await serve("prism")).reranker
-    return found
+    reranker: BaseReranker = (await serve("prism")).reranker
+    return reranker
 
 
 @pytest.fixture
@@ -181,8 +181,10 @@ async def test_one_bad_request_costs_the_others_nothing(face: BaseReranker) -> N
         ]
     )
     assert [type(answer) for answer in answers] == [Ranking, *[InvalidRequest] * 3, Ranking, Ranking]
-    said = [str(answer) for answer in answers]
-    assert "requests[1]: query is empty" in said[1] and "topn" in said[2] and "instruction: fixed" in said[3]
+    messages = [str(answer) for answer in answers]
+    assert (
+        "requests[1]: query is empty" in messages[1] and "topn" in messages[2] and "instruction: fixed" in messages[3]
+    )
     good = answers[0]
     assert isinstance(good, Ranking)
     same(good.results, (await face.rerank(QUERY, TEXTS[:3])).results)
@@ -205,8 +207,8 @@ async def test_spans_are_found_in_the_best(face: BaseReranker) -> None:
         assert bool(row.spans) == bool(row.document.text.strip())
         assert all(0 <= span.start < span.end <= len(row.document.content) for span in row.spans or ())
     events = [event async for event in face.stream(QUERY, TEXTS[:5], **options)]
-    found = {event.row.index: event.row.spans for event in events if isinstance(event, EvidenceDone)}
-    assert found == {row.index: row.spans for row in ranking.results[:2]}
+    spans = {event.row.index: event.row.spans for event in events if isinstance(event, EvidenceDone)}
+    assert spans == {row.index: row.spans for row in ranking.results[:2]}
 
 
 async def test_verbatim_evidence_says_so(face: BaseReranker) -> None:
@@ -239,11 +241,11 @@ async def test_the_stream_tells_scores_ranking_evidence_and_the_end(face: BaseRe
         if isinstance(done, EvidenceDone):
             assert done.row.evidence is not None
             mine = [one for one in events if isinstance(one, EvidenceDelta) and one.index == done.row.index]
-            told = {
+            expected = {
                 part: "".join(one.text for one in mine if one.part == part) for part in ("contribution", "evidence")
             }
-            assert told["contribution"].strip() == done.row.evidence.contribution
-            assert told["evidence"].strip() == done.row.evidence.evidence
+            assert expected["contribution"].strip() == done.row.evidence.contribution
+            assert expected["evidence"].strip() == done.row.evidence.evidence
 
 
 async def test_a_stream_left_early_costs_nothing(face: BaseReranker) -> None:
@@ -272,10 +274,10 @@ BAD: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("what", BAD)
 async def test_bad_input_is_the_same_error(face: BaseReranker, what: str) -> None:
-    query, documents, options, said = BAD[what]
-    with pytest.raises(InvalidRequest, match=said):
+    query, documents, options, message = BAD[what]
+    with pytest.raises(InvalidRequest, match=message):
         await face.rerank(query, documents, **options)
-    with pytest.raises(InvalidRequest, match=said):
+    with pytest.raises(InvalidRequest, match=message):
         async for _ in face.stream(query, documents, **options):
             pass
 
@@ -470,7 +472,7 @@ async def test_a_document_that_the_server_does_not_take_is_a_row(make: MakeServe
             good, long = await client.score("q", ["short", "x" * 101])
             assert good.score is not None and good.error is None
             assert long.error is not None and long.error.code == "too_large"
-            assert "the document has 101 characters; this server takes 100" in long.error.message
+            assert "the document has 101 characters; this server accepts at most 100" in long.error.message
     assert len(server.runtime.prompts) == 1
 
 
@@ -602,8 +604,8 @@ def test_whoever_calls_while_it_closes_gets_an_answer_or_an_error(server: Server
         stream = client.stream(QUERY, TEXTS)
         next(stream)
         client.close()
-        said = Counter(one.result(timeout=20) for one in calls)
-    assert set(said) <= {"5", "this client is closed: make a new one"} and len(said) == 2
+        outcomes = Counter(one.result(timeout=20) for one in calls)
+    assert set(outcomes) <= {"5", "this client is closed: create a new one"} and len(outcomes) == 2
     with pytest.raises(InvalidRequest, match="this client is closed"):
         next(stream)
 
@@ -613,22 +615,22 @@ def test_whoever_calls_while_it_closes_gets_an_answer_or_an_error(server: Server
 
 def distributions_of(*names: str) -> dict[str, Distribution]:
     """These distributions and everything they require, as installed here."""
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     left = [*names]
     while left:
         name = canonicalize_name(left.pop())
-        if name not in found:
-            found[name] = distribution(name)
-            wanted = map(Requirement, found[name].requires or [])
+        if name not in distributions:
+            distributions[name] = distribution(name)
+            wanted = map(Requirement, distributions[name].requires or [])
             left += [one.name for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return found
+    return distributions
 
 
 ASK_FROM_THERE = """
 import asyncio, importlib.util, json, sys
 from whyrank import AsyncClient, Client
 
-async def asked(url, texts):
+async def events_of(url, texts):
     async with AsyncClient(url) as client:
         return [type(event).__name__ async for event in client.stream("boiling point", texts)]
 
@@ -637,7 +639,7 @@ with Client(url) as client:
     scores = [row.score for row in client.score("boiling point", texts)]
 heavy = ("numpy", "rich", "tokenizers", "torch", "transformers", "typer", "vllm")
 there = [name for name in heavy if importlib.util.find_spec(name)]
-print(json.dumps({"scores": scores, "events": asyncio.run(asked(url, texts)), "there": there}))
+print(json.dumps({"scores": scores, "events": asyncio.run(events_of(url, texts)), "there": there}))
 """
 
 
@@ -657,7 +659,7 @@ def test_httpx_and_pydantic_are_all_it_needs(server: Server, bare_python: Path) 
     command = [str(bare_python), "-I", "-W", "error", "-c", ASK_FROM_THERE, server.url, *TEXTS[:3]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["there"] == [] and told["events"] == ["Scored"] * 3 + ["Ranked", "Finished"]
+    result = json.loads(done.stdout)
+    assert result["there"] == [] and result["events"] == ["Scored"] * 3 + ["Ranked", "Finished"]
     with Client(server.url) as client:
-        assert told["scores"] == pytest.approx(scores(client.score("boiling point", TEXTS[:3])), abs=1e-6)
+        assert result["scores"] == pytest.approx(scores(client.score("boiling point", TEXTS[:3])), abs=1e-6)

@@ -32,10 +32,10 @@ class Recording(httpx.AsyncBaseTransport):
 
     def __init__(self, server: InProcess, pause: float = 0.0) -> None:
         self.inner, self.pause = httpx.ASGITransport(server.app), pause
-        self.asked: list[tuple[str, Any]] = []
+        self.calls: list[tuple[str, Any]] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append((request.url.path, json.loads(await request.aread())))
+        self.calls.append((request.url.path, json.loads(await request.aread())))
         await asyncio.sleep(self.pause)
         return await self.inner.handle_async_request(request)
 
@@ -77,8 +77,8 @@ async def test_parts_make_the_ranking_of_one_go(options: RerankOptions, make: Ma
     assert theirs.results == ours.results
     assert (theirs.model, theirs.prompt, theirs.evidence_usage) == (ours.model, ours.prompt, ours.evidence_usage)
     chosen = [row.document for row in ours.results if row.evidence is not None]
-    assert len(recording.asked) == 1 + 3 + bool(chosen)
-    assert [len(body["documents"]) for _, body in recording.asked[1:4]] == [256, 256, 188]
+    assert len(recording.calls) == 1 + 3 + bool(chosen)
+    assert [len(body["documents"]) for _, body in recording.calls[1:4]] == [256, 256, 188]
     again = (await reranker.rerank(QUERY, chosen)).usage if chosen else Usage()
     assert theirs.usage == ours.usage + again  # the real usage: the chosen documents are scored once more
 
@@ -92,7 +92,7 @@ async def test_what_is_late_is_late(make: MakeServer) -> None:
         ours = await server.service.reranker.rerank(QUERY, TEXTS, deadline_ms=50, mode=mode)  # type: ignore[arg-type]
         assert theirs.results == ours.results and len(theirs.results) == len(TEXTS) and theirs.degraded
     assert {row.error.code for row in theirs.results if row.error} == {"deadline"}
-    assert len(recording.asked) == 2 * 4
+    assert len(recording.calls) == 2 * 4
     await client.aclose()
 
 
@@ -100,7 +100,7 @@ async def test_a_part_is_told_what_is_left_of_the_deadline(make: MakeServer) -> 
     client, recording = client_of(make(), pause=0.1)
     async with client:
         await client.rerank(QUERY, TEXTS, deadline_ms=5000, mode="evidence", evidence_top_n=1)
-    whole, *parts, evidence = (body["deadline_ms"] for _, body in recording.asked)
+    whole, *parts, evidence = (body["deadline_ms"] for _, body in recording.calls)
     assert whole <= 5000 and len(parts) == 3
     assert all(4000 < part <= 4900 for part in parts) and evidence <= 4800
 
@@ -141,17 +141,19 @@ async def test_what_is_wrong_costs_what_it_must(options: RerankOptions, make: Ma
 async def test_what_no_split_can_help_is_asked_once(options: RerankOptions, make: MakeServer) -> None:
     client, recording = client_of(make(documents=20))
     async with client:
-        with pytest.raises(TooLarge, match="21 documents in one request; this server takes 20"):
+        with pytest.raises(TooLarge, match="21 documents in one request; this server accepts at most 20"):
             await client.rerank(QUERY, TEXTS[:21], **options)
-    assert len(recording.asked) == 1
+    assert len(recording.calls) == 1
 
 
 async def test_a_stream_says_what_to_do(make: MakeServer) -> None:
     client, _ = client_of(make())
     async with client:
-        with pytest.raises(TooLarge, match=r"this server takes 300 .* A stream is always one request: `rerank` splits"):
+        with pytest.raises(
+            TooLarge, match=r"this server accepts at most 300 .* A stream is always one request; `rerank` splits"
+        ):
             await anext(client.stream(QUERY, TEXTS))
-        with pytest.raises(TooLarge, match=r"Cut it: the model reads only its first few thousand tokens anyway$"):
+        with pytest.raises(TooLarge, match=r"Shorten it: the model reads only its first few thousand tokens anyway$"):
             await anext(client.stream("x" * 1_000_001, ["y"]))
 
 
@@ -189,7 +191,7 @@ def test_a_part_that_is_lost_costs_its_own_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "message"),
     [
         (Unreachable("no way"), Unreachable("neither"), "no way"),
         (InvalidRequest("wrong"), answered(1.0), "wrong"),
@@ -197,8 +199,10 @@ def test_a_part_that_is_lost_costs_its_own_rows() -> None:
         (answered(1.0, 2.0), answered(1.0, model="n"), "answered by different models"),
     ],
 )
-def test_no_ranking_is_made_of_these(first: Ranking | WhyrankError, second: Ranking | WhyrankError, said: str) -> None:
-    with pytest.raises(WhyrankError, match=said):
+def test_no_ranking_is_made_of_these(
+    first: Ranking | WhyrankError, second: Ranking | WhyrankError, message: str
+) -> None:
+    with pytest.raises(WhyrankError, match=message):
         rejoined(REQUEST, {FIRST: first, SECOND: second})
 
 

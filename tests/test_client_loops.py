@@ -19,9 +19,9 @@ from whyrank import AsyncClient, Client, InvalidRequest
 USAGE = {"prompt_tokens": 1, "cached_tokens": 0, "output_tokens": 0}
 
 
-def ranking(asked: dict[str, Any]) -> dict[str, Any]:
+def ranking(request: dict[str, Any]) -> dict[str, Any]:
     row = {"id": None, "rank": None, "score": 0.5, "label_mass": 1.0, "truncation": None, "neutralised": False}
-    rows = [row | {"index": i, "margin": 0.0, "error": None} for i in range(len(asked["documents"]))]
+    rows = [row | {"index": i, "margin": 0.0, "error": None} for i in range(len(request["documents"]))]
     return {"results": rows, "usage": USAGE, "evidence_usage": USAGE, "model": "m", "prompt": "p@1"}
 
 
@@ -41,12 +41,12 @@ def local() -> Iterator[Local]:
 
         def do_POST(self) -> None:
             seen.ports.append(self.client_address[1])
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path.endswith("/stream"):
-                done = json.dumps(ranking(asked))
+                done = json.dumps(ranking(request))
                 body = f"event: ranking\ndata: {done}\n\nevent: done\ndata: {done}\n\n".encode()
             else:
-                body = json.dumps({"answers": [*map(ranking, asked["requests"])]}).encode()
+                body = json.dumps({"answers": [*map(ranking, request["requests"])]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -103,7 +103,7 @@ def test_a_fork_while_another_thread_holds_the_lock(local: Local) -> None:
 
 def test_a_fork_in_the_middle_of_a_stream(local: Local) -> None:
     def go_on() -> None:
-        with pytest.raises(InvalidRequest, match="begun before a fork"):
+        with pytest.raises(InvalidRequest, match="started before a fork"):
             next(events)
         assert client.score("child", ["a"])[0].score == 0.5
 

@@ -25,13 +25,13 @@ def margin(model: str, text: str) -> float:
     return zlib.crc32(f"{model}\n{text}".encode()) / 2**29 - 4
 
 
-def answer(model: str, asked: dict[str, Any]) -> dict[str, Any]:
+def answer(model: str, request: dict[str, Any]) -> dict[str, Any]:
     evidence = {"contribution": model, "evidence": model, "finish": "complete", "output_tokens": 1, "grounding": None}
     rows = [
         {"index": i, "id": None, "rank": None, "score": 0.9, "margin": margin(model, text), "label_mass": 0.9}
         | {"truncation": None, "neutralised": False, "error": None}
-        | (evidence if asked.get("mode") == "evidence" else {})
-        for i, text in enumerate(asked["documents"])
+        | (evidence if request.get("mode") == "evidence" else {})
+        for i, text in enumerate(request["documents"])
     ]
     usage = {"prompt_tokens": len(rows), "cached_tokens": 0, "computed_tokens": len(rows), "output_tokens": 0}
     return {
@@ -59,8 +59,8 @@ class Fleet(httpx.AsyncBaseTransport):
         await asyncio.sleep(0)
         if request.url.path == "/v1/formats":
             return self.reply(200, {}, self.answering)
-        asked = json.loads(await request.aread())
-        requests = asked.get("requests", [asked])
+        body = json.loads(await request.aread())
+        requests = body.get("requests", [body])
         if sum(len(one["documents"]) for one in requests) > 300:
             return self.reply(413, {"error": {"type": "TooLarge", "message": "too many"}}, "")
         number, self.requests = self.requests, self.requests + 1
@@ -70,7 +70,7 @@ class Fleet(httpx.AsyncBaseTransport):
         self.answering = model
         self.scored += sum(len(one["documents"]) for one in requests)
         answers = [answer(model, one) for one in requests]
-        return self.reply(200, {"answers": answers} if "requests" in asked else answers[0], model)
+        return self.reply(200, {"answers": answers} if "requests" in body else answers[0], model)
 
     @staticmethod
     def reply(status: int, body: Any, identity: str) -> httpx.Response:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from waiting import until
 from whyrank import (
     Document,
     DocumentError,
@@ -200,8 +201,8 @@ def request(query: str = "q", document: Any = "text", **options: Any) -> RerankR
     return RerankRequest.of(query, [document], **options)
 
 
-def key_of(asked: RerankRequest) -> bytes:
-    return pair_key(pair_head(asked), encode_documents(asked)[0])
+def key_of(request: RerankRequest) -> bytes:
+    return pair_key(pair_head(request), encode_documents(request)[0])
 
 
 DIFFERENT = {
@@ -233,21 +234,21 @@ SAME = {
 
 
 def test_everything_that_a_score_depends_on_changes_the_key() -> None:
-    keys = {name: key_of(asked) for name, asked in DIFFERENT.items()}
+    keys = {name: key_of(sent) for name, sent in DIFFERENT.items()}
     assert len(set(keys.values())) == len(keys)
-    assert {key_of(asked) for asked in SAME.values()} == {keys["plain"]}
+    assert {key_of(sent) for sent in SAME.values()} == {keys["plain"]}
 
 
-@pytest.mark.parametrize("asked", [*DIFFERENT.values(), *SAME.values()], ids=[*DIFFERENT, *SAME])
-def test_the_server_reads_what_was_asked(asked: RerankRequest) -> None:
-    content = encode_request(asked, encode_documents(asked))
+@pytest.mark.parametrize("sent", [*DIFFERENT.values(), *SAME.values()], ids=[*DIFFERENT, *SAME])
+def test_the_server_reads_what_was_asked(sent: RerankRequest) -> None:
+    content = encode_request(sent, encode_documents(sent))
     (read,) = NativeRequest.model_validate(json.loads(content)).to_requests()
     unnamed = RerankRequest(
-        asked.query,
-        tuple(Document(one.text, None, one.title, dict(one.metadata)) for one in asked.documents),
-        **{name: getattr(asked, name) for name in ("instruction", "top_n", "min_score", "truncation")},
-        max_tokens_per_doc=asked.max_tokens_per_doc,
-        cache_salt=asked.cache_salt,
+        sent.query,
+        tuple(Document(one.text, None, one.title, dict(one.metadata)) for one in sent.documents),
+        **{name: getattr(sent, name) for name in ("instruction", "top_n", "min_score", "truncation")},
+        max_tokens_per_doc=sent.max_tokens_per_doc,
+        cache_salt=sent.cache_salt,
     )
     assert read == unnamed
     (of_batch,) = BatchRequest.model_validate(json.loads(batch_of([content]))).requests
@@ -255,7 +256,7 @@ def test_the_server_reads_what_was_asked(asked: RerankRequest) -> None:
 
 
 def test_every_option_travels() -> None:
-    asked = RerankRequest.of(
+    original = RerankRequest.of(
         "q",
         ["a", "b"],
         instruction="i",
@@ -272,9 +273,9 @@ def test_every_option_travels() -> None:
         deadline_ms=5,
         cache_salt="s",
     )
-    assert NativeRequest.model_validate(json.loads(encode_request(asked, encode_documents(asked)))).to_requests() == [
-        asked
-    ]
+    assert NativeRequest.model_validate(
+        json.loads(encode_request(original, encode_documents(original)))
+    ).to_requests() == [original]
 
 
 def test_metadata_that_json_does_not_know_travels_as_text() -> None:
@@ -282,8 +283,8 @@ def test_metadata_that_json_does_not_know_travels_as_text() -> None:
         def __str__(self) -> str:
             return "odd"
 
-    asked = request(document=Document("x", metadata={"when": Odd(), 1: 2, (3, 4): 5, "n": None}))
-    assert json.loads(encode_documents(asked)[0]) == {"text": "x", "metadata": {"when": "odd", "1": 2, "n": None}}
+    odd = request(document=Document("x", metadata={"when": Odd(), 1: 2, (3, 4): 5, "n": None}))
+    assert json.loads(encode_documents(odd)[0]) == {"text": "x", "metadata": {"when": "odd", "1": 2, "n": None}}
     circular: dict[str, Any] = {}
     circular["self"] = circular
     with pytest.raises(InvalidRequest, match=r"documents\[0\]: 'metadata' cannot be written as JSON"):
@@ -371,7 +372,7 @@ async def test_when_idle_the_next_turn_of_the_loop_sends_what_came_in_this_one()
 
 
 async def test_when_busy_it_waits_for_company() -> None:
-    batching = batcher(post := Post(), window=0.05)
+    batching = batcher(post := Post(), window=0.3)
     batching.add(ask())
     await turns()
     late = [ask(), ask()]
@@ -380,7 +381,7 @@ async def test_when_busy_it_waits_for_company() -> None:
     batching.add(late[1])
     await turns()
     assert len(post.batches) == 1
-    await asyncio.sleep(0.08)
+    await until(lambda: len(post.batches) > 1)
     assert post.batches[1:] == [late]
     post.answered.set()
     await batching.finish()
@@ -403,9 +404,9 @@ async def test_batches_are_no_larger_than_they_may_be() -> None:
     for size in (600, 500, 5000, 10):
         batching.add(ask(size=size))
     await turns()
-    told = [[(len(one.keys), len(one.content)) for one in batch] for batch in post.batches]
-    assert told[:4] == [[(4, 10), (6, 10)], [(1, 10)], [(30, 10)], [(9, 10), (1, 600)]]
-    assert told[4:] == [[(1, 500)], [(1, 5000)], [(1, 10)]]
+    batches = [[(len(one.keys), len(one.content)) for one in batch] for batch in post.batches]
+    assert batches[:4] == [[(4, 10), (6, 10)], [(1, 10)], [(30, 10)], [(9, 10), (1, 600)]]
+    assert batches[4:] == [[(1, 500)], [(1, 5000)], [(1, 10)]]
     post.answered.set()
     await batching.finish()
     assert sum(len(batch) for batch in post.batches) == 9

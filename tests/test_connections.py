@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import uvicorn
 
+from waiting import until
 from whyrank.serving.connections import LimitedProtocol
 
 HALF = b"GET / HTTP/1.1\r\nHost: x\r\n"
@@ -35,14 +36,6 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def until(satisfied: Callable[[], object]) -> None:
-    for _ in range(500):
-        if satisfied():
-            return
-        await asyncio.sleep(0.01)
-    pytest.fail("waited in vain")
 
 
 @pytest.fixture

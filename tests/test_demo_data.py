@@ -101,8 +101,8 @@ def names(rows: list[Sample]) -> set[str]:
         "Mount Lake Island River Bay Hill Falls Valley Works Brothers Group Labs Prize Medal Award Cup The Last"
     )
     known |= words("January February March April May June July August September October November December")
-    found = (re.findall(r"(?<=[a-z] )[A-Z][a-z]+", sample.document) for sample in rows)
-    return {name.lower() for row in found for name in row} - known
+    capitalised = (re.findall(r"(?<=[a-z] )[A-Z][a-z]+", sample.document) for sample in rows)
+    return {name.lower() for row in capitalised for name in row} - known
 
 
 def _strings(value: object) -> list[str]:

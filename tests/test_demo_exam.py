@@ -38,15 +38,15 @@ def test_calibration_error_is_the_distance_of_scores_from_shares() -> None:
 
 def test_marks_of_two_queries() -> None:
     queries = [query(2, 0, 0), query(0, 0), query(0, 2)] * 8
-    found = marks(queries, [[0.9, 0.2, 0.1], [0.3, 0.2], [0.8, 0.4]] * 8, resamples=20)
-    assert {name: round(figure["value"], 3) for name, figure in found.items()} == {
+    result = marks(queries, [[0.9, 0.2, 0.1], [0.3, 0.2], [0.8, 0.4]] * 8, resamples=20)
+    assert {name: round(figure["value"], 3) for name, figure in result.items()} == {
         "ndcg@10": 0.815,
         "first": 0.5,
         "auc": 0.9,
         "auc_within": 0.5,
         "answerable_auc": 1.0,
     }
-    assert found["first"]["low"] <= 0.5 <= found["first"]["high"]
+    assert result["first"]["low"] <= 0.5 <= result["first"]["high"]
 
 
 def test_the_exam_is_whole() -> None:

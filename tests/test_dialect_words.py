@@ -20,7 +20,7 @@ from whyrank.serving.openapi import describe
 from whyrank.serving.router import routers
 
 MakeServer = Callable[..., InProcess]
-ASKED = {"query": QUERY, "documents": ["a", "b", "c"]}
+BODY = {"query": QUERY, "documents": ["a", "b", "c"]}
 TEXTS = {"query": QUERY, "texts": ["a", "b", "c"]}
 SCORED = {"queries": QUERY, "documents": ["a", "b", "c"]}
 LONG = "word " * 40_000
@@ -68,16 +68,16 @@ def models_of(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def optional_fields() -> list[tuple[str, str]]:
-    found = []
+    cases = []
     for router in routers:
         for route in router.routes:
             if isinstance(route, APIRoute) and route.body_field is not None and "batch" not in route.path:
                 for model in models_of(route.body_field.field_info.annotation):
                     optional = [name for name, one in model.model_fields.items() if not one.is_required()]
                     required = set(model.model_fields) - set(optional)
-                    asked = TEXTS if "texts" in required else ASKED if "score" not in route.path else SCORED
-                    found += [(route.path, name, asked) for name in optional if name not in asked]
-    return found
+                    body = TEXTS if "texts" in required else BODY if "score" not in route.path else SCORED
+                    cases += [(route.path, name, body) for name in optional if name not in body]
+    return cases
 
 
 OPTIONAL = optional_fields()
@@ -90,17 +90,17 @@ def test_there_are_fields_of_all_dialects() -> None:
 
 @pytest.mark.parametrize("path", sorted({path for path, _, _ in OPTIONAL}))
 async def test_null_is_the_same_as_nothing(http: httpx.AsyncClient, path: str) -> None:
-    for _, name, asked in [one for one in OPTIONAL if one[0] == path]:
+    for _, name, body in [one for one in OPTIONAL if one[0] == path]:
         if name == "top_k" and "voyage" not in path:
             continue  # even as null, only Voyage's client sends it
-        plain, with_null = await http.post(path, json=asked), await http.post(path, json=asked | {name: None})
+        plain, with_null = await http.post(path, json=body), await http.post(path, json=body | {name: None})
         assert with_null.status_code == 200, (name, with_null.text)
         assert comparable(with_null) == comparable(plain), name
 
 
 async def test_null_within_relevant_spans(http: httpx.AsyncClient) -> None:
     spans = {"mode": "enabled", "threshold": None, "max_spans": None}
-    assert (await http.post("/v2/rerank", json=ASKED | {"relevant_spans": spans})).status_code == 200
+    assert (await http.post("/v2/rerank", json=BODY | {"relevant_spans": spans})).status_code == 200
 
 
 # Flags and whole numbers in all their spellings.
@@ -109,7 +109,7 @@ async def test_null_within_relevant_spans(http: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("path", RERANK_PATHS)
 @pytest.mark.parametrize("two", ["2", 2.0, "+2", 2])
 async def test_whole_numbers_may_be_strings_and_floats(http: httpx.AsyncClient, path: str, two: Any) -> None:
-    answer = await http.post(path, json=ASKED | {"top_n": two})
+    answer = await http.post(path, json=BODY | {"top_n": two})
     assert len(rows_of(answer.json())) == 2
 
 
@@ -122,53 +122,53 @@ async def test_what_is_no_whole_number_is_still_refused(http: httpx.AsyncClient,
         (True, "integer"),
         ("-2", "top_n is -2"),
     ):
-        answer = await http.post(path, json=ASKED | {"top_n": value})
+        answer = await http.post(path, json=BODY | {"top_n": value})
         assert answer.status_code == 400 and "top_n" in answer.text and message in answer.text, value
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/cohere/v1/rerank", "/jina/v1/rerank", "/voyage/v1/rerank"])
 async def test_flags_may_be_strings(http: httpx.AsyncClient, path: str) -> None:
     for text, there in (("true", True), ("True", True), ("false", False), ("FALSE", False)):
-        answer = (await http.post(path, json=ASKED | {"return_documents": text})).raise_for_status()
+        answer = (await http.post(path, json=BODY | {"return_documents": text})).raise_for_status()
         assert ("document" in rows_of(answer.json())[0]) is there
     for wrong in ("yes", 1, "", []):
-        answer = await http.post(path, json=ASKED | {"return_documents": wrong})
+        answer = await http.post(path, json=BODY | {"return_documents": wrong})
         assert answer.status_code == 400 and "return_documents: Input should be a valid boolean" in answer.text
 
 
 @pytest.mark.parametrize("path", RERANK_PATHS)
 async def test_zero_is_no_bound(http: httpx.AsyncClient, path: str) -> None:
     zeros = {"top_n": 0, "max_tokens_per_doc": 0, "max_tokens_per_query": 0}
-    answer = (await http.post(path, json=ASKED | zeros)).raise_for_status()
-    assert rows_of(answer.json()) == rows_of((await http.post(path, json=ASKED)).json())
+    answer = (await http.post(path, json=BODY | zeros)).raise_for_status()
+    assert rows_of(answer.json()) == rows_of((await http.post(path, json=BODY)).json())
     assert "x-whyrank-truncated" not in answer.headers
 
 
 async def test_zero_is_no_bound_of_the_others(http: httpx.AsyncClient) -> None:
     assert len(rows_of((await http.post("/tei/rerank", json=TEXTS | {"top_n": 0})).json())) == 3
-    assert len(rows_of((await http.post("/voyage/v1/rerank", json=ASKED | {"top_k": 0})).json())) == 3
+    assert len(rows_of((await http.post("/voyage/v1/rerank", json=BODY | {"top_k": 0})).json())) == 3
     assert (await http.post("/score", json=SCORED | {"max_tokens_per_doc": 0})).status_code == 200
 
 
 # A query that is too long.
 
 QUERIED: list[tuple[str, dict[str, Any], int]] = [
-    *((path, ASKED, 400) for path in RERANK_PATHS),
-    ("/v1/rerank/stream", ASKED, 400),
+    *((path, BODY, 400) for path in RERANK_PATHS),
+    ("/v1/rerank/stream", BODY, 400),
     ("/rerank", TEXTS, 422),
     ("/tei/rerank", TEXTS, 422),
 ]
 
 
-@pytest.mark.parametrize(("path", "asked", "status"), QUERIED)
+@pytest.mark.parametrize(("path", "body", "status"), QUERIED)
 async def test_a_query_that_is_too_long_is_refused(
-    http: httpx.AsyncClient, path: str, asked: dict[str, Any], status: int
+    http: httpx.AsyncClient, path: str, body: dict[str, Any], status: int
 ) -> None:
-    answer = await http.post(path, json=asked | {"query": LONG})
+    answer = await http.post(path, json=body | {"query": LONG})
     assert answer.status_code == status
     assert "query has 40" in answer.text and " tokens, of which the model reads " in answer.text
     assert "truncate_query" in answer.text
-    cut = await http.post(path, json=asked | {"query": LONG, "truncate_query": True})
+    cut = await http.post(path, json=body | {"query": LONG, "truncate_query": True})
     assert cut.status_code == 200
     if "stream" not in path:
         assert cut.headers["x-whyrank-truncated"] == "0, 1, 2"
@@ -184,12 +184,12 @@ async def test_a_score_for_a_query_that_is_too_long_is_refused(http: httpx.Async
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/voyage/v1/rerank", ASKED | {"truncation": True}),
-        ("/v1/rerank", ASKED | {"truncation": True}),
+        ("/voyage/v1/rerank", BODY | {"truncation": True}),
+        ("/v1/rerank", BODY | {"truncation": True}),
         ("/tei/rerank", TEXTS | {"truncate": True}),
-        ("/rerank", ASKED | {"truncate_prompt_tokens": -1}),
-        ("/rerank", ASKED | {"truncate_prompt_tokens": 500}),
-        ("/rerank", ASKED | {"max_tokens_per_query": 20}),
+        ("/rerank", BODY | {"truncate_prompt_tokens": -1}),
+        ("/rerank", BODY | {"truncate_prompt_tokens": 500}),
+        ("/rerank", BODY | {"max_tokens_per_query": 20}),
     ],
 )
 async def test_each_dialect_has_its_word_for_cutting_a_query(
@@ -233,7 +233,7 @@ async def test_truncate_prompt_tokens_bounds_the_prompt(make: MakeServer) -> Non
 
 async def test_without_activation_scores_are_log_odds(http: httpx.AsyncClient) -> None:
     for path in ("/rerank", "/v1/rerank"):
-        rows = rows_of((await http.post(path, json=ASKED | {"use_activation": False})).json())
+        rows = rows_of((await http.post(path, json=BODY | {"use_activation": False})).json())
         assert [row["relevance_score"] for row in rows] == [row["margin"] for row in rows]
         assert any(not 0 <= row["relevance_score"] <= 1 for row in rows)
     for path in ("/score", "/v1/score"):
@@ -245,17 +245,17 @@ async def test_without_activation_scores_are_log_odds(http: httpx.AsyncClient) -
 
 
 async def test_the_templates_instruction_is_the_instruction(http: httpx.AsyncClient) -> None:
-    for path, asked in (("/rerank", ASKED), ("/score", SCORED)):
+    for path, body in (("/rerank", BODY), ("/score", SCORED)):
         plain, by_template = [
-            await http.post(path, json=asked | instruction)
+            await http.post(path, json=body | instruction)
             for instruction in ({"instruction": "Be kind."}, {"chat_template_kwargs": {"instruction": "Be kind."}})
         ]
         assert plain.status_code == by_template.status_code == 400  # Prism's instruction is fixed
         assert plain.json()["message"] == by_template.json()["message"]
-        other = await http.post(path, json=asked | {"chat_template_kwargs": {"enable_thinking": False}})
+        other = await http.post(path, json=body | {"chat_template_kwargs": {"enable_thinking": False}})
         assert other.status_code == 400 and "chat_template_kwargs: 'enable_thinking' cannot be set" in other.text
-        assert (await http.post(path, json=asked | {"chat_template_kwargs": {"": 1}})).status_code == 400
-        assert (await http.post(path, json=asked | {"chat_template_kwargs": {}})).status_code == 200
+        assert (await http.post(path, json=body | {"chat_template_kwargs": {"": 1}})).status_code == 400
+        assert (await http.post(path, json=body | {"chat_template_kwargs": {}})).status_code == 200
 
 
 async def test_vllms_forms_of_texts(make: MakeServer) -> None:
@@ -304,7 +304,7 @@ VOYAGES: list[tuple[dict[str, Any], dict[str, str]]] = [
 async def test_voyage_is_known(
     http: httpx.AsyncClient, path: str, more: dict[str, Any], headers: dict[str, str]
 ) -> None:
-    answer = (await http.post(path, json=ASKED | more, headers=headers)).raise_for_status().json()
+    answer = (await http.post(path, json=BODY | more, headers=headers)).raise_for_status().json()
     assert set(answer) == {"object", "data", "model", "usage"}
     assert ("document" in answer["data"][0]) is ("return_documents" in more)
     refused = await http.post(path, json=more | {"query": "q", "documents": []}, headers=headers)
@@ -324,13 +324,13 @@ async def test_voyage_is_known(
     ],
 )
 async def test_others_are_not_taken_for_voyage(http: httpx.AsyncClient, more: dict[str, Any]) -> None:
-    assert "results" in (await http.post("/v1/rerank", json=ASKED | more)).json()
+    assert "results" in (await http.post("/v1/rerank", json=BODY | more)).json()
 
 
 async def test_voyage_calls_too_much_an_invalid_request(make: MakeServer) -> None:
     async with make(documents=2).client() as client:
         for path in ("/voyage/v1/rerank", "/v1/rerank"):
-            answer = await client.post(path, json=ASKED | {"model": "rerank-2.5"})
+            answer = await client.post(path, json=BODY | {"model": "rerank-2.5"})
             assert (answer.status_code, set(answer.json())) == (400, {"detail"})
             assert "3 documents in one request" in answer.text
 
@@ -353,10 +353,10 @@ async def test_voyage_calls_too_much_an_invalid_request(make: MakeServer) -> Non
 )
 async def test_a_missing_key_is_told_in_the_dialects_shape(make: MakeServer, path: str, keys: set[str]) -> None:
     async with make("K1").client() as client:
-        answer = await client.post(path, json=ASKED)
+        answer = await client.post(path, json=BODY)
         assert (answer.status_code, set(answer.json())) == (401, keys)
         assert "send 'Authorization: Bearer KEY'" in answer.text
-        voyages = await client.post("/v1/rerank", json=ASKED, headers={"user-agent": "Voyage/v1 PythonBindings/0"})
+        voyages = await client.post("/v1/rerank", json=BODY, headers={"user-agent": "Voyage/v1 PythonBindings/0"})
         assert (voyages.status_code, set(voyages.json())) == (401, {"detail"})
 
 
@@ -364,7 +364,7 @@ async def test_a_missing_key_is_told_in_the_dialects_shape(make: MakeServer, pat
 
 
 async def test_cohere_v1_finds_its_keys_at_the_bare_path(http: httpx.AsyncClient) -> None:
-    meta = (await http.post("/v1/rerank", json=ASKED | {"topn": 1})).json()["meta"]
+    meta = (await http.post("/v1/rerank", json=BODY | {"topn": 1})).json()["meta"]
     assert (meta["api_version"]["version"], meta["billed_units"]) == ("1", {"search_units": 1})
     assert meta["warnings"] == ["unknown key 'topn' was ignored"]
 
@@ -382,9 +382,9 @@ async def test_a_failed_row_has_all_keys_and_is_named(make: MakeServer) -> None:
 
 @pytest.mark.parametrize("path", [*RERANK_PATHS, "/score"])
 async def test_another_model_is_warned(http: httpx.AsyncClient, path: str) -> None:
-    asked = SCORED if path == "/score" else ASKED
+    body = SCORED if path == "/score" else BODY
     for name, warned in (("tiny", False), ("other", True), ("owner/tiny", True)):
-        answer = (await http.post(path, json=asked | {"model": name})).raise_for_status()
+        answer = (await http.post(path, json=body | {"model": name})).raise_for_status()
         assert (f"model '{name}' is not served: 'tiny' answered" in f"{answer.text}{answer.headers}") is warned
 
 
@@ -400,11 +400,11 @@ async def test_a_strict_server_refuses_another_model(make: MakeServer) -> None:
     server.service.strict_model = True
     async with server.client() as client:
         for path in [*RERANK_PATHS, "/v1/rerank/stream", "/v1/score"]:
-            asked = SCORED if "score" in path else ASKED
-            assert (await client.post(path, json=asked | {"model": "tiny"})).status_code == 200
-            refused = await client.post(path, json=asked | {"model": "other"})
+            body = SCORED if "score" in path else BODY
+            assert (await client.post(path, json=body | {"model": "tiny"})).status_code == 200
+            refused = await client.post(path, json=body | {"model": "other"})
             assert refused.status_code == 404 and "model 'other' is not served here: give 'tiny'" in refused.text
-        batch = (await client.post("/v1/rerank/batch", json={"requests": [ASKED, ASKED | {"model": "other"}]})).json()
+        batch = (await client.post("/v1/rerank/batch", json={"requests": [BODY, BODY | {"model": "other"}]})).json()
         assert batch["answers"][1]["error"]["code"] == 404
     assert json.dumps(batch["answers"][0])
 
@@ -453,12 +453,12 @@ async def test_teis_info(make: MakeServer, path: str) -> None:
 
 
 async def test_infinity(http: httpx.AsyncClient) -> None:
-    body = (await http.post("/infinity/rerank", json=ASKED | {"return_documents": True, "top_n": 2})).json()
+    body = (await http.post("/infinity/rerank", json=BODY | {"return_documents": True, "top_n": 2})).json()
     assert body["object"] == "rerank" and set(body["usage"]) == {"prompt_tokens", "total_tokens"}
-    assert [row["document"] for row in body["results"]] == [ASKED["documents"][row["index"]] for row in body["results"]]
-    bare = (await http.post("/infinity/rerank", json=ASKED)).json()["results"]
+    assert [row["document"] for row in body["results"]] == [BODY["documents"][row["index"]] for row in body["results"]]
+    bare = (await http.post("/infinity/rerank", json=BODY)).json()["results"]
     assert all(set(row) == {"relevance_score", "index"} for row in bare)
-    raw = (await http.post("/infinity/rerank", json=ASKED | {"raw_scores": True})).json()["results"]
+    raw = (await http.post("/infinity/rerank", json=BODY | {"raw_scores": True})).json()["results"]
     assert any(not 0 <= row["relevance_score"] <= 1 for row in raw)
 
 
@@ -494,7 +494,7 @@ async def test_the_documents_bounds_are_those_of_the_checks(http: httpx.AsyncCli
         schema = schemas["NativeRequest"]["properties"][name]["anyOf"][0]
         low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum", value)
         assert not (low <= value <= high and value != schema.get("exclusiveMinimum")), name
-        assert (await http.post("/v1/rerank", json=ASKED | {name: value})).status_code == 400
+        assert (await http.post("/v1/rerank", json=BODY | {name: value})).status_code == 400
     assert schemas["CohereRequest"]["properties"]["documents"]["minItems"] == 1
     assert schemas["TeiRequest"]["properties"]["texts"]["minItems"] == 1
 
@@ -512,7 +512,7 @@ async def test_no_enum_has_two_values_that_make_one_name(make: MakeServer) -> No
             for part in value:
                 yield from enums(part)
 
-    found = [*enums(described(make()))]
-    assert len(found) > 5
-    for values in found:
+    listed = [*enums(described(make()))]
+    assert len(listed) > 5
+    for values in listed:
         assert len({value.lower() for value in values}) == len(values), values

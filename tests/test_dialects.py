@@ -15,7 +15,7 @@ from conftest import Server
 from samples import QUERY
 
 TEXTS = ["Water boils at 100 °C at sea level.", "Everest is 8849 metres high.", "沸点因气压而异。"]
-ASKED = {"query": QUERY, "documents": TEXTS}
+BODY = {"query": QUERY, "documents": TEXTS}
 EVIDENCE = {"mode": "evidence", "evidence_min_score": 0, "evidence_top_n": 1, "max_evidence_tokens": 24}
 
 
@@ -276,9 +276,9 @@ SHAPES: list[tuple[str, dict[str, Any], Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "asked", "expected"), SHAPES)
-def test_shapes(http: httpx.Client, path: str, asked: dict[str, Any], expected: Any) -> None:
-    answer = http.post(path, json=asked)
+@pytest.mark.parametrize(("path", "body", "expected"), SHAPES)
+def test_shapes(http: httpx.Client, path: str, body: dict[str, Any], expected: Any) -> None:
+    answer = http.post(path, json=body)
     assert answer.status_code == 200, answer.text
     assert shape(answer.json()) == expected
 
@@ -296,27 +296,27 @@ def test_shapes(http: httpx.Client, path: str, asked: dict[str, Any], expected: 
     ],
 )
 def test_all_dialects_give_the_same_scores(http: httpx.Client, scores: list[float], path: str, rows: str) -> None:
-    found = http.post(path, json=ASKED).json()[rows]
-    assert [row["index"] for row in found] == order(scores)
-    assert [row["relevance_score"] for row in found] == close([scores[i] for i in order(scores)])
+    answer = http.post(path, json=BODY).json()[rows]
+    assert [row["index"] for row in answer] == order(scores)
+    assert [row["relevance_score"] for row in answer] == close([scores[i] for i in order(scores)])
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/tei/rerank"])
 def test_tei_gives_the_same_scores(http: httpx.Client, scores: list[float], path: str) -> None:
-    found = http.post(path, json={"query": QUERY, "texts": TEXTS}).json()
-    assert {row["index"]: row["score"] for row in found} == pytest.approx(dict(enumerate(scores)), abs=1e-4)
+    answer = http.post(path, json={"query": QUERY, "texts": TEXTS}).json()
+    assert {row["index"]: row["score"] for row in answer} == pytest.approx(dict(enumerate(scores)), abs=1e-4)
     raw = http.post(path, json={"query": QUERY, "texts": TEXTS, "raw_scores": True}).json()
     assert [row["index"] for row in raw] == order(scores)
     assert any(not 0 <= row["score"] <= 1 for row in raw)
 
 
 def test_top_n_zero_means_all_as_in_vllm(http: httpx.Client) -> None:
-    assert len(http.post("/rerank", json=ASKED | {"top_n": 0}).json()["results"]) == len(TEXTS)
+    assert len(http.post("/rerank", json=BODY | {"top_n": 0}).json()["results"]) == len(TEXTS)
 
 
 @pytest.mark.parametrize("path", ["/jina/v1/rerank", "/voyage/v1/rerank", "/cohere/v1/rerank", "/v1/rerank"])
 def test_evidence_rides_along(http: httpx.Client, path: str) -> None:
-    answer = http.post(path, json=ASKED | EVIDENCE).raise_for_status().json()
+    answer = http.post(path, json=BODY | EVIDENCE).raise_for_status().json()
     best, second, _ = answer.get("results") or answer["data"]
     written = {"contribution", "contribution_grounding", "evidence", "finish", "grounding"}
     assert set(best) - set(second) == written | ({"output_tokens"} if path == "/v1/rerank" else set())
@@ -324,7 +324,7 @@ def test_evidence_rides_along(http: httpx.Client, path: str) -> None:
 
 def test_the_stream_tells_scores_ranking_evidence_and_all(http: httpx.Client) -> None:
     for path, extra in (("/v1/rerank/stream", {}), ("/v1/rerank", {"stream": True})):
-        answer = http.post(path, json=ASKED | EVIDENCE | extra)
+        answer = http.post(path, json=BODY | EVIDENCE | extra)
         assert answer.headers["content-type"].startswith("text/event-stream")
         events = [dict(line.split(": ", 1) for line in frame.split("\n")) for frame in answer.text.split("\n\n")[:-1]]
         names = [event["event"] for event in events]
@@ -370,21 +370,21 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "said"), FAULTS)
+@pytest.mark.parametrize(("body", "expected_message"), FAULTS)
 @pytest.mark.parametrize(("path", "key", "expected"), DIALECTS)
 def test_faults_are_named(
-    http: httpx.Client, path: str, key: str, expected: Any, asked: dict[str, Any], said: str
+    http: httpx.Client, path: str, key: str, expected: Any, body: dict[str, Any], expected_message: str
 ) -> None:
-    body = {name.replace("DOCUMENTS", key): part for name, part in asked.items()}
+    body = {name.replace("DOCUMENTS", key): part for name, part in body.items()}
     answer = http.post(path, json=body)
     if path == "/v1/rerank/stream" and "truncation" in body:
-        said = "a stream sends scores"
+        expected_message = "a stream sends scores"
     if key == "documents" and expected == NATIVE_ERROR and "truncation" in body and "infinity" not in path:
         expected = DETAIL_ERROR  # a boolean is Voyage's form of this option
     assert types(answer.json()) == expected
-    told = answer.json().get("message") or answer.json().get("detail") or answer.json()["error"]
-    assert said.replace("DOCUMENTS", key) in told
-    assert answer.status_code == (422 if key == "texts" and said != "empty" else 400)
+    message = answer.json().get("message") or answer.json().get("detail") or answer.json()["error"]
+    assert expected_message.replace("DOCUMENTS", key) in message
+    assert answer.status_code == (422 if key == "texts" and expected_message != "empty" else 400)
     if "id" in expected:
         assert answer.json()["id"] == answer.headers["x-request-id"]
 
@@ -397,16 +397,16 @@ def test_tei_names_its_kinds_of_errors(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize(("path", "key", "expected"), DIALECTS)
 def test_what_is_not_json_is_told_so(http: httpx.Client, path: str, key: str, expected: Any) -> None:
-    for content, said in ((b'{"query": ', "Expecting value at character"), (b"\xff\xff", "not UTF-8")):
+    for content, reason in ((b'{"query": ', "Expecting value at character"), (b"\xff\xff", "not UTF-8")):
         answer = http.post(path, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == (422 if path == "/tei/rerank" else 400)
-        assert said in answer.text
-    answer = http.post(path, content=json.dumps(ASKED), headers={"content-type": "text/plain"})
+        assert reason in answer.text
+    answer = http.post(path, content=json.dumps(BODY), headers={"content-type": "text/plain"})
     assert "Content-Type: application/json" in answer.text
 
 
 def test_an_unknown_path_and_a_wrong_method(http: httpx.Client) -> None:
-    assert http.post("/v3/rerank", json=ASKED).status_code == 404
+    assert http.post("/v3/rerank", json=BODY).status_code == 404
     assert http.get("/v1/rerank").status_code == 405
 
 

@@ -102,9 +102,9 @@ async def run_python(text: str, names: dict[str, Any]) -> str:
     """Runs it with `await` at top level, as in a notebook."""
     code: CodeType = compile(text, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
-        found = eval(code, names)
-        if asyncio.iscoroutine(found):
-            await found
+        value = eval(code, names)
+        if asyncio.iscoroutine(value):
+            await value
     return stdout.getvalue()
 
 

@@ -60,7 +60,7 @@ def judged(report: Report) -> dict[str, bool | None]:
 
 
 KINDS = pytest.mark.parametrize(
-    ("asked", "shift"),
+    ("family", "shift"),
     [
         pytest.param(("multi-hop",), 1e-3, id="encoder"),
         pytest.param(("prism",), 1e-2, id="generate"),
@@ -71,8 +71,8 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
-async def test_one_margin_that_is_off_is_found(asked: tuple[str, ...], shift: float, serve: Serve) -> None:
-    served = await serve(*asked)
+async def test_one_margin_that_is_off_is_found(family: tuple[str, ...], shift: float, serve: Serve) -> None:
+    served = await serve(*family)
     for by in (shift, -shift):
         report = await report_on(served, one_off_by(by))
         assert judged(report)["parity"] is False and not report.trusted
@@ -81,10 +81,10 @@ async def test_one_margin_that_is_off_is_found(asked: tuple[str, ...], shift: fl
 
 
 @KINDS
-async def test_an_engine_that_is_well_has_parity(asked: tuple[str, ...], shift: float, serve: Serve) -> None:
-    report = await report_on(await serve(*asked), lambda _, read: read)
+async def test_an_engine_that_is_well_has_parity(family: tuple[str, ...], shift: float, serve: Serve) -> None:
+    report = await report_on(await serve(*family), lambda _, read: read)
     assert judged(report)["parity"] is True and "parity" not in report.verdict
-    if asked == ("multi-hop",):  # with random weights, only models without labels pass all checks
+    if family == ("multi-hop",):  # with random weights, only models without labels pass all checks
         assert report.verdict == "can be trusted as served"
 
 
@@ -173,7 +173,7 @@ def test_the_users_own_pairs_are_examined(tmp_path: Path, checkpoint: Callable[[
         ('{"query": "", "documents": ["b"]}', "line 1: query is empty"),
         ('{"query": "a"}', "line 1: documents is a NoneType"),
         ("a\tb", "line 1: not JSON"),
-        ("", "holds no pairs"),
+        ("", "contains no pairs"),
     ],
 )
 def test_a_file_of_pairs_that_cannot_be_read_says_where(line: str, error: str, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ ON: dict[str, str | int] = {"prefix_match_unit": 32, "prefix_caching": "on"}
 
 
 @pytest.mark.parametrize(
-    ("cached", "shared", "facts", "good", "said"),
+    ("cached", "shared", "facts", "good", "detail"),
     [
         (60, 230, ON, True, "60% of prompt tokens from the cache cold, 90% warm"),
         (
@@ -205,10 +205,10 @@ ON: dict[str, str | int] = {"prefix_match_unit": 32, "prefix_caching": "on"}
     ],
 )
 def test_hits_are_missed_where_they_were_due(
-    cached: int, shared: int, facts: dict[str, str | int], good: bool | None, said: str
+    cached: int, shared: int, facts: dict[str, str | int], good: bool | None, detail: str
 ) -> None:
     finding = cache_finding(Usage(100, cached), Usage(100, 90), shared, facts)
-    assert finding.name == "cache" and finding.good is good and said in finding.value
+    assert finding.name == "cache" and finding.good is good and detail in finding.value
 
 
 # The reference itself. On a GPU, engines compute in bf16 and the head in fp32; here this is forced without a GPU.

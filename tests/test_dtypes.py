@@ -44,7 +44,7 @@ def plan(checkpoint: Callable[[str], Path]) -> Callable[..., Plan]:
         ("bfloat16", None, "float32", "the best on a CPU without AMX-BF16 and AVX512-BF16"),
         ("float32", AVX, "float32", "since the checkpoint is in float32"),
         ("float16", AVX, "float32", "since the checkpoint is in float16"),
-        (None, AVX, "float32", "since the checkpoint is in no dtype that it names"),
+        (None, AVX, "float32", "since the checkpoint names no dtype"),
     ],
 )
 def test_a_cpu_computes_in_bfloat16_where_that_is_exact_and_fast(

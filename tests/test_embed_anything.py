@@ -44,7 +44,7 @@ if __name__ == "__main__":
     folder, queries, documents, instruction = json.loads(sys.argv[1])
     reranker = Reranker.from_pretrained(folder, dtype=Dtype.F32, prompt="qwen3-reranker", kv_cache_gib=0.25)
     formatted = [format_query(query, instruction) for query in queries], [format_document(doc) for doc in documents]
-    told = {
+    answers = {
         "plain": reranker.compute_scores(queries, documents),
         "alone": [[reranker.compute_scores([query], [text])[0][0] for text in documents] for query in queries],
         "formatted": reranker.compute_scores(*formatted, batch_size=4),
@@ -58,8 +58,8 @@ if __name__ == "__main__":
     try:
         reranker.rerank("one string", documents, top_k=1)
     except ValueError as error:
-        told["error"] = str(error)
-    print(json.dumps(told))
+        answers["error"] = str(error)
+    print(json.dumps(answers))
 """
 
 
@@ -70,21 +70,21 @@ def folder(checkpoint: Callable[[str], Path]) -> Path:
 
 def test_the_guide_runs_and_scores_are_those_of_transformers(folder: Path) -> None:
     """Runs in a process of its own, because it must also end, together with its engine, and without a complaint."""
-    asked = json.dumps([str(folder), QUERIES, DOCUMENTS, INSTRUCTION])
+    argument = json.dumps([str(folder), QUERIES, DOCUMENTS, INSTRUCTION])
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, asked], capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-c", SCRIPT, argument], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr and "destroyed" not in done.stderr, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    result = json.loads(done.stdout.splitlines()[-1])
     wanted = transformers_scores(folder)
     for name in ("plain", "alone", "formatted", "notebook"):
-        assert [score for row in told[name] for score in row] == pytest.approx(
+        assert [score for row in result[name] for score in row] == pytest.approx(
             [score for row in wanted for score in row], abs=1e-5
         ), name
-    assert told["error"] == "query is 'one string': give a list of strings"
-    assert told["other"][0] != pytest.approx(wanted[0], abs=1e-5)
-    for (query, ranks), scores, text in zip(told["ranked"], wanted, QUERIES, strict=True):
+    assert result["error"] == "query is 'one string': give a list of strings"
+    assert result["other"][0] != pytest.approx(wanted[0], abs=1e-5)
+    for (query, ranks), scores, text in zip(result["ranked"], wanted, QUERIES, strict=True):
         best = sorted(range(len(DOCUMENTS)), key=lambda i: -scores[i])[:2]
         assert query == f"<Instruct>: {INSTRUCTION}\n<Query>: {text}\n"
         assert [rank[:2] for rank in ranks] == [
@@ -103,13 +103,13 @@ def transformers_scores(folder: Path) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"dtype": Dtype.INT8}, "INT8"),
         ({"path_in_repo": "weights"}, "path_in_repo is 'weights'"),
         ({"revision": 3}, "revision is 3"),
     ],
 )
-def test_what_it_cannot_load(folder: Path, options: dict[str, object], said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said):
+def test_what_it_cannot_load(folder: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         Reranker.from_pretrained(str(folder), **options)  # type: ignore[arg-type]

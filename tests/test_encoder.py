@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import whyrank
 from inprocess import FakeRuntime
+from waiting import until
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
@@ -83,8 +84,8 @@ def test_a_gpu_multiplies_in_tf32_unless_all_digits_are_asked_for(
         return SimpleNamespace(device=SimpleNamespace(type=device), dtype=dtype)
 
     before = torch.get_float32_matmul_precision()
-    asked = replace(plan, config=replace(plan.config, dtype="float32"))
-    assert use_tensor_cores(model("cpu"), plan) is None and use_tensor_cores(model("cuda"), asked) is None
+    in_float32 = replace(plan, config=replace(plan.config, dtype="float32"))
+    assert use_tensor_cores(model("cpu"), plan) is None and use_tensor_cores(model("cuda"), in_float32) is None
     assert use_tensor_cores(model("cuda", torch.bfloat16), plan) is None
     assert torch.get_float32_matmul_precision() == before
     assert use_tensor_cores(model("cuda"), plan) == before and torch.get_float32_matmul_precision() == "high"
@@ -160,11 +161,8 @@ class Running:
 
     async def __aenter__(self) -> Running:
         self.serving = asyncio.create_task(self.server.serve())
-        for _ in range(500):
-            if self.server.started:
-                return self
-            await asyncio.sleep(0.01)
-        pytest.fail("the server did not start")
+        await until(lambda: self.server.started)
+        return self
 
     async def __aexit__(self, *error: object) -> None:
         self.server.should_exit = True

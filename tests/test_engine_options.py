@@ -29,15 +29,15 @@ Options = Callable[..., dict[str, Any]]
 @pytest.fixture
 def plan(checkpoint: Callable[[str], Path]) -> Callable[..., Plan]:
     """plan(prompt, kind=None, **of EngineConfig)"""
-    return lambda prompt, kind=None, **asked: make_plan(
-        EngineConfig(str(checkpoint(kind or KIND_OF[prompt])), prompt=prompt, **asked)
+    return lambda prompt, kind=None, **config: make_plan(
+        EngineConfig(str(checkpoint(kind or KIND_OF[prompt])), prompt=prompt, **config)
     )
 
 
 @pytest.fixture
 def options(plan: Callable[..., Plan]) -> Options:
-    def of(*asked: Any, on_cpu: bool = False, **config: Any) -> dict[str, Any]:
-        made = plan(*asked, **config)
+    def of(*family: Any, on_cpu: bool = False, **config: Any) -> dict[str, Any]:
+        made = plan(*family, **config)
         return (ClassifyRuntime if made.route == "classify" else GenerateRuntime).engine_options(made, on_cpu)
 
     return of
@@ -52,20 +52,20 @@ ENGINES = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "config"), ENGINES)
-def test_every_engine_on_a_gpu(options: Options, asked: tuple[str, ...], config: dict[str, Any]) -> None:
-    given = options(*asked, **config)
+@pytest.mark.parametrize(("family", "config"), ENGINES)
+def test_every_engine_on_a_gpu(options: Options, family: tuple[str, ...], config: dict[str, Any]) -> None:
+    given = options(*family, **config)
     assert given["enable_prefix_caching"] is True
     assert given["scheduling_policy"] == "priority"
-    dtype = "auto" if "qwen3_5" in asked else "bfloat16"  # the checkpoint is in 16 bits, or in 32
+    dtype = "auto" if "qwen3_5" in family else "bfloat16"  # the checkpoint is in 16 bits, or in 32
     assert (given["dtype"], given["max_num_batched_tokens"], given["max_num_seqs"]) == (dtype, 16384, 256)
     assert given.keys().isdisjoint(CPU_ONLY)
-    assert options(*asked, dtype="float16", **config)["dtype"] == "float16"
+    assert options(*family, dtype="float16", **config)["dtype"] == "float16"
     assert len(given["cudagraph_capture_sizes"]) < 12 and max(given["cudagraph_capture_sizes"]) == 512
 
 
-@pytest.mark.parametrize(("asked", "config"), ENGINES)
-def test_vllm_knows_them_all(options: Options, asked: tuple[str, ...], config: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("family", "config"), ENGINES)
+def test_vllm_knows_them_all(options: Options, family: tuple[str, ...], config: dict[str, Any]) -> None:
     """Read from vLLM's source: importing it takes as long as all of these tests."""
     vllm = find_spec("vllm")
     assert vllm is not None and vllm.origin is not None
@@ -74,12 +74,12 @@ def test_vllm_knows_them_all(options: Options, asked: tuple[str, ...], config: d
     fields = [node.target for one in classes for node in one.body if isinstance(node, ast.AnnAssign)]
     known = {field.id for field in fields if isinstance(field, ast.Name)}
     for on_cpu in (False, True):
-        assert options(*asked, on_cpu=on_cpu, kv_cache_gib=1, **config).keys() <= known
+        assert options(*family, on_cpu=on_cpu, kv_cache_gib=1, **config).keys() <= known
 
 
 def test_the_generate_route_reads_fp32_logits_on_a_gpu(options: Options) -> None:
-    for asked in (("prism",), ("prism", "qwen3_5"), ("bge-v2-gemma",)):
-        assert options(*asked)["hf_overrides"] == {"head_dtype": "float32"}
+    for family in (("prism",), ("prism", "qwen3_5"), ("bge-v2-gemma",)):
+        assert options(*family)["hf_overrides"] == {"head_dtype": "float32"}
 
 
 def test_in_bfloat16_a_cpu_has_fp32_logits_of_the_labels_alone(options: Options, plan: Callable[..., Plan]) -> None:
@@ -90,8 +90,8 @@ def test_in_bfloat16_a_cpu_has_fp32_logits_of_the_labels_alone(options: Options,
     assert options("prism", on_cpu=True, dtype="bfloat16")["hf_overrides"] == wanted
     assert options("prism", "qwen3_5", on_cpu=True)["hf_overrides"].keys() == wanted.keys()
     assert len(options("bge-v2-gemma", on_cpu=True, dtype="bfloat16")["hf_overrides"]["whyrank_label_ids"]) == 1
-    for asked in (("prism",), ("bge-v2-gemma",)):
-        assert "hf_overrides" not in options(*asked, on_cpu=True)
+    for family in (("prism",), ("bge-v2-gemma",)):
+        assert "hf_overrides" not in options(*family, on_cpu=True)
 
 
 def test_a_cpu_prefers_our_norms_unless_the_user_has_other_wishes(options: Options) -> None:
@@ -268,7 +268,7 @@ def test_a_supported_engine_needs_no_word(installed: dict[str, str]) -> None:
 )
 def test_another_engine_is_named_with_the_supported_ones(name: str, version: str, supported: str, newest: str) -> None:
     (line,) = unsupported_versions({name: version})
-    assert line.startswith(f"{name} {version} is installed, whyrank is made for {supported}:")
+    assert line.startswith(f"{name} {version} is installed, but whyrank is made for {supported}:")
     assert line.endswith(f"pip install '{name}=={newest}'")
 
 

@@ -36,8 +36,8 @@ def write_results(folder: Path, noise: float, queries: int = 40, separation: flo
     """Ten documents per query, each relevant with probability 0.4; margins are drawn around the true relevance."""
     folder.mkdir()
     truth, error = random.Random(1), random.Random(f"{noise}{separation}")
-    told = replace(Header("made", "f", f"noise {noise}", 10, queries, "bm25"), **header)  # type: ignore[arg-type]
-    lines = [told.line()]
+    head = replace(Header("made", "f", f"noise {noise}", 10, queries, "bm25"), **header)  # type: ignore[arg-type]
+    lines = [head.line()]
     for query in range(queries):
         judged = {f"d{n}": int(truth.random() < 0.4) for n in range(10)}
         margins = {
@@ -53,10 +53,15 @@ def write_results(folder: Path, noise: float, queries: int = 40, separation: flo
 
 def test_a_copy_is_the_same(tmp_path: Path) -> None:
     a, b = write_results(tmp_path / "a", 0.5), write_results(tmp_path / "b", 0.5)
-    found = compare(a, b, MEASURES)
-    assert (found.kendall, found.overlap, found.drift_max, found.queries) == (pytest.approx(1), 1, 0, 40)
-    assert found.differences["nDCG@10"].p == 1
-    assert not Gate.parse("kendall < 0.999").fires(found)
+    comparison = compare(a, b, MEASURES)
+    assert (comparison.kendall, comparison.overlap, comparison.drift_max, comparison.queries) == (
+        pytest.approx(1),
+        1,
+        0,
+        40,
+    )
+    assert comparison.differences["nDCG@10"].p == 1
+    assert not Gate.parse("kendall < 0.999").fires(comparison)
 
 
 def test_two_that_stopped_at_the_same_query_are_not_compared(tmp_path: Path) -> None:
@@ -64,22 +69,22 @@ def test_two_that_stopped_at_the_same_query_are_not_compared(tmp_path: Path) -> 
     for folder in (a, b):
         lines = (folder / RESULTS).read_text().splitlines(keepends=True)
         (folder / RESULTS).write_text("".join(lines[:-3]))
-    with pytest.raises(DataError, match="37 of 40 queries are done; go on with whyrank eval"):
+    with pytest.raises(DataError, match="37 of 40 queries are done; finish it with whyrank eval"):
         compare(a, b, MEASURES)
 
 
 def test_a_worse_model_is_seen_and_fails_the_gate(tmp_path: Path) -> None:
     a, b = write_results(tmp_path / "a", 0.1), write_results(tmp_path / "b", 6.0)
-    found = compare(a, b, MEASURES)
-    difference = found.differences["nDCG@10"]
+    comparison = compare(a, b, MEASURES)
+    difference = comparison.differences["nDCG@10"]
     assert difference.high < 0 and difference.p < 0.01
-    assert 0 < found.kendall < 0.8 and found.drift_p99 > found.drift_mean > 0
+    assert 0 < comparison.kendall < 0.8 and comparison.drift_p99 > comparison.drift_mean > 0
     for text in ("high(nDCG@10) < 0", "delta(nDCG@10)<-0.01", "p(nDCG@10) < .05", "kendall < 0.9", "drift_max > 1e-2"):
-        assert Gate.parse(text).fires(found), text
-    assert not Gate.parse("low(nDCG@10) > 0").fires(found)
-    assert json.loads(json.dumps(found.document()))["figures"]["overlap@10"] == 1.0
+        assert Gate.parse(text).fires(comparison), text
+    assert not Gate.parse("low(nDCG@10) > 0").fires(comparison)
+    assert json.loads(json.dumps(comparison.document()))["figures"]["overlap@10"] == 1.0
     with pytest.raises(InvalidRequest, match=r"choose from kendall, overlap@10, .*high\(nDCG@10\)"):
-        Gate.parse("nDCG > 1").fires(found)
+        Gate.parse("nDCG > 1").fires(comparison)
 
 
 def test_what_cannot_be_computed_does_not_pass(tmp_path: Path) -> None:
@@ -88,9 +93,9 @@ def test_what_cannot_be_computed_does_not_pass(tmp_path: Path) -> None:
     record = json.loads(lines[1])
     record["rows"] = [[document, first, 1.0, 0.7] for document, first, *_ in record["rows"]]
     (a / RESULTS).write_text(f"{lines[0]}\n{json.dumps(record)}\n")
-    found = compare(a, a, MEASURES)
-    assert math.isnan(found.kendall) and Gate.parse("kendall < 0").fires(found)
-    assert found.document()["figures"]["kendall"] is None
+    comparison = compare(a, a, MEASURES)
+    assert math.isnan(comparison.kendall) and Gate.parse("kendall < 0").fires(comparison)
+    assert comparison.document()["figures"]["kendall"] is None
 
 
 @pytest.mark.parametrize("text", ["kendall", "kendall = 1", "kendall < high", "< 3", ""])
@@ -125,17 +130,17 @@ def test_a_threshold_reaches_its_aim_and_tells_how_sure_it_is(tmp_path: Path) ->
     pairs = judged_pairs(write_results(tmp_path / "a", 1.0, queries=80))
     for aim, target in (("precision", 0.9), ("recall", 0.95)):
         verdict = calibrate(pairs, aim, target)  # type: ignore[arg-type]
-        found = verdict.threshold
-        assert verdict.no_separation is None and found is not None
-        kept = pairs.margin >= found.margin
-        assert found.kept == kept.sum()
-        assert found.precision == pytest.approx(pairs.relevant[kept].mean())
-        assert found.recall == pytest.approx(pairs.relevant[kept].sum() / pairs.relevant.sum())
-        assert getattr(found, aim) >= target
-        low, high = getattr(found, f"{aim}_interval")
-        assert low < getattr(found, aim) < high and high - low < 0.15
-        assert found.margin_interval[0] <= found.margin <= found.margin_interval[1]
-        assert found.score == pytest.approx(1 / (1 + math.exp(-found.margin)))
+        threshold = verdict.threshold
+        assert verdict.no_separation is None and threshold is not None
+        kept = pairs.margin >= threshold.margin
+        assert threshold.kept == kept.sum()
+        assert threshold.precision == pytest.approx(pairs.relevant[kept].mean())
+        assert threshold.recall == pytest.approx(pairs.relevant[kept].sum() / pairs.relevant.sum())
+        assert getattr(threshold, aim) >= target
+        low, high = getattr(threshold, f"{aim}_interval")
+        assert low < getattr(threshold, aim) < high and high - low < 0.15
+        assert threshold.margin_interval[0] <= threshold.margin <= threshold.margin_interval[1]
+        assert threshold.score == pytest.approx(1 / (1 + math.exp(-threshold.margin)))
 
 
 def test_intervals_hold_what_they_promise() -> None:
@@ -155,7 +160,7 @@ def test_intervals_hold_what_they_promise() -> None:
 
 def test_no_clean_separation_is_said(tmp_path: Path) -> None:
     chance = calibrate(judged_pairs(write_results(tmp_path / "chance", 1.0, separation=0.0)), "precision", 0.8)
-    assert chance.threshold is None and "no larger margins than others" in str(chance.no_separation)
+    assert chance.threshold is None and "do not have larger margins than others" in str(chance.no_separation)
     overlapping = judged_pairs(write_results(tmp_path / "overlap", 4.0))
     worst_on_top = replace(
         overlapping, relevant=np.where(np.arange(len(overlapping.margin)) < 3, 0.0, overlapping.relevant)
@@ -259,15 +264,17 @@ def test_the_report_is_one_sound_page(preset: str | None, card: Scorecard) -> No
 
 def test_the_comparison_is_one_sound_page_too(tmp_path: Path) -> None:
     a, b = write_results(tmp_path / "a", 0.1), write_results(tmp_path / "b", 6.0, model="<b> & co")
-    found = compare(a, b, MEASURES)
-    page = comparison_report(found, [gate for gate in map(Gate.parse, ["kendall < 0.9"]) if gate.fires(found)])
+    comparison = compare(a, b, MEASURES)
+    page = comparison_report(
+        comparison, [gate for gate in map(Gate.parse, ["kendall < 0.9"]) if gate.fires(comparison)]
+    )
     tags = Tags()
     tags.feed(page)
     assert tags.open == [] and tags.elsewhere == []
     assert "b: &lt;b&gt; &amp; co</h1>" in page and page.count("<svg") == 2
     assert "Going from a to b makes nDCG@10 worse by" in page and "failed: kendall &lt; 0.9 (it is 0." in page
     assert "Lost most" in page and "text &lt;" in page and "can go together (consistency check)" in page
-    assert [extreme.delta for extreme in found.lost] == sorted(found.deltas)[: len(found.lost)]
+    assert [extreme.delta for extreme in comparison.lost] == sorted(comparison.deltas)[: len(comparison.lost)]
 
 
 def test_a_comparison_of_twins_is_still_a_page(tmp_path: Path) -> None:
@@ -277,10 +284,10 @@ def test_a_comparison_of_twins_is_still_a_page(tmp_path: Path) -> None:
 
 
 def test_an_impossible_side_is_told(tmp_path: Path) -> None:
-    found = compare(*[write_results(tmp_path / "a", 0.5)] * 2, MEASURES)
-    assert found.document()["impossible"] == [] and "Be careful" not in comparison_report(found)
+    comparison = compare(*[write_results(tmp_path / "a", 0.5)] * 2, MEASURES)
+    assert comparison.document()["impossible"] == [] and "Be careful" not in comparison_report(comparison)
     wrong = tuple(impossible_pairs({"nDCG@10": 1.0, "RR@10": 0.2}))
-    page = comparison_report(replace(found, impossible=wrong))
+    page = comparison_report(replace(comparison, impossible=wrong))
     assert "cannot come from the same judgements" in page and "can go together" not in page
 
 
@@ -311,5 +318,5 @@ def test_costs_of_several_sessions_add_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.37, 0.37), (0, 12_345), (0, 3)])
 def test_ticks_are_round_few_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert 3 <= len(found) <= 8 and low <= found[0] and found[-1] <= high
+    values = ticks(low, high)
+    assert 3 <= len(values) <= 8 and low <= values[0] and values[-1] <= high

@@ -153,34 +153,34 @@ def test_ids_that_would_forge_lines_are_refused(part: str, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("parts", "split", "said"),
+    ("parts", "split", "message"),
     [
         ({"corpus": CORPUS, "default": QRELS}, "test", "has no part called queries; it has corpus, default"),
         ({"corpus": CORPUS, "queries": QUERIES}, "test", "has no part called qrels or default"),
         (
             {"corpus": CORPUS, "queries": QUERIES, "qrels": [{**QRELS[0], "score": 0.5}]},
             "test",
-            "query 'q1' grades document 'd1' with 0.5, which is no whole number",
+            "query 'q1' grades document 'd1' with 0.5, which is not a whole number",
         ),
         ({"corpus": [{"_id": "d1"}], "queries": QUERIES, "qrels": QRELS}, "test", "KeyError: 'text'"),
         ({"corpus": CORPUS, "queries": QUERIES, "qrels": QRELS}, "dev", "qrels has no split 'dev'; it has test"),
     ],
 )
 def test_a_dataset_of_another_shape_is_told_and_leaves_nothing(
-    parts: dict[str, list[Mapping[str, object]]], split: str, said: str, tmp_path: Path
+    parts: dict[str, list[Mapping[str, object]]], split: str, message: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("datasets")
     source = mteb_repository(tmp_path / "source", **parts)
     (tmp_path / "out").mkdir()
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         fetch(f"datasets:{source}", tmp_path / "out" / "tea", split)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.usefixtures("ir_datasets")
-@pytest.mark.parametrize(("name", "said"), [("coffee", "KeyError: 'coffee'"), ("unjudged", "has no qrels")])
-def test_what_ir_datasets_does_not_have(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=said):
+@pytest.mark.parametrize(("name", "message"), [("coffee", "KeyError: 'coffee'"), ("unjudged", "has no qrels")])
+def test_what_ir_datasets_does_not_have(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
         fetch(f"ir_datasets:{name}", tmp_path / "out")
 
 
@@ -192,7 +192,7 @@ def test_where_no_folder_can_be_made_that_is_said(tmp_path: Path) -> None:
 
 
 def test_an_existing_folder_is_left_alone_and_a_source_names_its_package(tmp_path: Path) -> None:
-    with pytest.raises(InvalidRequest, match="is there already: name a new folder"):
+    with pytest.raises(InvalidRequest, match="already exists: name a new folder"):
         fetch("datasets:x", tmp_path)
     for source in ("mteb/scifact", "datasets:", "beir:scifact"):
         with pytest.raises(InvalidRequest, match="write datasets:NAME or ir_datasets:NAME"):
@@ -217,4 +217,4 @@ def test_the_command(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[0] == "tea/corpus.jsonl: 2 lines"
     assert "give `whyrank eval` one with --run" in done.stdout
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert (done.returncode, done.stdout) == (2, "") and "tea is there already" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "") and "tea already exists" in done.stderr

@@ -120,17 +120,17 @@ def test_measures_by_their_usual_names(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("F1", "choose from nDCG@k"),
-        ("P", "say how deep"),
-        ("nDCG@0", "say how deep"),
+        ("P", "give a depth"),
+        ("nDCG@0", "give a depth"),
         ("P(rel=0)@3", "1 or more"),
         ("", "choose"),
     ],
 )
-def test_measures_that_do_not_exist(text: str, said: str) -> None:
-    with pytest.raises(InvalidRequest, match=said):
+def test_measures_that_do_not_exist(text: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
         Measure.parse(text)
 
 
@@ -162,7 +162,7 @@ def test_the_multi_hop_table_is_impossible() -> None:
     hotpot = claims["multi-hop-rag-reranker", "HotpotQA"]
     assert [(pair.first, pair.second) for pair in hotpot] == [("nDCG@10", "RR@10")]
     assert "RR@10 lies between 1.0000 and 1.0000" in hotpot[0].message
-    assert {key for key, found in claims.items() if not found} == {
+    assert {key for key, impossible in claims.items() if not impossible} == {
         ("multi-hop-rag-reranker", "2Wiki"),
         ("Qwen3-Reranker-0.6B", "2Wiki"),
     }

@@ -36,7 +36,7 @@ from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions
 from whyrank.types import Document, DocumentError, Evidence, Grounding, RankedDocument, Unsupported, Usage
 
-ASKED = EvalRequest("hash", top_k=20)
+REQUEST = EvalRequest("hash", top_k=20)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Collection:
 @pytest.fixture(scope="module")
 async def undisturbed(collection: Collection, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    await evaluate(collection, HashScorer(), ASKED, folder)
+    await evaluate(collection, HashScorer(), REQUEST, folder)
     return folder
 
 
@@ -75,9 +75,9 @@ async def test_interrupted_at_twenty_moments_it_is_the_same_file(
     for moment in range(20):
         if moment % 3 == 0:
             with pytest.raises(ConnectionError):
-                await evaluate(collection, Failing(rng.randint(0, 4)), ASKED, tmp_path)
+                await evaluate(collection, Failing(rng.randint(0, 4)), REQUEST, tmp_path)
         else:
-            task = asyncio.create_task(evaluate(collection, HashScorer(0.002), ASKED, tmp_path))
+            task = asyncio.create_task(evaluate(collection, HashScorer(0.002), REQUEST, tmp_path))
             await asyncio.sleep(rng.uniform(0, 0.004))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -87,7 +87,7 @@ async def test_interrupted_at_twenty_moments_it_is_the_same_file(
                 content = (tmp_path / name).read_bytes()
                 (tmp_path / name).write_bytes(content[: rng.randint(0, len(content))])
     before = len((tmp_path / RESULTS).read_bytes())
-    await evaluate(collection, HashScorer(), ASKED, tmp_path)
+    await evaluate(collection, HashScorer(), REQUEST, tmp_path)
     assert before < len((undisturbed / RESULTS).read_bytes())
     assert (tmp_path / RESULTS).read_bytes() == (undisturbed / RESULTS).read_bytes()
     assert write_run(tmp_path).read_bytes() == write_run(undisturbed).read_bytes()
@@ -108,10 +108,10 @@ def test_a_killed_process_leaves_a_file_to_go_on_with(undisturbed: Path, tmp_pat
 
 
 async def test_what_is_done_needs_no_target(collection: Collection, undisturbed: Path) -> None:
-    told = []
-    assert is_finished(collection, ASKED, undisturbed)
-    await evaluate(collection, Failing(0), ASKED, undisturbed, lambda: told.append(1))
-    assert len(told) == 60
+    progress = []
+    assert is_finished(collection, REQUEST, undisturbed)
+    await evaluate(collection, Failing(0), REQUEST, undisturbed, lambda: progress.append(1))
+    assert len(progress) == 60
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ async def test_where_no_query_of_those_asked_has_a_relevant_document_there_is_no
 
 async def test_another_prompt_does_not_go_on_with_the_file(collection: Collection, tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
-        await evaluate(collection, Failing(20), ASKED, tmp_path)
+        await evaluate(collection, Failing(20), REQUEST, tmp_path)
     assert target_of(tmp_path) == ("hash", "hash@1")
     with pytest.raises(InvalidRequest, match="hash@2"):
-        await evaluate(collection, Other(), ASKED, tmp_path)
-    with pytest.raises(DataError, match="queries are done; go on"):
+        await evaluate(collection, Other(), REQUEST, tmp_path)
+    with pytest.raises(DataError, match="queries are done; finish it"):
         make_scorecard(tmp_path, DEFAULT_MEASURES)
     with claimed(tmp_path, fresh=True):
-        assert not is_finished(collection, ASKED, tmp_path)
+        assert not is_finished(collection, REQUEST, tmp_path)
 
 
 def test_only_one_process_evaluates_into_a_folder(undisturbed: Path) -> None:
@@ -168,7 +168,7 @@ def test_only_one_process_evaluates_into_a_folder(undisturbed: Path) -> None:
 def test_whether_it_is_finished_is_asked_without_writing(
     collection: Collection, undisturbed: Path, tmp_path: Path
 ) -> None:
-    assert not is_finished(collection, ASKED, tmp_path / "new") and not (tmp_path / "new").exists()
+    assert not is_finished(collection, REQUEST, tmp_path / "new") and not (tmp_path / "new").exists()
     whole = (undisturbed / RESULTS).read_bytes()
     for content, finished in (
         (whole, True),
@@ -177,7 +177,7 @@ def test_whether_it_is_finished_is_asked_without_writing(
         (whole[:9], False),
     ):
         (tmp_path / RESULTS).write_bytes(content)
-        assert is_finished(collection, ASKED, tmp_path) == finished
+        assert is_finished(collection, REQUEST, tmp_path) == finished
         assert (tmp_path / RESULTS).read_bytes() == content and [*tmp_path.iterdir()] == [tmp_path / RESULTS]
 
 
@@ -235,12 +235,12 @@ def beir(folder: Path) -> Path:
 
 def mteb(folder: Path) -> Path:
     run = (line.split() for line in (beir(folder) / "run.trec").read_text().splitlines())
-    found: dict[str, list[str]] = {}
+    lists: dict[str, list[str]] = {}
     for query, _, document, *_ in run:
-        found.setdefault(query, []).append(document)
+        lists.setdefault(query, []).append(document)
     (folder / "run.trec").unlink()
     (folder / "top_ranked").mkdir()
-    rows = (json.dumps({"query-id": query, "corpus-ids": documents}) + "\n" for query, documents in found.items())
+    rows = (json.dumps({"query-id": query, "corpus-ids": documents}) + "\n" for query, documents in lists.items())
     (folder / "top_ranked" / "test.jsonl").write_text("".join(rows))
     return folder
 
@@ -277,8 +277,8 @@ async def test_every_protocol_runs_on_data_of_its_kind(
     preset: str, write: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     chosen, data = load_preset(preset), write(tmp_path / "data")
-    asked = EvalRequest("hash", chosen.top_k, limit=6, preset=preset)
-    await evaluate(open_collection(data), HashScorer(), asked, tmp_path / "out")
+    request = EvalRequest("hash", chosen.top_k, limit=6, preset=preset)
+    await evaluate(open_collection(data), HashScorer(), request, tmp_path / "out")
     card = make_scorecard(tmp_path / "out", chosen.measures)
     assert tuple(card.table[RERANKED]) == chosen.measures and len(card.queries) == 6
     assert all(0 < card.table[RERANKED][name] <= card.table[ORACLE][name] <= 1 for name in chosen.measures)
@@ -290,7 +290,7 @@ async def test_queries_without_candidates_count_as_zero(tmp_path: Path) -> None:
     write_data(tmp_path / "data", queries=4, depth=10)
     run = tmp_path / "data" / "run.trec"
     run.write_text("".join(line for line in run.read_text().splitlines(keepends=True) if not line.startswith("q0 ")))
-    await evaluate(open_collection(tmp_path / "data"), HashScorer(), ASKED, tmp_path)
+    await evaluate(open_collection(tmp_path / "data"), HashScorer(), REQUEST, tmp_path)
     card = make_scorecard(tmp_path, ["R@100"])
     assert card.missing == 1
     assert card.values[RERANKED]["R@100"].tolist() == [0, 1, 1, 1]
@@ -304,19 +304,19 @@ def test_who_counts_as_not_relevant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("break_it", "message"),
     [
-        (lambda text: "", "is no result file"),
+        (lambda text: "", "is not a result file"),
         (lambda text: text.replace('"topics"', '"tropics"'), "line 1: not a header"),
         (lambda text: text.replace('"rows"', '"cows"', 1), "line 2: not a result of whyrank eval"),
         (lambda text: text.replace('"query":"q1"', "query", 1), "line 3: not JSON"),
     ],
 )
 def test_a_broken_result_file_is_told(
-    break_it: Callable[[str], str], said: str, undisturbed: Path, tmp_path: Path
+    break_it: Callable[[str], str], message: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     (tmp_path / RESULTS).write_text(break_it((undisturbed / RESULTS).read_text()))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         make_scorecard(tmp_path, DEFAULT_MEASURES)
 
 
@@ -335,12 +335,12 @@ def test_targets_with_options() -> None:
     name = "org/model,dtype=float32,max_length=512,trust_remote_code=true,kv_cache_gib=0.5"
     options = {"dtype": "float32", "max_length": 512, "trust_remote_code": True, "kv_cache_gib": 0.5}
     assert named_options(name) == ("org/model", options)
-    for bad, said in (
-        ("m,color=red", "no option of an engine"),
+    for bad, message in (
+        ("m,color=red", "not an engine option"),
         ("m,max_length=x", "a number"),
         ("m,model=n", "no option"),
     ):
-        with pytest.raises(InvalidRequest, match=said):
+        with pytest.raises(InvalidRequest, match=message):
             named_options(bad)
 
 

@@ -59,9 +59,9 @@ TEXTS = [
 
 @pytest.mark.parametrize("texts", TEXTS)
 def test_the_parser_gives_back_what_was_rendered(texts: tuple[str, str]) -> None:
-    said = dict(zip(("contribution", "evidence"), texts, strict=True))
-    parsed = parse(PRISM, render(PRISM, said))
-    assert (dict(parsed.texts), parsed.complete) == (said, True)
+    written = dict(zip(("contribution", "evidence"), texts, strict=True))
+    parsed = parse(PRISM, render(PRISM, written))
+    assert (dict(parsed.texts), parsed.complete) == (written, True)
 
 
 @pytest.mark.parametrize(
@@ -278,14 +278,14 @@ TINY = {**SMALL, "max_contribution_tokens": 12, "max_evidence_tokens": 20}
 
 @pytest.fixture(params=[("prism",), ("prism", "qwen3_5")], ids=["attention", "hybrid"])
 async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
-    found: Served = await serve(*request.param)
-    return found
+    served: Served = await serve(*request.param)
+    return served
 
 
 @pytest.fixture
 async def prism(serve: Serve) -> Served:
-    found: Served = await serve("prism")
-    return found
+    served: Served = await serve("prism")
+    return served
 
 
 def unfinished(served: Served) -> int:

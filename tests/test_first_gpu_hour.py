@@ -49,8 +49,8 @@ def test_the_table_has_a_row_for_each_measurement() -> None:
 
 def test_every_step_names_what_is_expected_and_what_to_do_otherwise() -> None:
     command = [str(ROOT / "scripts/first_gpu_hour.sh"), "--list"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    steps = said.count("\n== ")
-    assert steps > 12 and said.count("   expected:  ") == said.count("   otherwise: ") == steps
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    steps = output.count("\n== ")
+    assert steps > 12 and output.count("   expected:  ") == output.count("   otherwise: ") == steps
     alone = subprocess.run([*command, "fp8"], capture_output=True, text=True, check=True).stdout
     assert alone.count("\n== ") == 1 and "--quantization fp8" in alone

@@ -59,14 +59,14 @@ def test_a_fingerprint_is_computed_once_and_a_changed_copy_has_another(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('summary = "a prompt"', "", "summary: Field required"),
         ("max_length = 512", "max_length = 3", "max_length: Input should be greater than or equal to 16"),
         ("max_length = 512", 'max_lenght = "512"', "max_lenght: Extra inputs are not permitted"),
         ('"generate"', '"generte"', "routes.0: Input should be 'generate', 'classify' or 'encoder'"),
         ('{ field = "query" }', '{ field = "qurey" }', "no such field ['qurey']"),
-        ('{ field = "document" }', '"document"', "the field 'document' must stand exactly once, not 0 times"),
+        ('{ field = "document" }', '"document"', "the field 'document' must occur exactly once, not 0 times"),
         ('negative = "no"', "", "'margin' needs labels.positive and labels.negative"),
         ('[labels]\npositive = "yes"\nnegative = "no"', '[score]\nrule = "logit"', "name them"),
         ('{ field = "query" }', '{ field = "query", text = "x" }', "either a non-empty text or a field"),
@@ -74,11 +74,11 @@ def test_a_fingerprint_is_computed_once_and_a_changed_copy_has_another(tmp_path:
         ("[labels]", "[labels", "not TOML"),
     ],
 )
-def test_a_bad_file_is_refused_by_file_and_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_a_bad_file_is_refused_by_file_and_key(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in GOOD
     with pytest.raises(PromptFileError) as refused:
         load_format(write(tmp_path, GOOD.replace(old, new)))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "mine.toml: " in str(refused.value)
 
 

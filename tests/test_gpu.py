@@ -46,10 +46,10 @@ async def test_scores_are_those_of_transformers(
     config = EngineConfig(str(checkpoint(kind)), prompt=prompt, route=route, kv_cache_gib=2)  # type: ignore[arg-type]
     report = await examine(config)
     # Not the label mass: random weights want no label.
-    found = {finding.name: finding for finding in report.findings}
+    findings = {finding.name: finding for finding in report.findings}
     print(*(f"{finding.name}: {finding.value}" for finding in report.findings), sep="\n")
-    assert found["device"].value.startswith("cuda")
-    assert found["ids"].good and found["parity"].good and found["cache"].good is not False
+    assert findings["device"].value.startswith("cuda")
+    assert findings["ids"].good and findings["parity"].good and findings["cache"].good is not False
 
 
 @pytest.mark.timeout(1200)

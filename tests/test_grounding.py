@@ -36,14 +36,14 @@ class Planted(NamedTuple):
     end: int = 0
 
     @property
-    def found(self) -> Grounding:
+    def grounding(self) -> Grounding:
         return ground(self.evidence, self.pair["document"], self.pair["query"])
 
     def is_caught(self) -> bool:
-        found = self.found
+        grounding = self.grounding
         if self.kind in FLAGS:
-            return FLAGS[self.kind] in found.flags
-        return any(s.verdict != "supported" for s in found.sentences if s.start < self.end and s.end > self.start)
+            return FLAGS[self.kind] in grounding.flags
+        return any(s.verdict != "supported" for s in grounding.sentences if s.start < self.end and s.end > self.start)
 
 
 FLAGS = {"translated": "language", "loop": "repetition", "copied": "too_long"}
@@ -80,21 +80,23 @@ def test_planted_facts_are_called_altered(name: str) -> None:
         case for pair in pairs(name) for case in planted(pair) if case.kind in ("number", "date", "name", "url", "code")
     ]
     verdicts = [
-        {s.verdict for s in case.found.sentences if s.start < case.end and s.end > case.start} for case in cases
+        {s.verdict for s in case.grounding.sentences if s.start < case.end and s.end > case.start} for case in cases
     ]
-    assert sum("altered" in found for found in verdicts) >= 0.95 * len(cases)
+    assert sum("altered" in verdict for verdict in verdicts) >= 0.95 * len(cases)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_faithful_rewrites_are_not_called_altered(name: str) -> None:
     """They are free rewrites: judged by words alone, about half of their sentences are supported and most others unverified."""
-    found = [ground(evidence, pair["document"], pair["query"]) for pair in pairs(name) for evidence in pair["evidence"]]
-    verdicts = [sentence.verdict for one in found for sentence in one.sentences]
-    altered = [sentence for one in found for sentence in one.sentences if sentence.verdict == "altered"]
+    groundings = [
+        ground(evidence, pair["document"], pair["query"]) for pair in pairs(name) for evidence in pair["evidence"]
+    ]
+    verdicts = [sentence.verdict for one in groundings for sentence in one.sentences]
+    altered = [sentence for one in groundings for sentence in one.sentences if sentence.verdict == "altered"]
     assert len(altered) <= 0.09 * len(verdicts), altered
     assert verdicts.count("supported") >= 0.45 * len(verdicts)
-    flagged = [one for one in found if set(one.flags) - {"unsupported_entities"}]
-    assert len(flagged) <= 0.05 * len(found), flagged
+    flagged = [one for one in groundings if set(one.flags) - {"unsupported_entities"}]
+    assert len(flagged) <= 0.05 * len(groundings), flagged
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -103,14 +105,16 @@ def test_places_are_exact(name: str) -> None:
         document = pair["document"]
         wrong = [case.evidence for case in planted(pair) if case.kind not in FLAGS]
         for evidence in [*pair["evidence"], *wrong]:
-            found = ground(evidence, document, pair["query"])
-            assert all(evidence[item.start : item.end] == item.text for item in found.unsupported)
-            for span in found.spans:
+            grounding = ground(evidence, document, pair["query"])
+            assert all(evidence[item.start : item.end] == item.text for item in grounding.unsupported)
+            for span in grounding.spans:
                 sentence = evidence[span.evidence_start : span.evidence_end]
                 assert 0 <= span.start < span.end <= len(document)
                 assert 0 <= span.evidence_start < span.evidence_end <= len(evidence)
                 assert sentence == sentence.strip() and 0 < span.similarity <= 1
-                stretches = [document[s.start : s.end] for s in found.spans if s.evidence_start == span.evidence_start]
+                stretches = [
+                    document[s.start : s.end] for s in grounding.spans if s.evidence_start == span.evidence_start
+                ]
                 width = 2 if pair["language"] == "zh" else 3
                 assert resemblance(sentence, " ".join(stretches), width) > 0.35, (sentence, stretches)
 
@@ -195,9 +199,9 @@ def test_a_reporting_lead_before_a_sentence_of_the_document_changes_nothing() ->
             [f"指出：{sentence}"] if language == "zh" else [f"States that {lowered}", f"The document says: {sentence}"]
         )
         for evidence in leads:
-            found = ground(evidence, document)
-            assert found.supported == 1.0, (evidence, found.sentences)
-            assert found.sentences[0].start == 0 == found.spans[0].evidence_start
+            grounding = ground(evidence, document)
+            assert grounding.supported == 1.0, (evidence, grounding.sentences)
+            assert grounding.sentences[0].start == 0 == grounding.spans[0].evidence_start
             counted += 1
     assert counted >= 500
 
@@ -244,17 +248,17 @@ DOCUMENT = (
 
 def test_a_sentence_that_joins_distant_ones_has_both_stretches() -> None:
     evidence = "Built in 1850 by the miller Jonas Reed, the building is nowadays used by a bakery."
-    found = ground(evidence, DOCUMENT)
-    assert [DOCUMENT[span.start : span.end] for span in found.spans] == [
+    grounding = ground(evidence, DOCUMENT)
+    assert [DOCUMENT[span.start : span.end] for span in grounding.spans] == [
         "The mill was built in 1850 by the miller Jonas Reed.",
         "Nowadays a bakery uses the building.",
     ]
-    assert found.supported == 1.0
+    assert grounding.supported == 1.0
 
 
 def test_a_sentence_that_joins_neighbours_has_one_stretch() -> None:
-    found = ground("It burned down during a storm, and the town council rebuilt it later with bricks.", DOCUMENT)
-    (span,) = found.spans
+    grounding = ground("It burned down during a storm, and the town council rebuilt it later with bricks.", DOCUMENT)
+    (span,) = grounding.spans
     assert DOCUMENT[span.start : span.end] == (
         "It burned down during a storm. Later the town council rebuilt it with bricks."
     )
@@ -262,12 +266,12 @@ def test_a_sentence_that_joins_neighbours_has_one_stretch() -> None:
 
 def test_supported_is_a_share_of_visible_characters() -> None:
     good, wrong, made_up = "A bakery uses the building.", "The mill was built in 1851.", "Tourists love ducks nearby."
-    found = ground(f"{good}  {wrong}\n{made_up} Yes.", DOCUMENT)
+    grounding = ground(f"{good}  {wrong}\n{made_up} Yes.", DOCUMENT)
     sizes = [len("".join(part.split())) for part in (good, wrong, made_up)]
     # "Yes." claims nothing; the wrong year has a source and still does not count.
-    assert found.supported == pytest.approx(sizes[0] / sum(sizes))
-    assert [span.evidence_start for span in found.spans] == [0, len(good) + 2]
-    assert [item.text for item in found.unsupported] == ["1851"]
+    assert grounding.supported == pytest.approx(sizes[0] / sum(sizes))
+    assert [span.evidence_start for span in grounding.spans] == [0, len(good) + 2]
+    assert [item.text for item in grounding.unsupported] == ["1851"]
 
 
 @pytest.mark.parametrize(("evidence", "document"), [("", DOCUMENT), (" \n", DOCUMENT), ("...", DOCUMENT), ("", "")])
@@ -276,24 +280,24 @@ def test_no_evidence_is_not_supported(evidence: str, document: str) -> None:
 
 
 def test_an_empty_document_supports_nothing() -> None:
-    found = ground("In 1850 Jonas Reed built it.", "")
-    assert (found.supported, found.spans) == (0.0, ())
-    assert [item.text for item in found.unsupported] == ["1850", "Jonas Reed"]
-    assert found.flags == ("unsupported_entities",)
+    grounding = ground("In 1850 Jonas Reed built it.", "")
+    assert (grounding.supported, grounding.spans) == (0.0, ())
+    assert [item.text for item in grounding.unsupported] == ["1850", "Jonas Reed"]
+    assert grounding.flags == ("unsupported_entities",)
 
 
 def test_places_survive_what_changes_length() -> None:
     document = "İİ ﬁﬁ 👩‍👩‍👧 Straße.   Cafe\u0301s  serve  1,000 guests in İzmir.  End of story."
     evidence = "👍🏽 In İzmir,  Cafés serve 1000 guests. Some 77 left."
-    found = ground(evidence, document)
-    (span,) = found.spans
+    grounding = ground(evidence, document)
+    (span,) = grounding.spans
     assert document[span.start : span.end] == "Cafe\u0301s  serve  1,000 guests in İzmir."
-    assert [evidence[item.start : item.end] for item in found.unsupported] == ["77"]
+    assert [evidence[item.start : item.end] for item in grounding.unsupported] == ["77"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- flags
 
-SAID = {
+IN_LANGUAGE = {
     "en": "The mill was built by the river and it was used for the grain of the whole valley, which is why it is famous.",
     "de": "Die Mühle wurde am Fluss gebaut und sie wurde für das Korn des ganzen Tals genutzt, weshalb sie nicht klein ist.",
     "fr": "Le moulin est sur la rivière et il est utilisé pour le grain de toute la vallée, ce qui est dans les livres.",
@@ -309,27 +313,27 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("document", SAID)
-@pytest.mark.parametrize("evidence", SAID)
+@pytest.mark.parametrize("document", IN_LANGUAGE)
+@pytest.mark.parametrize("evidence", IN_LANGUAGE)
 def test_the_language_is_the_documents(evidence: str, document: str) -> None:
-    assert ("language" in ground(SAID[evidence], SAID[document]).flags) == (evidence != document)
+    assert ("language" in ground(IN_LANGUAGE[evidence], IN_LANGUAGE[document]).flags) == (evidence != document)
 
 
 def test_a_document_in_several_languages_is_answered_in_the_querys() -> None:
-    both = SAID["en"] + SAID["zh"]
-    assert "language" not in ground(SAID["en"], both, SAID["en"]).flags
-    assert "language" in ground(SAID["zh"], both, SAID["en"]).flags
-    assert "language" not in ground(SAID["zh"], both).flags
+    both = IN_LANGUAGE["en"] + IN_LANGUAGE["zh"]
+    assert "language" not in ground(IN_LANGUAGE["en"], both, IN_LANGUAGE["en"]).flags
+    assert "language" in ground(IN_LANGUAGE["zh"], both, IN_LANGUAGE["en"]).flags
+    assert "language" not in ground(IN_LANGUAGE["zh"], both).flags
 
 
 @pytest.mark.parametrize("evidence", ["OK", "NGINX 1.27", "De molen stond aan het water.", "`x = 1`"])
 def test_what_cannot_be_told_is_no_flag(evidence: str) -> None:
-    assert "language" not in ground(evidence, SAID["en"]).flags
+    assert "language" not in ground(evidence, IN_LANGUAGE["en"]).flags
 
 
 @pytest.mark.parametrize("evidence", ["OK", "NGINX 1.27", "`x = 1`"])
 def test_a_few_terms_are_in_any_language(evidence: str) -> None:
-    assert "language" not in ground(evidence, SAID["zh"]).flags
+    assert "language" not in ground(evidence, IN_LANGUAGE["zh"]).flags
 
 
 def test_the_audits_gates_and_their_edges() -> None:
@@ -373,10 +377,10 @@ HOSTILE = {
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_texts_are_only_texts(text: str) -> None:
     for evidence, document in ((SMALL, text), (text, SMALL), (text, text)):
-        found = ground(evidence, document, "Paris?")
-        assert 0 <= found.supported <= 1
-        assert all(evidence[item.start : item.end] == item.text for item in found.unsupported)
-        assert all(0 <= span.start < span.end <= len(document) for span in found.spans)
+        grounding = ground(evidence, document, "Paris?")
+        assert 0 <= grounding.supported <= 1
+        assert all(evidence[item.start : item.end] == item.text for item in grounding.unsupported)
+        assert all(0 <= span.start < span.end <= len(document) for span in grounding.spans)
 
 
 # ---------------------------------------------------------------------------------------------------------- three values
@@ -456,15 +460,15 @@ def test_verdicts(evidence: str, document: str, verdict: str, reason: str | None
 def test_shares_and_places_of_verdicts() -> None:
     good, wrong = "Salt raises the boiling point slightly.", "Water boils at 90 °C at sea level."
     other = "Tea tastes best fresh."
-    found = ground(f"{good} {wrong} {other}", WATER)
-    assert [one.verdict for one in found.sentences] == ["supported", "altered", "unverified"]
+    grounding = ground(f"{good} {wrong} {other}", WATER)
+    assert [one.verdict for one in grounding.sentences] == ["supported", "altered", "unverified"]
     sizes = [len("".join(part.split())) for part in (good, wrong, other)]
     shares = [size / sum(sizes) for size in sizes]
-    assert [found.supported, found.altered, found.unverified] == pytest.approx(shares)
-    (item,) = found.unsupported
+    assert [grounding.supported, grounding.altered, grounding.unverified] == pytest.approx(shares)
+    (item,) = grounding.unsupported
     assert (item.kind, item.text) == ("number", "90 °C")
     assert WATER[item.source_start : item.source_end] == "100 °C"
-    assert WATER[found.sentences[0].source_start : found.sentences[0].source_end] == good
+    assert WATER[grounding.sentences[0].source_start : grounding.sentences[0].source_end] == good
 
 
 def rows_of(path: Path) -> list[Pair]:

@@ -26,7 +26,7 @@ from whyrank.serving.router import routers
 from whyrank.types import Document
 
 MakeServer = Callable[..., InProcess]
-ASKED = {"query": QUERY, "documents": ["a", "b", "c"]}
+BODY = {"query": QUERY, "documents": ["a", "b", "c"]}
 LONG = "word " * 40_000
 TEN_WORDS = ["one two three four five six seven eight nine ten"]
 
@@ -121,7 +121,7 @@ async def test_two_keys_never_share_a_cache(make: MakeServer) -> None:
     for key, salt in (("one", None), ("two", None), ("one", "x"), ("two", "x"), ("one", None)):
         server.runtime.salts.clear()
         async with server.client(authorization=f"Bearer {key}") as client:
-            (await client.post("/v1/rerank", json=ASKED | {"cache_salt": salt})).raise_for_status()
+            (await client.post("/v1/rerank", json=BODY | {"cache_salt": salt})).raise_for_status()
             (await client.post("/score", json={"text_1": "a", "text_2": "b", "cache_salt": salt})).raise_for_status()
         salts.append(list(dict.fromkeys(server.runtime.salts)))
     assert all(len(used) == 1 and used[0] for used in salts)
@@ -130,7 +130,7 @@ async def test_two_keys_never_share_a_cache(make: MakeServer) -> None:
     # Nobody gets access to another tenant's cache by sending its salt.
     server.runtime.salts.clear()
     async with server.client(authorization="Bearer two") as client:
-        await client.post("/v1/rerank", json=ASKED | {"cache_salt": salts[0][0]})
+        await client.post("/v1/rerank", json=BODY | {"cache_salt": salts[0][0]})
     assert server.runtime.salts[0] not in (salts[0][0], salts[2][0])
 
 
@@ -138,8 +138,8 @@ async def test_two_keys_never_share_a_cache(make: MakeServer) -> None:
 async def test_one_tenant_needs_no_salt(make: MakeServer, keys: tuple[str, ...]) -> None:
     server = make(*keys)
     async with server.client(authorization="Bearer only") as client:
-        await client.post("/v1/rerank", json=ASKED)
-        await client.post("/v1/rerank", json=ASKED | {"cache_salt": "mine"})
+        await client.post("/v1/rerank", json=BODY)
+        await client.post("/v1/rerank", json=BODY | {"cache_salt": "mine"})
     assert server.runtime.salts == [None, "mine"]
 
 
@@ -184,12 +184,12 @@ TOO_MANY: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "asked"), TOO_MANY)
-async def test_too_many_documents(make: MakeServer, path: str, asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("path", "body"), TOO_MANY)
+async def test_too_many_documents(make: MakeServer, path: str, body: dict[str, Any]) -> None:
     async with make(documents=3).client() as client:
-        answer = await client.post(path, json=asked)
+        answer = await client.post(path, json=body)
     assert answer.status_code == (400 if "voyage" in path else 413)
-    assert "4 documents in one request; this server takes 3 (WHYRANK_MAX_DOCUMENTS)" in answer.text
+    assert "4 documents in one request; this server accepts at most 3 (WHYRANK_MAX_DOCUMENTS)" in answer.text
 
 
 async def test_a_huge_grid_is_refused_before_it_is_made(http: httpx.AsyncClient) -> None:
@@ -204,9 +204,9 @@ async def test_a_huge_grid_is_refused_before_it_is_made(http: httpx.AsyncClient)
 @pytest.mark.parametrize("name", ["query", "instruction"])
 async def test_a_text_too_long(make: MakeServer, name: str) -> None:
     async with make(characters=100).client() as client:
-        answer = await client.post("/v1/rerank", json=ASKED | {name: "y" * 101})
+        answer = await client.post("/v1/rerank", json=BODY | {name: "y" * 101})
     assert answer.status_code == 413
-    assert f"{name} has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
+    assert f"{name} has 101 characters; this server accepts at most 100 (WHYRANK_MAX_CHARACTERS)" in answer.text
     assert "yyy" not in answer.text
 
 
@@ -230,9 +230,9 @@ async def test_a_document_too_long_costs_its_own_row(make: MakeServer, path: str
     plan = make().service.plan
     encoder = Watched(plan.encoder)
     server = InProcess(replace(plan, encoder=encoder), characters=100)  # type: ignore[arg-type]
-    asked = {"query": QUERY, "documents": ["a", "y" * 101, {"title": "t", "text": "y" * 99}]}
+    body = {"query": QUERY, "documents": ["a", "y" * 101, {"title": "t", "text": "y" * 99}]}
     async with server.client() as client:
-        answer = await client.post(path, json={"requests": [asked]} if path.endswith("batch") else asked)
+        answer = await client.post(path, json={"requests": [body]} if path.endswith("batch") else body)
     assert answer.status_code == 200
     if path.endswith("stream"):
         *_, done = answer.text.strip().split("data: ")
@@ -245,7 +245,7 @@ async def test_a_document_too_long_costs_its_own_row(make: MakeServer, path: str
     for row in long:
         assert (row["score"], row["truncation"], row["error"]["code"]) == (None, None, "too_large")
         assert (
-            "the document has 101 characters; this server takes 100 (WHYRANK_MAX_CHARACTERS). Cut it"
+            "the document has 101 characters; this server accepts at most 100 (WHYRANK_MAX_CHARACTERS). Shorten it"
             in (row["error"]["message"])
         )
     assert encoder.given == ["a"] and len(server.runtime.prompts) == 1
@@ -255,27 +255,27 @@ async def test_who_comes_when_it_is_full_is_told_when_to_return(make: MakeServer
     server = make(waiting_documents=4)
     async with server.client() as client:
         server.runtime.open.clear()
-        first = asyncio.create_task(client.post("/v1/rerank", json=ASKED))
+        first = asyncio.create_task(client.post("/v1/rerank", json=BODY))
         await server.runtime.reached.wait()
         for path in ("/v1/rerank", "/v2/rerank", "/jina/v1/rerank", "/v1/rerank/stream"):
-            refused = await client.post(path, json=ASKED)
+            refused = await client.post(path, json=BODY)
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
-            assert "3 documents are being worked on" in refused.text
+            assert "3 documents are in progress" in refused.text
         server.runtime.open.set()
         assert (await first).status_code == 200
-        assert (await client.post("/v1/rerank", json=ASKED)).status_code == 200
+        assert (await client.post("/v1/rerank", json=BODY)).status_code == 200
     assert server.service.admission.documents == 0
 
 
 async def test_who_leaves_frees_the_work(server: InProcess) -> None:
     server.runtime.open.clear()
-    told = [{"type": "http.request", "body": json.dumps(ASKED).encode(), "more_body": False}]
+    messages = [{"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False}]
     gone = asyncio.Event()
 
     async def receive() -> Any:
-        if told:
-            return told.pop()
+        if messages:
+            return messages.pop()
         await gone.wait()
         return {"type": "http.disconnect"}
 
@@ -295,27 +295,27 @@ async def test_who_leaves_frees_the_work(server: InProcess) -> None:
 
 
 async def test_the_callers_request_id_comes_back(http: httpx.AsyncClient) -> None:
-    for path, body, status in (("/v1/rerank", ASKED, 200), ("/v2/rerank", {}, 400)):
+    for path, body, status in (("/v1/rerank", BODY, 200), ("/v2/rerank", {}, 400)):
         answer = await http.post(path, json=body, headers={"x-request-id": "mine-7"})
         assert (answer.status_code, answer.headers["x-request-id"]) == (status, "mine-7")
         assert "mine-7" in answer.json()["id"]
     for given in ("", "x" * 129):
-        made_up = (await http.post("/v1/rerank", json=ASKED, headers={"x-request-id": given})).headers["x-request-id"]
+        made_up = (await http.post("/v1/rerank", json=BODY, headers={"x-request-id": given})).headers["x-request-id"]
         assert len(made_up) == 32
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v2/rerank", "/cohere/v1/rerank"])
 async def test_unknown_keys_are_named(http: httpx.AsyncClient, path: str) -> None:
-    answer = (await http.post(path, json=ASKED | {"topn": 3, "modle": "x"})).json()
+    answer = (await http.post(path, json=BODY | {"topn": 3, "modle": "x"})).json()
     warned = answer.get("warnings") or answer["meta"]["warnings"]
     assert warned == ["unknown key 'topn' was ignored", "unknown key 'modle' was ignored"]
 
 
 async def test_one_bad_request_of_a_batch_costs_the_others_nothing(http: httpx.AsyncClient) -> None:
-    bad = [{"query": "", "documents": ["a"]}, {"documents": ["a"]}, ASKED | {"stream": True}]
+    bad = [{"query": "", "documents": ["a"]}, {"documents": ["a"]}, BODY | {"stream": True}]
     bad += [{"query": "q", "documents": []}, {"query": "q", "documents": [{"id": "no text"}]}]
-    bad += [{"query": "q", "documents": ["w " * 40_000], "truncation": False}, ASKED | {"top_n": -1}]
-    answer = (await http.post("/v1/rerank/batch", json={"requests": [ASKED, *bad, ASKED]})).raise_for_status()
+    bad += [{"query": "q", "documents": ["w " * 40_000], "truncation": False}, BODY | {"top_n": -1}]
+    answer = (await http.post("/v1/rerank/batch", json={"requests": [BODY, *bad, BODY]})).raise_for_status()
     first, *failed, last = answer.json()["answers"]
     assert first["results"] == last["results"] and len(first["results"]) == 3
     assert [set(one) for one in failed] == [{"error"}] * len(bad)
@@ -325,12 +325,12 @@ async def test_one_bad_request_of_a_batch_costs_the_others_nothing(http: httpx.A
 
 async def test_a_deadline_leaves_what_there_is(server: InProcess, http: httpx.AsyncClient) -> None:
     server.runtime.open.clear()
-    answer = (await http.post("/v1/rerank", json=ASKED | {"deadline_ms": 50})).raise_for_status().json()
+    answer = (await http.post("/v1/rerank", json=BODY | {"deadline_ms": 50})).raise_for_status().json()
     assert [row["error"]["code"] for row in answer["results"]] == ["deadline"] * 3
     assert [row["relevance_score"] for row in answer["results"]] == [None] * 3
     # A dialect whose rows cannot report an error fails as a whole, and says that another try may succeed.
     for path in ("/v2/rerank", "/jina/v1/rerank", "/voyage/v1/rerank"):
-        refused = await http.post(path, json=ASKED | {"deadline_ms": 50})
+        refused = await http.post(path, json=BODY | {"deadline_ms": 50})
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
 
 
@@ -367,7 +367,7 @@ async def test_a_document_that_fails_costs_the_others_nothing(
     assert not {"x-whyrank-failed", "x-whyrank-truncated"} & set(whole.headers)
     broken(server, "b")
     answer = (await http.post(path, json=shaped(path, ["a", "b", "c"]))).raise_for_status()
-    was, rows = (told.json()[SHAPED[path]] if SHAPED[path] else told.json() for told in (whole, answer))
+    was, rows = (response.json()[SHAPED[path]] if SHAPED[path] else response.json() for response in (whole, answer))
     assert rows == [row for row in was if row["index"] != 1] and len(rows) == 2
     assert answer.headers["x-whyrank-failed"] == "1" and "x-whyrank-truncated" not in answer.headers
     if "meta" in answer.json():
@@ -390,8 +390,8 @@ async def test_a_document_too_long_is_dropped_and_named(make: MakeServer, path: 
 @pytest.mark.parametrize("path", SHAPED)
 async def test_a_document_that_is_cut_is_named(server: InProcess, http: httpx.AsyncClient, path: str) -> None:
     texts = ["a", TEN_WORDS[0], "b", LONG]
-    asked = shaped(path, texts, max_tokens_per_doc=5)
-    answer = (await http.post(path, json=asked)).raise_for_status()
+    body = shaped(path, texts, max_tokens_per_doc=5)
+    answer = (await http.post(path, json=body)).raise_for_status()
     assert answer.headers["x-whyrank-truncated"] == "1, 3" and "x-whyrank-failed" not in answer.headers
     if "meta" in answer.json():
         rows = server.service.plan.encoder.encode(QUERY, [Document(text) for text in texts], None, "tail", Bounds(5))
@@ -412,7 +412,7 @@ async def test_a_query_that_is_cut_is_told(http: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"),
+    ("path", "body"),
     [
         ("/v1/rerank", {"query": "q"}),
         ("/v1/rerank", {"queries": ["q", "r"]}),
@@ -421,15 +421,15 @@ async def test_a_query_that_is_cut_is_told(http: httpx.AsyncClient) -> None:
         ("/voyage/v1/rerank", {"query": "q"}),
     ],
 )
-async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, asked: dict[str, Any]) -> None:
+async def test_truncation_can_be_refused(http: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
     for text, fits in (("short", True), ("long " * 40_000, False)):
-        answer = await http.post(path, json=asked | {"documents": [text], "truncation": False})
+        answer = await http.post(path, json=body | {"documents": [text], "truncation": False})
         assert ("longer than the model reads" in answer.text) is not fits
-        assert answer.status_code == (200 if fits or ("queries" in asked and path == "/v1/rerank") else 400)
-    assert (await http.post(path, json=asked | {"documents": [text], "truncation": True})).status_code == 200
+        assert answer.status_code == (200 if fits or ("queries" in body and path == "/v1/rerank") else 400)
+    assert (await http.post(path, json=body | {"documents": [text], "truncation": True})).status_code == 200
     bound = {"documents": TEN_WORDS, "truncation": False, "max_tokens_per_doc": 5}
     assert "shorten them, raise max_tokens_per_doc, or allow truncation" in (
-        (await http.post(path, json=asked | bound)).text
+        (await http.post(path, json=body | bound)).text
     )
 
 
@@ -453,17 +453,17 @@ async def test_no_cut_off_hides_a_document_that_was_cut(
 ) -> None:
     server.runtime.says_labels = lambda ids: (-float(len(ids)), 0.0)  # the longest is the last
     texts = ["short", *(TEN_WORDS if bound else ["long " * 40_000])]
-    asked = {"query": QUERY, "texts" if path == "/tei/rerank" else "documents": texts} | shortened | bound
-    said = {**asked, "truncation": False}
-    answer = await http.post(path, json={"requests": [said]} if path.endswith("batch") else said)
+    body = {"query": QUERY, "texts" if path == "/tei/rerank" else "documents": texts} | shortened | bound
+    refusing = {**body, "truncation": False}
+    answer = await http.post(path, json={"requests": [refusing]} if path.endswith("batch") else refusing)
     assert "documents[1] and the query are longer than the model reads" in answer.text
     assert answer.status_code == {"/v1/rerank/batch": 200, "/tei/rerank": 422}.get(path, 400)
-    allowed = {**asked, "truncation": True}
+    allowed = {**body, "truncation": True}
     (await http.post(path, json={"requests": [allowed]} if path.endswith("batch") else allowed)).raise_for_status()
 
 
 @pytest.mark.parametrize(
-    ("path", "asked", "side"),
+    ("path", "body", "side"),
     [
         ("/v1/rerank", {"query": QUERY, "documents": [LONG]}, "truncation_side"),
         ("/rerank", {"query": QUERY, "documents": [LONG]}, "truncation_side"),
@@ -473,23 +473,23 @@ async def test_no_cut_off_hides_a_document_that_was_cut(
     ],
 )
 async def test_the_side_that_others_name_is_a_policy(
-    server: InProcess, http: httpx.AsyncClient, path: str, asked: dict[str, Any], side: str
+    server: InProcess, http: httpx.AsyncClient, path: str, body: dict[str, Any], side: str
 ) -> None:
-    said: list[dict[str, Any]] = [{"truncation": "head"}, {side: "left"}, {side: "left", "truncation": None}]
-    said += [{"truncation": "tail"}, {}, {side: "right"}, {side: "left", "truncation": "tail"}]
-    for more in said:
-        (await http.post(path, json=asked | more)).raise_for_status()
+    options: list[dict[str, Any]] = [{"truncation": "head"}, {side: "left"}, {side: "left", "truncation": None}]
+    options += [{"truncation": "tail"}, {}, {side: "right"}, {side: "left", "truncation": "tail"}]
+    for more in options:
+        (await http.post(path, json=body | more)).raise_for_status()
     head, tail = server.runtime.prompts[0], server.runtime.prompts[3]
     assert head != tail
     assert server.runtime.prompts == [head] * 3 + [tail] * 4
-    assert (await http.post(path, json=asked | {side: "middle"})).status_code in (400, 422)
+    assert (await http.post(path, json=body | {side: "middle"})).status_code in (400, 422)
 
 
 BOUND = {"query": QUERY, "max_tokens_per_doc": 5}
 
 
 @pytest.mark.parametrize(
-    ("path", "asked"),
+    ("path", "body"),
     [
         ("/v1/rerank", BOUND | {"documents": TEN_WORDS}),
         ("/v1/rerank/stream", BOUND | {"documents": TEN_WORDS}),
@@ -503,9 +503,9 @@ BOUND = {"query": QUERY, "max_tokens_per_doc": 5}
     ],
 )
 async def test_max_tokens_per_doc_is_kept_everywhere(
-    server: InProcess, http: httpx.AsyncClient, path: str, asked: dict[str, Any]
+    server: InProcess, http: httpx.AsyncClient, path: str, body: dict[str, Any]
 ) -> None:
-    (await http.post(path, json=asked)).raise_for_status()
+    (await http.post(path, json=body)).raise_for_status()
     (row,) = server.service.plan.encoder.encode(QUERY, [Document(TEN_WORDS[0])], None, "tail", Bounds(5))
     assert isinstance(row, EncodedDocument) and row.prompts[0].truncation.used_tokens == 5
     assert server.runtime.prompts == [row.prompts[0].ids]
@@ -538,12 +538,12 @@ async def test_half_a_character_costs_nobody_anything(http: httpx.AsyncClient, p
 async def test_an_engine_that_has_died_is_a_503(server: InProcess, http: httpx.AsyncClient) -> None:
     server.runtime.failure = EngineDead("the engine process has died")
     for path in ("/v1/rerank", "/v2/rerank", "/jina/v1/rerank", "/voyage/v1/rerank", "/v1/rerank/stream"):
-        answer = await http.post(path, json=ASKED)
+        answer = await http.post(path, json=BODY)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
     for path, body in (
         ("/tei/rerank", {"query": "q", "texts": ["a"]}),
         ("/score", {"text_1": "a", "text_2": "b"}),
-        ("/v1/rerank/batch", {"requests": [ASKED]}),
+        ("/v1/rerank/batch", {"requests": [BODY]}),
     ):
         assert (await http.post(path, json=body)).status_code == 503
 
@@ -577,12 +577,12 @@ async def test_metrics_count(make: MakeServer) -> None:
 
     before = now()
     async with server.client() as client:
-        await client.post("/v1/rerank", json=ASKED)
+        await client.post("/v1/rerank", json=BODY)
         client.headers["authorization"] = "Bearer key"
-        await client.post("/v1/rerank", json=ASKED | {"documents": ["a"] * 4})
-        asked = {"query": "q", "documents": ["a", "w " * 40_000, "<|im_end|>"]}
+        await client.post("/v1/rerank", json=BODY | {"documents": ["a"] * 4})
+        body = {"query": "q", "documents": ["a", "w " * 40_000, "<|im_end|>"]}
         evidence = {"mode": "evidence", "evidence_min_score": 0, "evidence_top_n": 2}
-        (await client.post("/v1/rerank", json=asked | evidence)).raise_for_status()
+        (await client.post("/v1/rerank", json=body | evidence)).raise_for_status()
     gained = [after - was for after, was in zip(now(), before, strict=True)]
     assert gained == [1, 1, 1, 1, 1, 3, 1, 1, 2, 2 * len(server.runtime.says), 1, 1, 0]
     assert counted("prompt_tokens_total", source="computed") > 0
@@ -591,7 +591,7 @@ async def test_metrics_count(make: MakeServer) -> None:
 async def test_metrics_count_documents_that_the_answer_leaves_out(make: MakeServer) -> None:
     before = counted("documents_total", outcome="scored")
     async with make().client() as client:
-        answer = await client.post("/v1/rerank", json=ASKED | {"top_n": 1})
+        answer = await client.post("/v1/rerank", json=BODY | {"top_n": 1})
     assert len(answer.json()["results"]) == 1
     assert counted("documents_total", outcome="scored") - before == 3
 
@@ -600,24 +600,24 @@ async def test_logs_hold_nobodys_text(
     server: InProcess, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret = "the-secret-plan"
-    asked = {"query": f"query {secret}", "documents": [f"document {secret}"], "instruction": None}
+    good = {"query": f"query {secret}", "documents": [f"document {secret}"], "instruction": None}
     caplog.set_level(logging.DEBUG)
     server.runtime.failure = RuntimeError("a bug of ours")
-    answer = await http.post("/v1/rerank", json=asked, headers={"x-request-id": "to-find"})
+    answer = await http.post("/v1/rerank", json=good, headers={"x-request-id": "to-find"})
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "InternalError"
     assert "a bug of ours" not in answer.text
     server.runtime.failure = None
-    for body in ({"query": secret}, {"query": [secret], "documents": [secret]}, asked | {"truncation": secret}, asked):
+    for body in ({"query": secret}, {"query": [secret], "documents": [secret]}, good | {"truncation": secret}, good):
         await http.post("/v1/rerank", json=body)
-    told = caplog.text
-    assert "request to-find failed" in told and "a bug of ours" in told
-    assert secret not in told
+    log = caplog.text
+    assert "request to-find failed" in log and "a bug of ours" in log
+    assert secret not in log
 
 
 async def test_a_stream_that_breaks_says_so(server: InProcess, http: httpx.AsyncClient) -> None:
     server.runtime.writing_failure = RuntimeError("a bug of ours")
-    answer = await http.post("/v1/rerank/stream", json=ASKED | {"mode": "evidence", "evidence_min_score": 0})
+    answer = await http.post("/v1/rerank/stream", json=BODY | {"mode": "evidence", "evidence_min_score": 0})
     *_, last = answer.text.strip().split("\n\n")
     assert last.startswith("event: error\ndata: ")
     assert json.loads(last.split("data: ")[1])["type"] == "InternalError"
@@ -627,8 +627,8 @@ async def test_a_stream_that_breaks_says_so(server: InProcess, http: httpx.Async
 
 
 def test_openapi_is_complete(server: InProcess) -> None:
-    told = server.app.openapi()
-    for path, operations in told["paths"].items():
+    schema = server.app.openapi()
+    for path, operations in schema["paths"].items():
         for operation in operations.values():
             assert operation["summary"] and operation["description"] and operation["tags"], path
             if path == "/health":
@@ -643,13 +643,13 @@ def test_openapi_is_complete(server: InProcess) -> None:
                 assert response["description"] and response["content"], path
             if "requestBody" in operation:
                 assert operation["requestBody"]["content"]["application/json"]["examples"], path
-    named = told["components"]["schemas"]["ScoreRequest"]
+    named = schema["components"]["schemas"]["ScoreRequest"]
     assert {"queries", "documents"} <= set(named["properties"]) and named["required"] == ["queries", "documents"]
 
 
 async def test_every_example_is_answered(server: InProcess, http: httpx.AsyncClient) -> None:
-    told = server.app.openapi()
-    for path, operations in told["paths"].items():
+    schema = server.app.openapi()
+    for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             examples = (
                 operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {})

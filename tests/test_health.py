@@ -54,9 +54,9 @@ async def test_which_text_a_model_prefers_is_its_own_affair(server: InProcess, s
     assert (await health(server))[1]["status"] == "ok"
 
 
-@pytest.mark.parametrize(("mass", "told"), [(0.4, True), (0.6, False)])
+@pytest.mark.parametrize(("mass", "warned"), [(0.4, True), (0.6, False)])
 async def test_a_model_that_wants_neither_label_is_told(
-    server: InProcess, caplog: pytest.LogCaptureFixture, mass: float, told: bool
+    server: InProcess, caplog: pytest.LogCaptureFixture, mass: float, warned: bool
 ) -> None:
     def labels(ids: Ids) -> tuple[float, float]:
         share = (labels_of(ids)[0] + 4.5) / 9
@@ -66,7 +66,7 @@ async def test_a_model_that_wants_neither_label_is_told(
     # Other tests may have imported a library of vLLM's server that silences all loggers but its own.
     caplog.set_level("WARNING", logger="whyrank")
     await server.service.warm_up()
-    assert (f"{mass:.4f} of the probability on its labels" in caplog.text) is told
+    assert (f"{mass:.4f} of the probability on its labels" in caplog.text) is warned
 
 
 # While serving.
@@ -74,13 +74,13 @@ async def test_a_model_that_wants_neither_label_is_told(
 
 async def test_a_well_engine_is_asked_every_few_seconds_only(server: InProcess) -> None:
     await server.service.warm_up()
-    asked = len(server.runtime.salts)
+    checks = len(server.runtime.salts)
     first = await health(server)
     assert first == await health(server)
     status, body = first
     assert (status, body["status"]) == (200, "ok")
     assert body["canary"]["margin"] == body["canary"]["expected"]
-    assert len(server.runtime.salts) == asked + 1
+    assert len(server.runtime.salts) == checks + 1
 
 
 @pytest.mark.parametrize(("drift", "verdict"), [(0.2, (200, "ok")), (0.3, (503, "wrong")), (-0.3, (503, "wrong"))])

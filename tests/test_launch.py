@@ -16,12 +16,12 @@ from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.runtimes.vllm_compat import vllm_name
 from whyrank.serving.launch import config_file_flags, mask_secrets, model_in_config_file, serve, vllm_command
 
-Told = Callable[..., Namespace]
+FlagsOf = Callable[..., Namespace]
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint: Callable[[str], Path]) -> Told:
-    """told(*flags, prompt="prism", on_cpu=False, quiet=False, **of EngineConfig): the command as vLLM understands it."""
+def flags_of(checkpoint: Callable[[str], Path]) -> FlagsOf:
+    """flags_of(*flags, prompt="prism", on_cpu=False, quiet=False, **of EngineConfig): the command as vLLM understands it."""
     parser = vllm_name("make_arg_parser")(vllm_name("FlexibleArgumentParser")("whyrank"))
 
     def understood(
@@ -30,32 +30,34 @@ def told(checkpoint: Callable[[str], Path]) -> Told:
         plan = make_plan(EngineConfig(str(checkpoint(KIND_OF[prompt])), prompt=prompt, **config))
         serve, *rest = vllm_command(plan, flags, on_cpu, quiet)
         assert serve == "serve"
-        found: Namespace = parser.parse_args(rest)
-        return found
+        parsed: Namespace = parser.parse_args(rest)
+        return parsed
 
     return understood
 
 
-def test_ours_where_nothing_is_said(told: Told) -> None:
-    found = told()
-    assert found.hf_overrides == {"head_dtype": "float32"}
-    assert (found.enable_prefix_caching, found.scheduling_policy) == (True, "priority")
-    assert (found.shutdown_timeout, found.kv_cache_memory_bytes) == (30, None)
-    assert found.enable_offline_docs
-    assert found.cudagraph_capture_sizes[-1] == 512
-    assert told(on_cpu=True).hf_overrides == {}
-    (labels,) = told(on_cpu=True, dtype="bfloat16").hf_overrides.values()
+def test_ours_where_nothing_is_said(flags_of: FlagsOf) -> None:
+    parsed = flags_of()
+    assert parsed.hf_overrides == {"head_dtype": "float32"}
+    assert (parsed.enable_prefix_caching, parsed.scheduling_policy) == (True, "priority")
+    assert (parsed.shutdown_timeout, parsed.kv_cache_memory_bytes) == (30, None)
+    assert parsed.enable_offline_docs
+    assert parsed.cudagraph_capture_sizes[-1] == 512
+    assert flags_of(on_cpu=True).hf_overrides == {}
+    (labels,) = flags_of(on_cpu=True, dtype="bfloat16").hf_overrides.values()
     assert [type(label) for label in labels] == [int, int]
-    assert told("--kv_cache_memory_bytes", "1G", on_cpu=True).kv_cache_memory_bytes == 1 << 30
+    assert flags_of("--kv_cache_memory_bytes", "1G", on_cpu=True).kv_cache_memory_bytes == 1 << 30
 
 
-def test_the_users_flags_win(told: Told) -> None:
-    found = told("--no-enable-prefix-caching", "--scheduling_policy=fcfs", "--shutdown-timeout", "2", "--port", "99")
-    assert (found.enable_prefix_caching, found.scheduling_policy) == (False, "fcfs")
-    assert (found.shutdown_timeout, found.port) == (2, 99)
+def test_the_users_flags_win(flags_of: FlagsOf) -> None:
+    parsed = flags_of(
+        "--no-enable-prefix-caching", "--scheduling_policy=fcfs", "--shutdown-timeout", "2", "--port", "99"
+    )
+    assert (parsed.enable_prefix_caching, parsed.scheduling_policy) == (False, "fcfs")
+    assert (parsed.shutdown_timeout, parsed.port) == (2, 99)
 
 
-def test_norms_on_a_cpu(told: Told) -> None:
+def test_norms_on_a_cpu(flags_of: FlagsOf) -> None:
     """vLLM refuses to take an order of preference from two places."""
     given = '{"rms_norm": ["native"]}'
     for flags, norms in (
@@ -64,16 +66,16 @@ def test_norms_on_a_cpu(told: Told) -> None:
         (("--ir_op_priority", given), ["native"]),
         (("--kernel-config", f'{{"ir_op_priority": {given}}}'), []),
     ):
-        assert told(*flags, on_cpu=True).ir_op_priority.rms_norm == norms
-    assert told().ir_op_priority.rms_norm == []
+        assert flags_of(*flags, on_cpu=True).ir_op_priority.rms_norm == norms
+    assert flags_of().ir_op_priority.rms_norm == []
 
 
-def test_a_cache_of_a_given_size_fits_in_beside_another_model(told: Told) -> None:
+def test_a_cache_of_a_given_size_fits_in_beside_another_model(flags_of: FlagsOf) -> None:
     size = "--kv-cache-memory-bytes", "1G"
-    assert told().gpu_memory_utilization > 0.5
-    assert told(*size).gpu_memory_utilization == 0.01
-    assert told(*size, "--gpu-memory-utilization", "0.4").gpu_memory_utilization == 0.4
-    assert told(*size, on_cpu=True).gpu_memory_utilization > 0.5
+    assert flags_of().gpu_memory_utilization > 0.5
+    assert flags_of(*size).gpu_memory_utilization == 0.01
+    assert flags_of(*size, "--gpu-memory-utilization", "0.4").gpu_memory_utilization == 0.4
+    assert flags_of(*size, on_cpu=True).gpu_memory_utilization > 0.5
 
 
 @pytest.mark.parametrize(
@@ -84,14 +86,14 @@ def test_a_cache_of_a_given_size_fits_in_beside_another_model(told: Told) -> Non
         ("-cc.cudagraph_capture_sizes", "[8]"),
     ],
 )
-def test_who_decides_on_the_graphs_gets_none_of_ours(told: Told, flags: tuple[str, ...]) -> None:
-    assert told(*flags).cudagraph_capture_sizes is None
+def test_who_decides_on_the_graphs_gets_none_of_ours(flags_of: FlagsOf, flags: tuple[str, ...]) -> None:
+    assert flags_of(*flags).cudagraph_capture_sizes is None
 
 
-def test_a_quiet_server_has_neither_progress_bars_nor_a_line_for_each_request(told: Told) -> None:
+def test_a_quiet_server_has_neither_progress_bars_nor_a_line_for_each_request(flags_of: FlagsOf) -> None:
     for quiet, level in ((True, "warning"), (False, "info")):
-        found = told(quiet=quiet)
-        assert (found.uvicorn_log_level, found.use_tqdm_on_load) == (level, not quiet)
+        parsed = flags_of(quiet=quiet)
+        assert (parsed.uvicorn_log_level, parsed.use_tqdm_on_load) == (level, not quiet)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def test_a_quiet_server_has_neither_progress_bars_nor_a_line_for_each_request(to
         (["--max-logprobs", "30"], "warning"),
     ],
 )
-def test_who_gives_a_log_flag_wants_a_line_for_each_request(told: Told, flags: list[str], level: str) -> None:
-    assert told(*flags, quiet=True).uvicorn_log_level == level
+def test_who_gives_a_log_flag_wants_a_line_for_each_request(flags_of: FlagsOf, flags: list[str], level: str) -> None:
+    assert flags_of(*flags, quiet=True).uvicorn_log_level == level
 
 
 @pytest.mark.parametrize(
@@ -122,29 +124,31 @@ def test_who_gives_a_log_flag_wants_a_line_for_each_request(told: Told, flags: l
         (["--hf-overrides.head_dtype", "model"], {"head_dtype": "model"}),
     ],
 )
-def test_the_users_overrides_join_ours(told: Told, flags: list[str], wanted: dict[str, Any]) -> None:
-    assert told(*flags, "--port", "99").hf_overrides == {"head_dtype": "float32", **wanted}
-    assert told(*flags, "--port", "99").port == 99
-    assert "head_dtype" in wanted or told(*flags, on_cpu=True).hf_overrides == wanted
+def test_the_users_overrides_join_ours(flags_of: FlagsOf, flags: list[str], wanted: dict[str, Any]) -> None:
+    assert flags_of(*flags, "--port", "99").hf_overrides == {"head_dtype": "float32", **wanted}
+    assert flags_of(*flags, "--port", "99").port == 99
+    assert "head_dtype" in wanted or flags_of(*flags, on_cpu=True).hf_overrides == wanted
 
 
 @pytest.mark.parametrize("flags", [['--hf-overrides={"rope_theta": 2}'], ["--hf-overrides.rope_theta", "2"]])
-def test_overrides_do_not_cost_the_conversion(told: Told, flags: list[str]) -> None:
-    found = told(*flags, prompt="qwen3-reranker", route="classify")
-    assert found.hf_overrides == {
+def test_overrides_do_not_cost_the_conversion(flags_of: FlagsOf, flags: list[str]) -> None:
+    parsed = flags_of(*flags, prompt="qwen3-reranker", route="classify")
+    assert parsed.hf_overrides == {
         "architectures": ["Qwen3ForSequenceClassification"],
         "classifier_from_token": ["no", "yes"],
         "method": "from_2_way_softmax",
         "rope_theta": 2,
     }
     listed = ("--hf-overrides.architectures+", "Mine")
-    assert told(*listed, prompt="qwen3-reranker", route="classify").hf_overrides["architectures"] == ["Mine"]
+    assert flags_of(*listed, prompt="qwen3-reranker", route="classify").hf_overrides["architectures"] == ["Mine"]
 
 
 @pytest.mark.parametrize("value", ["{", "7", "[]"])
-def test_overrides_that_are_no_object_are_refused(told: Told, capsys: pytest.CaptureFixture[str], value: str) -> None:
+def test_overrides_that_are_no_object_are_refused(
+    flags_of: FlagsOf, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
     with pytest.raises(InvalidRequest, match="see the line above"):
-        told("--hf-overrides", value)
+        flags_of("--hf-overrides", value)
     assert "--hf-overrides" in capsys.readouterr().err
 
 
@@ -153,21 +157,23 @@ def written(folder: Path, text: str, name: str = "vllm.yaml") -> str:
     return str(folder / name)
 
 
-def test_the_settings_of_vllms_config_file_are_the_users(told: Told, tmp_path: Path) -> None:
+def test_the_settings_of_vllms_config_file_are_the_users(flags_of: FlagsOf, tmp_path: Path) -> None:
     text = "enable-prefix-caching: false\nmax_num_seqs: 7\nshutdown-timeout: 2\nhf-overrides:\n  rope_theta: 2\n"
     path = written(tmp_path, text + "aggregate-engine-logging: false\n")
     for flags in (["--config", path], [f"--config={path}"]):
-        found = told(*flags)
-        assert (found.enable_prefix_caching, found.max_num_seqs, found.shutdown_timeout) == (False, 7, 2)
-        assert found.hf_overrides == {"head_dtype": "float32", "rope_theta": 2}
-        assert found.scheduling_policy == "priority"
+        parsed = flags_of(*flags)
+        assert (parsed.enable_prefix_caching, parsed.max_num_seqs, parsed.shutdown_timeout) == (False, 7, 2)
+        assert parsed.hf_overrides == {"head_dtype": "float32", "rope_theta": 2}
+        assert parsed.scheduling_policy == "priority"
 
 
-def test_flags_go_before_the_config_file(told: Told, tmp_path: Path) -> None:
+def test_flags_go_before_the_config_file(flags_of: FlagsOf, tmp_path: Path) -> None:
     path = written(tmp_path, "max-num-seqs: 7\nport: 99\nhf-overrides: {rope_theta: 2, a: 1}\n")
-    found = told("--max-num-seqs", "8", "--config", path, "--hf-overrides.rope_theta", "3", "--enable-prefix-caching")
-    assert (found.max_num_seqs, found.port, found.enable_prefix_caching) == (8, 99, True)
-    assert found.hf_overrides == {"head_dtype": "float32", "rope_theta": 3, "a": 1}
+    parsed = flags_of(
+        "--max-num-seqs", "8", "--config", path, "--hf-overrides.rope_theta", "3", "--enable-prefix-caching"
+    )
+    assert (parsed.max_num_seqs, parsed.port, parsed.enable_prefix_caching) == (8, 99, True)
+    assert parsed.hf_overrides == {"head_dtype": "float32", "rope_theta": 3, "a": 1}
 
 
 def test_the_config_file_decides_how_prompts_are_made(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
@@ -197,8 +203,8 @@ def test_the_config_file_may_name_the_model(tmp_path: Path) -> None:
     [
         ("a.json", "{}", "only files that end in .yaml"),
         ("a.yaml", "port: [", "cannot be read"),
-        ("a.yaml", "- port", "holds no settings"),
-        ("a.yml", "", "holds no settings"),
+        ("a.yaml", "- port", "contains no settings"),
+        ("a.yml", "", "contains no settings"),
         ("none/a.yml", None, "cannot be read .No such file"),
     ],
 )

@@ -34,13 +34,13 @@ async def tools(*arguments: str) -> AsyncIterator[Client]:
 
 async def test_an_agent_reranks_with_evidence(server: Server) -> None:
     documents: list[Any] = [TEXTS[0], {"text": TEXTS[1], "id": "everest", "title": "Heights"}, TEXTS[2]]
-    asked = {"query": QUERY, "documents": documents, "top_n": 2, "min_score": 0.0}
+    arguments = {"query": QUERY, "documents": documents, "top_n": 2, "min_score": 0.0}
     async with tools("--url", server.url) as client, AsyncClient(server.url) as direct:
-        told = await client.call_tool("rerank_with_evidence", asked)
+        result = await client.call_tool("rerank_with_evidence", arguments)
         options: dict[str, Any] = {"mode": "evidence", "evidence_min_score": 0.0, "evidence_top_n": 2, "top_n": 2}
         expected = await direct.rerank(QUERY, documents, **options)
-        assert not told.is_error and told.structured_content is not None
-        results = told.structured_content["results"]
+        assert not result.is_error and result.structured_content is not None
+        results = result.structured_content["results"]
         assert [one["index"] for one in results] == [row.index for row in expected.results]
         for one, row in zip(results, expected.results, strict=True):
             assert row.evidence is not None and row.evidence.grounding is not None
@@ -48,23 +48,23 @@ async def test_an_agent_reranks_with_evidence(server: Server) -> None:
             assert (one["contribution"], one["evidence"]) == (row.evidence.contribution, row.evidence.evidence)
             assert one["supported"] == row.evidence.grounding.supported
             assert one["complete"] == (row.evidence.finish == "complete")
-        assert told.structured_content["degraded"] is False
+        assert result.structured_content["degraded"] is False
         # A host that does not support structured content reads the same as text.
-        assert json.loads(told.content[0].text) == told.structured_content  # type: ignore[union-attr]
+        assert json.loads(result.content[0].text) == result.structured_content  # type: ignore[union-attr]
 
-        told = await client.call_tool("rerank", {"query": QUERY, "documents": documents})
-        assert told.structured_content is not None and len(told.structured_content["results"]) == 3
-        assert "evidence" not in told.structured_content["results"][0]
-        hurried = await client.call_tool("rerank_with_evidence", asked | {"deadline_ms": 1})
+        result = await client.call_tool("rerank", {"query": QUERY, "documents": documents})
+        assert result.structured_content is not None and len(result.structured_content["results"]) == 3
+        assert "evidence" not in result.structured_content["results"][0]
+        hurried = await client.call_tool("rerank_with_evidence", arguments | {"deadline_ms": 1})
         assert hurried.structured_content is not None and hurried.structured_content["degraded"] is True
 
 
 async def test_an_agent_is_told_what_the_tools_are_for(server: Server) -> None:
     async with tools("--url", server.url) as client:
         assert "rerank_with_evidence" in (client.instructions or "")
-        found = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert list(found) == ["rerank_with_evidence", "rerank"]
-    for tool in found.values():
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+    assert list(listed) == ["rerank_with_evidence", "rerank"]
+    for tool in listed.values():
         assert tool.description and tool.annotations and tool.annotations.read_only_hint
         parameters = tool.input_schema["properties"]
         assert all(one.get("description") for one in parameters.values()), "the agent reads nothing else"
@@ -75,9 +75,9 @@ async def test_an_agent_is_told_what_the_tools_are_for(server: Server) -> None:
 
 async def test_an_agent_is_told_what_went_wrong(server: Server) -> None:
     async def complaint(client: Client, **arguments: Any) -> str:
-        told = await client.call_tool("rerank_with_evidence", {"query": QUERY, "documents": TEXTS} | arguments)
-        assert told.is_error
-        return str(told.content[0].text)  # type: ignore[union-attr]
+        result = await client.call_tool("rerank_with_evidence", {"query": QUERY, "documents": TEXTS} | arguments)
+        assert result.is_error
+        return str(result.content[0].text)  # type: ignore[union-attr]
 
     async with tools("--url", server.url) as client:
         assert "query is empty: give the text" in await complaint(client, query=" ")
@@ -86,8 +86,8 @@ async def test_an_agent_is_told_what_went_wrong(server: Server) -> None:
         assert "text" in await complaint(client, documents=[{"id": "a"}])
         unknown = await complaint(client, top_k=3, limit=1)
         assert "rerank_with_evidence has no argument limit, top_k; it has query, documents, top_n" in unknown
-        told = await client.call_tool("rerank", {"query": QUERY, "documents": TEXTS})
-        assert not told.is_error, "and it goes on"
+        result = await client.call_tool("rerank", {"query": QUERY, "documents": TEXTS})
+        assert not result.is_error, "and it goes on"
     async with tools("--url", FAILING) as client:
         assert FAILING in await complaint(client)
 
@@ -125,13 +125,13 @@ def test_stdout_is_the_protocols_alone(checkpoint: Callable[[str], Path], tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ([], "give either --model, to load one, or --url"),
+        ([], "give either --model, to load a model, or --url"),
         (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )
-def test_what_cannot_be_started_says_so_and_ends(arguments: list[str], said: str) -> None:
+def test_what_cannot_be_started_says_so_and_ends(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "whyrank", "mcp", *arguments]
     done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2 and said in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in done.stderr and done.stdout == "" and "Traceback" not in done.stderr

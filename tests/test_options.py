@@ -82,11 +82,11 @@ async def test_a_new_option_is_a_key_of_http_bodies_and_in_openapi() -> None:
 
 
 async def test_a_new_option_is_an_argument_of_the_tools_for_agents() -> None:
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     class Recorder:
         async def rerank(self, query: str, documents: Any, **options: Any) -> Ranking:
-            asked.append(options)
+            calls.append(options)
             return Ranking((), Usage(), "m", "p")
 
     async with Client(tools_over(Recorder(), Extended)) as client:  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ async def test_a_new_option_is_an_argument_of_the_tools_for_agents() -> None:
         assert tools["rerank"]["max_adjectives"]["description"] == "Adjectives in an answer, at most."
         assert "max_adjectives" in tools["rerank_with_evidence"] and "temperature" not in tools["rerank"]
         await client.call_tool("rerank", {"query": "q", "documents": ["d"], "max_adjectives": 3})
-    assert asked == [{"instruction": None, "deadline_ms": None, "max_adjectives": 3, "top_n": 10}]
+    assert calls == [{"instruction": None, "deadline_ms": None, "max_adjectives": 3, "top_n": 10}]
 
 
 @pytest.mark.parametrize(

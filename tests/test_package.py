@@ -99,9 +99,12 @@ ALLOWED = {
     "scipy": {f"evaluation/{name}.py" for name in ("calibrate", "consistency")},
     "typer": {
         f"cli/{name}.py"
-        for name in ("batch", "common", "evaluate", "flags", "install", "mcp", "rerank", "retrieve", "serve")
+        for name in (
+            *("batch", "calibrate", "claims", "common", "compare", "evaluate", "flags", "install", "mcp", "rerank"),
+            *("retrieve", "serve"),
+        )
     },
-    "rich": {f"cli/{name}.py" for name in ("common", "evaluate", "render", "terminal")},
+    "rich": {f"cli/{name}.py" for name in ("claims", "common", "evaluate", "render", "terminal")},
     "xgrammar": {"prompting/evidence.py"},
 }
 

@@ -37,8 +37,8 @@ _BF16_MARGIN = 0.05
 
 @pytest.fixture(params=ROUTES)
 async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
-    found: Served = await serve(*request.param)
-    return found
+    served: Served = await serve(*request.param)
+    return served
 
 
 def assert_equal(served: Served, rows: tuple[RankedDocument, ...], wanted: list[Score]) -> None:
@@ -122,7 +122,7 @@ async def test_labels_agree_with_the_masked_top_k_recipe_where_that_one_has_them
     )
     prompt = tokens_input(list(row.prompts[0].ids))
     outputs = [out async for out in served.runtime.engine.generate(prompt, recipe, "recipe")]  # type: ignore[attr-defined]
-    found = set(outputs[-1].outputs[0].logprobs[0])
-    assert not {labels.positive, labels.negative} <= found
+    token_ids = set(outputs[-1].outputs[0].logprobs[0])
+    assert not {labels.positive, labels.negative} <= token_ids
     (ours,) = await served.reranker.score(QUERY, ["water"])
     assert ours.margin == pytest.approx(served.expected(QUERY, "water").margin, abs=1e-4)

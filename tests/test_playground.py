@@ -72,7 +72,7 @@ async def opened(browser: Browser, url: str, **context: Any) -> AsyncIterator[Pa
     async with await browser.new_context(**context) as fresh:
         page = await fresh.new_page()
         page.set_default_timeout(PATIENCE)
-        page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("console", lambda entry: complaints.append(entry.text) if entry.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
         await page.goto(url)
@@ -102,7 +102,7 @@ async def canned(
         page = await fresh.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda entry: errors.append(entry.text) if entry.type == "error" else None)
         await page.goto(f"{NOWHERE}/playground{fragment}")
         yield page
         assert errors == []
@@ -278,7 +278,7 @@ def _story() -> list[Event]:
     ]
 
 
-ASKED = [
+STREAMED_DOCUMENTS = [
     {"text": TEXT, "title": TITLE, "id": "cook"},
     {"text": "Tea is brewed at 80 °C."},
     {"text": "x"},
@@ -306,7 +306,7 @@ def _places() -> list[Event]:
 
 async def test_places_that_answer_are_marked_in_the_document(browser: Browser) -> None:
     async with canned(browser, _places()) as page:
-        await fill(page, "pasta in the mountains", ASKED[:2], mode="spans", evidence_top_n="2")
+        await fill(page, "pasta in the mountains", STREAMED_DOCUMENTS[:2], mode="spans", evidence_top_n="2")
         await page.click("#run")
         await expect(page.locator("#status")).to_have_text("2 documents ranked, places for 1.")
         first, second = await page.locator("li.row").all()
@@ -317,14 +317,14 @@ async def test_places_that_answer_are_marked_in_the_document(browser: Browser) -
         assert await first.locator(".source").all_inner_texts() == places
         await expect(first).to_contain_text("2 places that answer: 0.900, 0.700")
         await expect(first).to_contain_text("only some sentences were scored")
-        await expect(second).to_contain_text("no part of it answers by itself")
+        await expect(second).to_contain_text("no single passage answers the query")
         assert await second.locator(".source").count() == 0
         await picture(page, "spans")
 
 
 async def test_evidence_lights_its_source(browser: Browser) -> None:
     async with canned(browser, _story()) as page:
-        await fill(page, "pasta in the mountains", ASKED, mode="evidence")
+        await fill(page, "pasta in the mountains", STREAMED_DOCUMENTS, mode="evidence")
         await page.click("#run")
         await expect(page.locator("#status")).to_contain_text("4 documents ranked, 1 of them without a score")
         first = page.locator("li").first
@@ -344,7 +344,7 @@ async def test_evidence_lights_its_source(browser: Browser) -> None:
 
 async def test_doubts_are_told(browser: Browser) -> None:
     async with canned(browser, _story()) as page:
-        await fill(page, "pasta in the mountains", ASKED, mode="evidence")
+        await fill(page, "pasta in the mountains", STREAMED_DOCUMENTS, mode="evidence")
         await page.click("#run")
         await expect(page.locator("#status")).to_contain_text("evidence for 1")
         claim = page.locator(".unsupported")
@@ -374,7 +374,7 @@ async def test_looks(browser: Browser, name: str, scheme: Any, width: int) -> No
         await page.get_by_text("scores", exact=True).click()
         await expect(page.locator("#evidence_top_n")).to_be_hidden()
         await picture(page, f"{name}-example")
-        await fill(page, "Why does pasta take longer in the mountains?", ASKED, mode="evidence")
+        await fill(page, "Why does pasta take longer in the mountains?", STREAMED_DOCUMENTS, mode="evidence")
         await page.click("#run")
         await expect(page.locator("#status")).to_contain_text("evidence for 1")
         await page.locator(".sentence").hover()
@@ -572,7 +572,7 @@ async def test_a_cut_document_can_be_read_to_its_end_at_every_width(browser: Bro
 
 async def test_terms_are_explained_to_pointer_and_keyboard(browser: Browser) -> None:
     async with canned(browser, _story()) as page:
-        await fill(page, "pasta", ASKED, mode="evidence")
+        await fill(page, "pasta", STREAMED_DOCUMENTS, mode="evidence")
         await page.click("#run")
         await expect(page.locator("#status")).to_contain_text("evidence for 1")
         tip, row = page.locator("#tip"), page.locator("li").first
@@ -596,7 +596,7 @@ async def test_terms_are_explained_to_pointer_and_keyboard(browser: Browser) -> 
 async def test_no_score_is_rounded_to_nothing(browser: Browser) -> None:
     scores = {1.0: "1.000", 0.9997: "> 0.999", 0.0006: "0.001", 0.0004: "< 0.001"}
     async with canned(browser, [Scored(_row(i, score)) for i, score in enumerate(scores)]) as page:
-        await fill(page, "pasta", ASKED)
+        await fill(page, "pasta", STREAMED_DOCUMENTS)
         await page.click("#run")
         await expect(page.locator(".score")).to_have_text(list(scores.values()))
 
@@ -606,7 +606,7 @@ async def test_characters_that_cannot_be_seen_are_shown_and_do_nothing(browser: 
     england = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
     hostile = {"title": "\u202etitle\u0000", "text": f"\u202eevil\u2066 \x07\x1b[31m{tags} {england} می‌خواهم"}
     async with canned(browser, [Scored(_row(0, 0.5))]) as page:
-        await fill(page, "pasta", [hostile, *ASKED])
+        await fill(page, "pasta", [hostile, *STREAMED_DOCUMENTS])
         await page.click("#run")
         doc = page.locator(".doc")
         assert await doc.text_content() == f"evil [31m {england} می‌خواهم"

@@ -27,9 +27,9 @@ def plan(checkpoint: Callable[[str], Path]) -> Callable[..., Plan]:
     )
 
 
-def engine(**said: Any) -> Any:
-    """vLLM's config as `whyrank serve` makes it on a GPU, except for what `said` changes."""
-    is_ = {"device": "cuda", "head": torch.float32, "caching": True, "unit": 16, "policy": "priority"} | said
+def engine(**settings: Any) -> Any:
+    """vLLM's config as `whyrank serve` makes it on a GPU, except for what `settings` changes."""
+    is_ = {"device": "cuda", "head": torch.float32, "caching": True, "unit": 16, "policy": "priority"} | settings
     return SimpleNamespace(
         model_config=SimpleNamespace(
             head_dtype=is_["head"],
@@ -48,14 +48,14 @@ NORMS = '{"rms_norm": ["whyrank"], "fused_add_rms_norm": ["whyrank"]}'
 GENERATE, HYBRID, CLASSIFY = {}, {"kind": "qwen3_5"}, {"route": "classify"}
 
 
-@pytest.mark.parametrize("asked", [GENERATE, HYBRID, CLASSIFY])
-def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], asked: dict[str, str]) -> None:
-    assert config_warnings(engine(), plan(**asked)) == []
-    check_config(engine(), plan(**asked))
+@pytest.mark.parametrize("config", [GENERATE, HYBRID, CLASSIFY])
+def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], config: dict[str, str]) -> None:
+    assert config_warnings(engine(), plan(**config)) == []
+    check_config(engine(), plan(**config))
 
 
 @pytest.mark.parametrize(
-    ("said", "asked", "flag"),
+    ("settings", "config", "flag"),
     [
         ({"caching": False}, GENERATE, "--enable-prefix-caching"),
         ({"caching": False, "unit": None}, HYBRID, "--enable-prefix-caching"),
@@ -71,17 +71,17 @@ def test_what_whyrank_serve_starts_needs_no_advice(plan: Callable[..., Plan], as
     ],
 )
 def test_what_is_missing_is_told_with_its_flag(
-    plan: Callable[..., Plan], said: dict[str, Any], asked: dict[str, str], flag: str
+    plan: Callable[..., Plan], settings: dict[str, Any], config: dict[str, str], flag: str
 ) -> None:
-    made = plan(**asked)
-    (line,) = config_warnings(engine(**said), made)
+    made = plan(**config)
+    (line,) = config_warnings(engine(**settings), made)
     labels = made.encoder.labels
     assert labels is not None
     assert line.endswith(f": give {flag.replace('YES, NO', f'{labels.positive}, {labels.negative}')}")
 
 
 @pytest.mark.parametrize(
-    ("said", "asked"),
+    ("settings", "config"),
     [
         ({"unit": None}, GENERATE),
         ({"unit": None}, CLASSIFY),
@@ -91,9 +91,9 @@ def test_what_is_missing_is_told_with_its_flag(
     ],
 )
 def test_what_costs_nothing_there_is_not_told(
-    plan: Callable[..., Plan], said: dict[str, Any], asked: dict[str, str]
+    plan: Callable[..., Plan], settings: dict[str, Any], config: dict[str, str]
 ) -> None:
-    assert config_warnings(engine(**said), plan(**asked)) == []
+    assert config_warnings(engine(**settings), plan(**config)) == []
 
 
 def test_a_plain_vllm_serve_is_told_all_of_it(plan: Callable[..., Plan]) -> None:

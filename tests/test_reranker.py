@@ -39,8 +39,8 @@ TEXTS = list(DOCUMENTS.values())[:8]
 
 @pytest.fixture
 async def prism(serve: Serve) -> Served:
-    found: Served = await serve("prism")
-    return found
+    served: Served = await serve("prism")
+    return served
 
 
 class FakeRuntime:
@@ -48,7 +48,7 @@ class FakeRuntime:
 
     def __init__(self, answer: Callable[[Ids], float]) -> None:
         self.answer = answer
-        self.asked: list[Ids] = []
+        self.prompts_read: list[Ids] = []
         self.priorities: list[int] = []
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
@@ -57,7 +57,7 @@ class FakeRuntime:
     async def read(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[Answer], None]:
-        self.asked += prompts
+        self.prompts_read += prompts
         self.priorities += priorities
         for i in reversed(range(len(prompts))):  # answers may come in any order
             yield [(i, LabelRead(self.answer(prompts[i]), None, len(prompts[i])))]
@@ -97,7 +97,7 @@ async def test_score_keeps_the_order_of_the_documents(prism: Served) -> None:
 async def test_duplicates_are_scored_once(prism: Served) -> None:
     reranker, fake = over_fake(prism, lambda ids: float(len(ids)))
     ranking = await reranker.rerank(QUERY, ["a", "b c d", "a", "a"])
-    assert len(fake.asked) == 2
+    assert len(fake.prompts_read) == 2
     assert [(row.index, row.margin) for row in ranking.results][1:] == [
         (0, ranking.results[1].margin),
         (2, ranking.results[1].margin),
@@ -115,13 +115,13 @@ async def test_top_n_and_min_score_shorten_the_answer(prism: Served) -> None:
     likely = await reranker.rerank(QUERY, texts, min_score=0.5)
     assert likely.results == tuple(row for row in everything.results if row.score and row.score >= 0.5)
     assert 0 < len(likely.results) < 8
-    assert len(fake.asked) == 24  # neither reduces the scoring
+    assert len(fake.prompts_read) == 24  # neither reduces the scoring
 
 
 async def test_a_value_that_is_not_finite_is_that_rows_error(prism: Served) -> None:
     broken = prism.plan.encoder.encode(QUERY, [RerankRequest.of("q", ["bad"]).documents[0]], None, "tail")
     ids = broken[0].prompts[0].ids  # type: ignore[union-attr]
-    reranker, _ = over_fake(prism, lambda asked: math.nan if asked == ids else 1.0)
+    reranker, _ = over_fake(prism, lambda prompt: math.nan if prompt == ids else 1.0)
     ranking = await reranker.rerank(QUERY, ["good", "bad"], top_n=1)
     good, bad = ranking.results
     assert (good.document.text, good.rank, good.error) == ("good", 1, None)
@@ -170,10 +170,10 @@ async def test_rerank_many_gives_each_request_its_answer_or_its_error(prism: Ser
     )
     assert isinstance(answers[0], Ranking) and len(answers[0].results) == len(TEXTS)
     assert isinstance(answers[3], Ranking) and len(answers[3].results) == 1
-    said = [str(answer) for answer in answers if isinstance(answer, InvalidRequest)]
-    assert said[0].startswith("requests[1]: query is empty")
-    assert said[1].startswith("requests[2]: ") and "topn" in said[1]
-    assert "instruction: fixed for prompt 'prism'" in said[2]
+    messages = [str(answer) for answer in answers if isinstance(answer, InvalidRequest)]
+    assert messages[0].startswith("requests[1]: query is empty")
+    assert messages[1].startswith("requests[2]: ") and "topn" in messages[1]
+    assert "instruction: fixed for prompt 'prism'" in messages[2]
 
 
 async def test_a_grid_equals_its_cells(prism: Served) -> None:
@@ -266,7 +266,7 @@ async def test_prompts_are_read_alike_together_and_one_by_one(serve: Serve, prom
 async def test_the_further_a_call_has_come_the_later_its_turn(prism: Served) -> None:
     reranker, fake = over_fake(prism, len)
     await collect_ranking(reranker.events(RerankRequest.of(QUERY, long_texts(80)), priority=7))
-    before = accumulate(map(len, fake.asked[:-1]), initial=0)
+    before = accumulate(map(len, fake.prompts_read[:-1]), initial=0)
     assert fake.priorities == [7 + tokens // 4096 for tokens in before]
     assert fake.priorities[-1] > fake.priorities[40] > 7
 
@@ -319,7 +319,8 @@ async def test_large_texts_become_ids_one_at_a_time(prism: Served) -> None:
 async def test_a_dead_engine_is_a_typed_error_at_once(checkpoint: Callable[[str], Path]) -> None:
     async with Reranker(str(checkpoint("qwen3")), prompt="prism", kv_cache_gib=0.25) as reranker:
         before = asyncio.create_task(reranker.rerank(QUERY, long_texts(300)))
-        await asyncio.sleep(1.0)
+        await reranker.rerank(QUERY, ["a small call, answered while the large one is in progress"])
+        assert not before.done()
         newest_engine().kill()
         with pytest.raises(EngineDead, match="engine process has died; start a new Reranker"):
             await asyncio.wait_for(before, 10)
@@ -341,40 +342,40 @@ async def test_starting_an_engine_leaves_nothing_in_the_environment(serve: Serve
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "said"),
+    ("kind", "options", "message"),
     [
         ("qwen3", {}, "no prompt fits this name"),
         ("qwen3", {"prompt": "prism", "route": "encoder"}, "route encoder: prompt 'prism' allows generate, classify"),
         ("qwen3", {"prompt": "prism", "max_length": 50}, "max_length 50 is too short: the frame"),
         ("qwen3", {"prompt": "prism", "max_length": 20000}, "has 16384 positions"),
-        ("qwen3_5", {"prompt": "prism", "dtype": "float32"}, "whose CPU kernels know only bfloat16"),
-        ("querit", {"prompt": "querit"}, "brings Python code of its own"),
+        ("qwen3_5", {"prompt": "prism", "dtype": "float32"}, "whose CPU kernels support only bfloat16"),
+        ("querit", {"prompt": "querit"}, "needs the Python code that it ships"),
         ("gemma", {"prompt": "zerank"}, "its architecture is GemmaForCausalLM"),
     ],
 )
 async def test_what_cannot_be_served_is_refused_with_a_remedy(
-    kind: str, options: dict[str, Any], said: str, checkpoint: Callable[[str], Path]
+    kind: str, options: dict[str, Any], message: str, checkpoint: Callable[[str], Path]
 ) -> None:
     with pytest.raises(CheckpointError) as refused:
         async with Reranker(str(checkpoint(kind)), **options):
             pass
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [("/no/such/folder", "no such folder"), ("acme/not-there", "neither a folder with a config.json nor a name")],
 )
-async def test_an_unknown_model_is_named(model: str, said: str) -> None:
+async def test_an_unknown_model_is_named(model: str, message: str) -> None:
     with pytest.raises(CheckpointError) as refused:
         async with Reranker(model):
             pass
     assert model in str(refused.value)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"dtype": "fp32"}, "dtype is 'fp32': choose from auto, float32"),
         ({"route": "score"}, "route is 'score': choose from generate, classify, encoder"),
@@ -382,10 +383,10 @@ async def test_an_unknown_model_is_named(model: str, said: str) -> None:
         ({"kv_cache_gib": -1}, "kv_cache_gib is -1"),
     ],
 )
-def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         Reranker("some/model", **options)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 class SilentRuntime(FakeRuntime):
@@ -411,5 +412,5 @@ async def test_winding_up_answers_with_what_there_is(prism: Served) -> None:
 async def test_the_same_text_in_two_slices_is_asked_once(prism: Served) -> None:
     reranker, fake = over_fake(prism, len)
     ranking = await reranker.rerank(QUERY, ["the same"] * 100)
-    assert len(fake.asked) == 1
+    assert len(fake.prompts_read) == 1
     assert [row.score is not None for row in ranking.results] == [True] * 100

@@ -65,11 +65,11 @@ def lucene_bm25(query: str, documents: Sequence[str], k1: float = 1.5, b: float 
 
 def test_bm25_is_the_formula() -> None:
     documents, queries = random_texts(150, 1), ["w3 w40 w7", "w299", "w1 w1 w200 unknown", "unknown"]
-    for query, found in zip(queries, Bm25(documents).search(queries, 150), strict=True):
+    for query, results in zip(queries, Bm25(documents).search(queries, 150), strict=True):
         wanted = lucene_bm25(query, documents)
-        assert {place for place, _ in found} == {at for at, score in enumerate(wanted) if score > 0}
-        assert [score for _, score in found] == pytest.approx([wanted[place] for place, _ in found], rel=1e-5)
-        assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+        assert {place for place, _ in results} == {at for at, score in enumerate(wanted) if score > 0}
+        assert [score for _, score in results] == pytest.approx([wanted[place] for place, _ in results], rel=1e-5)
+        assert [score for _, score in results] == sorted((score for _, score in results), reverse=True)
 
 
 def test_stemmed_words_meet() -> None:
@@ -167,9 +167,9 @@ def test_vectors_of_another_corpus_or_model_are_refused(folder: Path, tmp_path: 
 def test_queries_are_asked_in_batches(folder: Path, tmp_path: Path) -> None:
     dense = Dense(read_or_embed(Passages(folder), Lengths(), tmp_path / "v.f32"), Lengths())
     queries = [f"query {n}" for n in range(600)]
-    found = list(dense.search(queries, 5))
-    assert len(found) == 600 and all(len(row) == 5 for row in found)
-    assert found[599] == next(dense.search(queries[599:], 5))
+    results = list(dense.search(queries, 5))
+    assert len(results) == 600 and all(len(row) == 5 for row in results)
+    assert results[599] == next(dense.search(queries[599:], 5))
 
 
 def test_only_judged_queries_are_asked(folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_only_judged_queries_are_asked(folder: Path) -> None:
 def test_a_document_that_is_there_twice_is_told(folder: Path) -> None:
     with (folder / "corpus.jsonl").open("a") as corpus:
         corpus.write('{"_id": "d7", "text": "again"}\n')
-    with pytest.raises(DataError, match=r"line 701: document 'd7' is in line 8 already"):
+    with pytest.raises(DataError, match=r"line 701: document 'd7' is already in line 8"):
         Passages(folder)
 
 
@@ -198,14 +198,12 @@ def test_the_command_writes_what_eval_reads(tmp_path: Path) -> None:
     (tmp_path / "qrels" / "test.tsv").write_bytes((HOUSE / "qrels" / "test.tsv").read_bytes())
     done = whyrank("retrieve", str(tmp_path), "--top-k", "10", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     collection = open_collection(tmp_path)
-    found = [collection.topic(ident, 10).candidates for ident in collection.topic_ids]
-    assert told["queries"] == len(found) and told["found"] == sum(map(len, found)) > 0
+    candidates = [collection.topic(ident, 10).candidates for ident in collection.topic_ids]
+    assert result["queries"] == len(candidates) and result["found"] == sum(map(len, candidates)) > 0
     again = whyrank("retrieve", str(tmp_path))
-    assert again.returncode == 2 and "is there already: give another --out, or --fresh" in " ".join(
-        again.stderr.split()
-    )
+    assert again.returncode == 2 and "already exists: give another --out, or --fresh" in " ".join(again.stderr.split())
     unnamed = whyrank("retrieve", str(tmp_path), "--method", "dense", "--fresh")
     assert unnamed.returncode == 2 and "want --model" in unnamed.stderr
 

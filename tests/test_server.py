@@ -8,7 +8,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from conftest import StartServer
 from samples import DOCUMENTS, QUERY
 from server_process import SMALL_CACHE, Server
+from waiting import until
 
 CALLS, DOCUMENTS_EACH = 200, 20
 
@@ -45,16 +46,8 @@ async def unfinished(server: Server) -> float:
     return sum(map(float, waiting))
 
 
-async def until(ask: Callable[[], Awaitable[float]], satisfied: Callable[[float], bool]) -> None:
-    for _ in range(1000):
-        if satisfied(await ask()):
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("waited in vain")
-
-
-async def until_idle(server: Server) -> None:
-    await until(lambda: unfinished(server), lambda left: left == 0)
+async def is_idle(server: Server) -> bool:
+    return await unfinished(server) == 0
 
 
 async def test_until_it_is_ready_a_server_says_little(server: Server) -> None:
@@ -82,12 +75,12 @@ async def test_200_calls_at_once_are_answered_or_refused_and_never_wrong(server:
                 assert margins(answer) == pytest.approx(margins(alone), abs=1e-4)
     assert sum(answer.status_code == 200 for answer in answers) > CALLS / 2
     assert psutil.Process(server.process.pid).memory_info().rss - memory < 300 << 20
-    await until_idle(server)
+    await until(lambda: is_idle(server))
 
 
 async def test_100_callers_who_leave_free_the_engine(server: Server) -> None:
     long = [f"{n} {DOCUMENTS['long'][:4000]}" for n in range(40)]
-    asked = [
+    calls = [
         {
             "query": f"{QUERY} {call}",
             "documents": long,
@@ -106,9 +99,9 @@ async def test_100_callers_who_leave_free_the_engine(server: Server) -> None:
                     pass
 
     async with client(server) as http:
-        await asyncio.gather(*(leave(http, ask) for ask in asked[:50]))
-        await asyncio.gather(*(leave(http, ask) for ask in asked[50:]))
-    await until_idle(server)
+        await asyncio.gather(*(leave(http, ask) for ask in calls[:50]))
+        await asyncio.gather(*(leave(http, ask) for ask in calls[50:]))
+    await until(lambda: is_idle(server))
 
 
 async def test_a_stream_over_http_tells_scores_ranking_evidence_and_the_end(server: Server) -> None:
@@ -136,7 +129,7 @@ def own_server(checkpoint: Callable[[str], Path], start_server: StartServer) -> 
 async def test_told_to_stop_it_finishes_scores(own_server: Server) -> None:
     async with client(own_server) as http:
         call = asyncio.create_task(http.post("/v1/rerank", json=body(1, 300)))
-        await until(lambda: unfinished(own_server), bool)
+        await until(lambda: unfinished(own_server))
         own_server.process.send_signal(signal.SIGTERM)
         answer = await call
     assert answer.status_code == 200, answer.text
@@ -148,7 +141,7 @@ async def test_told_to_stop_it_finishes_scores(own_server: Server) -> None:
 async def test_a_dead_engine_is_told_at_once_and_ends_the_server_with_an_error(own_server: Server) -> None:
     async with client(own_server) as http:
         calls = [asyncio.create_task(http.post("/v1/rerank", json=body(call, 200))) for call in range(5)]
-        await until(lambda: unfinished(own_server), bool)
+        await until(lambda: unfinished(own_server))
         own_server.engine().kill()
         began = time.monotonic()
         for answer in await asyncio.gather(*calls):
@@ -168,7 +161,7 @@ async def test_told_to_stop_it_finishes_scores_and_says_which_evidence_was_abort
     ask = body(1, 200) | {"mode": "evidence", "evidence_top_n": 200, "evidence_min_score": 0}
     async with client(server) as http:
         call = asyncio.create_task(http.post("/v1/rerank", json=ask))
-        await until(lambda: unfinished(server), bool)
+        await until(lambda: unfinished(server))
         server.process.send_signal(signal.SIGTERM)
         answer = await call
     rows = answer.json()["results"]

@@ -31,11 +31,11 @@ WATER = (
     ],
 )
 def test_passages_are_whole_sentences_of_the_text(document: Document) -> None:
-    found = passages(document)
+    parts = passages(document)
     title = len(document.content) - len(document.text)
-    assert found and all(title <= start < end <= len(document.content) for start, end in found)
-    assert all(end <= start for (_, end), (start, _) in pairwise(found))
-    whole = "".join(document.content[start:end] for start, end in found)
+    assert parts and all(title <= start < end <= len(document.content) for start, end in parts)
+    assert all(end <= start for (_, end), (start, _) in pairwise(parts))
+    whole = "".join(document.content[start:end] for start, end in parts)
     kept = "".join(whole.split()).replace("-", "")
     assert kept == "".join(document.text.split()).replace("-", "")
 
@@ -49,9 +49,9 @@ def test_an_empty_document_has_no_passages() -> None:
     assert passages(Document("  ", title="Only a title")) == []
 
 
-@pytest.mark.parametrize("asked", [("prism",), ("prism", "qwen3", "classify"), ("multi-hop",)], ids="-".join)
-async def test_spans_are_scores_of_passages(asked: tuple[str, ...], serve: Serve) -> None:
-    served: Served = await serve(*asked)
+@pytest.mark.parametrize("family", [("prism",), ("prism", "qwen3", "classify"), ("multi-hop",)], ids="-".join)
+async def test_spans_are_scores_of_passages(family: tuple[str, ...], serve: Serve) -> None:
+    served: Served = await serve(*family)
     documents = [Document(WATER, title="Boiling", id="w"), Document("Nothing of the kind."), Document(WATER[::-1])]
     options = {"mode": "spans", "evidence_top_n": 2, "evidence_min_score": 0.0, "span_min_score": 0.0, "max_spans": 2}
     ranking = await served.reranker.rerank(QUERY, documents, **options)  # type: ignore[arg-type]

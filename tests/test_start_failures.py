@@ -19,7 +19,7 @@ from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.serving.launch import check_machine, serve
 
 Change = Callable[[Path], Any]
-TRUNCATED, AGAIN = "cut off or damaged", "copy the checkpoint anew"
+TRUNCATED, AGAIN = "truncated or corrupt", "copy the checkpoint again"
 
 
 def without(name: str) -> Change:
@@ -53,18 +53,18 @@ DAMAGED: list[tuple[str, Change, tuple[str, ...]]] = [
     ("cut config", cut("config.json", 200), ("config.json", TRUNCATED, AGAIN)),
     ("empty config", holding("config.json", b""), ("config.json", TRUNCATED)),
     ("binary config", holding("config.json", b"\xff\xfe\x00"), ("config.json", TRUNCATED)),
-    ("list as config", holding("config.json", b"[]"), ("config.json: holds no JSON object",)),
+    ("list as config", holding("config.json", b"[]"), ("config.json: is not a JSON object",)),
     ("unreadable config", folder_instead("config.json"), ("config.json: cannot be read (Is a directory)",)),
     ("no tokenizer", without("tokenizer.json"), ("no tokenizer.json in this folder; copy it",)),
     ("cut tokenizer", cut("tokenizer.json", 5000), ("tokenizer.json", TRUNCATED, AGAIN)),
-    ("empty tokenizer", holding("tokenizer.json", b"{}"), ("its tokenizer does not load", "save_pretrained")),
+    ("empty tokenizer", holding("tokenizer.json", b"{}"), ("its tokenizer cannot be loaded", "save_pretrained")),
     ("cut tokenizer config", cut("tokenizer_config.json", 9), ("tokenizer_config.json", TRUNCATED)),
     ("no architecture", config(architectures=None), ("its architecture is unknown, but prompt 'prism' is for",)),
     ("other architecture", config(architectures=["BertModel"]), ("its architecture is BertModel",)),
     ("architecture is text", config(architectures="Qwen3ForCausalLM"), ("architectures is 'Qwen3ForCausalLM', not a",)),
     ("few positions", config(max_position_embeddings=50), ("has 50 positions", "578 are kept for the answer")),
     ("too few positions", config(max_position_embeddings=700), ("max_length of at least", "kept for the answer")),
-    ("positions are text", config(max_position_embeddings="x"), ("max_position_embeddings is 'x', no number",)),
+    ("positions are text", config(max_position_embeddings="x"), ("max_position_embeddings is 'x', not a number",)),
     ("no weights", without("model.safetensors"), ("no weights in this folder", AGAIN)),
     ("garbage as weights", holding("model.safetensors", b"garbage" * 100), ("model.safetensors", TRUNCATED, AGAIN)),
     ("cut weights", cut("model.safetensors", 100_000), ("model.safetensors", TRUNCATED, AGAIN)),
@@ -88,9 +88,9 @@ def test_a_damaged_checkpoint_is_named_with_its_file(
     expect_one_line(EngineConfig(str(folder), prompt="prism"), parts)
 
 
-def expect_one_line(asked: EngineConfig, parts: tuple[str, ...]) -> None:
+def expect_one_line(config: EngineConfig, parts: tuple[str, ...]) -> None:
     with pytest.raises(WhyrankError) as refused:
-        make_plan(asked)
+        make_plan(config)
     message = str(refused.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
@@ -140,9 +140,9 @@ def test_a_model_that_is_not_there_is_named(model: str, part: str) -> None:
 
 def test_a_gguf_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    said = ("vLLM reads none: give the checkpoint that it was converted from", "gguf_file=NAME")
-    expect_one_line(EngineConfig(str(tmp_path)), ("no config.json", *said))
-    expect_one_line(EngineConfig(str(tmp_path / "model.gguf")), ("is a file", *said))
+    messages = ("vLLM cannot read .gguf files: give the checkpoint that it was converted from", "gguf_file=NAME")
+    expect_one_line(EngineConfig(str(tmp_path)), ("no config.json", *messages))
+    expect_one_line(EngineConfig(str(tmp_path / "model.gguf")), ("is a file", *messages))
 
 
 # Limits of the machine.
@@ -177,7 +177,7 @@ def test_too_few_open_files_are_named() -> None:
     done = subprocess.run(
         ["bash", "-c", f'ulimit -n 200; exec {sys.executable} -c "{code}"'], capture_output=True, text=True, check=False
     )
-    assert "only 200 files may be open at once, a server needs 1024: raise `ulimit -n`" in done.stderr
+    assert "only 200 files may be open at once, but a server needs 1024: raise `ulimit -n`" in done.stderr
 
 
 @pytest.mark.parametrize(("flag", "positions"), [("2k", 2000), ("1K", 1024), ("1.5K", 1536), ("2048", 2048)])

@@ -66,7 +66,7 @@ async def test_who_starts_a_server_reads_what_it_serves_and_where(
     assert rest == [
         "dtype: float32, because",
         "prefix cache: 0.50 GiB for 65,536 tokens",
-        "access: everybody who reaches this address (--api-key KEY asks for a key)",
+        "access: everyone who can reach this address (--api-key KEY requires a key)",
         "playground: http://localhost:8000/playground",
         "API docs: http://localhost:8000/docs",
         "ready in 7 s",
@@ -92,13 +92,13 @@ async def test_labels_that_the_engines_answers_chose_are_told(
 async def test_what_is_otherwise_is_said(plan: MakePlan, capsys: pytest.CaptureFixture[str]) -> None:
     served = plan()
     await ready(OnVllm(served, kv_cache_memory_bytes=None), served, "K1", url=None)
-    said = capsys.readouterr().err
-    assert "prefix cache: 65,536 tokens" in said and "access: with the API key\n" in said
-    assert "http" not in said and "K1" not in said
+    output = capsys.readouterr().err
+    assert "prefix cache: 65,536 tokens" in output and "access: with the API key\n" in output
+    assert "http" not in output and "K1" not in output
     await ready(OnVllm(served, enable_prefix_caching=False), served)
     await ready(FakeRuntime(served.encoder), served)
-    said = capsys.readouterr().err
-    assert "prefix cache: off" in said and "prefix cache: none, an encoder" in said
+    output = capsys.readouterr().err
+    assert "prefix cache: off" in output and "prefix cache: none, encoders" in output
 
 
 @pytest.mark.parametrize(

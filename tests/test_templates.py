@@ -252,7 +252,7 @@ def test_white_space_that_a_template_strips_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (PLAIN.partition(" \n")[0], "no place for the role 'document'"),
         (f"passage:{{{{ {FIRST.format('document')} }}}}", "no place for the role 'query'"),
@@ -261,40 +261,43 @@ def test_white_space_that_a_template_strips_is_told() -> None:
             "refuses messages of query, document: no",
         ),
         (LOOP + LOOP, "writes the query 2 times"),
-        (PLAIN.replace("| first }}", "| first | upper }}"), "does not write the text of the query as it is"),
+        (PLAIN.replace("| first }}", "| first | upper }}"), "does not write the text of the query unchanged"),
         (
             f"{{% for c in {FIRST.format('document')} %}}{{{{ c }}}}-{{% endfor %}}" + PLAIN,
-            "another frame or another text",
+            "a different frame or text",
         ),
-        (PLAIN + f"{{{{ {FIRST.format('query')} | length }}}}", "another frame or another text"),
-        (PLAIN.replace("| first }}", '| first | replace("<", "&lt;") }}'), "has another frame or another text"),
-        (PLAIN + "{% if tools %}{{ tools | tojson }}{% endif %}", "has a place for tools"),
+        (PLAIN + f"{{{{ {FIRST.format('query')} | length }}}}", "a different frame or text"),
+        (PLAIN.replace("| first }}", '| first | replace("<", "&lt;") }}'), "has a different frame or text"),
+        (PLAIN + "{% if tools %}{{ tools | tojson }}{% endif %}", "accepts tools"),
         (PLAIN + '{{ strftime_now("%d %B %Y") }}', "writes a date"),
         (PLAIN + "{% if date_string is defined %}{{ date_string }}{% endif %}", "writes a date"),
-        (PLAIN + "{{ 'a' if messages | length == 3 else 'b' }}", "writes other text without a system message"),
+        (
+            PLAIN + "{{ 'a' if messages | length == 3 else 'b' }}",
+            "writes different text with and without a system message",
+        ),
         ("{{ nothing.at_all.there }}", "refuses messages of query, document"),
     ],
 )
-def test_a_template_is_refused_by_what_is_in_its_way(template: str, said: str) -> None:
+def test_a_template_is_refused_by_what_is_in_its_way(template: str, message: str) -> None:
     with pytest.raises(CheckpointError) as refused:
         shipped(template)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "reason"),
     [
         ({"1_LogitScore/config": {"true_token_id": [3, 4], "false_token_id": 5}}, "true_token_id = [3, 4]"),
         ({"1_LogitScore/config": {"true_token_id": 3, "false_token_id": "no"}}, "false_token_id = 'no'"),
         ({"1_LogitScore/config": {}}, "true_token_id = None; whyrank reads one token"),
         ({"config_sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}}, "activation.Tanh"),
-        ({"sentence_bert_config": {"modality_config": {"text": {}}}}, "no chat template that its texts go through"),
+        ({"sentence_bert_config": {"modality_config": {"text": {}}}}, "no chat template for its texts"),
         ({"modules": [*MODULES[:1], {"type": f"{ST}models.Pooling"}]}, "no prompt fits this name"),
     ],
 )
-def test_a_recipe_is_refused_by_what_is_in_its_way(files: Mapping[str, Any], said: str, ship: Ship) -> None:
+def test_a_recipe_is_refused_by_what_is_in_its_way(files: Mapping[str, Any], reason: str, ship: Ship) -> None:
     message = refusal(ship(QWEN3, **files))
-    assert said in message and "tuned: " in message and "--prompt FILE" in message and "--prompt chat" in message
+    assert reason in message and "tuned: " in message and "--prompt FILE" in message and "--prompt chat" in message
 
 
 def test_a_head_of_two_classes_is_refused(ship: Ship) -> None:
@@ -307,11 +310,11 @@ def test_a_head_of_two_classes_is_refused(ship: Ship) -> None:
 def test_a_damaged_file_is_named(ship: Ship) -> None:
     folder = ship(QWEN3)
     (folder / "modules.json").write_text("[{")
-    assert "modules.json is cut off or damaged" in refusal(folder)
+    assert "modules.json is truncated or corrupt" in refusal(folder)
 
 
 def test_a_checkpoint_that_ships_none_is_told_so(checkpoint: Callable[[str], Path]) -> None:
-    with pytest.raises(CheckpointError, match="it carries no recipe of its own"):
+    with pytest.raises(CheckpointError, match="it ships no recipe"):
         derived_format(EngineConfig(str(checkpoint("qwen3"))))
 
 
@@ -397,26 +400,26 @@ def test_labels_are_offered_in_every_spelling_of_the_vocabulary() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         (
             LOOP.replace("message.content", "message.content | upper"),
-            "does not write a user's message once and as it is",
+            "does not write a user's message once and unchanged",
         ),
-        (LOOP.replace("message.content", "message.content * 2"), "does not write a user's message once and as it is"),
+        (LOOP.replace("message.content", "message.content * 2"), "does not write a user's message once and unchanged"),
         (LOOP.replace("message.content", "message.content if message.role != 'assistant'"), "an assistant's message"),
-        (LOOP.replace("message.content", 'message.content | replace("  ", " ")'), "another frame or another text"),
+        (LOOP.replace("message.content", 'message.content | replace("  ", " ")'), "a different frame or text"),
         ("{{ raise_exception('no chat') }}", "refuses messages of user: no chat"),
     ],
 )
-def test_a_template_for_chats_is_refused_by_what_is_in_its_way(template: str, said: str) -> None:
+def test_a_template_for_chats_is_refused_by_what_is_in_its_way(template: str, message: str) -> None:
     with pytest.raises(CheckpointError) as refused:
         chat(template)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_checkpoint_that_is_no_chat_model_is_refused(checkpoint: Callable[[str], Path]) -> None:
-    for kind, said in (("qwen3", "it has no chat template"), ("qwen3-seq-cls", "it has a classification head")):
+    for kind, message in (("qwen3", "it has no chat template"), ("qwen3-seq-cls", "it has a classification head")):
         with pytest.raises(CheckpointError) as refused:
             make_plan(EngineConfig(str(checkpoint(kind)), prompt="chat"))
-        assert said in str(refused.value) and "--prompt FILE" in str(refused.value)
+        assert message in str(refused.value) and "--prompt FILE" in str(refused.value)

@@ -81,9 +81,9 @@ def test_a_servers_error_does_not_act_on_the_terminal(form: tuple[str, ...]) -> 
         command = [sys.executable, "-m", "whyrank", "rerank", "--url", url, "-q", "q", "a", *form]
         done = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert done.returncode == 2 and done.stdout == b""
-    said = done.stderr.decode()
-    assert "error: no\n[2J" in said
-    assert not ACTING.search(said)
+    errors = done.stderr.decode()
+    assert "error: no\n[2J" in errors
+    assert not ACTING.search(errors)
 
 
 def test_red_is_for_altered_and_grey_for_unverified_sentences() -> None:

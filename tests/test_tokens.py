@@ -121,7 +121,7 @@ def test_features_enter_the_prompt_as_on_the_card(checkpoint: Callable[[str], Pa
 
 
 @pytest.mark.parametrize(
-    ("metadata", "said"),
+    ("metadata", "message"),
     [
         ({"hop": "0] [SEP"}, "metadata 'hop' is '0] [SEP': it must be a whole number"),
         ({"hop": True}, "must be a whole number"),
@@ -131,14 +131,14 @@ def test_features_enter_the_prompt_as_on_the_card(checkpoint: Callable[[str], Pa
     ],
 )
 def test_a_bad_feature_is_that_documents_error(
-    metadata: dict[str, Any], said: str, checkpoint: Callable[[str], Path]
+    metadata: dict[str, Any], message: str, checkpoint: Callable[[str], Path]
 ) -> None:
     ours, _ = make("multi-hop", checkpoint)
     good, bad = ours.encode(QUERY, [Document("a"), Document("b", metadata=metadata)], None, "tail")
     assert isinstance(good, EncodedDocument)
     assert isinstance(bad, DocumentError)
     assert bad.code == "bad_feature"
-    assert said in bad.message
+    assert message in bad.message
 
 
 def test_entities_cannot_speak_as_the_frame(checkpoint: Callable[[str], Path]) -> None:
@@ -225,10 +225,14 @@ def test_only_the_document_is_cut(name: str, policy: TruncationPolicy, checkpoin
     for prompt in cut:
         assert (prompt.ids[: len(before)], prompt.ids[-len(after) :]) == (before, after)
         kept.append(prompt.ids[len(before) : -len(after)])
-        told = prompt.truncation
-        assert told.truncated
-        assert (told.used_tokens, told.original_tokens) == (len(kept[-1]), len(document)) == (100, len(document))
-        assert (told.policy, told.query_tokens_cut) == (policy, 0)
+        truncation = prompt.truncation
+        assert truncation.truncated
+        assert (
+            (truncation.used_tokens, truncation.original_tokens)
+            == (len(kept[-1]), len(document))
+            == (100, len(document))
+        )
+        assert (truncation.policy, truncation.query_tokens_cut) == (policy, 0)
     # The document's first token may include the frame's last space, so it stays in any case: the comparisons leave it out.
     match policy:
         case "tail":
@@ -270,9 +274,9 @@ def test_a_long_query_gives_way_after_the_document(checkpoint: Callable[[str], P
     tight, _ = make("prism", checkpoint, max_length=sum(map(len, around(whole))) + 100)
     (row,) = tight.encode(LONG.text, [LONG], None, "tail")
     assert isinstance(row, EncodedDocument)
-    told = row.prompts[0].truncation
-    assert 25 <= told.used_tokens <= 30  # a quarter of the room belongs to the document, however long the query
-    assert told.query_tokens_cut > 1000
+    truncation = row.prompts[0].truncation
+    assert 25 <= truncation.used_tokens <= 30  # a quarter of the room belongs to the document, however long the query
+    assert truncation.query_tokens_cut > 1000
     assert len(row.prompts[0].ids) == tight.max_length
 
 
@@ -357,21 +361,23 @@ def test_a_prompt_without_instruction_says_so(checkpoint: Callable[[str], Path])
 
 
 @pytest.mark.parametrize(
-    ("label", "said"),
+    ("label", "message"),
     [
         ('"indubitably so"', "labels.positive = 'indubitably so' is not a single token"),
         ('"<|yes|>"', "is not a single token"),
         ("999999", "labels.positive = 999999: this tokenizer has no such id"),
     ],
 )
-def test_labels_must_be_single_tokens(label: str, said: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_labels_must_be_single_tokens(
+    label: str, message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     source = Path(__file__).parents[1] / "prompts" / "prism.toml"
     changed = tmp_path / "changed.toml"
     changed.write_text(source.read_text().replace('positive = "yes"', f"positive = {label}"))
     tokenizer = AutoTokenizer.from_pretrained(checkpoint("qwen3"))
     with pytest.raises(CheckpointError) as refused:
         PromptEncoder(load_format(changed), tokenizer.backend_tokenizer, 4096)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_the_shared_prefix_is_shared_by_all_queries(encoder: Encoder) -> None:

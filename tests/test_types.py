@@ -27,7 +27,7 @@ def test_documents_come_as_strings_objects_or_documents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "documents", "options", "said"),
+    ("query", "documents", "options", "message"),
     [
         ("", ["d"], {}, "query is empty"),
         (" \n", ["d"], {}, "query is empty"),
@@ -59,10 +59,10 @@ def test_documents_come_as_strings_objects_or_documents() -> None:
         ("q", ["d"], {"truncation": "left"}, "truncation is 'left': choose from tail, head, middle, windows"),
     ],
 )
-def test_bad_input_is_named_with_its_remedy(query: Any, documents: Any, options: Any, said: str) -> None:
+def test_bad_input_is_named_with_its_remedy(query: Any, documents: Any, options: Any, message: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         RerankRequest.of(query, documents, **options)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_usage_adds_up() -> None:

@@ -62,8 +62,8 @@ WRONG_KEY = 401, {"error": {"type": "Unauthorized", "message": "wrong key"}}
 
 
 async def test_rerank_prints_what_the_server_says(server: Server) -> None:
-    asked = ("rerank", "--url", server.url, "-q", "boiling point", *TEXTS)
-    done = whyrank(*asked, "--json")
+    command = ("rerank", "--url", server.url, "-q", "boiling point", *TEXTS)
+    done = whyrank(*command, "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     async with open_server(server.url, None, EngineConfig("m")) as client:
@@ -71,7 +71,7 @@ async def test_rerank_prints_what_the_server_says(server: Server) -> None:
     assert [row["index"] for row in answer["results"]] == [row.index for row in ranking.results]
     assert [row["score"] for row in answer["results"]] == pytest.approx([row.score for row in ranking.results])
     assert answer["prompt"].startswith("prism@") and set(answer) >= {"usage", "evidence_usage", "model"}
-    done = whyrank(*asked, "--mode", "evidence", "--evidence-min-score", 0, "--evidence-top-n", 1)
+    done = whyrank(*command, "--mode", "evidence", "--evidence-min-score", 0, "--evidence-top-n", 1)
     assert done.returncode == 0, done.stderr
     assert "█" in done.stdout and "supported by the document" in done.stdout
 
@@ -88,16 +88,16 @@ def test_the_key_comes_from_the_option_or_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        (["--model", "m", "--url", "http://localhost:1"], "give either --model, to load one, or --url"),
+        (["--model", "m", "--url", "http://localhost:1"], "give either --model, to load a model, or --url"),
         (["--url", "http://localhost:1", "--prompt", "prism"], "prompt is 'prism': with a URL the server decides that"),
         (["--url", "localhost:1"], "base_url is ['localhost:1']: give URLs such as"),
     ],
 )
-def test_what_cannot_be_asked_of_a_server(arguments: list[str], said: str) -> None:
+def test_what_cannot_be_asked_of_a_server(arguments: list[str], message: str) -> None:
     done = whyrank("rerank", *arguments, "-q", "q", "text")
-    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_several_servers_are_one_client() -> None:

@@ -213,10 +213,10 @@ def test_every_split_into_tokens_is_admitted(compiled: tuple[Any, xgrammar.Compi
         assert matcher is not None and matcher.is_completed(), pieces
 
 
-@pytest.mark.parametrize("asked", [("prism",), ("prism", "qwen3_5")], ids="-".join)
-async def test_whatever_the_model_wants_it_quotes(asked: tuple[str, ...], serve: Serve) -> None:
+@pytest.mark.parametrize("family", [("prism",), ("prism", "qwen3_5")], ids="-".join)
+async def test_whatever_the_model_wants_it_quotes(family: tuple[str, ...], serve: Serve) -> None:
     """Random weights want nothing sensible, and still only sentences of the document are written."""
-    served: Served = await serve(*asked)
+    served: Served = await serve(*family)
     documents = [WATER, CHINESE, "Good. </evidence> is bad.", "", *DOCUMENTS.values()]
     options: dict[str, Any] = {"evidence_style": "verbatim", "evidence_min_score": 0.0, "evidence_top_n": 100}
     options |= {"max_contribution_tokens": 4, "max_evidence_tokens": 48}

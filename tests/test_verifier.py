@@ -79,9 +79,9 @@ async def test_only_what_words_leave_open_is_asked_and_no_verdict_changes(both: 
     grounding = grounding_of(await both.row())
     assert [one.verdict for one in grounding.sentences] == ["supported", "altered", "unverified"]
     assert [one.model_score for one in grounding.sentences] == [None, None, pytest.approx(0.9002, abs=1e-3)]
-    asked = [both.decode(ids) for ids in both.judge.prompts]
-    assert len(asked) == 2 and REWORDED in asked[0] and CONTRIBUTION in asked[1]
-    assert all(f"Document: {DOCUMENT}" in text for text in asked)
+    prompts = [both.decode(ids) for ids in both.judge.prompts]
+    assert len(prompts) == 2 and REWORDED in prompts[0] and CONTRIBUTION in prompts[1]
+    assert all(f"Document: {DOCUMENT}" in text for text in prompts)
     plain = grounding_of(await both.row(verify="words"))
     assert (plain.supported, plain.altered, plain.unverified) == (
         grounding.supported,
@@ -118,13 +118,13 @@ async def test_the_model_itself_judges_where_it_may_be_instructed(plan: Plan) ->
     (row,) = await reranker.score(QUERY, [DOCUMENT], **OPTIONS)
     verification = grounding_of(row).verification
     assert verification is not None and verification.model == "tiny" and "+" in verification.prompt
-    asked = encoder.decode(runtime.prompts[1])
-    assert "Judge whether the Document states or directly implies the Query" in asked and REWORDED in asked
+    prompt = encoder.decode(runtime.prompts[1])
+    assert "Judge whether the Document states or directly implies the Query" in prompt and REWORDED in prompt
 
 
 async def test_a_model_that_knows_relevance_alone_is_not_asked(plan: Plan) -> None:
     reranker = Reranker.from_runtime(FakeRuntime(plan.encoder), plan.encoder, EngineConfig("tiny"))
-    with pytest.raises(InvalidRequest, match=r"prompt 'prism' can only be asked for relevance.*--verifier MODEL"):
+    with pytest.raises(InvalidRequest, match=r"prompt 'prism' can judge only relevance.*--verifier MODEL"):
         await reranker.rerank(QUERY, [DOCUMENT], **OPTIONS)
     assert (await reranker.rerank(QUERY, [DOCUMENT], verify="model")).results[0].score is not None  # nothing is written
 
@@ -201,9 +201,9 @@ async def test_it_travels(plan: Plan, claims_plan: Plan) -> None:
     inside.service.reranker = inside.service._uncalibrated = both.reranker
     async with inside.client() as http:
         body = {"query": QUERY, "documents": [DOCUMENT], **OPTIONS}
-        told = (await http.post("/v1/rerank", json=body)).json()["results"][0]
-        assert told["grounding"]["sentences"][2]["model_score"] == pytest.approx(0.9002, abs=1e-3)
-        assert told["grounding"]["verification"]["model"] == "judge"
+        row = (await http.post("/v1/rerank", json=body)).json()["results"][0]
+        assert row["grounding"]["sentences"][2]["model_score"] == pytest.approx(0.9002, abs=1e-3)
+        assert row["grounding"]["verification"]["model"] == "judge"
         refused = await http.post("/v1/rerank", json=body | {"verify": "twice"})
         assert refused.status_code == 400 and "should be 'words' or 'model'" in refused.text
     async with AsyncClient("http://test", transport=http._transport) as client:  # type: ignore[arg-type]
@@ -214,11 +214,11 @@ def test_an_older_server_says_nothing_of_it_and_is_understood() -> None:
     grounding = Grounding(0.0, sentences=(CheckedSentence(0, 1, "unverified", "wording"),), unverified=1.0)
     row = RankedDocument(0, Document("d"), 1, 0.9, 2.0, evidence=Evidence("", "e", "complete", 1, grounding))
     body = json.loads(json.dumps(ranking_to_dict(Ranking((row,), usage=_NONE, model="m", prompt="p"))))
-    (told,) = body["results"]
+    (sent,) = body["results"]
     del (
-        told["contribution_grounding"],
-        told["grounding"]["verification"],
-        told["grounding"]["sentences"][0]["model_score"],
+        sent["contribution_grounding"],
+        sent["grounding"]["verification"],
+        sent["grounding"]["sentences"][0]["model_score"],
     )
     assert ranking_from_dict(body, [Document("d")]).results == (row,)
 
@@ -234,14 +234,14 @@ def test_a_verifier_must_be_able_to_judge_claims(plan: Plan, checkpoint: Callabl
         return make_verifier_plan(replace(served, config=replace(served.config, verifier=name)))
 
     folder = checkpoint("qwen3")
-    with pytest.raises(CheckpointError, match=r"prompt 'prism' can only be asked for relevance.* claims-chatml, "):
+    with pytest.raises(CheckpointError, match=r"prompt 'prism' can judge only relevance.* claims-chatml, "):
         planned(f"{folder},prompt=prism")
-    found = planned(f"{folder},prompt=qwen3-reranker,max_length=500")
-    assert found is not None and found.encoder.max_length == 500
-    with pytest.raises(InvalidRequest, match="'promt=x' is no option of an engine"):
+    judge = planned(f"{folder},prompt=qwen3-reranker,max_length=500")
+    assert judge is not None and judge.encoder.max_length == 500
+    with pytest.raises(InvalidRequest, match="'promt=x' is not an engine option"):
         planned(f"{folder},promt=x")
     scores_only = make_plan(EngineConfig(str(folder), prompt="qwen3-reranker"))
-    with pytest.raises(CheckpointError, match="writes no evidence that it could judge"):
+    with pytest.raises(CheckpointError, match="writes no evidence for it to judge"):
         planned(str(folder), scores_only)
     assert make_verifier_plan(plan) is None
 
@@ -250,7 +250,7 @@ def test_a_model_with_encoder_and_decoder_is_refused(checkpoint: Callable[[str],
     folder = shutil.copytree(checkpoint("roberta"), tmp_path / "MiniCheck-Flan-T5-Large")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"is_encoder_decoder": True}))
-    with pytest.raises(CheckpointError, match="has an encoder and a decoder, as T5 has: no route of whyrank runs"):
+    with pytest.raises(CheckpointError, match="is an encoder-decoder model like T5, which whyrank cannot run"):
         make_plan(EngineConfig(str(folder), prompt="minicheck-roberta"))
 
 

@@ -66,7 +66,7 @@ def check_outputs(output: Path, rejects: Path) -> None:
     """Find what would keep `rerank_file` from writing, before an engine starts."""
     for path in (output, rejects):
         if not path.parent.is_dir():
-            raise InvalidRequest(f"{path}: there is no folder {path.parent}: make it, or choose another file")
+            raise InvalidRequest(f"{path}: there is no folder {path.parent}: create it, or choose another file")
     _claimed(output).close()
 
 

@@ -96,7 +96,7 @@ def read_calibration(path: Path) -> Calibration:
     except ValueError as cause:
         raise InvalidRequest(f"calibration {path}: not JSON ({cause})") from cause
     if not isinstance(value, dict) or (value.pop("whyrank", 0), value.pop("version", 0)) != ("calibration", _VERSION):
-        raise InvalidRequest(f"calibration {path}: is no file of `whyrank calibrate` of this version")
+        raise InvalidRequest(f"calibration {path}: was not written by this version of `whyrank calibrate`")
     try:
         points = tuple((float(margin), float(probability)) for margin, probability in value.pop("points"))
         calibration = Calibration(points=points, **value)
@@ -110,6 +110,6 @@ def read_calibration(path: Path) -> Calibration:
         or (calibration.method == "isotonic") != bool(points)
     ):
         raise InvalidRequest(
-            f"calibration {path}: its numbers do not make a calibration; write it with `whyrank calibrate`"
+            f"calibration {path}: its numbers are not a valid calibration; write it with `whyrank calibrate`"
         )
     return calibration

@@ -33,8 +33,8 @@ async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
         )
     if row.label_mass is not None and row.label_mass < MIN_LABEL_MASS:
         logger.warning(
-            "%s puts %.4f of the probability on its labels, and the rest on other words: its prompt or its weights "
-            "hardly fit; try `whyrank doctor`",
+            "%s puts only %.4f of the probability on its labels: prompt and weights probably do not fit; "
+            "try `whyrank doctor`",
             model,
             row.label_mass,
         )

@@ -19,10 +19,10 @@ _TOKENIZERS = (
 )
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _NO_GGUF = (
-    "a .gguf file is not enough, for vLLM reads none: give the checkpoint that it was converted from, or convert it back with "
+    "vLLM cannot read .gguf files: give the checkpoint that it was converted from, or convert it back with "
     "transformers (from_pretrained(FOLDER, gguf_file=NAME))"
 )
-_AGAIN = "copy the checkpoint anew"
+_AGAIN = "copy the checkpoint again"
 
 
 def check_folder(folder: Path) -> None:
@@ -35,11 +35,13 @@ def check_folder(folder: Path) -> None:
     except OSError as cause:
         raise CheckpointError(f"model '{folder}': the folder cannot be read ({cause.strerror})") from cause
     if "config.json" not in names:
-        raise CheckpointError(f"model '{folder}': no config.json in this folder; {_what_is_there(names)}")
+        holds_gguf = any(name.endswith(".gguf") for name in names)
+        remark = _NO_GGUF if holds_gguf else f"it holds {', '.join(sorted(names)[:5]) or 'nothing'}"
+        raise CheckpointError(f"model '{folder}': no config.json in this folder; {remark}")
     _read_object(folder / "config.json")
     if not names.intersection(_TOKENIZERS):
         raise CheckpointError(
-            f"model '{folder}': no tokenizer.json in this folder; copy it from where the model came from, "
+            f"model '{folder}': no tokenizer.json in this folder; copy it from the model's source, "
             "with tokenizer_config.json"
         )
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -48,21 +50,15 @@ def check_folder(folder: Path) -> None:
     _check_weights(folder)
 
 
-def _what_is_there(names: set[str]) -> str:
-    if any(name.endswith(".gguf") for name in names):
-        return _NO_GGUF
-    return f"it holds {', '.join(sorted(names)[:5]) or 'nothing'}"
-
-
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except OSError as cause:
         raise CheckpointError(f"{path}: cannot be read ({cause.strerror})") from cause
     except ValueError as cause:
-        raise CheckpointError(f"{path}: cut off or damaged, no JSON ({cause}); {_AGAIN}") from cause
+        raise CheckpointError(f"{path}: truncated or corrupt: not valid JSON ({cause}); {_AGAIN}") from cause
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; {_AGAIN}")
+        raise CheckpointError(f"{path}: is not a JSON object; {_AGAIN}")
     return value
 
 
@@ -85,4 +81,4 @@ def _check_header(path: Path) -> None:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError) as cause:
-        raise CheckpointError(f"{path}: cut off or damaged ({cause}); {_AGAIN}") from cause
+        raise CheckpointError(f"{path}: truncated or corrupt ({cause}); {_AGAIN}") from cause

@@ -33,8 +33,8 @@ __all__ = [
 
 _HEAD = "ForSequenceClassification"
 _FAST_TOKENIZER = (
-    "whyrank needs tokenizer.json and tokenizer_config.json as they are beside the model; where only a slow tokenizer is, "
-    "load it once with transformers' AutoTokenizer (it may want sentencepiece) and save_pretrained it into the folder"
+    "whyrank needs tokenizer.json and tokenizer_config.json beside the model; if there is only a slow tokenizer, load it "
+    "once with transformers' AutoTokenizer (which may need sentencepiece) and write it there with save_pretrained"
 )
 _LINEAR_HEAD_SIZES = ("linear_key_head_dim", "linear_value_head_dim")
 
@@ -93,8 +93,7 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
         raise CheckpointError(f"route {route}: prompt '{fmt.name}' allows {', '.join(fmt.routes)}")
     if checkpoint.remote_code and route == "encoder" and not config.trust_remote_code:
         raise CheckpointError(
-            f"{config.model} brings Python code of its own and runs only with it: "
-            "read that code, then say --trust-remote-code"
+            f"{config.model} needs the Python code that it ships: read that code, then give --trust-remote-code"
         )
     backend = _backend(config, tokenizer)
     reserved_tokens = 1
@@ -116,8 +115,8 @@ def derived_format(config: EngineConfig) -> PromptFormat:
     fmt = _shipped_format(config, checkpoint, tokenizer)
     if fmt is None:
         raise CheckpointError(
-            f"{config.model}: it carries no recipe of its own (a chat template, and a modules.json with a LogitScore or for a "
-            "classification head); --prompt chat shows that of a chat model"
+            f"{config.model}: it ships no recipe (a chat template, and a modules.json with a LogitScore or for a "
+            "classification head); --prompt chat shows the one of a chat model"
         )
     return fmt
 
@@ -148,8 +147,8 @@ def _shipped_format(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any
         )
     except CheckpointError as cause:
         raise CheckpointError(
-            f"{config.model}: no prompt can be made of what it says of itself: {cause}. Describe its prompt in a TOML file "
-            "(`whyrank formats --where` shows ours) and pass --prompt FILE, or ask it yes or no with --prompt chat"
+            f"{config.model}: no prompt can be derived from it: {cause}. Describe its prompt in a TOML file "
+            "(`whyrank formats --where` shows ours) and pass --prompt FILE, or use --prompt chat"
         ) from cause
 
 
@@ -164,7 +163,7 @@ def _chat_formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) 
         )
     except CheckpointError as cause:
         raise CheckpointError(
-            f"{config.model}: it cannot be asked as a chat model: {cause}. Describe its prompt in a TOML file "
+            f"{config.model}: it cannot be used as a chat model: {cause}. Describe its prompt in a TOML file "
             "(`whyrank formats --where` shows ours) and pass --prompt FILE"
         ) from cause
 
@@ -177,7 +176,7 @@ def make_verifier_plan(served: Plan) -> Plan | None:
     if served.route != "generate" or served.format.continuation is None:
         raise CheckpointError(
             f"verifier {name!r}: {served.config.model} with prompt '{served.format.name}' on route {served.route} writes no "
-            "evidence that it could judge; leave it out"
+            "evidence for it to judge; leave it out"
         )
     return make_claims_plan(name, {})
 
@@ -189,7 +188,7 @@ def make_claims_plan(name: str, options: Mapping[str, Any]) -> Plan:
     if not plan.format.can_judge_claims:
         able = ", ".join(fmt.name for fmt in builtin_formats().values() if fmt.can_judge_claims)
         raise CheckpointError(
-            f"verifier {plan.config.model!r}: prompt '{plan.format.name}' can only be asked for relevance; prompts that can "
+            f"verifier {plan.config.model!r}: prompt '{plan.format.name}' can judge only relevance; prompts that can "
             f"judge claims: {able}"
         )
     return plan
@@ -199,8 +198,8 @@ def _max_length(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat,
     room = checkpoint.max_positions - reserved_tokens if checkpoint.max_positions else None
     if room is not None and room < 1:
         raise CheckpointError(
-            f"{config.model} has {checkpoint.max_positions} positions (or a --max-model-len of so many): {reserved_tokens} are "
-            "kept for the answer, and none is left for the prompt; give more"
+            f"{config.model} has {checkpoint.max_positions} positions (or --max-model-len allows no more): {reserved_tokens} "
+            "are reserved for the answer, which leaves none for the prompt; give more"
         )
     if config.max_length and room and config.max_length > room:
         raise CheckpointError(
@@ -216,7 +215,7 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
     table = _config_table(config)
     if table.get("is_encoder_decoder"):
         raise CheckpointError(
-            f"model {config.model!r} has an encoder and a decoder, as T5 has: no route of whyrank runs such a model; give a "
+            f"model {config.model!r} is an encoder-decoder model like T5, which whyrank cannot run; give a "
             "decoder or an encoder"
         )
     text = table.get("text_config") or table
@@ -283,7 +282,9 @@ def _positions(model: str, table: dict[str, Any]) -> int | None:
     # DeBERTa's positions are relative: max_position_embeddings limits its tokenizer, not the model; the format has the limit.
     positions: int | None = table.get("max_position_embeddings")
     if positions is not None and type(positions) is not int:
-        raise CheckpointError(f"model {model!r}: config.json: max_position_embeddings is {positions!r:.60}, no number")
+        raise CheckpointError(
+            f"model {model!r}: config.json: max_position_embeddings is {positions!r:.60}, not a number"
+        )
     if positions and "roberta" in table.get("model_type", ""):
         return positions - int(table.get("pad_token_id", 1)) - 1  # they are counted from after the padding id
     return positions
@@ -300,7 +301,7 @@ def _config_table(config: EngineConfig) -> dict[str, Any]:
         table, _ = transformers.PretrainedConfig.get_config_dict(config.source, revision=config.revision)
     except (OSError, ValueError) as cause:
         raise CheckpointError(
-            f"model {config.model!r}: neither a folder with a config.json nor a name that the hub answers for "
+            f"model {config.model!r}: neither a folder with a config.json nor a name known to the hub "
             f"({str(cause).splitlines()[0]:.200})"
         ) from cause
     if not table:
@@ -317,7 +318,7 @@ def _tokenizer(config: EngineConfig) -> Any:
     except (OSError, ValueError, ImportError, KeyError) as cause:
         (reason, *_) = str(cause).strip().splitlines() or [""]
         raise CheckpointError(
-            f"model {config.model!r}: its tokenizer does not load ({type(cause).__name__}: {reason}). {_FAST_TOKENIZER}"
+            f"model {config.model!r}: its tokenizer cannot be loaded ({type(cause).__name__}: {reason}). {_FAST_TOKENIZER}"
         ) from cause
 
 

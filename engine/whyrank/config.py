@@ -1,4 +1,4 @@
-"""The options of an engine. Python and the command line derive names, defaults and help from here."""
+"""The options of an engine and of `whyrank serve`. Python and the command line derive names, defaults and help from here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from whyrank.errors import InvalidRequest
 from whyrank.options import Option, check_options
 
-__all__ = ["DEMO", "Dtype", "EngineConfig", "Route"]
+__all__ = ["DEMO", "Dtype", "EngineConfig", "Route", "ServeOptions"]
 
 Route = Literal["generate", "classify", "encoder"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -36,12 +36,12 @@ class EngineConfig:
     prompt: Annotated[
         str | None,
         Option(
-            "A prompt's name (see `whyrank formats`), a TOML file of your own, or chat: any chat model, asked yes or no."
+            "A prompt's name (see `whyrank formats`), a TOML file of your own, or chat, which asks any chat model yes or no."
         ),
     ] = None
-    route: Annotated[Route | None, Option("The prompt's first by default.")] = None
+    route: Annotated[Route | None, Option("By default the prompt's first.")] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of a hub model.")] = None
-    dtype: Annotated[Dtype, Option("auto: what suits device and checkpoint.")] = "auto"
+    dtype: Annotated[Dtype, Option("auto: chosen for device and checkpoint.")] = "auto"
     max_length: Annotated[
         int | None,
         Option("Maximum tokens of a prompt; by default the prompt file's limit.", positive=True, unit="tokens"),
@@ -58,7 +58,7 @@ class EngineConfig:
         Literal["given", "auto"],
         Option("auto: compute the prompt's features (multi-hop) by simple rules where a document has none."),
     ] = "given"
-    trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint brings.")] = False
+    trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint ships.")] = False
     calibration: Annotated[
         str | None, Option("The file that `whyrank calibrate` wrote for this model.", metavar="FILE")
     ] = None
@@ -70,7 +70,7 @@ class EngineConfig:
         ),
     ] = None
     tensor_parallel_size: Annotated[int, Option("GPUs that share one model.", minimum=1)] = 1
-    quantization: Annotated[str | None, Option("How vLLM is to read or make quantised weights, e.g. fp8.")] = None
+    quantization: Annotated[str | None, Option("How vLLM reads or makes quantised weights, e.g. fp8.")] = None
     gpu_memory_utilization: Annotated[
         float | None, Option("Share of a GPU's memory that the engine may use.", minimum=0, maximum=1)
     ] = None
@@ -95,3 +95,24 @@ class EngineConfig:
     def source(self) -> str:
         """The folder or hub name to load from."""
         return str(_DEMO_FOLDER) if self.model == DEMO else self.model
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The options of `whyrank serve` that are neither the engine's nor vLLM's."""
+
+    vllm_routes: Annotated[
+        bool,
+        Option(
+            "Also open vLLM's own routes (/v1/completions, /tokenize, /invocations, ...): raw generation and tokenization "
+            "for anyone with a key, without whyrank's limits and with one cache for all keys."
+        ),
+    ] = False
+    protect_metrics: Annotated[
+        bool, Option("Require the API key for /metrics, too; then only /health is open to everyone.")
+    ] = False
+    strict_model: Annotated[
+        bool,
+        Option("Refuse (404) requests that name another model. By default they are answered with a warning."),
+    ] = False
+    verbose: Annotated[bool, Option("Show the vLLM command, vLLM's own log and a line for each request.")] = False

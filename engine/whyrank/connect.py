@@ -67,7 +67,7 @@ def open_reranker(
 ) -> RerankerContext:
     """A model to load or servers to call. `engine`: options of EngineConfig; `options`: of AsyncClient."""
     if (model is None) == (not urls):
-        raise InvalidRequest("give either --model, to load one, or --url, to ask a server")
+        raise InvalidRequest("give either --model, to load a model, or --url, to call a server")
     config = EngineConfig(model or urls[0], **engine)
     return open_server(urls, api_key, config, **options) if urls else open_model(config)
 
@@ -81,7 +81,7 @@ def named_options(name: str) -> tuple[str, Mapping[str, Any]]:
         key, equals, value = pair.partition("=")
         if not equals or key not in known:
             raise InvalidRequest(
-                f"{masked(name)!r}: {pair!r} is no option of an engine; write key=value with one of {', '.join(known)}"
+                f"{masked(name)!r}: {pair!r} is not an engine option; write key=value with one of {', '.join(known)}"
             )
         options[key] = _parse_option(known[key].kind, value, f"{masked(name)!r}: {key}")
     return model, options
@@ -96,5 +96,5 @@ def _parse_option(kind: Any, value: str, where: str) -> Any:
     try:
         return parsers.get(kind, str)(value)
     except (KeyError, ValueError) as cause:
-        remedy = "say true or false" if kind is bool else "give a number"
+        remedy = "give true or false" if kind is bool else "give a number"
         raise InvalidRequest(f"{where} is {value!r}: {remedy}") from cause

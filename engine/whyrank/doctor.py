@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
@@ -107,12 +107,9 @@ def read_pairs(path: Path) -> list[RerankRequest]:
         except InvalidRequest as cause:
             raise DataError(f'{line.where}: {cause} (a line is {{"query": "...", "documents": ["..."]}})') from cause
     if not requests:
-        raise DataError(f'{path} holds no pairs: give lines of {{"query": "...", "documents": ["..."]}}')
-    return list(islice(_one_by_one(requests), _MAX_OWN_PAIRS))
-
-
-def _one_by_one(requests: Iterable[RerankRequest]) -> Iterator[RerankRequest]:
-    return (replace(request, documents=(document,)) for request in requests for document in request.documents)
+        raise DataError(f'{path} contains no pairs: give lines of {{"query": "...", "documents": ["..."]}}')
+    pairs = (replace(request, documents=(document,)) for request in requests for document in request.documents)
+    return list(islice(pairs, _MAX_OWN_PAIRS))
 
 
 async def examine(config: EngineConfig, pairs: Sequence[RerankRequest] = ()) -> Report:
@@ -166,7 +163,7 @@ def _prompt(plan: Plan) -> list[Finding]:
     ]
     if plan.route == "generate" and plan.checkpoint.has_quantized_head:
         findings.append(
-            Finding("head", "quantised in the checkpoint and left so: logits in coarse steps, which may make ties")
+            Finding("head", "quantised in the checkpoint and kept so: logits are coarse, which may cause ties")
         )
     if labels is not None:
         of_head = plan.route == "encoder"
@@ -230,7 +227,7 @@ def ids_finding(encoder: PromptEncoder, pairs: Sequence[RerankRequest] = ()) -> 
         )
     value = f"{kinds.count('equal')} of {len(kinds)} pairs as the tokenizer itself has them"
     if as_text := kinds.count("as text"):
-        value += f"; in {as_text}, text that would read as a control token is read as text"
+        value += f"; in {as_text}, text that looks like a control token is read as text"
     if cut := kinds.count("cut"):
         value += f"; {cut} too long to compare"
     return Finding("ids", value, good=True)

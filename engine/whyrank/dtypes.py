@@ -38,7 +38,8 @@ def choose_dtype_for_cpu(plan: Plan, instructions: str | None) -> Choice:
     if checkpoint.has_linear_attention:
         return Choice("bfloat16", "the only one of this model's CPU kernels")
     if checkpoint.stored_dtype != "bfloat16":
-        return Choice("float32", f"since the checkpoint is in {checkpoint.stored_dtype or 'no dtype that it names'}")
+        stored = f"is in {checkpoint.stored_dtype}" if checkpoint.stored_dtype else "names no dtype"
+        return Choice("float32", f"since the checkpoint {stored}")
     if instructions is None:
         return Choice("float32", "the best on a CPU without AMX-BF16 and AVX512-BF16")
     return Choice("bfloat16", f"the checkpoint's own, for which this CPU has {instructions}")
@@ -48,5 +49,7 @@ def choose_dtype_for_cpu(plan: Plan, instructions: str | None) -> Choice:
 def bfloat16_instructions() -> str | None:
     import torch
 
-    found = torch.cpu.get_capabilities()
-    return next((name for name in ("AMX-BF16", "AVX512-BF16") if found.get(name.lower().replace("-", "_"))), None)
+    capabilities = torch.cpu.get_capabilities()
+    return next(
+        (name for name in ("AMX-BF16", "AVX512-BF16") if capabilities.get(name.lower().replace("-", "_"))), None
+    )

@@ -48,7 +48,7 @@ class Step:
             return
         if self.fallback is None or subprocess.run(self.fallback, check=False).returncode != 0:
             raise EngineNotInstalled(
-                f"this command failed, its output is above: {shlex.join(self.fallback or self.command)}"
+                f"this command failed (see its output above): {shlex.join(self.fallback or self.command)}"
             )
 
 
@@ -92,8 +92,8 @@ def install(device: Device) -> None:
         _define_missing_operators()
     if subprocess.run([sys.executable, "-c", _CHECK], check=False).returncode != 0:
         raise EngineNotInstalled(
-            "the engine was installed and does not import, the reason is above: a fresh environment has no older packages "
-            "that could be in its way"
+            "the engine was installed but cannot be imported (see above): try a fresh environment, without older "
+            "packages"
         )
 
 
@@ -104,14 +104,14 @@ def check_gpu(python: str = sys.executable) -> str | None:
         return None
     if detect_device() == "cpu":
         return (
-            "no GPU can be used here, for nvidia-smi does not answer. The engine starts only where NVIDIA's driver is loaded "
-            "(in a container: --gpus all)"
+            "no GPU can be used here, because nvidia-smi does not answer. The engine starts only where NVIDIA's driver is "
+            "loaded (in a container: --gpus all)"
         )
     reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
     raise EngineNotInstalled(
         f"nvidia-smi lists a GPU, but PyTorch cannot use it ({reason:.200}). PyTorch is built for CUDA {done.stdout.strip()}: "
-        "if nvidia-smi shows an older CUDA version, the driver is too old and wants an update; if not, another program may "
-        "have the GPU for itself"
+        "if nvidia-smi shows an older CUDA version, the driver is too old: update it; if not, another program may "
+        "hold the GPU exclusively"
     )
 
 

@@ -80,7 +80,7 @@ def json_object(line: Line) -> dict[str, Any]:
         where = line._replace(number=line.number + cause.lineno - 1).where
         raise DataError(f"{where}: not JSON ({cause.msg} at column {cause.colno})") from cause
     if not isinstance(value, dict):
-        raise DataError(f"{line.where}: {line.text[:40]!r} is no JSON object")
+        raise DataError(f"{line.where}: {line.text[:40]!r} is not a JSON object")
     return value
 
 

@@ -30,6 +30,7 @@ class Option:
     metavar: str | None = None
     flag: bool = True
     """Whether the command line has it."""
+    short_flag: str | None = None
     agent: bool = False
     """Whether tools for agents have it: they get few options, so that a model chooses well."""
 

@@ -105,11 +105,11 @@ def _passage(row: RankedDocument, marked: bool = False, level: _Level = "unverif
     grounding = row.evidence.grounding if row.evidence else None
     for sentence in reversed(grounding.sentences if grounding else ()):
         assert grounding is not None
-        found = _level(grounding, sentence)
-        if found == "altered" or _LEVELS.index(found) < _LEVELS.index(level):
+        sentence_level = _level(grounding, sentence)
+        if sentence_level == "altered" or _LEVELS.index(sentence_level) < _LEVELS.index(level):
             text = text[: sentence.start].rstrip(" ") + text[sentence.end :]
-        elif marked and found != "supported":
-            text = f"{text[: sentence.end]} ({found}){text[sentence.end :]}"
+        elif marked and sentence_level != "supported":
+            text = f"{text[: sentence.end]} ({sentence_level}){text[sentence.end :]}"
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
 
 

@@ -108,7 +108,7 @@ class RerankRequest:
         float, Option("Sampling temperature of the evidence; does not affect scores.", minimum=0, maximum=2)
     ] = 0.0
     deadline_ms: Annotated[
-        float | None, Option("Answer with what exists by then.", positive=True, unit="milliseconds", agent=True)
+        float | None, Option("Answer by then, with whatever is done.", positive=True, unit="milliseconds", agent=True)
     ] = None
     cache_salt: Annotated[str | None, Option("Share cached prefixes only with calls of the same salt.", flag=False)] = (
         None
@@ -129,7 +129,7 @@ class RerankRequest:
         check_options(request)
         if request.cache_salt is not None and not _is_salt(request.cache_salt):
             raise InvalidRequest(
-                f"cache_salt is {request.cache_salt!r:.60}: give a string of whole characters that is not empty"
+                f"cache_salt is {request.cache_salt!r:.60}: give a non-empty string without lone surrogates"
             )
         if request.truncation == "windows" and (request.max_tokens_per_doc or _MIN_WINDOW) < _MIN_WINDOW:
             raise InvalidRequest(

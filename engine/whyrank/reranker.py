@@ -170,7 +170,7 @@ class Reranker(BaseReranker):
             verifier = Verifier(self.config.model, runtime, encoder)
             if not encoder.format.can_judge_claims:
                 raise InvalidRequest(
-                    f"verify 'model': prompt '{encoder.format.name}' can only be asked for relevance, not whether a document "
+                    f"verify 'model': prompt '{encoder.format.name}' can judge only relevance, not whether a document "
                     "backs a sentence: start with a verifier (--verifier MODEL), or leave verify out"
                 )
 

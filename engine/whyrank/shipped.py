@@ -62,7 +62,7 @@ def read_recipe(config: EngineConfig, head_outputs: int | None, template: str | 
     outer = _read(config, "config_sentence_transformers.json") or {}
     modalities = transformer.get("modality_config")
     if not template or (modalities is not None and "message" not in modalities):
-        raise CheckpointError("it has no chat template that its texts go through")
+        raise CheckpointError("it has no chat template for its texts")
     _require_known_activation(outer.get("activation_fn"))
     wanted = transformer.get("processing_kwargs") or {}
     shape = (modalities or {}).get("message", {}).get("format", "auto")
@@ -129,4 +129,6 @@ def _read(config: EngineConfig, name: str) -> Any:
     except OSError as cause:
         raise CheckpointError(f"{name} cannot be read ({str(cause).splitlines()[0]:.200})") from cause
     except ValueError as cause:
-        raise CheckpointError(f"{name} is cut off or damaged, no JSON ({cause}); copy the checkpoint anew") from cause
+        raise CheckpointError(
+            f"{name} is truncated or corrupt: not valid JSON ({cause}); copy the checkpoint again"
+        ) from cause

@@ -267,7 +267,7 @@ Documents = Annotated[
     Field(
         fail_fast=True,
         json_schema_extra={"minItems": 1},
-        description="Strings, or objects with 'text' and maybe 'id', 'title' and 'metadata'; other keys are metadata too.",
+        description="Strings, or objects with 'text' and optionally 'id', 'title' and 'metadata'; other keys are metadata too.",
     ),
 ]
 
@@ -409,8 +409,8 @@ class VllmReadingRequest(ReadingRequest):
                 options |= {"truncate_query": True, "max_prompt_tokens": bound}
             case bound:
                 raise InvalidRequest(
-                    f"truncate_prompt_tokens is {bound}: give how many tokens of a prompt are read, or -1 for as many as the "
-                    "model takes"
+                    f"truncate_prompt_tokens is {bound}: give the maximum tokens of a prompt, or -1 for the "
+                    "model's maximum"
                 )
         return options | super().options() | self._instruction_for_template()
 
@@ -423,8 +423,8 @@ class VllmReadingRequest(ReadingRequest):
         other = next((key for key in given if key != "instruction"), None)
         if other is not None:
             raise InvalidRequest(
-                f"chat_template_kwargs: {other[:80]!r} cannot be set, for the prompt is the model's own; give 'instruction' "
-                "or nothing"
+                f"chat_template_kwargs: {other[:80]!r} cannot be set, because the prompt is the model's own; give "
+                "'instruction' or nothing"
             )
         return RerankOptions(instruction=given["instruction"]) if given else {}
 
@@ -437,7 +437,7 @@ def _text_of_content(value: Any) -> Any:
     for part in value["content"]:
         text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
         if not isinstance(text, str):
-            raise PydanticCustomError("content", "of content, only parts of type text can be read")
+            raise PydanticCustomError("content", "content: only parts of type text can be read")
         texts.append(text)
     return "\n".join(texts)
 

@@ -265,8 +265,8 @@ def benchmarks_ask_nvml(checkpoints: Checkpoints) -> dict[str, Any]:
     from bench_common import on_gpu
 
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    found = on_gpu()
-    return {"ok": found and os.getpid() not in cuda_started(), "found": found}
+    has_gpu = on_gpu()
+    return {"ok": has_gpu and os.getpid() not in cuda_started(), "found": has_gpu}
 
 
 def parallel_engines(checkpoints: Checkpoints) -> dict[str, Any]:
@@ -338,16 +338,16 @@ def main() -> None:
     )
     parser.add_argument("--alone", choices=ALONE, help=argparse.SUPPRESS)
     parser.add_argument("--checkpoints", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.alone:
-        print(json.dumps(ALONE[asked.alone](Checkpoints(asked.checkpoints))))
+    args = parser.parse_args()
+    if args.alone:
+        print(json.dumps(ALONE[args.alone](Checkpoints(args.checkpoints))))
         return
     with tempfile.TemporaryDirectory(prefix="rehearsal-") as scratch:
         before = dict(os.environ)
         os.environ["REHEARSAL_FOLDER"] = scratch
         prepare_process()
         checkpoints = Checkpoints(Path(scratch))
-        wanted = [name for name in names if not asked.only or any(part in name for part in asked.only)]
+        wanted = [name for name in names if not args.only or any(part in name for part in args.only)]
         for name in wanted:
             checkpoints.folder(next((case for case in CASES if case.name == name), CASES[2]))
         checkpoints.folder(CASES[0])

@@ -51,10 +51,12 @@ class BaseAdapter(OptionsRequest):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.client is None) == (not self.base_url):
-            raise InvalidRequest("give either base_url, a whyrank server's, or client, such as whyrank.Client(...)")
+            raise InvalidRequest(
+                "give either base_url, the URL of a whyrank server, or client, such as whyrank.Client(...)"
+            )
         if self.replace_content and self.mode in (None, "score"):
             raise InvalidRequest(
-                "replace_content puts evidence or spans in place of content: it wants another mode than 'score'"
+                "replace_content puts evidence or spans in place of content: it needs a mode other than 'score'"
             )
         RerankRequest.of("query", ["document"], **self.options())
         return self
@@ -148,7 +150,7 @@ class BaseAdapter(OptionsRequest):
 def numbers_of(row: RankedDocument, name: str) -> tuple[float, float]:
     """Score and margin, for frameworks whose results cannot say that there is none: it is raised then."""
     if row.score is None or row.margin is None:
-        raise WhyrankError(f"{name} has no score: {row.error.message if row.error else 'the server gave none'}")
+        raise WhyrankError(f"{name} has no score: {row.error.message if row.error else 'the server returned none'}")
     return row.score, row.margin
 
 

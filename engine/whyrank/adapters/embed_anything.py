@@ -85,7 +85,7 @@ class Reranker:
         before that is loaded."""
         if dtype is Dtype.INT8:
             raise InvalidRequest(
-                "dtype is INT8: whyrank makes no int8 weights; use BF16, or name a quantised checkpoint"
+                "dtype is INT8: whyrank does not quantise to int8; use BF16, or name a quantised checkpoint"
             )
         source = re.sub(r"-ONNX$", "", model_id, flags=re.IGNORECASE)
         if source != model_id:

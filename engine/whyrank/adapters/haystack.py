@@ -61,7 +61,7 @@ class WhyrankRanker:
 
     def to_dict(self) -> dict[str, Any]:
         if self._adapter.client is not None:
-            raise InvalidRequest("a component with a client cannot be written down: give it base_url")
+            raise InvalidRequest("a component with a client cannot be serialised: give it base_url")
         return default_to_dict(self, **self._written)
 
     @classmethod

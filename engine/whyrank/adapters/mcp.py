@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
@@ -35,7 +35,7 @@ class Candidate(BaseModel):
     """A document with a name of its own."""
 
     text: str
-    id: str | None = Field(None, description="Comes back with the result.")
+    id: str | None = Field(None, description="Returned with the result.")
     title: str | None = None
 
 
@@ -50,16 +50,14 @@ class Explained(Ranked):
     contribution: str = Field("", description="One sentence: what the document contributes to the question.")
     evidence: str = Field("", description="What it says about the question, understandable by itself; may be quoted.")
     supported: float | None = Field(None, description="Share of the evidence that the document backs, 0 to 1.")
-    altered: float | None = Field(
-        None, description="Share of the evidence that says otherwise than the document, 0 to 1."
-    )
+    altered: float | None = Field(None, description="Share of the evidence that the document contradicts, 0 to 1.")
     unverified: float | None = Field(None, description="Share of the evidence that words alone cannot check, 0 to 1.")
     backed_by_model: float | None = Field(
         None,
-        description="Share of the evidence that words cannot check and a model backs; with verify 'model'.",
+        description="Share of the evidence that only a model confirms; with verify 'model'.",
     )
-    unsupported: list[str] = Field([], description="Numbers, dates, names and such that the document does not say.")
-    complete: bool = Field(False, description="Whether contribution and evidence were written to their end.")
+    unsupported: list[str] = Field([], description="Numbers, dates, names and the like that are not in the document.")
+    complete: bool = Field(False, description="Whether contribution and evidence are complete.")
 
 
 class RankedAnswer(BaseModel):
@@ -67,7 +65,7 @@ class RankedAnswer(BaseModel):
 
     results: Sequence[Ranked]
     degraded: bool = Field(
-        description="Time or the network cost something: ask again, with more time, if that matters."
+        description="Something is missing because of the deadline or the network: call again, with more time, if that matters."
     )
 
 
@@ -77,9 +75,9 @@ class ExplainedAnswer(RankedAnswer):
 
 Query = Annotated[str, Field(description="The question or search query, as a full sentence where there is one.")]
 Documents = Annotated[
-    list[str | Candidate], Field(description="What was found: texts, or objects with text and perhaps id and title.")
+    list[str | Candidate], Field(description="The documents: texts, or objects with text and optionally id and title.")
 ]
-TopN = Annotated[int, Field(ge=1, description="Return so many, the best.")]
+TopN = Annotated[int, Field(ge=1, description="How many of the best documents to return.")]
 
 
 class _StrictServer(MCPServer[Any]):
@@ -99,24 +97,23 @@ class _StrictServer(MCPServer[Any]):
         return await super().call_tool(name, arguments, context)
 
 
-def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServer[Any]:
-    """`reranker` must be running for as long as the tools are served. `request`: whose options for agents the tools take."""
-    server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
-    parameters = [_parameter(option) for option in options_of(request).values() if option.agent]
-    only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+class _Tools:
+    """What an agent reads of a tool is its method's docstring, parameters and result."""
 
-    def tool(title: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-        register = server.tool(title=title, annotations=only_reads)
-        return lambda function: register(spread(function, "options", parameters))
+    def __init__(self, reranker: BaseReranker) -> None:
+        self._reranker = reranker
 
-    @tool("Rerank with evidence")
     async def rerank_with_evidence(
+        self,
         query: Query,
         documents: Documents,
         top_n: TopN = 5,
-        min_score: Annotated[float, Field(ge=0, le=1, description="Write evidence from this score up.")] = 0.5,
+        min_score: Annotated[
+            float, Field(ge=0, le=1, description="Minimum score of a document that gets evidence.")
+        ] = 0.5,
         verify: Annotated[
-            Verify, Field(description="model: have a model judge what words cannot check, if there is one.")
+            Verify,
+            Field(description="model: a model also judges what comparing words leaves open, if the server has one."),
         ] = "words",
         *,
         options: dict[str, Any],
@@ -130,11 +127,11 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
         """
         options |= {"mode": "evidence", "top_n": top_n, "evidence_top_n": top_n, "evidence_min_score": min_score}
         options["verify"] = verify
-        ranking = await _rerank(reranker, query, documents, options)
+        ranking = await _rerank(self._reranker, query, documents, options)
         return ExplainedAnswer(results=[_explained(row) for row in ranking.results], degraded=ranking.degraded)
 
-    @tool("Rerank")
     async def rerank(
+        self,
         query: Query,
         documents: Documents,
         top_n: TopN = 10,
@@ -145,9 +142,18 @@ def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServ
 
         Use it to cut many candidates down to a few; rerank_with_evidence also says what each of them contributes.
         """
-        ranking = await _rerank(reranker, query, documents, options | {"top_n": top_n})
+        ranking = await _rerank(self._reranker, query, documents, options | {"top_n": top_n})
         return RankedAnswer(results=[Ranked(**_ranked(row)) for row in ranking.results], degraded=ranking.degraded)
 
+
+def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServer[Any]:
+    """`reranker` must be running for as long as the tools are served. `request`: whose options for agents the tools take."""
+    server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+    parameters = [_parameter(option) for option in options_of(request).values() if option.agent]
+    only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+    tools = _Tools(reranker)
+    for title, method in (("Rerank with evidence", tools.rerank_with_evidence), ("Rerank", tools.rerank)):
+        server.tool(title=title, annotations=only_reads)(spread(method, "options", parameters))
     return server
 
 

@@ -42,7 +42,7 @@ class Waiting:
             return
         self._next = now + _SECONDS_BETWEEN_WORDS
         why = str(error).removeprefix(f"{url}: ")
-        summary = f"waiting for {url}, at most {_PATIENCE_SECONDS:.0f} seconds a row: {why}"
+        summary = f"waiting for {url}, at most {_PATIENCE_SECONDS:.0f} seconds per row: {why}"
         Terminal(stderr=True).print(summary, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -54,22 +54,24 @@ PATIENCE: Mapping[str, Any] = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolic
 @flags_of("options", RerankRequest)
 @flags_of("engine", EngineConfig)
 def batch(
-    source: Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="One request a line.")],
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT.jsonl", help="One answer a line, in the same order.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="One request per line.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT.jsonl", help="One answer per line, in the same order.")],
     model: OptionalModel = None,
     url: Url = None,
     api_key: ApiKey = None,
     rejects: Annotated[
         Path | None, typer.Option(help="For rows that cannot be answered: OUTPUT.rejects.jsonl by default.")
     ] = None,
-    max_concurrency: Annotated[int, typer.Option(min=1, help="Rows under way, and in memory, at once.")] = 32,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Throw away an earlier output, instead of going on.")] = False,
+    max_concurrency: Annotated[
+        int, typer.Option(min=1, help="Rows in progress, and in memory, at the same time.")
+    ] = 32,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier output instead of resuming.")] = False,
     *,
     options: Flags,
     engine: Flags,
     as_json: AsJson = False,
 ) -> None:
-    """Answer a file of requests. Stopped or killed, it goes on where it was when it is called again.
+    """Answer a file of requests. If stopped or killed, the same command resumes.
 
     `whyrank batch requests.jsonl answers.jsonl --url http://localhost:8000`
 

@@ -1,4 +1,4 @@
-"""What the commands have in common: the app, the options that several of them take, and how errors are told."""
+"""What the commands have in common: the app, the options that several of them take, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _EVAL_PACKAGES = ("bm25s", "jinja2", "numpy", "pytrec_eval", "scipy", "Stemmer")
-_DEMO_TOLD = (
-    f'no model given: taking "{DEMO}", the small one that comes with whyrank. It matches words, it does not understand. '
-    "A real one, for example: {}"
+_DEMO_NOTE = (
+    f'no model given: using "{DEMO}", the small model included in whyrank, which matches words rather than meaning. '
+    "For a real model, for example: {}"
 )
 
 
@@ -56,9 +56,10 @@ OptionalModel = Annotated[
     str | None, typer.Option("--model", "-m", help="A folder or a hub name, to load in this process.")
 ]
 Url = Annotated[
-    list[str] | None, typer.Option("--url", help="Or a whyrank server to ask; more than once: several with one model.")
+    list[str] | None,
+    typer.Option("--url", help="Or the URL of a whyrank server; may be repeated for several servers of one model."),
 ]
-ApiKey = Annotated[str | None, typer.Option(help=f"The server's; {API_KEY_VARIABLE} where this is not given.")]
+ApiKey = Annotated[str | None, typer.Option(help=f"The server's API key; by default that in {API_KEY_VARIABLE}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document on stdout.")]
 
 
@@ -73,7 +74,7 @@ async def opened(connection: AbstractAsyncContextManager[T], name: str) -> Async
 
 @contextmanager
 def reported() -> Iterator[Any]:
-    """Give the command the real stdout, send everything else (engines print, too) to stderr, and say errors in one line."""
+    """Give the command the real stdout, send everything else (engines print, too) to stderr, and report errors in one line."""
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace") as stdout:
         os.dup2(2, 1)
@@ -105,11 +106,11 @@ def kept(what: str) -> Iterator[None]:
     try:
         yield
     except RetryableError as error:
-        error.args = (f"{error}; what was {what} is kept: the same command goes on from there",)
+        error.args = (f"{error}; what was {what} is kept: run the same command again to resume",)
         raise
 
 
 def demo_model(real: str) -> str:
     """The model of those who gave none, and a word on it. real: how to name one that understands."""
-    Terminal(stderr=True).print(_DEMO_TOLD.format(real), style="yellow", highlight=False, soft_wrap=True)
+    Terminal(stderr=True).print(_DEMO_NOTE.format(real), style="yellow", highlight=False, soft_wrap=True)
     return DEMO

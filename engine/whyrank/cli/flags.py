@@ -34,7 +34,8 @@ def _flag(option: Option) -> inspect.Parameter:
     if option.optional:
         kind |= None
     metavar = choice(option.kind) if option.choices else option.metavar
-    flag = typer.Option(f"--{option.name.replace('_', '-')}", help=option.help, metavar=metavar)
+    names = [f"--{option.name.replace('_', '-')}", *([option.short_flag] if option.short_flag else [])]
+    flag = typer.Option(*names, help=option.help, metavar=metavar)
     return inspect.Parameter(
         option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=Annotated[kind, flag]
     )

@@ -19,7 +19,7 @@ def install_engine(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the commands and run nothing.")] = False,
 ) -> None:
-    """Install vLLM and what it needs, in the versions that whyrank was tried with, into this Python's environment.
+    """Install vLLM and what it needs, in the versions that whyrank was tested with, into this Python's environment.
 
     Runs pip or, where there is no pip, uv. Takes some minutes: 2.5 GB for CPU, some 10 GB for CUDA.
     """

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Show",
     "evidence_panel",
+    "figures_table",
     "formats_table",
     "progress",
     "ranking_table",
@@ -73,6 +74,14 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
         yield on_event
 
 
+def figures_table(title: str, *columns: str) -> Table:
+    """With names in the first column and numbers in the others."""
+    table = Table(title=escape(title), title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(escape(name), justify="right" if place else "left")
+    return table
+
+
 def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
     """Contribution over evidence; what is altered in red, what words alone cannot check in grey, or in cyan where a model backs
     it."""
@@ -115,7 +124,7 @@ def spans_panel(title: str, row: RankedDocument) -> Panel:
         if span is spans[-1]:
             text.append(content[before:end] + ("…" if end < len(content) else ""), style="dim")
     if not spans:
-        text.append("no part of it answers by itself", style="dim")
+        text.append("no single passage answers the query", style="dim")
     notes = [f"{span.score:.3f}" for span in row.spans or ()] + ["only some sentences were scored"] * row.spans_limited
     return Panel(text, title=escape(title), subtitle=" · ".join(notes), title_align="left", subtitle_align="left")
 

@@ -33,7 +33,7 @@ __all__: list[str] = []
 @flags_of("engine", EngineConfig)
 def rerank(
     query: Annotated[str, typer.Option("--query", "-q", help="What the documents should be relevant to.")],
-    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Documents, one an argument.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(metavar="[TEXT]...", help="Documents, one per argument.")] = None,
     documents: Annotated[
         str | None, typer.Option("--documents", "-d", help="A file of JSON lines or plain lines; - for stdin.")
     ] = None,
@@ -44,7 +44,9 @@ def rerank(
     options: Flags,
     engine: Flags,
     as_json: AsJson = False,
-    as_jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON event a line on stdout, as they happen.")] = False,
+    as_jsonl: Annotated[
+        bool, typer.Option("--jsonl", help="One JSON event per line on stdout, as it happens.")
+    ] = False,
 ) -> None:
     """Score documents against a query and order them, best first.
 

@@ -33,16 +33,18 @@ def retrieve_command(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="An embedding checkpoint, e.g. Qwen/Qwen3-Embedding-0.6B.")
     ] = None,
-    stemmer: Annotated[str | None, typer.Option(help="Of BM25's words: a language of PyStemmer, e.g. english.")] = None,
+    stemmer: Annotated[
+        str | None, typer.Option(help="Stem the words for BM25: a language of PyStemmer, e.g. english.")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Documents a query.")] = 100,
-    split: Annotated[str, typer.Option(help="Whose queries, by its qrels.")] = "test",
+    split: Annotated[str, typer.Option(help="Whose qrels name the queries.")] = "test",
     out: Annotated[
         Path | None, typer.Option(help="The TREC run. By default run.trec in the folder, where eval looks for it.")
     ] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="Where the documents' embeddings are kept. By default beside the run, as .f32.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run that is there.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace an existing run.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find candidates for every judged query: by shared words, by embeddings, or by both.
@@ -60,10 +62,10 @@ def retrieve_command(
         if method not in get_args(Method):
             raise InvalidRequest(f"method is {method!r}: choose from {', '.join(get_args(Method))}")
         if (method == "bm25") != (model is None):
-            raise InvalidRequest("methods dense and hybrid want --model, an embedding checkpoint; bm25 takes none")
+            raise InvalidRequest("methods dense and hybrid need --model, an embedding checkpoint; bm25 takes none")
         run = out or data / "run.trec"
         if run.exists() and not fresh:
-            raise InvalidRequest(f"{run} is there already: give another --out, or --fresh to replace it")
+            raise InvalidRequest(f"{run} already exists: give another --out, or --fresh to replace it")
         counts = _retrieve(data, method, model, stemmer, top_k, split, run, vectors or run.with_suffix(".f32"))
         if as_json:
             print(json_text({"run": str(run), **counts}), file=stdout)
@@ -91,8 +93,8 @@ def _retrieve(
             searchers.append(Bm25(passages.texts(), stemmer))
     with render.progress("queries", len(queries)) as on_progress:
         tag = "+".join(searcher.name for searcher in searchers)
-        found = write_run(run, passages.ids, search_all(searchers, queries, top_k, on_progress), tag)
-    return {"documents": len(passages.ids), "queries": len(queries), "found": found}
+        candidates = write_run(run, passages.ids, search_all(searchers, queries, top_k, on_progress), tag)
+    return {"documents": len(passages.ids), "queries": len(queries), "found": candidates}
 
 
 def _dense(passages: Passages, model: str, vectors: Path) -> Searcher:

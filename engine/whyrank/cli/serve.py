@@ -13,7 +13,7 @@ from whyrank.cli import render
 from whyrank.cli.common import AsJson, app, demo_model, reported
 from whyrank.cli.flags import Flags, flags_of
 from whyrank.cli.terminal import Terminal
-from whyrank.config import EngineConfig
+from whyrank.config import EngineConfig, ServeOptions
 from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 from whyrank.process import prepare_process
 from whyrank.prompting.formats import PROMPTS, builtin_formats, to_toml
@@ -68,7 +68,7 @@ def doctor(
     *,
     engine: Flags,
 ) -> None:
-    """Say whether a checkpoint can be trusted as served: prompt, labels, ids, parity with transformers, cache.
+    """Check whether a checkpoint can be trusted as served: prompt, labels, ids, parity with transformers, cache.
 
     `whyrank doctor Qwen/Qwen3-Reranker-0.6B`
 
@@ -91,6 +91,7 @@ def doctor(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 @flags_of("engine", EngineConfig, only=("prompt", "route", "calibration", "verifier"))
+@flags_of("options", ServeOptions)
 def serve(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(help="A folder or a hub name.")] = None,
@@ -99,26 +100,7 @@ def serve(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the vLLM command, with our defaults, and stop.")
     ] = False,
-    vllm_routes: Annotated[
-        bool,
-        typer.Option(
-            "--vllm-routes",
-            help="Open vLLM's own routes too (/v1/completions, /tokenize, /invocations, ...): raw generation and tokenising "
-            "for anyone with a key, past whyrank's limits and without a cache for each key.",
-        ),
-    ] = False,
-    protect_metrics: Annotated[
-        bool, typer.Option("--protect-metrics", help="/metrics wants the API key, too; only /health is open then.")
-    ] = False,
-    strict_model: Annotated[
-        bool,
-        typer.Option(
-            "--strict-model", help="A request for a model by another name is refused (404); without it, it is warned."
-        ),
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show the vLLM command, vLLM's own log and a line for each request.")
-    ] = False,
+    options: Flags,
 ) -> None:
     """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too, behind the model.
 
@@ -142,4 +124,4 @@ def serve(
         if model is None or model.startswith("-"):  # then it is a flag of vLLM's
             flags = [*([model] if model else []), *flags]
             model = model_in_config_file(flags) or demo_model("whyrank serve Qwen/Qwen3-Reranker-0.6B")
-        launch(EngineConfig(model, **engine), flags, dry_run, vllm_routes, protect_metrics, strict_model, verbose)
+        launch(EngineConfig(model, **engine), flags, dry_run, ServeOptions(**options))

@@ -110,7 +110,7 @@ class AsyncClient(BaseReranker):
 
     def _require_open(self) -> None:
         if self._closed:
-            raise InvalidRequest("this client is closed: make a new one")
+            raise InvalidRequest("this client is closed: create a new one")
         self._require_own_loop()
 
     def _require_own_loop(self) -> None:
@@ -139,7 +139,7 @@ class AsyncClient(BaseReranker):
         except TooLarge as error:
             if len(split(documents)) > 1:
                 error.args = (
-                    f"{error}. A stream is always one request: `rerank` splits by itself, with evidence, too",
+                    f"{error}. A stream is always one request; `rerank` splits large calls, evidence included",
                 )
             raise
 

@@ -34,7 +34,7 @@ def error_of(status: int, body: Any, retry_after: str | None, request_id: str | 
     """The exception for an error response: by the error type it names, else by its status."""
     fault = body.get("error") if isinstance(body, Mapping) else None
     fault = fault if isinstance(fault, Mapping) else {}
-    message = str(fault.get("message") or _by_status(status))
+    message = str(fault.get("message") or f"the server answered with status {status}{_REMEDIES.get(status, '')}")
     seconds = int(retry_after) if retry_after is not None and retry_after.isdecimal() else None
     kind = getattr(errors, str(fault.get("type")), None)
     error: WhyrankError
@@ -57,7 +57,3 @@ _REMEDIES = {
     404: ": is this the base URL of a whyrank server?",
 }
 _KINDS = {401: Unauthorized, 403: Unauthorized, 413: TooLarge}
-
-
-def _by_status(status: int) -> str:
-    return f"the server answered with status {status}{_REMEDIES.get(status, '')}"

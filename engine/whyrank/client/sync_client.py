@@ -108,7 +108,7 @@ class Client:
         with self._turn:  # nothing is handed to a loop that is about to stop: it would wait forever
             running = self._open()
             if begun_in is not None and begun_in is not running:
-                raise InvalidRequest("this stream was begun before a fork, in the parent process: begin a new one")
+                raise InvalidRequest("this stream was started before a fork, in the parent process: start a new one")
             return running.begin(work(running.client))
 
     def _wait(self, work: Callable[[AsyncClient], Awaitable[T]], begun_in: _Running | None = None) -> T:
@@ -117,7 +117,7 @@ class Client:
     def _open(self) -> _Running:
         """The running client, started if need be. Call with `_turn` held."""
         if self._closed:
-            raise InvalidRequest("this client is closed: make a new one")
+            raise InvalidRequest("this client is closed: create a new one")
         if self._running is None:
             if self._make.keywords.get("transport") is not None:
                 raise InvalidRequest(

@@ -99,7 +99,7 @@ def calibrate(pairs: Pairs, aim: Aim, target: float) -> Verdict:
     low, high = _interval([_auc(pairs, weight) for weight in _bootstrap_weights(pairs.query)])
     threshold, why = None, None
     if low <= 0.5:
-        why = f"relevant pairs have no larger margins than others (AUC {auc:.3f}, 95 % {low:.3f} to {high:.3f})"
+        why = f"relevant pairs do not have larger margins than others (AUC {auc:.3f}, 95 % {low:.3f} to {high:.3f})"
     elif (last := _last_kept(pairs, ones, aim, target)) is None:
         why = f"no threshold keeps a share of {target:g} relevant"
     else:
@@ -128,7 +128,10 @@ def _threshold(pairs: Pairs, last: int, aim: Aim, target: float) -> tuple[Thresh
         if (drawn := _last_kept(pairs, weight, aim, target)) is not None:
             margins.append(float(pairs.margin[drawn]))
     if len(margins) < _SAMPLES / 2:
-        return None, f"a {aim} of {target:g} is reached here by chance: fewer than half of the drawn samples reach it"
+        return (
+            None,
+            f"a {aim} of {target:g} is reached here by chance: fewer than half of the bootstrap samples reach it",
+        )
     intervals, base = (_interval(precisions), _interval(recalls), _interval(margins)), float(pairs.relevant.mean())
     if intervals[0][0] <= base:
         return None, f"what the threshold keeps is hardly better than everything: {base:.3f} of all are relevant"

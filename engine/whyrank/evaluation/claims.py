@@ -90,7 +90,7 @@ def make_claims_card(folder: Path, claims: Claims, model: str, threshold: float)
     sets = {name: _judged(kinds[True], kinds[False]) for name, kinds in sorted(taken.items())}
     accuracies = [value for judged in sets.values() if (value := judged.balanced_accuracy) is not None]
     if not accuracies:
-        raise DataError(f"{claims.judgements}: holds claims of one label alone; give some of both, 1 and 0")
+        raise DataError(f"{claims.judgements}: contains claims of only one label; give both, 1 and 0")
     return ClaimsCard(model, threshold, sets, sum(accuracies) / len(accuracies), failed)
 
 

@@ -123,7 +123,7 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
     texts: list[str] = []
     values = array.array("d"), array.array("d")
     taus, overlaps, drifts, margin_drifts = (array.array("d") for _ in range(4))
-    for left, right in _side_by_side(a, b):
+    for left, right in _side_by_side(a, b, headers[0].topics):
         queries.append(left.query)
         texts.append(left.text)
         is_graded |= left.is_graded
@@ -135,8 +135,6 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
         taus.append(kendall(margin_a, margin_b))
         drifts.extend(np.abs(score_b - score_a))
         margin_drifts.extend(np.abs(margin_b - margin_a))
-    if len(queries) < headers[0].topics:
-        raise DataError(f"{a} and {b}: {len(queries)} of {headers[0].topics} queries are done; go on with whyrank eval")
     first, second = (np.array(side).reshape(-1, len(names)) for side in values)
     means = [dict(zip(names, table.mean(axis=0).tolist(), strict=True)) for table in (first, second)]
     deltas, drift = second[:, 0] - first[:, 0], np.array(drifts)
@@ -169,16 +167,21 @@ def _check_same_data(left: Header, right: Header, a: Path, b: Path) -> None:
             )
 
 
-def _side_by_side(a: Path, b: Path) -> Iterator[tuple[Result, Result]]:
+def _side_by_side(a: Path, b: Path, topics: int) -> Iterator[tuple[Result, Result]]:
+    """The results of both for each query; raises in the end where some of the queries are missing."""
+    done = 0
     try:
         for left, right in zip(read_results(a / RESULTS), read_results(b / RESULTS), strict=True):
             if left.query != right.query or [row.document for row in left.rows] != [row.document for row in right.rows]:
-                raise DataError(f"{a} and {b} differ at query {left.query!r}: evaluate both anew")
+                raise DataError(f"{a} and {b} differ at query {left.query!r}: evaluate both again")
+            done += 1
             yield left, right
     except ValueError as cause:
         if isinstance(cause, DataError):
             raise
-        raise DataError(f"{a} and {b}: one of them is not finished; go on with whyrank eval") from cause
+        raise DataError(f"{a} and {b}: one of them is not finished; finish it with whyrank eval") from cause
+    if done < topics:
+        raise DataError(f"{a} and {b}: {done} of {topics} queries are done; finish it with whyrank eval")
 
 
 def _scored_by_both(left: Result, right: Result) -> Values:

@@ -90,10 +90,10 @@ def _placings(depth: int, most_relevant: int | None) -> tuple[dict[str, float], 
         counts = [count for count in counts if count <= most_relevant] or [1]
     return tuple(
         placing
-        for found in range(depth + 1)
-        for ranks in combinations(range(1, depth + 1), found)
+        for count in range(depth + 1)
+        for ranks in combinations(range(1, depth + 1), count)
         for relevant in counts
-        if relevant >= found
+        if relevant >= count
         for placing in _measured(ranks, relevant, depth)
     )
 
@@ -109,9 +109,9 @@ def _measured(ranks: Sequence[int], relevant: int, depth: int) -> Iterator[dict[
 
 
 @cache
-def _behind(found: int, relevant: int, depth: int) -> float:
+def _behind(retrieved: int, relevant: int, depth: int) -> float:
     """The most that the relevant documents missing from the first `depth` can add to the sum of precisions."""
-    return sum((found + i) / (depth + i) for i in range(1, relevant - found + 1))
+    return sum((retrieved + i) / (depth + i) for i in range(1, relevant - retrieved + 1))
 
 
 def _possible(one: str, two: str, x: float, hull: Any) -> str:

@@ -67,7 +67,7 @@ def open_collection(path: Path, run: Path | None = None, split: str = "test") ->
     if path.is_dir():
         return BeirFolder(path, run, split)
     if run is not None:
-        raise DataError(f"{path}: JSON lines bring their own candidates; --run goes with a BEIR folder")
+        raise DataError(f"{path}: JSON lines contain their own candidates; --run is for a BEIR folder")
     return JsonLines(path)
 
 
@@ -119,9 +119,9 @@ class JsonLines:
             self.highest_grade = max(self.highest_grade, *topic.judged.values(), 0)
             ordered &= _UNORDERED.keys().isdisjoint(json_object(line))
             if self._places.setdefault(topic.id, (line.number, line.start)) != (line.number, line.start):
-                raise DataError(f"{line.where}: query id {topic.id!r} is there a second time")
+                raise DataError(f"{line.where}: query id {topic.id!r} occurs twice")
         if not self._places:
-            raise DataError(f"{path}: holds no queries")
+            raise DataError(f"{path}: contains no queries")
         self.first_stage: str | None = "the order in the file" if ordered else None
         self.fingerprint = fingerprint(path)
 
@@ -184,7 +184,7 @@ class _Corpus:
         # Even among a billion ids, two hardly ever share eight bytes of a good hash: equal hashes mean equal ids.
         for at in np.nonzero(sorted_hashes[1:] == sorted_hashes[:-1])[0][:1]:
             first, second = (line for line in numbered_lines(path) if line.start in self._starts[at : at + 2])
-            raise DataError(f"{second.where}: document {document_id(second)!r} is in line {first.number} already")
+            raise DataError(f"{second.where}: document {document_id(second)!r} is already in line {first.number}")
 
     def __contains__(self, ident: object) -> bool:
         key = _hash(str(ident))
@@ -200,7 +200,7 @@ class _Corpus:
         record = json_object(read_line(file, self._path, 0, self._starts[bisect_left(self._hashes, _hash(ident))]))
         title, text = record.get("title") or None, record.get("text")
         if record.get("_id") != ident or not isinstance(text, str) or not isinstance(title, str | None):
-            raise DataError(f"{self._path}: document {ident!r} is not as it was when it was first read; start again")
+            raise DataError(f"{self._path}: document {ident!r} has changed since it was first read; start again")
         return Document(text, id=ident, title=title, metadata=record.get("metadata") or {})
 
 
@@ -213,7 +213,7 @@ def document_id(line: Line) -> str:
     record = json_object(line)
     for name in ("_id", "text"):
         if not isinstance(record.get(name), str):
-            raise DataError(f"{line.where}: no {name!r} with a string; its keys are {sorted(record)}")
+            raise DataError(f"{line.where}: no string under {name!r}; its keys are {sorted(record)}")
     if not isinstance(record.get("title") or "", str):
         raise DataError(f"{line.where}: 'title' must be a string")
     return check_id(record["_id"], line.where)
@@ -265,7 +265,7 @@ def _read_queries(path: Path, judged: Mapping[str, Any]) -> dict[str, tuple[str,
         record = json_object(line)
         ident = check_id(_text(record, "_id", line), line.where)
         if ident in queries:
-            raise DataError(f"{line.where}: query {ident!r} is there a second time")
+            raise DataError(f"{line.where}: query {ident!r} occurs twice")
         if ident in judged:
             queries[ident] = _text(record, "text", line), _answers(record, line)
     return queries
@@ -281,7 +281,7 @@ def _json_topic(line: Line) -> Topic:
         if documents.setdefault(name, document) != document:
             raise DataError(f"{line.where}: two different documents have the id {name!r}")
         if grade is not None and judged.setdefault(name, grade) != grade:
-            raise DataError(f"{line.where}: the document {document.text[:40]!r} is judged twice, differently")
+            raise DataError(f"{line.where}: the document {document.text[:40]!r} has two different judgements")
     candidates = list(documents.values())
     if not _UNORDERED.keys().isdisjoint(record):
         # Such files list positives first. In that order, a model that gives every document the same score would look perfect.
@@ -314,7 +314,7 @@ def _json_candidate(item: Any, grade: int | None, where: str) -> tuple[Document,
     if isinstance(judged, str):
         if judged not in _LABELS:
             raise DataError(
-                f"{where}: label {judged!r} is none of {', '.join(_LABELS)}; give a whole number as 'grade'"
+                f"{where}: label {judged!r} is not one of {', '.join(_LABELS)}; give a whole number as 'grade'"
             )
         judged = _LABELS[judged]
     if judged is not None and not isinstance(judged, int):
@@ -328,7 +328,7 @@ def _text_id(text: str) -> str:
 
 def _text(record: dict[str, Any], name: str, line: Line) -> str:
     if not isinstance(record.get(name), str) or not record[name].strip():
-        raise DataError(f"{line.where}: no {name!r} with a string; its keys are {sorted(record)}")
+        raise DataError(f"{line.where}: no string under {name!r}; its keys are {sorted(record)}")
     return str(record[name])
 
 

@@ -29,7 +29,7 @@ def fetch(source: str, folder: Path, split: str = "test") -> dict[str, int]:
     if not name or package not in _PACKAGES:
         raise InvalidRequest(f"source {source!r}: write {' or '.join(f'{known}:NAME' for known in _PACKAGES)}")
     if folder.exists():
-        raise InvalidRequest(f"{folder} is there already: name a new folder")
+        raise InvalidRequest(f"{folder} already exists: name a new folder")
     try:
         module = importlib.import_module(package)
     except ImportError as cause:
@@ -129,5 +129,5 @@ def _qrels(judged: Iterable[tuple[Any, Any, Any]]) -> Iterator[str]:
     yield "query-id\tcorpus-id\tscore\n"
     for query, document, grade in judged:
         if int(grade) != grade:
-            raise DataError(f"query {query!r} grades document {document!r} with {grade!r}, which is no whole number")
+            raise DataError(f"query {query!r} grades document {document!r} with {grade!r}, which is not a whole number")
         yield "\t".join((check_id(str(query), "fetched"), check_id(str(document), "fetched"), f"{int(grade)}\n"))

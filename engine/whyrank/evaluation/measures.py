@@ -25,11 +25,11 @@ __all__ = ["DEFAULT_MEASURES", "EVIDENCE_MEASURES", "Measure", "Measurer", "evid
 DEFAULT_MEASURES = ("nDCG@10", "AP", "RR@10", "P@10", "R@100")
 
 EVIDENCE_MEASURES: Mapping[str, str] = {
-    "format": "both texts are there, and the answer ended as it should",
+    "format": "both texts are there and complete",
     "grounded": "share of the evidence that its document supports",
     "unsupported": "something checkable is not in the document",
-    "compression": "length of the evidence beside its document's",
-    "repetition": "it went round in circles",
+    "compression": "length of the evidence relative to its document's",
+    "repetition": "it repeats itself",
     "truncated": "it was cut at its budget or deadline",
     "wrong_language": "not the language of document or query",
     "answer_recall": "share of the gold answers that it holds",
@@ -60,9 +60,9 @@ class Measure:
             raise InvalidRequest(f"measure {text!r}: choose from nDCG@k, AP, RR@k, P@k, R@k, nDCG_returned@k")
         measure = cls(name, int(match[3]) if match[3] else None, int(match[2] or 1))
         if measure.cutoff == 0 or (measure.cutoff is None and name in ("P", "R", "nDCG_returned")):
-            raise InvalidRequest(f"measure {text!r}: say how deep, as in {name}@10")
+            raise InvalidRequest(f"measure {text!r}: give a depth, as in {name}@10")
         if measure.rel < 1:
-            raise InvalidRequest(f"measure {text!r}: rel is the least relevant grade, 1 or more")
+            raise InvalidRequest(f"measure {text!r}: rel is the lowest relevant grade, 1 or more")
         return measure
 
     def __str__(self) -> str:

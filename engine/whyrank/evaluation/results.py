@@ -110,7 +110,7 @@ def queries_done(folder: Path, header: Header) -> set[str]:
     before, now = asdict(read_header(path)), asdict(header)
     if differ := [name for name in now if before[name] != now[name]]:
         differences = ", ".join(f"{name} was {before[name]!r}, is {now[name]!r}" for name in differ)
-        raise InvalidRequest(f"{path} holds another evaluation ({differences}): choose another --out, or say --fresh")
+        raise InvalidRequest(f"{path} holds another evaluation ({differences}): choose another --out, or give --fresh")
     return {result.query for result in read_results(path)}
 
 
@@ -118,7 +118,7 @@ def read_header(path: Path) -> Header:
     line = next(numbered_lines(path, finished=True), None)
     value = json_object(line) if line else {}
     if value.pop("whyrank", None) != "results":
-        raise DataError(f"{path}: is no result file of whyrank eval")
+        raise DataError(f"{path}: is not a result file of whyrank eval")
     try:
         return Header(**value)
     except TypeError as cause:

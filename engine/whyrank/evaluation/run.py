@@ -135,7 +135,7 @@ def target_of(folder: Path) -> tuple[str, str]:
         target = json.loads((folder / _TARGET).read_text(encoding="utf-8"))
         return str(target["model"]), str(target["prompt"])
     except (OSError, ValueError, KeyError, TypeError) as cause:
-        raise DataError(f"{folder / _TARGET}: not there or not readable; give a folder of whyrank eval") from cause
+        raise DataError(f"{folder / _TARGET}: missing or unreadable; give a folder of whyrank eval") from cause
 
 
 class _Answer(NamedTuple):

@@ -118,7 +118,7 @@ def make_scorecard(folder: Path, measures: Sequence[str]) -> Scorecard:
         tally.add(result)
     if len(tally.queries) != tally.header.topics:
         raise DataError(
-            f"{folder / RESULTS}: {len(tally.queries)} of {tally.header.topics} queries are done; go on with whyrank eval"
+            f"{folder / RESULTS}: {len(tally.queries)} of {tally.header.topics} queries are done; finish it with whyrank eval"
         )
     tally.measurer.check_judged(tally.highest_grade, folder / RESULTS)
     return tally.scorecard(_read_costs(folder / COSTS))

@@ -64,10 +64,10 @@ def read_qrels(path: Path) -> tuple[dict[str, dict[str, int]], dict[str, Line]]:
             raise DataError(f"{line.where}: grade {grade!r} is not a whole number")
         check_id(document, line.where)
         if qrels.setdefault(query, {}).setdefault(document, int(grade)) != int(grade):
-            raise DataError(f"{line.where}: query {query!r} judges document {document!r} a second time, differently")
+            raise DataError(f"{line.where}: query {query!r} has two different grades for document {document!r}")
         first_lines.setdefault(query, line)
     if not qrels:
-        raise DataError(f"{path}: holds no judgements")
+        raise DataError(f"{path}: contains no judgements")
     return qrels, first_lines
 
 
@@ -114,7 +114,7 @@ class TopRanked:
             if not isinstance(documents, list) or not all(isinstance(document, str) for document in documents):
                 raise DataError(f"{line.where}: the documents of query {query!r} must be a list of strings")
             if query in self._documents:
-                raise DataError(f"{line.where}: query {query!r} is there a second time")
+                raise DataError(f"{line.where}: query {query!r} occurs twice")
             self._documents[query] = list(dict.fromkeys(documents))
             for document in documents:
                 _check_document(document, corpus, line)
@@ -131,7 +131,7 @@ def _top_ranked_entries(path: Path) -> Iterator[tuple[Line, str, object]]:
     for line in numbered_lines(path):
         record = json_object(line)
         if not isinstance(query := record.get("query-id"), str):
-            raise DataError(f"{line.where}: no 'query-id' with a string; its keys are {sorted(record)}")
+            raise DataError(f"{line.where}: no string under 'query-id'; its keys are {sorted(record)}")
         yield line, query, record.get("corpus-ids")
 
 

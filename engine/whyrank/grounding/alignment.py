@@ -66,8 +66,8 @@ def align(reading: Reading, sources: Sources) -> Alignment:
     candidates = _candidates(tokens, others)
     places = _shortest_way(candidates, sources)
     used = {place for place in places if place is not None}
-    for mine, found in enumerate(candidates):  # a word said twice may have one place
-        if places.count(places[mine]) > 1 and (free := next((place for place in found if place not in used), None)):
+    for mine, options in enumerate(candidates):  # a word said twice may have one place
+        if places.count(places[mine]) > 1 and (free := next((place for place in options if place not in used), None)):
             places[mine] = free
             used.add(free)
     ordered = _ordered(places)
@@ -86,13 +86,13 @@ def _shortest_way(candidates: Sequence[Sequence[int]], sources: Sources) -> list
     clause_of, sentence_of = sources.clause_of, sources.sentence_of
     steps: list[tuple[int, list[tuple[float, int, int]]]] = []  # token; its places with cost and which one was before
     last = [(0.0, -1, -1)]
-    for mine, found in enumerate(candidates):
-        if not found:
+    for mine, options in enumerate(candidates):
+        if not options:
             continue
-        if len(found) == 1 == len(last):
-            last = [(last[0][0], found[0], 0)]
+        if len(options) == 1 == len(last):
+            last = [(last[0][0], options[0], 0)]
         else:
-            last = [_cheapest(last, place, clause_of, sentence_of) for place in found]
+            last = [_cheapest(last, place, clause_of, sentence_of) for place in options]
         steps.append((mine, last))
     places: list[int | None] = [None] * len(candidates)
     number = min(range(len(last)), key=lambda one: last[one][0])
@@ -136,15 +136,15 @@ def _candidates(tokens: Sequence[Token], others: Sequence[Token]) -> list[list[i
             by_key.setdefault(other.key, []).append(place)
     valued = [place for place, other in enumerate(others) if other.value is not None]
     codes = [place for place, other in enumerate(others) if other.kind == "code"]
-    found = []
+    candidates = []
     for token in tokens:
         if token.value is not None:
-            found.append([place for place in valued if same_value(token.value, others[place].value)][:_MAX_PLACES])
+            candidates.append([place for place in valued if same_value(token.value, others[place].value)][:_MAX_PLACES])
         elif token.kind == "code" and token.key not in by_key:
-            found.append([place for place in codes if holds_code(token.key, others[place].key)])
+            candidates.append([place for place in codes if holds_code(token.key, others[place].key)])
         else:
-            found.append(by_key.get(token.key, [])[:_MAX_PLACES])
-    return found
+            candidates.append(by_key.get(token.key, [])[:_MAX_PLACES])
+    return candidates
 
 
 def _longest_ordered(candidates: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
@@ -152,8 +152,8 @@ def _longest_ordered(candidates: Sequence[Sequence[int]]) -> list[tuple[int, int
     ends: list[int] = []
     links: list[tuple[int, int, int]] = []  # token, place, link before
     last: list[int] = []
-    for mine, found in enumerate(candidates):
-        for place in reversed(found):
+    for mine, options in enumerate(candidates):
+        for place in reversed(options):
             size = bisect_left(ends, place)
             links.append((mine, place, last[size - 1] if size else -1))
             if size == len(ends):

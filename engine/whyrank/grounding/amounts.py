@@ -83,11 +83,11 @@ def _name_at(text: str, end: int, table: Container[str], language: Language) -> 
 
 def _longer_names(text: str, word: str, end: int) -> Iterator[tuple[str, int]]:
     """Units of several words, longest first: square metres, degrees Celsius."""
-    found = [(word, end)]
-    while len(found) < 4 and (following := _NEXT_WORD.match(text, end)):
+    readings = [(word, end)]
+    while len(readings) < 4 and (following := _NEXT_WORD.match(text, end)):
         word, end = f"{word} {following[1].lower()}", following.end()
-        found.append((word, end))
-    yield from reversed(found[1:])
+        readings.append((word, end))
+    yield from reversed(readings[1:])
 
 
 _FIRST_WORDS = frozenset(name.split(" ")[0] for name in UNITS if " " in name)

@@ -53,8 +53,8 @@ def dates(text: str, language: Language) -> Iterator[tuple[int, int, Dates]]:
         month = _MONTH_BEFORE.search(text, max(seen, start - 18), start)
         tries = [(form, month.start()) for form in _FROM_MONTH] if month else []
         for form, begin in tries + [(form, start) for form in from_digits]:
-            if (match := form.match(text, begin)) and (found := _dates(match)):
-                yield from found
+            if (match := form.match(text, begin)) and (matched := _dates(match)):
+                yield from matched
                 seen = match.end()
                 break
     if "月" in text:

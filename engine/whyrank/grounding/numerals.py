@@ -69,13 +69,13 @@ def in_one_word(word: str, numbers: Mapping[str, float]) -> float | None:
     if word == "ein":
         return 1.0
     for sign, factor in (("tausend", 1000), ("hundert", 100)):
-        left, found, right = word.partition(sign)
-        if found:
+        left, separator, right = word.partition(sign)
+        if separator:
             many = in_one_word(left, numbers) if left else 1.0
             rest = in_one_word(right.removeprefix("und"), numbers) if right else 0.0
             return None if many is None or rest is None else many * factor + rest
-    left, found, right = word.partition("und")
-    if found and right in numbers and (left in numbers or left == "ein"):
+    left, separator, right = word.partition("und")
+    if separator and right in numbers and (left in numbers or left == "ein"):
         return numbers.get(left, 1.0) + numbers[right]
     return None
 

@@ -247,10 +247,10 @@ class _Reader:
         ordinal = _ORDINAL.match(self._text, end)
         if ordinal and written.isdigit():
             self._add("ordinal", str(int(written)), start, ordinal.end())
-        elif (found := amount_of_digits(self._text, start, end, self._language)) is None:
+        elif (amount := amount_of_digits(self._text, start, end, self._language)) is None:
             self._add("code", written, start, end)
         else:
-            self._add("amount", written, start, found[1], value=self._per_hour(found[0], start))
+            self._add("amount", written, start, amount[1], value=self._per_hour(amount[0], start))
 
     def _number_words(self, place: int, last: int, entry: Entry) -> int:
         """A row of number words, and what stands between them ("and", hyphens)."""

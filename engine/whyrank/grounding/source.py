@@ -50,10 +50,10 @@ class Source:
     @cached_property
     def language(self) -> Language:
         """Of a short text, the one whose tables know most of its words."""
-        found = table_language(self.document, self.words)
-        if len(self.words) >= _SHORT or found not in LANGUAGES:
-            return language_table(found)
-        tables = [language_table(found), *(language_table(name) for name in LANGUAGES if name != found)]
+        likeliest = table_language(self.document, self.words)
+        if len(self.words) >= _SHORT or likeliest not in LANGUAGES:
+            return language_table(likeliest)
+        tables = [language_table(likeliest), *(language_table(name) for name in LANGUAGES if name != likeliest)]
         return max(tables, key=lambda table: sum(word in table.known for word in self.words))
 
     def places(self, key: str) -> set[int]:
@@ -62,9 +62,9 @@ class Source:
             return self._places[key]
         return set().union(*(self._places.get(other, ()) for other in self.vocabulary.of_same_stem(key)))
 
-    def best_sentences(self, found: dict[str, set[int]]) -> list[int]:
+    def best_sentences(self, places_of: dict[str, set[int]]) -> list[int]:
         """Those that hold most of the words, rare ones counting more. A further one has to hold two words more."""
-        rest, chosen = dict(found), []
+        rest, chosen = dict(places_of), []
         for fewest in (1, *[2] * (_MAX_SOURCES - 1)):
             votes: dict[int, float] = {}
             for places in rest.values():
@@ -82,8 +82,8 @@ class Source:
         """Those with a value that the chosen ones lack, where they share a word with the sentence."""
         places: list[int] = []
         keys = {token.key for token in alignment.reading.tokens if token.kind == "word" and not token.light}
-        for token, found in zip(alignment.reading.tokens, alignment.places, strict=True):
-            if found is not None or not isinstance(token.value, Amount | Dates | Time) or _is_one(token.value):
+        for token, aligned in zip(alignment.reading.tokens, alignment.places, strict=True):
+            if aligned is not None or not isinstance(token.value, Amount | Dates | Time) or _is_one(token.value):
                 continue
             places += (
                 place
@@ -159,8 +159,8 @@ class Source:
         return word in self._lowered if word >= "\u0e00" else bool(self.places(word)) or word in self.query_keys
 
     def values(self) -> list[Value]:
-        found = (token.value for place in self._some_places for token in self.reading(place).tokens)
-        return list(islice((value for value in found if value is not None), _MAX_VALUES))
+        values = (token.value for place in self._some_places for token in self.reading(place).tokens)
+        return list(islice((value for value in values if value is not None), _MAX_VALUES))
 
     @cached_property
     def _lowered(self) -> str:

@@ -103,21 +103,22 @@ def _metric(
     dimension: str, prefixes: dict[str, str], wanted: str, symbol: str, names: str
 ) -> Iterator[tuple[str, Unit]]:
     """The unit alone, and with each of these prefixes."""
-    own = [name.replace("_", " ") for name in names.split()]
-    yield from ((name, Unit(dimension, 1.0)) for name in (symbol, *own))
+    full_names = [name.replace("_", " ") for name in names.split()]
+    yield from ((name, Unit(dimension, 1.0)) for name in (symbol, *full_names))
     for factor, listed in prefixes.items():
         sign, *written = listed.split()
         if sign in wanted.split():
             unit = Unit(dimension, float(factor))
             short = {sign, *(other for other in written if len(other) == 1)}
             yield from ((f"{other}{symbol}".lower(), unit) for other in short)
-            yield from ((f"{other}{name}", unit) for other in written if len(other) > 1 for name in own)
+            yield from ((f"{other}{name}", unit) for other in written if len(other) > 1 for name in full_names)
 
 
 UNITS, SCALES = _units()
 """By name."""
 
 
+_WORD_SETS = ("joiners", "breaks", "passive", "limits", "determiners", "settings", "than")
 _KINDS: tuple[Kind, ...] = ("degree", "bound", "quantifier", "modal", "condition")
 
 
@@ -131,50 +132,37 @@ def language_table(name: str) -> Language:
     for light, _ in _names(tables.get("light", "")):
         entries[light] = entries[light]._replace(light=True)
     singles = {name: entry for name, entry in entries.items() if " " not in name}
-    pair = " ".join(tables.get("only_pair", ())).split()
-    special = (
-        {*pair}
-        | {name for key in ("breaks", "passive") for name, _ in _names(tables.get(key, ""))}
-        | set(numbers.get("articles", "").split())
-    )
-    phrases: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
-    for words, entry in ((tuple(name.split(" ")), entry) for name, entry in entries.items() if " " in name):
-        phrases.setdefault(words[0], []).append((words, entry))
+    phrases = _phrases(entries)
+    sets = {name: frozenset(tables.get(name, "").split()) for name in _WORD_SETS}
+    articles, decimal = (frozenset(numbers.get(name, "").split()) for name in ("articles", "decimal"))
+    only_pair = tuple(frozenset(words.split()) for words in tables.get("only_pair", ()))
+    special = articles.union(*only_pair, (name for name, _ in _names_of(tables, "breaks", "passive")))
+    function_words = (word for word, entry in singles.items() if entry.kind == "function")
     return Language(
         name,
         singles,
-        {first: tuple(sorted(group, key=lambda item: -len(item[0]))) for first, group in phrases.items()},
-        {word: entry.value for word, entry in singles.items() if entry.kind == "number"},
-        frozenset(numbers.get("articles", "").split()),
-        frozenset(tables.get("joiners", "").split()),
-        frozenset(tables.get("breaks", "").split()),
-        frozenset(tables.get("passive", "").split()),
-        frozenset(tables.get("limits", "").split()),
-        frozenset(tables.get("determiners", "").split()),
-        frozenset(tables.get("settings", "").split()),
-        frozenset(tables.get("than", "").split()),
-        numbers.get("and", ""),
-        frozenset(numbers.get("decimal", "").split()),
-        dict(_names(tables.get("contractions", ""))),
-        tuple(frozenset(words.split()) for words in tables.get("only_pair", ())),
-        tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
-        re.compile(numbers.get("times_hint", "(?!)")),
-        max(map(len, singles), default=1),
-        frozenset(
-            word
-            for word, entry in singles.items()
-            if entry.kind == "function" and word not in special and word not in phrases
-        ),
-        frozenset(
-            [
-                *singles,
-                *phrases,
-                *numbers.get("articles", "").split(),
-                *(name for name in UNITS if len(name) > 1),
-                *MONTHS,
-            ]
-        ),
+        phrases,
+        numbers={word: entry.value for word, entry in singles.items() if entry.kind == "number"},
+        articles=articles,
+        number_joiner=numbers.get("and", ""),
+        decimal=decimal,
+        contractions=dict(_names(tables.get("contractions", ""))),
+        only_pair=only_pair,
+        times=tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
+        time_hint=re.compile(numbers.get("times_hint", "(?!)")),
+        longest=max(map(len, singles), default=1),
+        small=frozenset(word for word in function_words if word not in special and word not in phrases),
+        known=frozenset([*singles, *phrases, *articles, *(name for name in UNITS if len(name) > 1), *MONTHS]),
+        **sets,
     )
+
+
+def _phrases(entries: dict[str, Entry]) -> dict[str, tuple[tuple[tuple[str, ...], Entry], ...]]:
+    """Those of several words, by the first of them; longest first."""
+    phrases: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
+    for words, entry in ((tuple(name.split(" ")), entry) for name, entry in entries.items() if " " in name):
+        phrases.setdefault(words[0], []).append((words, entry))
+    return {first: tuple(sorted(group, key=lambda item: -len(item[0]))) for first, group in phrases.items()}
 
 
 def _names(listed: str) -> Iterator[tuple[str, str]]:

@@ -44,9 +44,9 @@ def _judge(evidence: str, start: int, end: int, source: Source) -> Judged | None
     words = folded_words(evidence[start:end])
     keys = list(dict.fromkeys(content_keys(words)))
     reading = read(evidence, start, end, source.language, source.is_name)
-    found = {key: source.places(key) for key in keys}
+    places_of = {key: source.places(key) for key in keys}
     held_by = source.best_sentences(
-        {key: places for key, places in found.items() if key not in source.query_keys or places}
+        {key: places for key, places in places_of.items() if key not in source.query_keys or places}
     )
     quoted = source.quoted_from(evidence[start:end], held_by)
     if quoted is not None:

@@ -58,7 +58,7 @@ def with_features(query: str, documents: Sequence[Document], wanted: Set[str]) -
     entities = [_given_entities(document) or entities_of(document.content, query) for document in documents]
     hops = _hops(query, [document.content for document in documents], entities)
     return tuple(
-        _completed(document, wanted, found, hop) for document, found, hop in zip(documents, entities, hops, strict=True)
+        _completed(document, wanted, names, hop) for document, names, hop in zip(documents, entities, hops, strict=True)
     )
 
 
@@ -84,10 +84,10 @@ def _given_entities(document: Document) -> list[str]:
 
 def entities_of(text: str, query: str = "") -> list[str]:
     """Names, told by their capital letters, and what the query has word for word: at most five, in the text's order."""
-    starts = {found.start(1): found[1] for found in _SENTENCE_START.finditer(text)}
+    starts = {match.start(1): match[1] for match in _SENTENCE_START.finditer(text)}
     places = dict[str, int]()
-    for found in _NAME.finditer(text):
-        name, at = found[0], found.start()
+    for match in _NAME.finditer(text):
+        name, at = match[0], match.start()
         if at in starts and name.split()[0].lower() in _STOP:  # "The Nile"
             name, at = name.partition(" ")[2], at + len(name.split()[0]) + 1
         # A lone capitalised word at the start of a sentence is a name only where it is one elsewhere, too.

@@ -38,7 +38,7 @@ _MAX_WINDOWS_OF_A_DOCUMENT = 256
 _MAX_WINDOWS = 8000
 _TOO_MANY_WINDOWS = DocumentError(
     "too_large",
-    f"the documents before it took the {_MAX_WINDOWS} windows that one call reads: send fewer documents, or raise "
+    f"earlier documents used up the {_MAX_WINDOWS} windows of one call: send fewer documents, or raise "
     "max_tokens_per_doc",
 )
 

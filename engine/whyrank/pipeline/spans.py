@@ -37,14 +37,14 @@ class SpanFinder:
         """One event for every chosen document, in their order, all when all passages are scored."""
         request, chosen = self._request, state.chosen()
         # In a thread, because documents may be long.
-        found = await asyncio.to_thread(lambda: [self._most_relevant_passages(row.document) for row in chosen])
+        passages = await asyncio.to_thread(lambda: [self._most_relevant_passages(row.document) for row in chosen])
         documents = [
             replace(row.document, text=row.document.content[start:end], id=None)
-            for row, (places, _) in zip(chosen, found, strict=True)
+            for row, (places, _) in zip(chosen, passages, strict=True)
             for start, end in places
         ]
         scores = iter(await self._scores(documents, deadline))
-        for row, (places, limited) in zip(chosen, found, strict=True):
+        for row, (places, limited) in zip(chosen, passages, strict=True):
             spans = [
                 ScoredSpan(start, end, score)
                 for (start, end), score in zip(places, scores, strict=False)  # the next of them are the next document's

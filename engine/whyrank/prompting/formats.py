@@ -154,7 +154,7 @@ class PromptFormat(_Table):
             raise ValueError(f"runs: no such field {sorted(unknown)}; known are {sorted(known)}")
         for once in ("query", "document"):
             if fields.count(once) != 1:
-                raise ValueError(f"runs: the field '{once}' must stand exactly once, not {fields.count(once)} times")
+                raise ValueError(f"runs: the field '{once}' must occur exactly once, not {fields.count(once)} times")
         if ("instruction" in fields) != (self.instruction is not None):
             raise ValueError("instruction: the table and the field in runs must come together")
         two_labels = self.labels is not None and self.labels.negative is not None
@@ -232,17 +232,15 @@ def _toml(value: Any) -> str:
             # JSON's strings are TOML's but for this character.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case list():
-            return f"[{', '.join(map(_toml, value))}]" if len(value) < 3 else _toml_lines(value)
+            if len(value) < 3:
+                return f"[{', '.join(map(_toml, value))}]"
+            return "\n".join(["[", *(f"  {_toml(item)}," for item in value), "]"])
         case {"text": str() as text, **more} if not more:
             return _toml(text)
         case dict():
             return f"{{ {', '.join(f'{key} = {_toml(inner)}' for key, inner in value.items())} }}"
         case _:
             return json.dumps(value)
-
-
-def _toml_lines(values: list[Any]) -> str:
-    return "\n".join(["[", *(f"  {_toml(value)}," for value in values), "]"])
 
 
 def _say(error: Any) -> str:
@@ -283,9 +281,9 @@ def fitting_format(model: str, architectures: Iterable[str], name: str | None = 
     ]
     raise CheckpointError(
         f"{model}: no prompt fits this name with architecture {', '.join(have) or 'unknown'}. "
-        + (f"If it was trained with one of {', '.join(hints)}, say --prompt NAME; else " if hints else "")
+        + (f"If it was trained with one of {', '.join(hints)}, give --prompt NAME; otherwise " if hints else "")
         + "describe its prompt in a TOML file (`whyrank formats --where` shows ours) and pass --prompt FILE; "
-        "a chat model that was not trained to rerank can be asked yes or no with --prompt chat"
+        "for a chat model that was not trained to rerank there is --prompt chat"
     )
 
 

@@ -57,7 +57,7 @@ _PROBES = (
     "long " * 2000 + "text",
     " \n text \n",
 )
-_OTHER_FRAME = "its chat template writes other text without a system message than with one"
+_OTHER_FRAME = "its chat template writes different text with and without a system message"
 _TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
 
 
@@ -113,7 +113,7 @@ def _require_nothing_else(template: Template) -> None:
     """A prompt that may hold more than the pair: what that is decides over the score, and is not ours to choose."""
     pair = _pair("q", "d")
     if template(pair, tools=[_TOOL]) != template(pair):
-        raise CheckpointError("its chat template has a place for tools; a prompt that may hold some is not derived")
+        raise CheckpointError("its chat template accepts tools; no prompt is derived from such a template")
     dated = [template(pair, strftime_now=lambda _, day=day: day, date_string=day) for day in ("1 May", "2 June")]
     if dated[0] != dated[1]:
         raise CheckpointError("its chat template writes a date into the prompt: scores would change with it")
@@ -152,7 +152,7 @@ def _require_once(role: str, text: str, template: Template) -> None:
     first, second = (template(_pair(*(word if one == role else "x" for one in ("query", "document")))) for word in "ab")
     if first == second:
         raise CheckpointError(f"its chat template has no place for the role '{role}'")
-    raise CheckpointError(f"its chat template does not write the text of the {role} as it is")
+    raise CheckpointError(f"its chat template does not write the text of the {role} unchanged")
 
 
 def _split(text: str) -> list[str]:
@@ -195,8 +195,8 @@ def _is_stripped(fmt: PromptFormat, write: Callable[[str, str, str], str]) -> bo
                 continue
             if _written(fmt, query.strip(), document.strip(), instruction) != expected:
                 raise CheckpointError(
-                    "its chat template does more than to put texts into a frame: the prompt with the text "
-                    f"{max(query, document)!r:.40} has another frame or another text than the rest"
+                    "its chat template does more than put texts into a frame: the prompt with the text "
+                    f"{max(query, document)!r:.40} has a different frame or text"
                 )
             stripped = True
     return stripped
@@ -258,7 +258,7 @@ def chat_formats(
     prompt = ask(_MARKS["query"], _MARKS["document"], _MARKS["instruction"])
     parts = re.split(f"({'|'.join(_MARKS.values())})", prompt)
     if parts[1::2] != list(_MARKS.values()):
-        raise CheckpointError("its chat template does not write a user's message once and as it is")
+        raise CheckpointError("its chat template does not write a user's message once and unchanged")
     second_turn = _answered(_behind_answer([*turns("x"), ("assistant", _ANSWER_MARK), ("user", _EVIDENCE)], template))
     formats = [
         PromptFormat(
@@ -296,7 +296,7 @@ def _turns(template: Template) -> Callable[[str], list[Message]]:
 def _behind_answer(messages: Sequence[Message], template: Template) -> str:
     _, mark, rest = template(messages, **_VARIABLES).rpartition(_ANSWER_MARK)
     if not mark:
-        raise CheckpointError("its chat template does not write an assistant's message as it is")
+        raise CheckpointError("its chat template does not write an assistant's message unchanged")
     return rest
 
 

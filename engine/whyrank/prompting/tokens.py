@@ -331,7 +331,7 @@ class PromptEncoder:
         if query_room < wanted_query and not bounds.cut_query:
             raise InvalidRequest(
                 f"query has {query} tokens, of which the model reads {query_room} beside a document of {document}: shorten "
-                "it, or say truncate_query to have its end cut off"
+                "it, or set truncate_query to cut off its end"
             )
         if (query_room, document_room) == (query, document):
             tokens = document + row.shared
@@ -342,7 +342,7 @@ class PromptEncoder:
             return DocumentError(
                 "too_large",
                 f"the document makes {len(windows)} windows of {document_room} tokens; at most {bounds.windows} are read: "
-                "cut it, or raise max_tokens_per_doc",
+                "shorten it, or raise max_tokens_per_doc",
             )
         for kept in windows:
             start = row.document.start

@@ -22,9 +22,9 @@ _WORDS = re.compile(rf"(?P<unspaced>[{_UNSPACED}]+)|[^\W_{_UNSPACED}]+")
 
 def words_of(text: str) -> Iterator[str]:
     """In small letters. Where a script has no spaces, every two neighbouring characters, as Lucene's CJK analyser has it."""
-    for found in _WORDS.finditer(unicodedata.normalize("NFKC", text).casefold()):
-        run = found[0]
-        if found["unspaced"] and len(run) > 1:
+    for match in _WORDS.finditer(unicodedata.normalize("NFKC", text).casefold()):
+        run = match[0]
+        if match["unspaced"] and len(run) > 1:
             yield from (first + second for first, second in pairwise(run))
         else:
             yield run
@@ -42,7 +42,7 @@ class Bm25:
             for text in texts
         ]
         if not vocabulary:
-            raise DataError("the corpus holds no words")
+            raise DataError("the corpus contains no words")
         self._known, self._count = vocabulary, len(documents)
         self._index = bm25s.BM25()
         self._index.index(Tokenized(documents, vocabulary), show_progress=False)

@@ -86,8 +86,8 @@ class Dense:
     def search(self, queries: Sequence[str], top_k: int) -> Iterator[list[tuple[int, float]]]:
         """For each query the places of the nearest documents and their cosines, best first."""
         for start in range(0, len(queries), _BATCH):
-            asked = self._embedder.embed(queries[start : start + _BATCH], are_queries=True)
-            places, scores = exact_search(self._vectors, asked, top_k)
+            vectors = self._embedder.embed(queries[start : start + _BATCH], are_queries=True)
+            places, scores = exact_search(self._vectors, vectors, top_k)
             for row, row_scores in zip(places.tolist(), scores.tolist(), strict=True):
                 yield list(zip(row, row_scores, strict=True))
 
@@ -133,10 +133,10 @@ def _read_state(state: Path, known: Mapping[str, Any]) -> tuple[int, int]:
     """How many documents are embedded, and the vectors' size."""
     if not state.exists():
         return 0, 0
-    found = json.loads(state.read_text("utf-8"))
+    before = json.loads(state.read_text("utf-8"))
     for name, value in known.items():
-        if found.get(name) != value:
+        if before.get(name) != value:
             raise DataError(
-                f"{state}: its {name} is {found.get(name)!r}, now it is {value!r}: choose another --vectors"
+                f"{state}: its {name} is {before.get(name)!r}, now it is {value!r}: choose another --vectors"
             )
-    return found["done"], found["size"]
+    return before["done"], before["size"]

@@ -37,8 +37,8 @@ def search_all(
     searchers: Sequence[Searcher], queries: Mapping[str, str], top_k: int, on_progress: Callable[[], None]
 ) -> Iterator[tuple[str, Found]]:
     """Each query's id with what was found; by several searchers fused."""
-    found = (searcher.search(list(queries.values()), top_k) for searcher in searchers)
-    for ident, *rankings in zip(queries, *found, strict=True):
+    results = (searcher.search(list(queries.values()), top_k) for searcher in searchers)
+    for ident, *rankings in zip(queries, *results, strict=True):
         yield ident, fused(rankings, top_k) if len(rankings) > 1 else rankings[0]
         on_progress()
 

@@ -23,9 +23,9 @@ class Passages:
         for line in numbered_lines(self.path):
             self.ids.append(ident := document_id(line))
             if first.setdefault(ident, line.number) != line.number:
-                raise DataError(f"{line.where}: document {ident!r} is in line {first[ident]} already")
+                raise DataError(f"{line.where}: document {ident!r} is already in line {first[ident]}")
         if not self.ids:
-            raise DataError(f"{self.path}: holds no documents")
+            raise DataError(f"{self.path}: contains no documents")
 
     def digest(self) -> str:
         """Changes when the file does."""

@@ -50,7 +50,7 @@ def _register_norms() -> None:
     norm, fused = (vllm_name(name) for name in _NORMS)
     supported = all(hasattr(torch.ops._C, name) for name in _NORMS)
     if not supported:
-        logger.warning("this vLLM has no C++ norms for this CPU: it computes them in PyTorch, which takes longer")
+        logger.warning("this vLLM has no C++ norms for this CPU: it computes them in PyTorch, which is slower")
     norm.register_impl(PROVIDER, supported=supported, supports_args=cpu_norms.takes)(cpu_norms.rms_norm)
     fused.register_impl(PROVIDER, supported=supported, supports_args=cpu_norms.takes_residual, inplace=True)(
         cpu_norms.fused_add_rms_norm

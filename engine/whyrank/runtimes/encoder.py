@@ -177,6 +177,6 @@ def load_whole(auto: Any, plan: Plan, dtype: str) -> Any:
         return model.to(_device()).eval()
     except RuntimeError as cause:  # torch's own when the memory is full, or the driver does not fit
         raise CheckpointError(
-            f"model {config.model!r} does not go onto the GPU: {first_line(cause)}; nvidia-smi shows what else is there, and "
+            f"model {config.model!r} cannot be moved to the GPU: {first_line(cause)}; nvidia-smi shows what else is there, and "
             "--dtype bfloat16 halves a float32 model"
         ) from cause

@@ -52,14 +52,14 @@ class GenerateRuntime(VllmRuntime):
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
         completion = output.outputs[0]
         values = completion.logprobs[0] if completion.logprobs else {}
-        found = {i: values[i].logprob for i in (self.labels.positive, self.labels.negative) if i in values}
-        if self.labels.positive not in found or (self.labels.negative is not None and len(found) < 2):
+        logprobs = {i: values[i].logprob for i in (self.labels.positive, self.labels.negative) if i in values}
+        if self.labels.positive not in logprobs or (self.labels.negative is not None and len(logprobs) < 2):
             return DocumentError(
                 "no_label", f"the engine gave no value for the label tokens (finish: {completion.finish_reason})"
             )
         return LabelRead(
-            found[self.labels.positive],
-            None if self.labels.negative is None else found[self.labels.negative],
+            logprobs[self.labels.positive],
+            None if self.labels.negative is None else logprobs[self.labels.negative],
             len(output.prompt_token_ids),
             output.num_cached_tokens or 0,
         )

@@ -222,9 +222,9 @@ def vllm_name(name: str) -> Any:
             return getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as cause:
             if cause.name is None or not module.startswith(cause.name) or cause.name == "vllm":
-                raise EngineNotInstalled(f"vLLM does not import ({cause}): {INSTALL_ENGINE}") from cause
+                raise EngineNotInstalled(f"vLLM cannot be imported ({cause}): {INSTALL_ENGINE}") from cause
         except ImportError as cause:
-            raise EngineNotInstalled(f"vLLM does not import ({cause}): {INSTALL_ENGINE}") from cause
+            raise EngineNotInstalled(f"vLLM cannot be imported ({cause}): {INSTALL_ENGINE}") from cause
         except AttributeError:
             pass
     raise EngineNotInstalled(
@@ -236,7 +236,7 @@ def require_device(platform: Any) -> None:
     """vLLM's build for GPUs also imports where there is none, and fails later, with "Device string must not be empty"."""
     if platform.is_unspecified():
         raise EngineNotInstalled(
-            "the engine that is installed is the one for GPUs, and it finds none here. With a GPU: nvidia-smi must list it (is "
+            "the installed engine is the one for GPUs, but it finds none here. With a GPU: nvidia-smi must list it (is "
             "the driver loaded? a container needs --gpus all) and CUDA_VISIBLE_DEVICES must not hide it. Without one: `whyrank "
             "install-engine --cpu` in a fresh environment (in a checkout: scripts/setup --cpu)"
         )
@@ -244,10 +244,10 @@ def require_device(platform: Any) -> None:
 
 def docs_folder() -> Path | None:
     """Where DOCS_FILES lie; None where there is no vLLM, which is not imported."""
-    found = importlib.util.find_spec("vllm")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
         return None
-    folder = Path(found.origin).parents[1] / _DOCS_FOLDER
+    folder = Path(spec.origin).parents[1] / _DOCS_FOLDER
     return folder if all((folder / name).is_file() for name in DOCS_FILES) else None
 
 
@@ -264,7 +264,7 @@ def unsupported_versions(installed: Mapping[str, str]) -> Iterator[str]:
         supported = SUPPORTED_VERSIONS[name]
         if version.partition("+")[0] not in supported:
             yield (
-                f"{name} {version} is installed, whyrank is made for {' and '.join(supported)}: "
+                f"{name} {version} is installed, but whyrank is made for {' and '.join(supported)}: "
                 f"if it fails, pip install '{name}=={supported[-1]}'"
             )
 

@@ -75,7 +75,7 @@ _FLASHINFER_HEAD_SIZES = frozenset([128])
 # What vLLM or torch says when it finds no room, and which of our settings make some.
 _REMEDIES = {
     PROMPT_LARGER_THAN_CACHE: "that is a larger kv_cache_gib or a smaller max_length",
-    GPU_TOO_FULL: "that is a kv_cache_gib which leaves room to what else is on the GPU",
+    GPU_TOO_FULL: "that is a kv_cache_gib which leaves room for what else is on the GPU",
     OUT_OF_MEMORY: "a smaller gpu_memory_utilization leaves room for other programs and for the model's activations; where the "
     "weights alone are too large, quantization fp8 halves them and tensor_parallel_size spreads them over several GPUs",
     TOO_FEW_STATES: "that is a larger kv_cache_gib, or engine_options={'max_num_seqs': ...}",
@@ -224,13 +224,13 @@ class VllmRuntime(ABC):
                     if place % _SUBMITTED_AT_ONCE == _SUBMITTED_AT_ONCE - 1:
                         await asyncio.sleep(0)
                 if not answers:
-                    answers = [(place, self._answer(output)) for place, output in await batch.outputs()]
+                    answers = [
+                        (place, _document_error(out) if isinstance(out, Exception) else self._label_read(out))
+                        for place, out in await batch.outputs()
+                    ]
                 yield answers
         finally:
             await batch.close()
-
-    def _answer(self, output: Any) -> LabelRead | DocumentError:
-        return _document_error(output) if isinstance(output, Exception) else self._label_read(output)
 
     async def _read_one_by_one(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
@@ -315,7 +315,7 @@ def _failure(cause: Exception) -> EngineDead | EnginePaused | Refused:
     if isinstance(cause, vllm_name("EngineDeadError")):
         return EngineDead("the engine process has died; start a new Reranker")
     if getattr(cause, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
-        return EnginePaused(f"the engine takes no requests now ({first_line(cause)}); try again")
+        return EnginePaused(f"the engine accepts no requests now ({first_line(cause)}); try again")
     return Refused(first_line(cause.__cause__ or cause))
 
 
@@ -363,12 +363,7 @@ def _import_vllm() -> None:
 
 
 def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
-    config, hybrid = plan.config, plan.checkpoint.has_linear_attention
-    if on_cpu and hybrid and config.dtype in ("float32", "float16"):
-        raise CheckpointError(
-            f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels know only bfloat16; "
-            "say --dtype bfloat16 or leave it out"
-        )
+    config = plan.config
     options: dict[str, Any] = {
         "model": config.source,
         "revision": config.revision,
@@ -379,10 +374,8 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "scheduling_policy": "priority",
         "disable_log_stats": True,
         "use_tqdm_on_load": sys.stderr.isatty(),
-        "max_num_batched_tokens": 16384,
-        "max_num_seqs": 256,
     }
-    if hybrid:
+    if plan.checkpoint.has_linear_attention:
         options["prefix_match_unit"] = MATCH_UNIT
     if plan.checkpoint.has_vision:
         options["language_model_only"] = (
@@ -391,26 +384,40 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
     for name in ("tensor_parallel_size", "quantization", "gpu_memory_utilization"):
         if (value := getattr(config, name)) != options_of(EngineConfig)[name].default:
             options[name] = value
-    if on_cpu or config.kv_cache_gib is not None:
-        options["kv_cache_memory_bytes"] = (
-            int(config.kv_cache_gib * _GIB) if config.kv_cache_gib else _cache_bytes(plan)
-        )
-    if on_cpu:
-        options.update(
-            enforce_eager=True,
-            ir_op_priority=norm_priorities(),
-            # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
-            block_size=_BLOCK,
-            max_num_batched_tokens=8192 if hybrid else 2048,
-            max_num_seqs=64,
-        )
-        return options
-    options["cudagraph_capture_sizes"] = [*_CAPTURE_SIZES]
-    if hybrid and not _fits_flashinfer(plan, options["dtype"]):
-        options["gdn_prefill_backend"] = "triton"
     if config.kv_cache_gib is not None:
+        options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * _GIB)
+    return (_cpu_options(plan) if on_cpu else _gpu_options(plan, options["dtype"])) | options
+
+
+def _cpu_options(plan: Plan) -> dict[str, Any]:
+    config, hybrid = plan.config, plan.checkpoint.has_linear_attention
+    if hybrid and config.dtype in ("float32", "float16"):
+        raise CheckpointError(
+            f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels support only bfloat16; "
+            "use --dtype bfloat16 or leave it out"
+        )
+    return {
+        "enforce_eager": True,
+        "ir_op_priority": norm_priorities(),
+        # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
+        "block_size": _BLOCK,
+        "max_num_batched_tokens": 8192 if hybrid else 2048,
+        "max_num_seqs": 64,
+        "kv_cache_memory_bytes": _cache_bytes(plan),
+    }
+
+
+def _gpu_options(plan: Plan, dtype: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "cudagraph_capture_sizes": [*_CAPTURE_SIZES],
+        "max_num_batched_tokens": 16384,
+        "max_num_seqs": 256,
+    }
+    if plan.checkpoint.has_linear_attention and not _fits_flashinfer(plan, dtype):
+        options["gdn_prefill_backend"] = "triton"
+    if plan.config.kv_cache_gib is not None:
         # The size decides; but vLLM starts only where this share of the GPU is free, by default more than another model leaves.
-        options.setdefault("gpu_memory_utilization", SHARE_BESIDE_OTHERS)
+        options["gpu_memory_utilization"] = SHARE_BESIDE_OTHERS
     return options
 
 

@@ -67,21 +67,21 @@ class Limits:
 
     def _too_long(self, name: str, size: int) -> str:
         return (
-            f"{name} has {size} characters; this server takes {self.characters} (WHYRANK_MAX_CHARACTERS). "
-            "Cut it: the model reads only its first few thousand tokens anyway"
+            f"{name} has {size} characters; this server accepts at most {self.characters} (WHYRANK_MAX_CHARACTERS). "
+            "Shorten it: the model reads only its first few thousand tokens anyway"
         )
 
     def check_count(self, count: int, what: str) -> None:
         if count > self.documents:
             raise TooLarge(
-                f"{count} {what} in one request; this server takes {self.documents} (WHYRANK_MAX_DOCUMENTS). "
+                f"{count} {what} in one request; this server accepts at most {self.documents} (WHYRANK_MAX_DOCUMENTS). "
                 "Split the request"
             )
 
     def check_body(self, size: int) -> None:
         if size > self.body_mib * _MIB:
             raise TooLarge(
-                f"the body is larger than the {self.body_mib} MiB that this server takes (WHYRANK_MAX_BODY_MIB). "
+                f"the body is larger than the {self.body_mib} MiB that this server accepts (WHYRANK_MAX_BODY_MIB). "
                 "Split the request"
             )
 
@@ -118,9 +118,9 @@ class Admission:
         inside = self.documents
         if inside and not self._has_room(documents, tenant):
             raise Overloaded(
-                f"{inside} documents are being worked on and this request has {documents}; "
-                f"the server takes {self._limits.waiting_documents} at once"
-                f"{', and of one API key at most half' if self._tenants > 1 else ''}. Try again later",
+                f"{inside} documents are in progress and this request has {documents}; "
+                f"the server accepts {self._limits.waiting_documents} at once"
+                f"{', at most half of them from one API key' if self._tenants > 1 else ''}. Try again later",
                 self._retry_after(),
             )
         began = self._pace.begin(self._clock(), inside)
@@ -155,7 +155,7 @@ class Admission:
             nonlocal held
             before, together = self._bytes[sender], self._bytes.total()
             if before and (before + size > _BODIES_OF_ONE * largest or together + size > _BODIES_AT_ONCE * largest):
-                raise Overloaded("too many large requests are being answered. Try again later", self._retry_after())
+                raise Overloaded("too many large requests are in progress. Try again later", self._retry_after())
             self._bytes[sender] += size
             held += size
 

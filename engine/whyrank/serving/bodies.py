@@ -51,7 +51,7 @@ async def read_body(request: Request, limits: Limits, seconds: float, hold: Call
                         await asyncio.sleep(0)
     except TimeoutError as cause:
         raise RequestTimeout(
-            f"the body did not arrive: {received} bytes in {seconds:g} seconds and more; send it faster"
+            f"the body arrived too slowly: {received} bytes in {seconds:g} seconds; send it faster"
         ) from cause
     return bytes(body)
 
@@ -63,17 +63,17 @@ def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
             return lambda part: iter((part,))
         case "gzip":
             return partial(_inflated, zlib.decompressobj(wbits=16 + zlib.MAX_WBITS))
-    raise InvalidRequest(f"Content-Encoding is {encoding[:40]!r}: send the body plain or as gzip")
+    raise InvalidRequest(f"Content-Encoding is {encoding[:40]!r}: send the body uncompressed or as gzip")
 
 
 def _inflated(state: Any, part: bytes) -> Iterator[bytes]:
     if not part and not state.eof:  # the end of the body
-        raise InvalidRequest("the body ends in the middle of its gzip: send all of it")
+        raise InvalidRequest("the gzip body is incomplete: send all of it")
     while part and not state.eof:
         try:
             piece = state.decompress(part, _MAX_PIECE)
         except zlib.error as cause:
-            raise InvalidRequest("the body is not gzip, as its Content-Encoding says") from cause
+            raise InvalidRequest("the body is not gzip, although its Content-Encoding says so") from cause
         part = state.unconsumed_tail
         yield piece
 
@@ -88,7 +88,7 @@ def _parse_large(body: bytes) -> Any:
     if _holds_more_values_than(MAX_VALUES, body):
         wrong = _WRONG_FIRST_ITEM.search(body)
         fault = f"{wrong[1].decode()}[0] is neither a string nor an object, and " if wrong else ""
-        raise TooLarge(f"{fault}the body holds more than {MAX_VALUES} JSON values. Split the request")
+        raise TooLarge(f"{fault}the body contains more than {MAX_VALUES} JSON values. Split the request")
     return _parse(body)
 
 
@@ -114,7 +114,7 @@ def _parse(body: bytes) -> Any:
 
 
 def _not_a_number(text: str) -> NoReturn:
-    raise ValueError(f"{text:.40} is no number that can be used")
+    raise ValueError(f"{text:.40} is not a usable number")
 
 
 def _finite(text: str) -> float:

@@ -126,14 +126,14 @@ class _StrictJsonRequest(Request):
 
 
 _ERRORS = {
-    400: "The request makes no sense: the message names the fault.",
-    401: "No API key, or not one of the server's.",
-    404: "No such model or page; of a model in a body, where the server was started with --strict-model.",
-    413: "Too many documents, or texts or a body too long: the message names the limit.",
-    422: "As 400, where TEI is spoken.",
-    429: "The server has enough to do: come back after as many seconds as Retry-After says.",
-    500: "Something went wrong in the server; its log has it under the request's id.",
-    503: "The engine is gone or paused. Retry-After says when a new one may be there.",
+    400: "The request is invalid; the message says what is wrong.",
+    401: "The API key is missing or wrong.",
+    404: "Unknown page, or, with --strict-model, a model that is not served.",
+    413: "Too many documents, or a text or body that is too large; the message names the limit.",
+    422: "Like 400, on TEI's routes.",
+    429: "The server is busy; retry after the seconds in Retry-After.",
+    500: "Internal error; the server's log has it under the request's id.",
+    503: "The engine has died or is paused; retry after the seconds in Retry-After.",
 }
 # For OpenAPI only: the key is checked above.
 _API_KEY = Depends(HTTPBearer(auto_error=False, description="The server's --api-key, if it has one."))

@@ -53,7 +53,7 @@ def to_http_error(request: Request, error: Exception) -> tuple[int, str, str]:
             status = error.status or next((code for kind, code in _STATUS.items() if isinstance(error, kind)), 500)
             return status, type(error).__name__, str(error)
     logger.error("request %s failed", request_id(request), exc_info=error)
-    return 500, "InternalError", "something went wrong in the server; its log says what"
+    return 500, "InternalError", "internal error; see the server's log"
 
 
 def error_headers(error: Exception) -> dict[str, str]:

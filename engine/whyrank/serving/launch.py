@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan, make_verifier_plan
-from whyrank.config import EngineConfig
+from whyrank.config import EngineConfig, ServeOptions
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
 from whyrank.process import hide_warnings, is_cpu_build, plugins_with_ours, return_memory, set_engine_environment
@@ -39,6 +39,7 @@ __all__ = ["check_machine", "config_file_flags", "mask_secrets", "model_in_confi
 
 # Requests in flight at SIGTERM are worth waiting for; vLLM's default is not to wait. /docs must work without the internet.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30, "enable_offline_docs": True}
+_DEFAULTS = ServeOptions()
 _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MORE_CACHE = "with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
 # Where vLLM or torch names no remedy, or settings that vLLM takes no account of where the cache's size is given.
@@ -69,13 +70,10 @@ def serve(
     config: EngineConfig,
     flags: Sequence[str],
     dry_run: bool,
-    vllm_routes: bool = False,
-    protect_metrics: bool = False,
-    strict_model: bool = False,
-    verbose: bool = False,
+    options: ServeOptions = _DEFAULTS,
 ) -> None:
     """Returns when the server has been stopped. `flags`: vLLM's flags; they set what `config` leaves at its defaults."""
-    began, on_cpu, quiet = time.time(), is_cpu_build(), not verbose
+    began, on_cpu, quiet = time.time(), is_cpu_build(), not options.verbose
     from_file = config_file_flags(flags)
     parsed = _prompt_flags([*from_file, *flags])
     if not dry_run:
@@ -90,11 +88,11 @@ def serve(
     make_verifier_plan(plan)  # its faults are told now, too
     start = Start.of(plan, on_cpu, began) if quiet else None
     if plan.route == "encoder":
-        _serve_encoder(plan, [*from_file, *flags], dry_run, protect_metrics, strict_model, start)
+        _serve_encoder(plan, [*from_file, *flags], dry_run, options, start)
         return
     return_memory()  # not where the model runs in this process: it would have to page in its activations at every step
     set_engine_environment(on_cpu)
-    _set_plugin_environment(config, vllm_routes, protect_metrics, strict_model)
+    _set_plugin_environment(config, options)
     command = vllm_command(plan, flags, on_cpu, quiet)
     if start is None or dry_run:
         settings = {name: os.environ[name] for name in _SETTINGS if name in os.environ}
@@ -115,13 +113,13 @@ def _silence_logs(flags: set[str]) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 
-def _set_plugin_environment(config: EngineConfig, vllm_routes: bool, protect_metrics: bool, strict_model: bool) -> None:
+def _set_plugin_environment(config: EngineConfig, options: ServeOptions) -> None:
     """What plugin.py reads: vLLM passes our plugin nothing else."""
     os.environ["VLLM_PLUGINS"] = plugins_with_ours(os.environ.get("VLLM_PLUGINS"))
-    os.environ[VLLM_ROUTES] = "1" if vllm_routes else "0"
-    if protect_metrics:
+    os.environ[VLLM_ROUTES] = "1" if options.vllm_routes else "0"
+    if options.protect_metrics:
         os.environ[PROTECT_METRICS] = "1"
-    if strict_model:
+    if options.strict_model:
         os.environ[STRICT_MODEL] = "1"
     for name in ("prompt", "calibration", "verifier"):
         if (value := getattr(config, name)) is not None:
@@ -135,7 +133,7 @@ def check_machine(host: str | None, port: int) -> None:
     if files < _MIN_FILES:
         if hard_limit != resource.RLIM_INFINITY and hard_limit < _MIN_FILES:
             raise InvalidRequest(
-                f"only {files} files may be open at once, a server needs {_MIN_FILES}: raise `ulimit -n`"
+                f"only {files} files may be open at once, but a server needs {_MIN_FILES}: raise `ulimit -n`"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (_MIN_FILES, hard_limit))
     try:
@@ -183,7 +181,7 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
         raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {message}") from cause
     client = WhyrankPlugin.engine_client
     if client is not None and not client.stopped:  # vLLM's server returns without an error
-        raise EngineDead("the server ended because the engine's process died: see the log above, and start it again")
+        raise EngineDead("the server ended because the engine's process died: see the log above, then start it again")
 
 
 def model_in_config_file(flags: Sequence[str]) -> str | None:
@@ -201,20 +199,20 @@ def config_file_flags(flags: Sequence[str]) -> list[str]:
     paths = _parsed(parser, flags)[0].config
     if len(paths) > 1:
         raise InvalidRequest("--config is given twice: vLLM reads one file, so put all settings into it")
-    found: list[str] = []
+    as_flags: list[str] = []
     for key, value in _settings(Path(paths[0])).items() if paths else ():
         name, dot, rest = str(key).partition(".")
         flag = name.replace("_", "-") + dot + rest
         match value:
             case bool():
-                found.append(f"--{flag}" if value else f"--no-{flag}")
+                as_flags.append(f"--{flag}" if value else f"--no-{flag}")
             case list():
-                found += [f"--{flag}", *map(str, value)] if value else []
+                as_flags += [f"--{flag}", *map(str, value)] if value else []
             case dict():
-                found += [f"--{flag}", json.dumps(value)]
+                as_flags += [f"--{flag}", json.dumps(value)]
             case _:
-                found += [f"--{flag}", str(value)]
-    return found
+                as_flags += [f"--{flag}", str(value)]
+    return as_flags
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -228,7 +226,7 @@ def _settings(path: Path) -> dict[str, Any]:
         reason = cause.strerror if isinstance(cause, OSError) else " ".join(str(cause).split())
         raise InvalidRequest(f"--config {path}: cannot be read ({reason})") from cause
     if not isinstance(content, dict):
-        raise InvalidRequest(f"--config {path}: holds no settings; write one `flag: value` a line")
+        raise InvalidRequest(f"--config {path}: contains no settings; write one `flag: value` per line")
     return content
 
 
@@ -257,7 +255,7 @@ def _parsed(parser: ArgumentParser, flags: Sequence[str]) -> tuple[Namespace, li
     try:
         return parser.parse_known_args(flags)
     except SystemExit as cause:
-        raise InvalidRequest("vLLM's flags: see the line above") from cause
+        raise InvalidRequest("invalid vLLM flags: see the line above") from cause
 
 
 def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = False) -> list[str]:
@@ -335,9 +333,7 @@ def _flag(name: str, value: Any) -> list[str]:
             return [flag, str(value)]
 
 
-def _serve_encoder(
-    plan: Plan, flags: Sequence[str], dry_run: bool, protect_metrics: bool, strict_model: bool, start: Start | None
-) -> None:
+def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, options: ServeOptions, start: Start | None) -> None:
     usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
     parser = ArgumentParser("whyrank serve", usage=usage)
     parser.add_argument("--host", default="0.0.0.0")
@@ -358,8 +354,4 @@ def _serve_encoder(
         from whyrank.serving.standalone import serve_standalone
 
         where = parsed.host, parsed.port
-        asyncio.run(
-            serve_standalone(
-                plan, parsed.api_key, *where, parsed.shutdown_timeout, protect_metrics, strict_model, start
-            )
-        )
+        asyncio.run(serve_standalone(plan, parsed.api_key, *where, parsed.shutdown_timeout, options, start))

@@ -35,7 +35,7 @@ _rejections = Counter("whyrank_rejections", "Requests that were refused, by reas
 _first_score = Histogram("whyrank_first_score_seconds", "Until the first score of a request.", buckets=_SECONDS)
 _last_evidence = Histogram("whyrank_last_evidence_seconds", "Until the last evidence of a request.", buckets=_SECONDS)
 
-_in_flight = Gauge("whyrank_documents_in_flight", "Documents being worked on.", multiprocess_mode="livesum")
+_in_flight = Gauge("whyrank_documents_in_flight", "Documents in progress.", multiprocess_mode="livesum")
 
 
 def in_flight(change: int) -> None:

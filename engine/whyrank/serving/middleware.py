@@ -79,7 +79,7 @@ def _takes_basic(connection: HTTPConnection) -> bool:
 async def _checked_body(request: Request, service: Service, tenant: str) -> bytes:
     """Refuses fields that vLLM would pass to its engine unchecked, past the queue order and cache separation of tenants."""
     if _PRIORITY_HEADER in request.headers:
-        raise InvalidRequest(f"the header {_PRIORITY_HEADER}: a server with API keys decides it itself; leave it out")
+        raise InvalidRequest(f"the header {_PRIORITY_HEADER}: a server with API keys sets it itself; leave it out")
     with service.admission.holding(tenant) as hold:
         body = await read_body(request, service.limits, service.body_seconds, hold)
     try:
@@ -88,7 +88,7 @@ async def _checked_body(request: Request, service: Service, tenant: str) -> byte
         raise InvalidRequest("the body is not JSON") from cause
     for name in _ENGINE_FIELDS:
         if isinstance(content, dict) and name in content:
-            raise InvalidRequest(f"{name}: a server with API keys decides it itself; leave it out")
+            raise InvalidRequest(f"{name}: a server with API keys sets it itself; leave it out")
     return body
 
 

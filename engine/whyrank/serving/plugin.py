@@ -200,8 +200,8 @@ def check_config(config: Any, plan: Plan) -> None:
         )
     if config.speculative_config is not None:
         raise CheckpointError(
-            "speculative decoding: vLLM gives no values for the label tokens in a step with drafts in it, so documents would "
-            "go without a score; start without --speculative-config"
+            "speculative decoding: vLLM returns no values for the label tokens in a step with draft tokens, so documents "
+            "would have no score; start without --speculative-config"
         )
 
 
@@ -210,10 +210,10 @@ def config_warnings(config: Any, plan: Plan) -> list[str]:
     model, cache = config.model_config, config.cache_config
     warnings = []
     if not cache.enable_prefix_caching:
-        warnings.append("every document pays for the prompt and the query anew: give --enable-prefix-caching")
+        warnings.append("prompt and query are computed again for every document: give --enable-prefix-caching")
     elif plan.checkpoint.has_linear_attention and not cache.prefix_match_unit:
         warnings.append(
-            "this hybrid reuses whole blocks only, which are longer than what documents share: "
+            "this hybrid model reuses only whole blocks, which are longer than the prefix that documents share: "
             f"give --prefix-match-unit {MATCH_UNIT}"
         )
     on_cpu = config.device_config.device_type == "cpu"
@@ -223,11 +223,13 @@ def config_warnings(config: Any, plan: Plan) -> list[str]:
         remedy = {LABEL_IDS: labels.ids} if on_cpu else {"head_dtype": "float32"}
         if not (on_cpu and hasattr(model.hf_config, LABEL_IDS)):
             warnings.append(
-                f"logits of {model.head_dtype} come in coarse steps, which makes ties: "
+                f"logits of {model.head_dtype} are coarse, which causes ties: "
                 f"give --hf-overrides '{json.dumps(remedy)}'"
             )
     if on_cpu and PROVIDER not in config.kernel_config.ir_op_priority.rms_norm:
-        warnings.append(f"norms are computed in PyTorch: give --ir-op-priority '{json.dumps(norm_priorities())}'")
+        warnings.append(
+            f"norms are computed in PyTorch, which is slower: give --ir-op-priority '{json.dumps(norm_priorities())}'"
+        )
     if config.scheduler_config.policy == "fcfs":
-        warnings.append("a call with many documents holds up all that come after it: give --scheduling-policy priority")
+        warnings.append("a call with many documents delays all later calls: give --scheduling-policy priority")
     return warnings

@@ -172,7 +172,7 @@ class Service:
     def _inside(self, documents: int, tenant: str | None, calls: int = 1) -> Iterator[int]:
         """Admits the call, and yields its priority in the engine."""
         if self._stopping:
-            raise Stopping("this server is being stopped: ask another one, or try again when it is back")
+            raise Stopping("this server is shutting down: use another one, or try again later")
         with self.admission.admitted(documents, tenant, calls) as priority:
             metrics.in_flight(documents)
             try:

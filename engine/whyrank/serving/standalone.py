@@ -18,6 +18,7 @@ from prometheus_client import make_asgi_app
 from starlette.routing import Mount
 
 from whyrank.checkpoints import Plan
+from whyrank.config import ServeOptions
 from whyrank.runtimes.encoder import EncoderRuntime
 from whyrank.runtimes.vllm_compat import DOCS_FILES, docs_folder
 from whyrank.serving.admission import Limits
@@ -50,17 +51,16 @@ async def serve_standalone(
     host: str,
     port: int,
     shutdown_seconds: float,
-    protect_metrics: bool,
-    strict_model: bool,
+    options: ServeOptions,
     start: Start | None,
 ) -> None:
     """Serves until the process is told to stop."""
     runtime = await EncoderRuntime.start(plan)
     try:
         limits = Limits.from_environment()
-        service = Service(runtime, plan, limits, keys, plan.config.model, strict_model=strict_model)
+        service = Service(runtime, plan, limits, keys, plan.config.model, strict_model=options.strict_model)
         await service.warm_up()
-        await StandaloneServer(service, host, port, shutdown_seconds, protect_metrics, start).serve()
+        await StandaloneServer(service, host, port, shutdown_seconds, options.protect_metrics, start).serve()
     finally:
         await runtime.aclose()
 

@@ -75,7 +75,7 @@ def _ready_lines(service: Service, start: Start, url: str | None, docs: bool) ->
     if service.wants_key:
         lines.append("access: with the API key")
     else:
-        lines.append("access: everybody who reaches this address (--api-key KEY asks for a key)")
+        lines.append("access: everyone who can reach this address (--api-key KEY requires a key)")
     if url:
         lines.append(f"playground: {url}/playground")
     if url and docs:
@@ -86,7 +86,7 @@ def _ready_lines(service: Service, start: Start, url: str | None, docs: bool) ->
 def _prefix_cache(runtime: Runtime) -> str:
     engine = getattr(runtime, "engine", None)
     if engine is None:
-        return "none, an encoder has no use for one"
+        return "none, encoders do not use one"
     cache = engine.vllm_config.cache_config
     if not cache.enable_prefix_caching:
         return "off"

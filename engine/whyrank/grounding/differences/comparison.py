@@ -72,8 +72,8 @@ class Comparison:
             if alignment.places[mine] is not None
             or (token.kind == "word" and not token.light and not self.is_topic(token))
         ]
-        found = sum(alignment.places[mine] is not None for mine in counted)
-        self.share = found / len(counted) if counted else 0.0
+        aligned = sum(alignment.places[mine] is not None for mine in counted)
+        self.share = aligned / len(counted) if counted else 0.0
         self.ordered_share = sum(alignment.ordered[mine] for mine in counted) / len(counted) if counted else 0.0
 
     @property
@@ -125,23 +125,23 @@ class Comparison:
 
     def free_before(self, place: int) -> list[int]:
         """Unused source tokens of the sentence right before this one, nearest first, over the borders of clauses."""
-        sources, found = self.alignment.sources, []
+        sources, free = self.alignment.sources, []
         for at in range(place - 1, -1, -1):
             if at in self.alignment.used or sources.sentence_of[at] != sources.sentence_of[place]:
                 break
-            found.append(at)
-        return found
+            free.append(at)
+        return free
 
     def free_beside(self, place: int, step: int) -> list[int]:
         """Unused source tokens from here to the end of the clause."""
-        sources, found = self.alignment.sources, []
+        sources, free = self.alignment.sources, []
         at = place + step
         while 0 <= at < len(sources.tokens) and sources.clause_of[at] == sources.clause_of[place]:
             if at in self.alignment.used:
                 break
-            found.append(at)
+            free.append(at)
             at += step
-        return found
+        return free
 
 
 def is_exact(comparison: Comparison, mine: int) -> bool:

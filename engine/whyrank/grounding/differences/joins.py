@@ -26,10 +26,10 @@ def cut_off(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Differen
     before: Piece | None = None
     for clause in comparison.alignment.reading.clauses:
         yield from _skips(comparison, clause)
-        found = list(pieces(comparison, clause))
-        if before is not None and found:
-            yield from _across(comparison, before, found[0])
-        before = found[-1] if found else before
+        parts = list(pieces(comparison, clause))
+        if before is not None and parts:
+            yield from _across(comparison, before, parts[0])
+        before = parts[-1] if parts else before
     if comparison.language.name == "zh":
         yield from _cut_words(comparison)
 
@@ -70,8 +70,8 @@ def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterato
         yield between("joined", comparison.tokens[one.last], subject, sure)
     elif before and _alike(comparison, comparison.tokens[one.last], before[-1]):
         yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
-    elif comparison.tokens[one.last].named and (own := _subject_behind(comparison, other)) is not None:
-        yield between("joined", comparison.tokens[one.last], own, sure and not before)
+    elif comparison.tokens[one.last].named and (behind := _subject_behind(comparison, other)) is not None:
+        yield between("joined", comparison.tokens[one.last], behind, sure and not before)
     elif after and before and after[-1] is not before[-1] and not is_adjunct(comparison, other):
         yield between("joined", token, before[0], False)
 
@@ -186,12 +186,12 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
     alignment, sources = comparison.alignment, comparison.alignment.sources
     if len(sources.first_clauses) > 1:
         for clause in alignment.reading.clauses:
-            own = [
+            drawn_from = [
                 place
                 for mine in clause.tokens
                 if (place := alignment.places[mine]) is not None and not comparison.is_topic(comparison.tokens[mine])
             ]
-            homes = [sources.sentence_of[place] for place in own]
+            homes = [sources.sentence_of[place] for place in drawn_from]
             turns = sum(home != following for home, following in pairwise([*homes, -1]))
             often = [home for home in set(homes) if homes.count(home) >= 2]
             if (len(often) >= 2 and turns >= 3) or len(set(homes)) >= 3:

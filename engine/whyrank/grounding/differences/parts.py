@@ -40,10 +40,10 @@ Meeting = tuple[Piece, Piece, Clause]
 def meetings(comparison: Comparison) -> Iterator[Meeting]:
     """Two pieces that meet within a clause of the evidence. A topic before the others may stand for any subject."""
     for clause in comparison.alignment.reading.clauses:
-        found = list(pieces(comparison, clause))
-        if len(found) > 2 and found[0].clause != found[1].clause and _is_topic(comparison, found[0]):
-            found = found[1:]
-        yield from ((one, other, clause) for one, other in pairwise(found))
+        parts = list(pieces(comparison, clause))
+        if len(parts) > 2 and parts[0].clause != parts[1].clause and _is_topic(comparison, parts[0]):
+            parts = parts[1:]
+        yield from ((one, other, clause) for one, other in pairwise(parts))
 
 
 def pieces(comparison: Comparison, clause: Clause) -> Iterator[Piece]:

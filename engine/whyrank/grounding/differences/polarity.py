@@ -91,7 +91,7 @@ def _any_of(comparison: Comparison, clause: Clause) -> int | None:
     """The first token of the evidence that draws on a clause of the source, where it draws on much of it."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     number = next(number for number, other in enumerate(sources.clauses) if other is clause)
-    found = [
+    drawing = [
         mine
         for mine, place in enumerate(alignment.places)
         if place is not None and sources.clause_of[place] == number and not comparison.is_topic(comparison.tokens[mine])
@@ -100,7 +100,7 @@ def _any_of(comparison: Comparison, clause: Clause) -> int | None:
     governed = next((place for place, token in enumerate(sources.tokens) if token is sign), None)
     if governed is not None and governed not in alignment.used and governed + 1 not in alignment.used:
         return None  # what it governs is not there
-    return found[0] if found and 2 * len(found) >= len(clause.tokens) else None
+    return drawing[0] if drawing and 2 * len(drawing) >= len(clause.tokens) else None
 
 
 def _turns_about(clauses: list[Clause]) -> bool:

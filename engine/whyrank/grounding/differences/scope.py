@@ -33,10 +33,10 @@ def opposites(comparison: Comparison) -> Iterator[Difference]:
             against = pole[:-1] + ("-" if pole[-1] == "+" else "+")
             if any(pole in other for _, other, *_ in theirs):
                 continue
-            found = next(((s, e) for _, other, s, e in theirs if against in other), None)
-            if found:
+            opposite = next(((s, e) for _, other, s, e in theirs if against in other), None)
+            if opposite:
                 certain = comparison.share >= 0.75 and comparison.ordered_share >= 0.6
-                yield Difference("comparative", start, end, *found, certain=certain)
+                yield Difference("comparative", start, end, *opposite, certain=certain)
                 break
 
 

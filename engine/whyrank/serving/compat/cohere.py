@@ -87,7 +87,7 @@ class RelevantSpans(LenientModel):
     the evidence rests on."""
 
     mode: Literal["enabled", "disabled"]
-    threshold: float | None = Field(None, ge=0, le=1, description="Least score of a span; 0.1 by default.")
+    threshold: float | None = Field(None, ge=0, le=1, description="Minimum score of a span; 0.1 by default.")
     max_spans: int | None = Field(None, ge=0)
 
     @property
@@ -114,9 +114,9 @@ class RelevantSpans(LenientModel):
 
 class CohereRequest(rows.DialectRequest):
     relevant_spans: RelevantSpans | None = Field(
-        None, description='Enabled, it means mode "spans", unless the body has another one.'
+        None, description='If enabled, mode "spans" applies unless the body sets another one.'
     )
-    priority: int | None = Field(None, description="Accepted; calls take turns.")
+    priority: int | None = Field(None, description="Accepted and ignored.")
 
     @property
     def spans(self) -> RelevantSpans | None:
@@ -159,10 +159,10 @@ async def rerank(body: Annotated[CohereRequest, _EXAMPLES], raw: Request) -> Res
 
 
 class CohereV1Request(rows.DialectRequest):
-    rank_fields: FieldNames | None = Field(None, description="What is read of objects; their text by default.")
+    rank_fields: FieldNames | None = Field(None, description="The fields to read of objects; by default their text.")
     return_documents: bool | None = None
     max_chunks_per_doc: int | None = Field(
-        None, description="Accepted; say truncation: windows to have all of it read."
+        None, description="Accepted and ignored; use truncation: windows to have the whole document read."
     )
 
     def to_request(self) -> RerankRequest:

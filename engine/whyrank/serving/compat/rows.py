@@ -24,9 +24,9 @@ _MAX_NAMED = 100
 _MAX_WARNING = 1000
 
 _HEADERS = {
-    "X-Whyrank-Truncated": "Indexes of documents that were scored by a part of their text; at most a hundred, then `...`.",
-    "X-Whyrank-Failed": "Indexes of documents that have no score, in the same way.",
-    "X-Whyrank-Warnings": "What was ignored of the request, where the answer has no place for it.",
+    "X-Whyrank-Truncated": "Indexes of documents of which only a part was read; at most a hundred, then `...`.",
+    "X-Whyrank-Failed": "Indexes of documents that have no score, likewise.",
+    "X-Whyrank-Warnings": "What was ignored in the request, if the response has no field for that.",
 }
 IN_OPENAPI: dict[int | str, dict[str, Any]] = {
     200: {"headers": {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}}

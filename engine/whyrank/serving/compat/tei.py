@@ -58,7 +58,7 @@ class TeiRequest(OptionsRequest):
     query: Query
     texts: Strings
     truncate: bool | None = Field(
-        None, description="false: an over-long text is an error. true: what is over-long is cut, the query too."
+        None, description="false: an over-long text is an error; true: it is truncated, the query too."
     )
     # TEI's own OpenAPI has capitals; its server takes small letters, too.
     truncation_direction: Annotated[Literal["Left", "Right"], BeforeValidator(_capital)] = "Right"

@@ -80,14 +80,17 @@ class HealthResponse(TypedDict):
     canary: Canary
 
 
-_UNHEALTHY: dict[str, Any] = {"model": HealthResponse, "description": "It does not, or its engine is gone."}
+_UNHEALTHY: dict[str, Any] = {
+    "model": HealthResponse,
+    "description": "The known pair gets another score, or the engine has died.",
+}
 
 
 @health.get(
     "/health",
     summary="Health",
     response_model=HealthResponse,
-    response_description="The server answers as it did at its start, or is busy.",
+    response_description="The known pair gets the score that it got at startup, or the server is busy.",
     responses={503: _UNHEALTHY},
 )
 async def get_health(raw: Request) -> Response:

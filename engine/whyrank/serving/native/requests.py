@@ -31,7 +31,9 @@ class NativeRequest(OptionsRequest, VllmReadingRequest):
     queries: Strings | None = None
     documents: Documents
     rank_fields: FieldNames | None = Field(None, description="Cohere's: which fields of objects are read.")
-    top_k: int | None = Field(None, description="Voyage's top_n; who says it, null too, gets Voyage's answer.")
+    top_k: int | None = Field(
+        None, description="Voyage's top_n; a request that has it, even as null, gets Voyage's response."
+    )
     model: str | None = MODEL
     return_documents: bool = True
     stream: bool = False

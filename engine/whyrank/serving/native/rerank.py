@@ -138,7 +138,7 @@ async def rerank_batch(body: Annotated[BatchRequest, _BATCH_EXAMPLES], raw: Requ
 def _checked(body: NativeRequest, where: str, raw: Request) -> RerankRequest | InvalidRequest:
     try:
         if body.query is None or body.stream:
-            raise InvalidRequest(f"{where}: in a batch, each has one 'query' and no 'stream'")
+            raise InvalidRequest(f"{where}: in a batch, each request has one 'query' and no 'stream'")
         check_model(body, raw)
         return body.to_request()
     except InvalidRequest as error:
@@ -153,7 +153,7 @@ def _check_echo(body: NativeRequest, raw: Request) -> None:
     if (ids + texts) * queries > limit:
         remedy = 'say "return_documents": false' if ids * queries <= limit else "give shorter ids"
         raise TooLarge(
-            f"the answer would hold {ids + texts} characters of documents for each of {queries} queries, more than "
+            f"the answer would contain {ids + texts} characters of documents for each of {queries} queries, more than "
             f"{limit} in all: {remedy}, or split the request"
         )
     raw.state.whyrank_body_size = max(raw.state.whyrank_body_size, (ids + texts) * queries)

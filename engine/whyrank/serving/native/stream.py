@@ -55,7 +55,9 @@ async def stream_response(body: NativeRequest, raw: Request) -> Response:
     if body.query is None:
         raise InvalidRequest("a stream answers one 'query'")
     if body.refuses_truncation:
-        raise InvalidRequest("truncation is false: a stream sends scores before it knows; leave one of them out")
+        raise InvalidRequest(
+            "truncation is false: a stream sends scores before it knows whether all texts fit; leave one of them out"
+        )
     request = with_tenant_salt(body.to_request(), raw)
     events = _unhindered(service_of(raw).events(request, live=True, tenant=raw.state.whyrank_salt))
     # Refusals are raised before the first event, while a status can still be sent.

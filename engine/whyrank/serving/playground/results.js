@@ -200,7 +200,7 @@ function showSpans(run, data) {
   const row = rowOf(run, data.index);
   layOut(row);
   const scores = data.spans.map((span) => written(span.score)).join(", ");
-  const text = data.spans.length ? `${count(data.spans.length, "place")} that answer: ${scores}` : "no part of it answers by itself";
+  const text = data.spans.length ? `${count(data.spans.length, "place")} that answer: ${scores}` : "no single passage answers the query";
   row.checks.append(element("span", data.spans.length ? "" : "warn", text));
   if (data.spans_limited) row.checks.append(element("span", "badge warn", "only some sentences were scored"));
   showSources(row, data.spans.map((span) => ({ ...span, evidence_start: span.start })), data.truncation?.window);

@@ -1,0 +1,98 @@
+"""The command compare: two models, or two earlier results, on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whyrank.cli import render
+from whyrank.cli.common import AsJson, app, evaluation_reported
+from whyrank.cli.flags import Flags, flags_of
+from whyrank.cli.judged_data import RESULTS_FOLDER, JudgedData, folder_for, rerank_into
+from whyrank.cli.terminal import Terminal, json_text
+from whyrank.evaluation.measures import Measurer
+from whyrank.evaluation.results import RESULTS
+from whyrank.evaluation.run import claimed
+from whyrank.jsonl import write_file
+
+if TYPE_CHECKING:
+    from whyrank.evaluation.compare import Comparison, Gate
+
+__all__: list[str] = []
+
+
+@app.command("compare")
+@flags_of("judged", JudgedData)
+def compare_command(
+    a: Annotated[
+        str, typer.Argument(help="A folder of `whyrank eval`, or a model, perhaps with options: M,dtype=float32")
+    ],
+    b: Annotated[str, typer.Argument(help="The other one.")],
+    *,
+    judged: Flags,
+    out: Annotated[Path, typer.Option(help="Where the results of models that are run here go.")] = RESULTS_FOLDER,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write the comparison as a page with plots.")] = None,
+    fail_if: Annotated[list[str] | None, typer.Option(help='E.g. "delta(nDCG@10) < -0.01"; may be repeated.')] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two models, prompts, dtypes or earlier results on the same data.
+
+    `whyrank compare results/before results/after --fail-if "high(nDCG@10) < 0" --fail-if "overlap@10 < 0.9"`
+
+    `whyrank compare results/before results/after --html compared.html`
+
+    `whyrank compare "MODEL,dtype=float32" "MODEL,dtype=bfloat16" --data house --fail-if "drift_p99 > 0.02"`
+
+    low and high are the 95 % interval of b - a: high below 0 means that b is surely worse. Exit code 1 where a condition
+    holds, or where its figure cannot be computed.
+    """
+    with evaluation_reported() as stdout:
+        from whyrank.evaluation.compare import Gate, compare
+        from whyrank.evaluation.report import comparison_report
+
+        data = JudgedData(**judged)
+        gates = [Gate.parse(text) for text in fail_if or ()]
+        names = Measurer(data.measures).names
+        comparison = compare(_results_of(a, data, out), _results_of(b, data, out), names)
+        failed = [gate for gate in gates if gate.fires(comparison)]
+        if html is not None:
+            write_file(html, [comparison_report(comparison, failed)])
+        if as_json:
+            print(json_text({**comparison.document(), "failed": [str(gate) for gate in failed]}), file=stdout)
+        else:
+            _show_comparison(Terminal(file=stdout), comparison, failed)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _results_of(side: str, data: JudgedData, parent: Path) -> Path:
+    """The folder of an earlier evaluation, or one in `parent` for a model, which is evaluated now."""
+    folder = Path(side)
+    if not (folder / RESULTS).is_file():
+        collection = data.collection()
+        folder = folder_for(parent, collection, side)
+        with claimed(folder, data.fresh):
+            rerank_into(folder, collection, data.request(side), {})
+    return folder
+
+
+def _show_comparison(console: Terminal, comparison: Comparison, failed: Sequence[Gate]) -> None:
+    table = render.figures_table(
+        f"{comparison.queries} queries of {comparison.a.data}", "", "a", "b", "b - a", "95 %", "p"
+    )
+    for name, difference in comparison.differences.items():
+        means = (f"{mean:.4f}" for mean in comparison.means[name])
+        interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
+        table.add_row(name, *means, f"{difference.mean:+.4f}", interval, f"{difference.p:.4f}")
+    console.print(table)
+    console.plain(f"a: {comparison.a.model}")
+    console.plain(f"b: {comparison.b.model}")
+    agreement = (f"{name} {value:.4f}" for name, value in comparison.figures().items() if "(" not in name)
+    console.plain("  ".join(agreement))
+    for gate in failed:
+        console.plain(gate.describe(comparison), style="red")
+    for pair in comparison.impossible:
+        console.plain(f"impossible: {pair.message}", style="red")
