@@ -6,8 +6,8 @@
     queries = ray.data.read_parquet("queries/")            # rows of a query and its documents
     rerank(queries, "Qwen/Qwen3-Reranker-0.6B", engines=8, top_n=10).write_parquet("rankings/")
 
-The scores are those of the server: engine, prompts and pipeline are the same. To resume a job that was killed, give it Ray's own
-checkpoint, by a column that identifies rows:
+The scores are those of the server: engine, prompts and pipeline are the same. To resume a job that was killed, give it Ray's
+own checkpoint, by a column that identifies rows:
 
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(id_column="id", checkpoint_path="checkpoint/")
@@ -53,9 +53,9 @@ def rerank(
     - `scores`: one number for each document, in the documents' order; null where a document has none
     - `reject`: why the row cannot be answered; null for others
 
-    Rows hold `query`, `documents` (strings, or {"text", "id", "title"}), and whatever else, which stays. `engine`: further fields
-    of EngineConfig. `engines`: how many, each on `num_gpus` GPUs. `batch_size`: rows that go to an engine together; it works on
-    several batches at once.
+    Rows hold `query`, `documents` (strings, or {"text", "id", "title"}), and whatever else, which stays. `engine`: further
+    fields of EngineConfig. `engines`: how many, each on `num_gpus` GPUs. `batch_size`: rows that go to an engine together; it
+    works on two batches at once.
     """
     config = EngineConfig(model, **engine or {})
     RerankRequest.of("a query", ["a document"], **options)  # its faults are told now, not on a worker

@@ -145,9 +145,7 @@ class Ingress:
         kind = RemoteGenerativeRuntime if plan.route == "generate" else RemoteRuntime
         runtime = kind(RayReplicas(handle), description.facts)
         limits = Limits.from_environment()
-        service = Service(
-            runtime, plan, limits, options.api_keys, config.model, strict_model=options.strict_model
-        )
+        service = Service(runtime, plan, limits, options.api_keys, config.model, strict_model=options.strict_model)
         await service.warm_up()
         _publish(make_app(service, options.protect_metrics))
         self._service = service

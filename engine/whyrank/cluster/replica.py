@@ -10,6 +10,7 @@ from typing import cast
 
 from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, has_drifted
 from whyrank.checkpoints import Plan, make_plan
+from whyrank.cluster.remote import Tile, TileAnswers, WrittenPiece
 from whyrank.config import EngineConfig
 from whyrank.errors import EngineDead, EnginePaused
 from whyrank.label_choice import choose_labels
@@ -18,7 +19,6 @@ from whyrank.prompting.tokens import Ids
 from whyrank.reranker import Reranker
 from whyrank.runtimes import start_runtime
 from whyrank.runtimes.base import Answer, GenerationParams, GenerativeRuntime, Runtime
-from whyrank.cluster.remote import Tile, TileAnswers, WrittenPiece
 
 __all__ = ["Description", "EngineReplica"]
 

@@ -30,7 +30,9 @@ _truncated = Counter("whyrank_truncated_documents", "Documents that were not rea
 _neutralised = Counter("whyrank_neutralised_documents", "Documents read with control-token text as plain text.")
 _evidence = Counter("whyrank_evidence", "Continuations, by how they ended.", ["finish"])
 _ungrounded = Counter("whyrank_ungrounded_evidence", "Evidence with a claim that its document does not support.")
-_explained = Counter("whyrank_explained", "With several engines: evidence written where its document was read, or elsewhere.", ["where"])
+_explained = Counter(
+    "whyrank_explained", "Evidence on several engines, by whether its engine had read the document.", ["where"]
+)
 _rejections = Counter("whyrank_rejections", "Requests that were refused, by reason.", ["reason"])
 _first_score = Histogram("whyrank_first_score_seconds", "Until the first score of a request.", buckets=_SECONDS)
 _last_evidence = Histogram("whyrank_last_evidence_seconds", "Until the last evidence of a request.", buckets=_SECONDS)
