@@ -12,7 +12,7 @@ from typing import Any
 
 from whyrank.errors import CheckpointError
 
-__all__ = ["check_folder"]
+__all__ = ["check_folder", "read_own_json"]
 
 _TOKENIZERS = (
     "tokenizer.json tokenizer.model spiece.model spm.model sentencepiece.bpe.model vocab.json vocab.txt".split()
@@ -48,6 +48,26 @@ def check_folder(folder: Path) -> None:
         if name in names:
             _read_object(folder / name)
     _check_weights(folder)
+
+
+def read_own_json(model: str | Path, name: str, revision: str | None = None) -> Any:
+    """One of the checkpoint's JSON files, from its folder or the hub. None where it has none by this name, or where nobody can
+    say because the hub cannot be reached: whoever has opened the model with a connection has the file in the cache."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(
+            str(model),
+            name,
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise CheckpointError(f"{name} cannot be read ({str(cause).splitlines()[0]:.200})") from cause
+    except ValueError as cause:
+        raise CheckpointError(f"{name}: truncated or corrupt, not valid JSON ({cause}); {_AGAIN}") from cause
 
 
 def _read_object(path: Path) -> dict[str, Any]:

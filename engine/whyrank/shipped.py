@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from whyrank.checkpoint_files import read_own_json
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
 from whyrank.prompting.formats import Labels
@@ -118,17 +117,4 @@ def chat_template(tokenizer: Any, parted: bool = False, variables: Mapping[str, 
 
 
 def _read(config: EngineConfig, name: str) -> Any:
-    """One of the checkpoint's JSON files, from its folder or the hub; None where it has none by this name."""
-    from transformers.utils import cached_file
-
-    try:
-        path = cached_file(config.source, name, revision=config.revision, _raise_exceptions_for_missing_entries=False)
-        if path is None:
-            return None
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise CheckpointError(f"{name} cannot be read ({str(cause).splitlines()[0]:.200})") from cause
-    except ValueError as cause:
-        raise CheckpointError(
-            f"{name} is truncated or corrupt: not valid JSON ({cause}); copy the checkpoint again"
-        ) from cause
+    return read_own_json(config.source, name, config.revision)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from whyrank.checkpoint_files import read_own_json
 from whyrank.errors import CheckpointError, DataError
 from whyrank.jsonl import naming, write_file
 from whyrank.retrieval.passages import Passages
@@ -66,15 +67,7 @@ class VllmEmbedder:
 
 def own_prompts(model: str) -> Mapping[str, str]:
     """sentence-transformers' table of prompts. "passage" is what some call documents."""
-    from transformers.utils import cached_file
-
-    path = cached_file(
-        model,
-        "config_sentence_transformers.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    prompts = json.loads(Path(path).read_text("utf-8")).get("prompts") or {} if path else {}
+    prompts = (read_own_json(model, "config_sentence_transformers.json") or {}).get("prompts") or {}
     return {"document": prompts.get("passage") or "", **prompts}
 
 
