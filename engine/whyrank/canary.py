@@ -8,13 +8,15 @@ from whyrank.base import BaseReranker
 from whyrank.errors import CheckpointError
 from whyrank.prompting.scoring import MIN_LABEL_MASS
 
-__all__ = ["CANARY_QUERY", "CANARY_TEXT", "canary_margin"]
+__all__ = ["CANARY_QUERY", "CANARY_TEXT", "canary_margin", "has_drifted"]
 
 logger = logging.getLogger(__name__)
 
 CANARY_QUERY = "What is the capital of France?"
 CANARY_TEXT = "Paris is the capital and largest city of France."
 _OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
+# In log-odds. Batching moves bf16 sums by a few hundredths; broken weights or memory move them by more.
+_TOLERANCE = 0.25
 
 
 async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
@@ -37,3 +39,8 @@ async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
             row.label_mass,
         )
     return row.margin
+
+
+def has_drifted(margin: float | None, expected: float | None) -> bool:
+    """Whether a running engine gives the relevant pair another margin than at its start."""
+    return margin is None or expected is None or abs(margin - expected) > _TOLERANCE

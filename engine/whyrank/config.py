@@ -116,3 +116,8 @@ class ServeOptions:
         Option("Refuse (404) requests that name another model. By default they are answered with a warning."),
     ] = False
     verbose: Annotated[bool, Option("Show the vLLM command, vLLM's own log and a line for each request.")] = False
+    ray: Annotated[
+        bool,
+        Option("Serve with Ray: on the cluster this machine belongs to, or on one of its own. Needs whyrank[ray]."),
+    ] = False
+    replicas: Annotated[int, Option("With --ray: engines behind this address.", minimum=1)] = 1

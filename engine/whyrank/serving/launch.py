@@ -13,14 +13,14 @@ import sys
 import time
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from whyrank.checkpoints import Plan, make_plan, make_verifier_plan
 from whyrank.config import EngineConfig, ServeOptions
 from whyrank.engine_process import EngineErrors, first_line
-from whyrank.errors import CheckpointError, EngineDead, InvalidRequest
+from whyrank.errors import CheckpointError, EngineDead, FrameworkMissing, InvalidRequest
 from whyrank.process import hide_warnings, is_cpu_build, plugins_with_ours, return_memory, set_engine_environment
 from whyrank.runtimes.vllm_compat import (
     NO_MEMORY_FOR_CACHE,
@@ -39,7 +39,14 @@ __all__ = ["check_machine", "config_file_flags", "mask_secrets", "model_in_confi
 
 # Requests in flight at SIGTERM are worth waiting for; vLLM's default is not to wait. /docs must work without the internet.
 _SERVER_DEFAULTS = {"shutdown_timeout": 30, "enable_offline_docs": True}
-_DEFAULTS = ServeOptions()
+_DEFAULTS, _ENGINE_DEFAULTS = ServeOptions(), EngineConfig("any")
+# Flags of vLLM that EngineConfig has under its own or the same name.
+_ENGINE_FLAGS = {
+    "--max-model-len": int,
+    "--tensor-parallel-size": int,
+    "--quantization": str,
+    "--gpu-memory-utilization": float,
+}
 _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MORE_CACHE = "with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
 # Where vLLM or torch names no remedy, or settings that vLLM takes no account of where the cache's size is given.
@@ -84,6 +91,11 @@ def serve(
     config = replace(
         config, route=route, **{name: getattr(parsed, name) for name in ("revision", "dtype", "trust_remote_code")}
     )
+    if options.ray:
+        _serve_on_ray(config, [*from_file, *flags], dry_run, options)
+        return
+    if options.replicas > 1:
+        raise InvalidRequest("--replicas: several engines behind one address need --ray, too")
     plan = make_plan(config, positions=parsed.max_model_len)
     make_verifier_plan(plan)  # its faults are told now, too
     start = Start.of(plan, on_cpu, began) if quiet else None
@@ -333,17 +345,24 @@ def _flag(name: str, value: Any) -> list[str]:
             return [flag, str(value)]
 
 
-def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, options: ServeOptions, start: Start | None) -> None:
-    usage = "whyrank serve MODEL [--host HOST] [--port PORT] [--api-key KEY]... [--shutdown-timeout SECONDS]"
-    parser = ArgumentParser("whyrank serve", usage=usage)
+def _plain_server_flags(usage: str, more: Mapping[str, Any], flags: Sequence[str]) -> Namespace:
+    """What a server of ours takes of vLLM's flags. `more`: further flags with their types."""
+    parser = ArgumentParser("whyrank serve", usage=f"whyrank serve MODEL [--host HOST] [--port PORT] {usage}")
     parser.add_argument("--host", default="0.0.0.0")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--api-key", nargs="+", default=[os.environ.get("VLLM_API_KEY", "")])
-    parser.add_argument("--shutdown-timeout", type=float, default=_SERVER_DEFAULTS["shutdown_timeout"])
     for known in ("--revision", "--dtype", "--config", "--model"):
         parser.add_argument(known)
     parser.add_argument("--trust-remote-code", action=BooleanOptionalAction)
-    parsed = parser.parse_args(flags)
+    for name, kind in more.items():
+        parser.add_argument(name, type=kind)
+    return parser.parse_args(flags)
+
+
+def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, options: ServeOptions, start: Start | None) -> None:
+    parsed = _plain_server_flags(
+        "[--api-key KEY]... [--shutdown-timeout SECONDS]", {"--shutdown-timeout": float}, flags
+    )
     if dry_run or start is None:
         print(
             f"{plan.config.model} needs no vLLM: served by transformers on {parsed.host}:{parsed.port}", file=sys.stderr
@@ -354,4 +373,39 @@ def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, options: Ser
         from whyrank.serving.standalone import serve_standalone
 
         where = parsed.host, parsed.port
-        asyncio.run(serve_standalone(plan, parsed.api_key, *where, parsed.shutdown_timeout, options, start))
+        seconds = parsed.shutdown_timeout or _SERVER_DEFAULTS["shutdown_timeout"]
+        asyncio.run(serve_standalone(plan, parsed.api_key, *where, seconds, options, start))
+
+
+def _serve_on_ray(config: EngineConfig, flags: Sequence[str], dry_run: bool, options: ServeOptions) -> None:
+    """vLLM's flags for an engine that an EngineConfig has, too, mean the same here; others have their place in its
+    engine_options, in a Serve config file."""
+    parsed = _plain_server_flags("--ray [--replicas N] [--api-key KEY]... [flags of the engine]", _ENGINE_FLAGS, flags)
+    if options.vllm_routes:
+        raise InvalidRequest("--vllm-routes: with --ray there is no vLLM server that has them: leave it out")
+    try:
+        from whyrank.cluster.ray_serve import ClusterOptions, run
+    except ImportError as cause:
+        raise FrameworkMissing(f"--ray needs Ray ({cause}): pip install 'whyrank[ray]'") from cause
+
+    named = {field.name: getattr(config, field.name) for field in fields(config)}
+    engine = {name: value for name, value in named.items() if value != getattr(_ENGINE_DEFAULTS, name)}
+    given = {"max_length": parsed.max_model_len}
+    given |= {
+        name: getattr(parsed, name) for name in ("tensor_parallel_size", "quantization", "gpu_memory_utilization")
+    }
+    engine |= {name: value for name, value in given.items() if value is not None}
+    del engine["model"]
+    cluster = ClusterOptions(
+        model=config.model,
+        engine=engine,
+        replicas=options.replicas,
+        api_keys=[key for key in parsed.api_key if key],
+        protect_metrics=options.protect_metrics,
+        strict_model=options.strict_model,
+    )
+    if dry_run:
+        shown = cluster.model_dump_json(exclude={"api_keys"}, exclude_defaults=True)
+        print(f"Ray Serve, whyrank.cluster.ray_serve:app on {parsed.host}:{parsed.port}: {shown}", file=sys.stderr)
+    else:
+        run(cluster, parsed.host, parsed.port)

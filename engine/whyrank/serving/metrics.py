@@ -11,6 +11,7 @@ from whyrank.types import RankedDocument
 
 __all__ = [
     "count_document",
+    "count_explained",
     "count_ranking",
     "count_request",
     "in_flight",
@@ -29,6 +30,9 @@ _truncated = Counter("whyrank_truncated_documents", "Documents that were not rea
 _neutralised = Counter("whyrank_neutralised_documents", "Documents read with control-token text as plain text.")
 _evidence = Counter("whyrank_evidence", "Continuations, by how they ended.", ["finish"])
 _ungrounded = Counter("whyrank_ungrounded_evidence", "Evidence with a claim that its document does not support.")
+_explained = Counter(
+    "whyrank_explained", "Evidence on several engines, by whether its engine had read the document.", ["where"]
+)
 _rejections = Counter("whyrank_rejections", "Requests that were refused, by reason.", ["reason"])
 _first_score = Histogram("whyrank_first_score_seconds", "Until the first score of a request.", buckets=_SECONDS)
 _last_evidence = Histogram("whyrank_last_evidence_seconds", "Until the last evidence of a request.", buckets=_SECONDS)
@@ -54,6 +58,10 @@ def observe_first_score(seconds: float) -> None:
 
 def observe_last_evidence(seconds: float) -> None:
     _last_evidence.observe(seconds)
+
+
+def count_explained(where_it_was_read: bool) -> None:
+    _explained.labels("same" if where_it_was_read else "other").inc()
 
 
 def count_ranking(ranking: Ranking, counted: Collection[int]) -> None:

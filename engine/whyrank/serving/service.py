@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 
-from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin
+from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, has_drifted
 from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, EnginePaused, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, collect_ranking
@@ -31,8 +31,6 @@ __all__ = ["Health", "Service"]
 
 logger = logging.getLogger(__name__)
 
-# In log-odds. Batching moves bf16 sums by a few hundredths; broken weights or memory move them by more.
-_CANARY_TOLERANCE = 0.25
 _CANARY_KEPT_SECONDS = 5.0
 # Enough to compile the grammar; the evidence itself is discarded.
 _WARM_UP_MS = 2000.0
@@ -233,5 +231,4 @@ class Service:
             return Health("busy", None, self._expected)
         except EngineDead:
             return Health("dead", None, self._expected)
-        wrong = row.margin is None or self._expected is None or abs(row.margin - self._expected) > _CANARY_TOLERANCE
-        return Health("wrong" if wrong else "ok", row.margin, self._expected)
+        return Health("wrong" if has_drifted(row.margin, self._expected) else "ok", row.margin, self._expected)

@@ -34,7 +34,7 @@ from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 from whyrank.serving.start_lines import Start, print_when_ready, server_url
 
-__all__ = ["StandaloneServer", "serve_standalone"]
+__all__ = ["StandaloneServer", "make_app", "serve_standalone"]
 
 models = new_router("OpenAI", NATIVE)
 
@@ -93,6 +93,19 @@ def _app_with_docs(folder: Path | None) -> FastAPI:
     return app
 
 
+def make_app(service: Service, protect_metrics: bool = False) -> FastAPI:
+    """All routes, where no server of vLLM has them already."""
+    app = _app_with_docs(docs_folder())
+    for router in (*routers, models):
+        app.include_router(router)
+    app.router.routes.append(_metrics_route())
+    app.state.whyrank = service
+    describe(app, service)
+    endpoints = endpoints_of((*routers, models))
+    app.add_middleware(ApiKeyMiddleware, endpoints=endpoints, protect_metrics=protect_metrics)
+    return app
+
+
 class StandaloneServer(uvicorn.Server):
     """When told to stop, it finishes the calls in flight, as vLLM's server does with the plugin. uvicorn alone would accept new
     calls until then, and finally cut off those still waiting."""
@@ -107,16 +120,8 @@ class StandaloneServer(uvicorn.Server):
         start: Start | None = None,
     ) -> None:
         """`start`: its lines are printed in place of uvicorn's log."""
-        app = _app_with_docs(docs_folder())
-        for router in (*routers, models):
-            app.include_router(router)
-        app.router.routes.append(_metrics_route())
-        app.state.whyrank = service
-        describe(app, service)
-        endpoints = endpoints_of((*routers, models))
-        app.add_middleware(ApiKeyMiddleware, endpoints=endpoints, protect_metrics=protect_metrics)
         config = uvicorn.Config(
-            app,
+            make_app(service, protect_metrics),
             host=host,
             port=port,
             http=LimitedProtocol,
