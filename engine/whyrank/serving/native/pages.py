@@ -83,6 +83,7 @@ class HealthResponse(TypedDict):
 _UNHEALTHY: dict[str, Any] = {"model": HealthResponse, "description": "It does not, or its engine is gone."}
 
 
+@health.get("/tei/health", include_in_schema=False)
 @health.get(
     "/health",
     summary="Health",
