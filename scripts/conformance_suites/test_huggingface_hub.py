@@ -1,9 +1,9 @@
 # /// script
-# dependencies = ["huggingface_hub"]
+# dependencies = ["huggingface-hub"]
 # ///
-"""huggingface_hub's clients, as far as they know TEI's rerankers: where the server is, that it is well, and what it is.
+"""huggingface_hub's clients, as far as they know TEI's rerankers: whether one is well, and what it serves.
 
-Neither has a method that ranks (InferenceClient.post, which sent anything, is gone): what they ask of embedders is refused.
+They have no method that ranks, and InferenceClient.post, which sent anything, is gone. What they ask of embedders is refused.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from huggingface_hub import AsyncInferenceClient, InferenceClient
+from huggingface_hub import AsyncInferenceClient, InferenceClient, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from served import DOCUMENTS, QUERY, SERVED
 
+constants.HF_HUB_OFFLINE = False  # otherwise it asks no address at all, not even ours
 pytestmark = [
     pytest.mark.parametrize("mount", ["", "/tei"]),
     pytest.mark.parametrize("kind", [InferenceClient, AsyncInferenceClient]),
