@@ -43,7 +43,18 @@ import psutil
 import server_process
 from check_wheels import uv_settings
 
-__all__ = ["Case", "Outcome", "Suite", "judge", "markdown", "read_cases", "read_listed", "read_suite", "table"]
+__all__ = [
+    "Case",
+    "Outcome",
+    "Suite",
+    "judge",
+    "markdown",
+    "read_cases",
+    "read_listed",
+    "read_suite",
+    "see_packages_of",
+    "table",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ROOT / "scripts" / "conformance_suites"
@@ -256,19 +267,18 @@ class Environments:
         requirements = [self._own(one) for one in (*_COMMON, *suite.dependencies)]
         stamp = folder / "conformance-stamp"
         wanted = hashlib.sha256(json.dumps([requirements, suite.engine, sys.executable]).encode()).hexdigest()
-        if stamp.exists() and stamp.read_text() == wanted and not self._upgrade:
-            return python
-        # torch brings gigabytes of CUDA, unless it is held to the engine's own, which is for the CPU.
-        held = self._folder / "held.txt"
-        lock = (ROOT / "engine/whyrank/locks/cpu.txt").read_text().splitlines()
-        held.write_text(next(line for line in lock if line.startswith("torch==")) + "\n")
-        self._run(self._uv, "venv", "--clear", "--python", sys.executable, folder)
-        self._run(self._uv, "pip", "install", "--python", python, *requirements, "-c", held)
+        if self._upgrade or not stamp.exists() or stamp.read_text() != wanted:
+            # torch brings gigabytes of CUDA, unless it is held to the engine's own, which is for the CPU.
+            held = self._folder / "held.txt"
+            lock = (ROOT / "engine/whyrank/locks/cpu.txt").read_text().splitlines()
+            held.write_text(next(line for line in lock if line.startswith("torch==")) + "\n")
+            self._run(self._uv, "venv", "--clear", "--python", sys.executable, folder)
+            self._run(self._uv, "pip", "install", "--python", python, *requirements, "-c", held)
+            stamp.write_text(wanted)
         if suite.engine:
             (site_packages,) = (folder / "lib").glob("python*/site-packages")
             engine = next(Path(path) for path in sys.path if path.endswith("site-packages"))
-            (site_packages / "engine.pth").write_text(f"{engine}\n")
-        stamp.write_text(wanted)
+            see_packages_of(engine, site_packages)
         return python
 
     @staticmethod
@@ -326,6 +336,11 @@ class Environments:
             (top,) = Path(unpacked).iterdir()
             top.rename(folder)
         return folder
+
+
+def see_packages_of(engine: Path, site_packages: Path) -> None:
+    """Lets an environment import another one's packages. Its .pth files are obeyed, too: torchvision may need one."""
+    (site_packages / "engine.pth").write_text(f"import site; site.addsitedir({str(engine)!r})\n")
 
 
 def _engine_version(package: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from conformance import (
     read_listed,
     read_suite,
     read_suites,
+    see_packages_of,
     table,
 )
 
@@ -108,3 +111,15 @@ def test_metadata_with_options(tmp_path: Path) -> None:
     suite = read_suite(file)
     assert (suite.name, suite.dependencies, suite.works_with) == ("x", ("a>=1",), ("a>=1",))
     assert (suite.case_seconds, suite.servers, suite.engine) == (7, ("generate",), False)
+
+
+def test_the_engines_packages_come_with_what_its_environment_does_at_the_start(tmp_path: Path) -> None:
+    engine, site_packages = tmp_path / "engine", tmp_path / "site-packages"
+    for folder in (engine, site_packages):
+        folder.mkdir()
+    (engine / "mended.py").write_text("")
+    (engine / "mended.pth").write_text("import mended\n")
+    see_packages_of(engine, site_packages)
+    program = f"import site, sys; site.addsitedir({str(site_packages)!r}); print('mended' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

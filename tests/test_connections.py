@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -149,3 +151,16 @@ async def test_told_to_stop_it_waits_for_nobody_for_long(server: uvicorn.Server)
     assert time.monotonic() - start < 3
     assert not server.server_state.connections
     assert await rest(half) == b""
+
+
+def test_a_process_that_does_not_end_is_ended_and_says_where_it_was() -> None:
+    program = """
+import threading
+from whyrank.serving.connections import end_within
+def work_that_nobody_waits_for(): threading.Event().wait()
+threading.Thread(target=work_that_nobody_waits_for).start()
+end_within(0.5)  # longer than this thread takes to its end
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "work_that_nobody_waits_for" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import shutil
 import signal
 import socket
@@ -203,6 +204,7 @@ async def test_told_to_stop_by_a_signal_it_ends_as_one_that_has_not_failed(plan:
             signal.raise_signal(signal.SIGTERM)
             await asyncio.wait_for(running.serving, 10)
     finally:
+        faulthandler.cancel_dump_traceback_later()  # the end by force, of this process
         signal.signal(signal.SIGTERM, before)
     assert raised == []  # uvicorn's own server raises the signal again
 

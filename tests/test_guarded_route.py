@@ -50,7 +50,7 @@ async def http(server: InProcess) -> AsyncIterator[httpx.AsyncClient]:
 
 # API keys.
 
-OPEN = {"/health", "/v1/cluster/auth"}
+OPEN = {"/health", "/tei/health", "/v1/cluster/auth"}
 ROUTES = [
     (method, route.path)
     for router in routers
@@ -86,11 +86,12 @@ async def test_every_route_takes_bearer_and_basic(make: MakeServer, method: str,
             assert (await client.request(method, path, json={})).status_code != 401
 
 
-async def test_health_needs_no_key(make: MakeServer) -> None:
+@pytest.mark.parametrize("path", ["/health", "/tei/health"])
+async def test_health_needs_no_key(make: MakeServer, path: str) -> None:
     server = make("right")
     await server.service.warm_up()
     async with server.client() as client:
-        assert (await client.get("/health")).json()["status"] == "ok"
+        assert (await client.get(path)).json()["status"] == "ok"
 
 
 @pytest.mark.parametrize("accept", ["text/html,application/xhtml+xml,*/*;q=0.8", "*/*", "application/json"])

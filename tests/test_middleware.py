@@ -24,7 +24,7 @@ from whyrank.serving.router import routers
 from whyrank.serving.service import Service
 
 KEYS = ("K1", "K2")
-OPEN = {"/health", "/metrics", "/v1/cluster/auth"}
+OPEN = {"/health", "/tei/health", "/metrics", "/v1/cluster/auth"}
 CLOSED_BY_DEFAULT = [
     *(
         "/invocations",

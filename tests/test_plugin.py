@@ -17,6 +17,7 @@ from inprocess import InProcess, prism_plan
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
+from whyrank.serving.connections import END_SECONDS
 from whyrank.serving.plugin import DrainOnShutdown, check_config, config_warnings, enable_warnings
 
 
@@ -117,16 +118,18 @@ def test_drafts_are_refused_where_labels_are_read(plan: Callable[..., Plan]) -> 
 
 
 @pytest.mark.parametrize("busy", [True, False])
-async def test_the_reader_of_an_idle_engine_ends_before_the_engine(
+async def test_the_reader_of_an_idle_engine_ends_before_the_engine_and_all_of_it_has_an_end(
     checkpoint: Callable[[str], Path], busy: bool
 ) -> None:
     reader = asyncio.create_task(asyncio.Event().wait())
     requests = SimpleNamespace(has_unfinished_requests=lambda: busy)  # requests on vLLM's own routes
     fake = SimpleNamespace(output_handler=reader, output_processor=requests, shutdown=lambda timeout: None)
-    client = DrainOnShutdown(fake, InProcess(prism_plan(checkpoint("qwen3"))).service)
+    ends: list[float] = []
+    client = DrainOnShutdown(fake, InProcess(prism_plan(checkpoint("qwen3"))).service, ends.append)
     assert not client.stopped
     await asyncio.to_thread(client.shutdown, 1)
     assert client.stopped and bool(reader.cancelling()) is not busy
+    assert ends == [1 + END_SECONDS]
     reader.cancel()
 
 

@@ -170,7 +170,7 @@ async def test_told_to_stop_it_finishes_scores_and_says_which_evidence_was_abort
     assert await asyncio.to_thread(server.process.wait, 30) == 0
 
 
-async def test_silent_connections_neither_stay_nor_keep_it_from_stopping(
+async def test_neither_silent_connections_nor_killed_callers_keep_it_from_stopping(
     checkpoint: Callable[[str], Path], start_server: StartServer
 ) -> None:
     flags = ("--prompt", "prism", "--shutdown-timeout", "2", "--api-key", "K1", "K2", "--verbose", *SMALL_CACHE)
@@ -199,14 +199,22 @@ async def test_silent_connections_neither_stay_nor_keep_it_from_stopping(
         for reader, _ in halves:
             with contextlib.suppress(ConnectionResetError):
                 assert await reader.read() == b""
+    head = "Authorization: Bearer K1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     large = json.dumps({"query": "q", "documents": ["water boils " * 8000 for _ in range(50)]}).encode()
     for limit, text, size in ((1 << 10, large, len(large)), (1 << 16, b"{", 1000)):
         reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
-        head = b"Authorization: Bearer K1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % size
-        writer.write(begin + head + text)
+        writer.write(begin + (head % size).encode() + text)
         if text is large:
             await reader.readexactly(10)
         halves.append((reader, writer))  # kept open and unread
+    evidence = body(1, 100) | {"mode": "evidence", "evidence_top_n": 100, "evidence_min_score": 0}
+    killed = [await asyncio.open_connection(host, int(port)) for _ in range(10)]
+    for _, writer in killed:
+        text = json.dumps(evidence).encode()
+        writer.write(begin + (head % len(text)).encode() + text)
+    await until(lambda: unfinished(server), bool)
+    for _, writer in killed:
+        writer.transport.abort()  # as when its process is killed
     server.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(server.process.wait, 20) == 0
     assert "EngineDeadError" not in server.log.read_text()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["as_completed", "fan_out", "map_ordered"]
+__all__ = ["as_completed", "fan_out", "in_thread", "map_ordered"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -78,3 +79,9 @@ async def map_ordered(work: Iterator[Coroutine[Any, Any, T]], max_concurrency: i
         for task in ahead:
             task.cancel()
         await asyncio.gather(*ahead, return_exceptions=True)
+
+
+async def in_thread(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`function` of each item, one after another, off the event loop. An item is a job of its own: a thread goes on when nobody
+    waits for it any more, and what is left to do in threads delays the server's end."""
+    return [await asyncio.to_thread(function, item) for item in items]

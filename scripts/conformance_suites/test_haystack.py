@@ -1,7 +1,19 @@
 # /// script
-# dependencies = ["cohere-haystack", "jina-haystack", "voyage-embedders-haystack", "whyrank[haystack]"]
+# dependencies = [
+#     "cohere-haystack",
+#     "huggingface-api-haystack",
+#     "jina-haystack",
+#     "voyage-embedders-haystack",
+#     "whyrank[haystack]",
+# ]
 # [tool.conformance]
-# works-with = ["haystack-ai", "cohere-haystack", "jina-haystack", "voyage-embedders-haystack"]
+# works-with = [
+#     "haystack-ai",
+#     "cohere-haystack",
+#     "huggingface-api-haystack",
+#     "jina-haystack",
+#     "voyage-embedders-haystack",
+# ]
 # ///
 """Haystack's rankers for the services whose API whyrank speaks, and whyrank's own, by the contract of all components."""
 
@@ -17,6 +29,7 @@ from haystack import Document, Pipeline
 from haystack.core.serialization import component_from_dict, component_to_dict
 from haystack.utils import Secret
 from haystack_integrations.components.rankers.cohere import CohereRanker
+from haystack_integrations.components.rankers.huggingface_api import HuggingFaceTEIRanker
 from haystack_integrations.components.rankers.jina import JinaRanker
 from haystack_integrations.components.rankers.voyage import VoyageRanker
 
@@ -43,6 +56,7 @@ RANKERS: dict[str, Callable[[int], Any]] = {
     "cohere at /cohere": lambda top: CohereRanker(api_key=KEY, api_base_url=f"{SERVED.url}/cohere", top_k=top),
     "jina": lambda top: jina(top, "/v1"),
     "jina at /jina/v1": lambda top: jina(top, "/jina/v1"),
+    "tei": lambda top: HuggingFaceTEIRanker(url=SERVED.url, token=KEY, top_k=top),  # it always asks at /rerank
     "voyage": lambda top: voyage(top, "/v1"),
     "voyage at /voyage/v1": lambda top: voyage(top, "/voyage/v1"),
     "whyrank": lambda top: WhyrankRanker(SERVED.url, api_key=KEY, top_k=top),

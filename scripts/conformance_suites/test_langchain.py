@@ -1,9 +1,9 @@
 # /// script
-# dependencies = ["langchain-cohere", "langchain-voyageai", "langchain-community", "infinity-client"]
+# dependencies = ["langchain-cohere", "langchain-voyageai", "langchain-community", "langchain-reranker", "infinity-client"]
 # [tool.conformance]
-# works-with = ["langchain-cohere", "langchain-voyageai", "langchain-community"]
+# works-with = ["langchain-cohere", "langchain-voyageai", "langchain-community", "langchain-reranker"]
 # ///
-"""LangChain's own document compressors for the services whose API whyrank speaks, alone and behind a retriever."""
+"""LangChain's document compressors for the services whose API whyrank speaks, alone and behind a retriever."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from langchain_community.document_compressors import InfinityRerank, JinaRerank
 from langchain_community.document_compressors import jina_rerank as jina_module
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.retrievers import BaseRetriever
+from langchain_reranker.rerankers import BaseReranker, init_reranker
 from langchain_voyageai import VoyageAIRerank
 
 from served import DOCUMENTS, QUERY, SERVED, check_texts
@@ -42,6 +43,10 @@ def infinity(top: int | None) -> InfinityRerank:
     return InfinityRerank(client=client, model="demo", top_n=top)
 
 
+def custom(top: int | None, mount: str = "/v1") -> BaseReranker:
+    return init_reranker("custom:demo", base_url=SERVED.url + mount, api_key=SERVED.key, top_n=top)
+
+
 COMPRESSORS: dict[str, Callable[[int | None], BaseDocumentCompressor]] = {
     "cohere": cohere,
     "cohere at /cohere": lambda top: cohere(top, "/cohere"),
@@ -50,6 +55,8 @@ COMPRESSORS: dict[str, Callable[[int | None], BaseDocumentCompressor]] = {
     "jina": jina,
     "jina at /jina/v1": lambda top: jina(top, "/jina/v1"),
     "infinity": infinity,
+    "custom": custom,
+    "custom at /jina/v1": lambda top: custom(top, "/jina/v1"),
 }
 pytestmark = pytest.mark.parametrize("name", COMPRESSORS)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from whyrank.errors import EngineDead, EnginePaused, InvalidRequest
 from whyrank.events import EvidenceDelta, EvidenceDone
+from whyrank.fan_out import in_thread
 from whyrank.grounding import ground
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
@@ -111,15 +112,13 @@ class EvidenceGenerator:
         def fits(sentence: str) -> bool:
             return len(self._encoder.encode_frame(sentence)) <= budget
 
-        def find(indexes: list[int]) -> dict[int, Quotable]:
-            query, documents = self._request.query, self._request.documents
-            return {
-                index: quotable_sentences(documents[index], query, forbidden, fits, state.read_part(index))
-                for index in indexes
-            }
+        def find(index: int) -> Quotable:
+            document, query = self._request.documents[index], self._request.query
+            return quotable_sentences(document, query, forbidden, fits, state.read_part(index))
 
+        indexes = [index for same in chosen.values() for index in same]
         # In a thread, because documents may be long.
-        return await asyncio.to_thread(find, [index for indexes in chosen.values() for index in indexes])
+        return dict(zip(indexes, await in_thread(find, indexes), strict=True))
 
     def _params(self, chosen: Mapping[Ids, list[int]], quotable: Mapping[int, Quotable]) -> GenerationParams:
         """Documents that are quoted have a grammar each, all others the same one."""

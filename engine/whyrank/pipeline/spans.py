@@ -4,13 +4,13 @@ route can do it, classifiers and encoders included.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from whyrank.errors import EngineDead, EnginePaused
 from whyrank.events import EvidenceDone
+from whyrank.fan_out import in_thread
 from whyrank.grounding.words import is_unspaced, sentences
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
@@ -37,7 +37,7 @@ class SpanFinder:
         """One event for every chosen document, in their order, all when all passages are scored."""
         request, chosen = self._request, state.chosen()
         # In a thread, because documents may be long.
-        passages = await asyncio.to_thread(lambda: [self._most_relevant_passages(row.document) for row in chosen])
+        passages = await in_thread(self._most_relevant_passages, [row.document for row in chosen])
         documents = [
             replace(row.document, text=row.document.content[start:end], id=None)
             for row, (places, _) in zip(chosen, passages, strict=True)

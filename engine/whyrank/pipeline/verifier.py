@@ -6,7 +6,6 @@ there, and a model that overlooks them proves nothing.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from whyrank.errors import EngineDead, EnginePaused
+from whyrank.fan_out import in_thread
 from whyrank.grounding import ground
 from whyrank.grounding.words import visible_length
 from whyrank.pipeline.deadline import Deadline
@@ -74,7 +74,9 @@ class EvidenceVerifier:
     async def verify(self, written: Mapping[int, Evidence], deadline: Deadline) -> dict[int, Evidence]:
         """The evidence of these documents with scores where words left something open. What cannot be had by the deadline, or
         of a dead engine, is missing, and said to be."""
-        checked = await deadline.wait(asyncio.to_thread(self._with_contributions, written)) or dict(written)
+        # In a thread, because documents may be long.
+        found = await deadline.wait(in_thread(self._with_contribution, written.items()))
+        checked = dict(zip(written, written.values() if found is None else found, strict=True))
         claims = [claim for index, evidence in checked.items() for claim in _open_claims(index, evidence)]
         scores = defaultdict[tuple[int, bool], _Scores](dict)
         for claim, score in zip(claims, await self._read(claims, deadline), strict=True):
@@ -90,15 +92,11 @@ class EvidenceVerifier:
             for index, evidence in checked.items()
         }
 
-    def _with_contributions(self, written: Mapping[int, Evidence]) -> dict[int, Evidence]:
-        """Contributions are held against their documents by words first. In a thread, because documents may be long."""
-        documents, query = self._request.documents, self._request.query
-        return {
-            index: replace(
-                evidence, contribution_grounding=ground(evidence.contribution, documents[index].content, query)
-            )
-            for index, evidence in written.items()
-        }
+    def _with_contribution(self, written: tuple[int, Evidence]) -> Evidence:
+        """Contributions are held against their documents by words first."""
+        index, evidence = written
+        document = self._request.documents[index].content
+        return replace(evidence, contribution_grounding=ground(evidence.contribution, document, self._request.query))
 
     async def _read(self, claims: Sequence[_Claim], deadline: Deadline) -> list[float | str]:
         """A score for each claim, or why it has none."""

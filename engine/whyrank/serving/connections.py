@@ -1,19 +1,23 @@
-"""Time limits of connections: uvicorn alone waits indefinitely for headers, for readers and at shutdown."""
+"""Time limits of connections, and of the end: uvicorn alone waits indefinitely for headers, for readers and at shutdown."""
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["SHUTDOWN_SECONDS", "LimitedProtocol", "limited_connections"]
+__all__ = ["END_SECONDS", "SHUTDOWN_SECONDS", "LimitedProtocol", "end_within", "limited_connections"]
 
 SHUTDOWN_SECONDS = 5
 """Time from the end of the drain until running requests are cancelled; connections are closed before that."""
+END_SECONDS = 30
+"""Time from the end of the drain until a process that is still there is ended by force."""
 _MAX_HEADER_BYTES = 1 << 16
+_STDERR = 2
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -123,3 +127,9 @@ async def limited_connections(app: FastAPI) -> AsyncIterator[None]:
     config.http_protocol_class = LimitedProtocol
     config.timeout_graceful_shutdown = SHUTDOWN_SECONDS
     yield
+
+
+def end_within(seconds: float) -> None:
+    """Ends this process by force after that time, with code 1, and says where its threads were. asyncio, vLLM and Python wait
+    for tasks and threads at the end for as long as they take. On Linux, engines end with their parent."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)

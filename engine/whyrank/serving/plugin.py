@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, FastAPI
@@ -24,7 +25,7 @@ from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.runtimes.vllm_compat import warn_of_versions
 from whyrank.runtimes.vllm_engine import MATCH_UNIT
 from whyrank.serving.admission import Limits
-from whyrank.serving.connections import limited_connections
+from whyrank.serving.connections import END_SECONDS, end_within, limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.openapi import describe
 from whyrank.serving.router import routers
@@ -149,9 +150,10 @@ class DrainOnShutdown:
     stopped = False
     """Whether the server was asked to stop. It also ends when its engine dies, and vLLM reports both as success."""
 
-    def __init__(self, engine_client: Any, service: Service) -> None:
+    def __init__(self, engine_client: Any, service: Service, end_within: Callable[[float], None] = end_within) -> None:
         self._engine_client = engine_client
         self._service = service
+        self._end_within = end_within
         self._loop = asyncio.get_running_loop()
 
     def __getattr__(self, name: str) -> Any:
@@ -159,6 +161,7 @@ class DrainOnShutdown:
 
     def shutdown(self, timeout: float | None = None) -> None:
         self.stopped = True
+        self._end_within((timeout or 0) + END_SECONDS)
         began = time.monotonic()
         self._service.stop(timeout or 0, self._loop)
         if (verifier := self._service.verifier) is not None:

@@ -22,7 +22,7 @@ from whyrank.config import ServeOptions
 from whyrank.runtimes.encoder import EncoderRuntime
 from whyrank.runtimes.vllm_compat import DOCS_FILES, docs_folder
 from whyrank.serving.admission import Limits
-from whyrank.serving.connections import SHUTDOWN_SECONDS, LimitedProtocol
+from whyrank.serving.connections import END_SECONDS, SHUTDOWN_SECONDS, LimitedProtocol, end_within
 from whyrank.serving.context import service_of
 from whyrank.serving.guarded_route import new_router
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
@@ -136,6 +136,8 @@ class StandaloneServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """uvicorn would re-raise the signal at the end; but a server that was asked to stop has not failed."""
+        if not self.should_exit:
+            end_within(self._shutdown_seconds + END_SECONDS)
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True

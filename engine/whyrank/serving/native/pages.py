@@ -86,6 +86,7 @@ _UNHEALTHY: dict[str, Any] = {
 }
 
 
+@health.get("/tei/health", include_in_schema=False)
 @health.get(
     "/health",
     summary="Health",
