@@ -61,7 +61,8 @@ class TimeForm(NamedTuple):
 class Language:
     """Words are looked up in `entries`; a phrase by its first word in `phrases`, longest first.
 
-    `small`: function words that have no other part. `known`: all words that are more than words."""
+    `functions`: function words that begin no phrase; `small`: those of them that have no other part. `known`: all words that
+    are more than words."""
 
     name: str
     entries: dict[str, Entry]
@@ -82,6 +83,7 @@ class Language:
     times: tuple[TimeForm, ...]
     time_hint: re.Pattern[str]
     longest: int
+    functions: frozenset[str]
     small: frozenset[str]
     known: frozenset[str]
 
@@ -132,20 +134,22 @@ def language_table(name: str) -> Language:
         entries[light] = entries[light]._replace(light=True)
     singles = {name: entry for name, entry in entries.items() if " " not in name}
     pair = " ".join(tables.get("only_pair", ())).split()
-    special = (
-        {*pair}
-        | {name for key in ("breaks", "passive") for name, _ in _names(tables.get(key, ""))}
-        | set(numbers.get("articles", "").split())
-    )
+    articles = frozenset(numbers.get("articles", "").split())
+    special = {*pair} | {name for key in ("breaks", "passive") for name, _ in _names(tables.get(key, ""))}
     phrases: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
     for words, entry in ((tuple(name.split(" ")), entry) for name, entry in entries.items() if " " in name):
         phrases.setdefault(words[0], []).append((words, entry))
+    functions = frozenset(
+        word
+        for word, entry in singles.items()
+        if entry.kind == "function" and word not in phrases and word not in articles and word not in MONTHS
+    )
     return Language(
         name,
         singles,
         {first: tuple(sorted(group, key=lambda item: -len(item[0]))) for first, group in phrases.items()},
         {word: entry.value for word, entry in singles.items() if entry.kind == "number"},
-        frozenset(numbers.get("articles", "").split()),
+        articles,
         frozenset(tables.get("joiners", "").split()),
         frozenset(tables.get("breaks", "").split()),
         frozenset(tables.get("passive", "").split()),
@@ -160,16 +164,13 @@ def language_table(name: str) -> Language:
         tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
         re.compile(numbers.get("times_hint", "(?!)")),
         max(map(len, singles), default=1),
-        frozenset(
-            word
-            for word, entry in singles.items()
-            if entry.kind == "function" and word not in special and word not in phrases
-        ),
+        functions,
+        functions - special,
         frozenset(
             [
                 *singles,
                 *phrases,
-                *numbers.get("articles", "").split(),
+                *articles,
                 *(name for name in UNITS if len(name) > 1),
                 *MONTHS,
             ]
