@@ -5,10 +5,10 @@
     whyrank eval -m "MODEL,prompt=claims-chatml" --claims claims.jsonl --out results    # with --limit N, the first N of them
     scripts/eval_verifier.py claims.jsonl --results results
 
-Only pairs of one sentence, because a model is asked sentence by sentence; English ones first, document by document. From half of
-the documents come the thresholds: one for a precision of 0.9, as `whyrank calibrate` finds it, and the one with the best balanced
-accuracy. On the others are measured the model alone; the rules alone, which were developed on these very pairs; and the rules
-with the model where they leave a sentence open. The last line of stdout is one JSON document.
+Only pairs of one sentence, because a model is asked sentence by sentence; English ones first, document by document. From half
+of the documents come the thresholds: one for a precision of 0.9, as `whyrank calibrate` finds it, and the one with the best
+balanced accuracy. On the others are measured the model alone; the rules alone, which were developed on these very pairs; and
+the rules with the model where they leave a sentence open. The last line of stdout is one JSON document.
 """
 
 from __future__ import annotations
