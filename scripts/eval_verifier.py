@@ -104,6 +104,7 @@ def report(rows: Sequence[Row]) -> dict[str, Any]:
         "faithful": {"test": verdict.relevant, "left_open": sum(row["faithful"] for row in left_open)},
         "auc": [round(value, 3) for value in (verdict.auc, *verdict.auc_interval)],
         "rules": balanced(test, lambda row: row["verdict"] == "supported"),
+        "rules_and_all_left_open": balanced(test, lambda row: row["verdict"] != "altered"),
     }
     for name, least in thresholds([row for row in rows if row["calibrates"]]).items():
 
