@@ -133,6 +133,26 @@ async def test_the_reader_of_an_idle_engine_ends_before_the_engine_and_all_of_it
     reader.cancel()
 
 
+@pytest.mark.parametrize(("needed", "ended"), [(0.2, True), (60, False)])
+async def test_the_verifiers_engine_has_ended_when_the_server_has_unless_it_hangs(
+    checkpoint: Callable[[str], Path], needed: float, ended: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = list[bool]()
+
+    async def aclose() -> None:
+        await asyncio.sleep(needed)
+        closed.append(True)
+
+    fake = SimpleNamespace(output_handler=None, shutdown=lambda timeout: None)
+    service = InProcess(prism_plan(checkpoint("qwen3"))).service
+    service.verifier = SimpleNamespace(runtime=SimpleNamespace(aclose=aclose))  # type: ignore[assignment]
+    client = DrainOnShutdown(fake, service)
+    client.verifier_seconds = 2.0
+    await asyncio.wait_for(asyncio.to_thread(client.shutdown, 1), 20)
+    assert bool(closed) is ended
+    assert ("the verifier's engine has not ended within 2 seconds" in caplog.text) is not ended
+
+
 @pytest.fixture
 def quiet_root() -> Iterator[None]:
     """The root logger as vLLM's server leaves it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from whyrank.grounding.scan import holds_code
 from whyrank.grounding.tokens import Clause, Reading, Token
@@ -66,10 +67,13 @@ def align(reading: Reading, sources: Sources) -> Alignment:
     candidates = _candidates(tokens, others)
     places = _shortest_way(candidates, sources)
     used = {place for place in places if place is not None}
-    for mine, options in enumerate(candidates):  # a word said twice may have one place
-        if places.count(places[mine]) > 1 and (free := next((place for place in options if place not in used), None)):
-            places[mine] = free
-            used.add(free)
+    if len(used) + places.count(None) < len(places):  # a word said twice may have one place
+        for mine, options in enumerate(candidates):
+            if places.count(places[mine]) > 1 and (
+                free := next((place for place in options if place not in used), None)
+            ):
+                places[mine] = free
+                used.add(free)
     ordered = _ordered(places)
     for mine, token in enumerate(tokens):
         if places[mine] is None and token.kind == "word" and len(token.key) > 2 and " " not in token.key:
@@ -125,6 +129,9 @@ def _step_cost(before: int, place: int, clause_of: Sequence[int], sentence_of: S
 
 def _ordered(places: Sequence[int | None]) -> list[bool]:
     """Which are in the longest row that goes forward."""
+    placed = [place for place in places if place is not None]
+    if all(before < after for before, after in pairwise(placed)):
+        return [place is not None for place in places]
     kept = {mine for mine, _ in _longest_ordered([[] if place is None else [place] for place in places])}
     return [mine in kept for mine in range(len(places))]
 

@@ -50,23 +50,28 @@ class _Reader:
         for begin, stop, time in times(self._text, language):
             if begin not in self._fixed or self._fixed[begin][1] < stop:
                 self._fixed[begin] = ("time", stop, time)
-        place, small, german = 0, language.small, language.name == "de"
+        place, fixed = 0, self._fixed
+        small, functions, known, limits = language.small, language.functions, language.known, language.limits
+        all_known = language.name == "de"
         while place < len(items):
             kind, start, end, written, word = items[place]
-            if kind != "word" or start < self._seen or start in self._fixed:
+            if kind != "word" or start < self._seen or start in fixed:
                 place = self._step(place)
-            elif word in small:
+                continue
+            if word in small:
                 self._before = self._last_small = word
-                if word in language.limits:
+                if word in limits:
                     self._preposition = language.contractions.get(word, word)
-                place += 1
-            elif word in language.known or german:
+            elif word in functions:
+                self._function(word, start)
+            elif word in known or all_known:
                 place = self._word(place)
+                continue
             else:
                 self._add(
                     "word", word, start, end, named=written[0].isupper() and is_name(items, place, language, is_inside)
                 )
-                place += 1
+            place += 1
         self._close_clause()
         self._join_amounts()
 
@@ -312,6 +317,8 @@ class _Reader:
 
     def _join_amounts(self) -> None:
         """Of 5 to 10 million euros, the first has the second's unit; an hour and forty minutes are one amount."""
+        if sum(token.value is not None for token in self.reading.tokens) < 2:
+            return
         for one, other in pairwise(self.reading.tokens):
             if not (isinstance(one.value, Amount) and isinstance(other.value, Amount)) or other.start - one.end > 7:
                 continue

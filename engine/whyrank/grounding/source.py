@@ -66,6 +66,8 @@ class Source:
         """Those that hold most of the words, rare ones counting more. A further one has to hold two words more."""
         rest, chosen = dict(places_of), []
         for fewest in (1, *[2] * (_MAX_SOURCES - 1)):
+            if len(rest) < fewest:
+                break
             votes: dict[int, float] = {}
             for places in rest.values():
                 weight = 1 + 1 / len(places) if places else 1.0

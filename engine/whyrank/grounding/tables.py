@@ -61,7 +61,8 @@ class TimeForm(NamedTuple):
 class Language:
     """Words are looked up in `entries`; a phrase by its first word in `phrases`, longest first.
 
-    `small`: function words that have no other part. `known`: all words that are more than words."""
+    `functions`: function words that begin no phrase; `small`: those of them that have no other part. `known`: all words that
+    are more than words."""
 
     name: str
     entries: dict[str, Entry]
@@ -82,6 +83,7 @@ class Language:
     times: tuple[TimeForm, ...]
     time_hint: re.Pattern[str]
     longest: int
+    functions: frozenset[str]
     small: frozenset[str]
     known: frozenset[str]
 
@@ -136,8 +138,9 @@ def language_table(name: str) -> Language:
     sets = {name: frozenset(tables.get(name, "").split()) for name in _WORD_SETS}
     articles, decimal = (frozenset(numbers.get(name, "").split()) for name in ("articles", "decimal"))
     only_pair = tuple(frozenset(words.split()) for words in tables.get("only_pair", ()))
-    special = articles.union(*only_pair, (name for name, _ in _names_of(tables, "breaks", "passive")))
-    function_words = (word for word, entry in singles.items() if entry.kind == "function")
+    special = frozenset().union(*only_pair, (name for name, _ in _names_of(tables, "breaks", "passive")))
+    function_words = {word for word, entry in singles.items() if entry.kind == "function"}
+    functions = frozenset(function_words.difference(phrases, articles, MONTHS))
     return Language(
         name,
         singles,
@@ -151,7 +154,8 @@ def language_table(name: str) -> Language:
         times=tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
         time_hint=re.compile(numbers.get("times_hint", "(?!)")),
         longest=max(map(len, singles), default=1),
-        small=frozenset(word for word in function_words if word not in special and word not in phrases),
+        functions=functions,
+        small=functions - special,
         known=frozenset([*singles, *phrases, *articles, *(name for name in UNITS if len(name) > 1), *MONTHS]),
         **sets,
     )

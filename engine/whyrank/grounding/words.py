@@ -185,8 +185,9 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _ends_sentence(text: str, start: int, dot: int) -> bool:
-    if text[dot - 4 : dot].isalpha() and text[dot + 2 : dot + 3].isupper():  # the usual case, quickly
-        return text[dot - 4 : dot].lower() not in _ABBREVIATIONS
+    word = text[dot - 4 : dot]
+    if word.isalpha() and text[dot + 2 : dot + 3].isupper():  # the usual case, quickly
+        return word.lower() not in _ABBREVIATIONS
     last = _LAST.search(text, max(start, dot - 20), dot)
     following = _NEXT.match(text, dot + 1)
     before, after = last.group().lower() if last else "", following[1] if following else ""

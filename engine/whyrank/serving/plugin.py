@@ -149,6 +149,8 @@ class DrainOnShutdown:
 
     stopped = False
     """Whether the server was asked to stop. It also ends when its engine dies, and vLLM reports both as success."""
+    verifier_seconds = 10.0
+    """For the verifier's engine to end, once the other one has."""
 
     def __init__(self, engine_client: Any, service: Service, end_within: Callable[[float], None] = end_within) -> None:
         self._engine_client = engine_client
@@ -164,11 +166,17 @@ class DrainOnShutdown:
         self._end_within((timeout or 0) + END_SECONDS)
         began = time.monotonic()
         self._service.stop(timeout or 0, self._loop)
-        if (verifier := self._service.verifier) is not None:
-            asyncio.run_coroutine_threadsafe(verifier.runtime.aclose(), self._loop)
+        verifier, closing = self._service.verifier, None
+        if verifier is not None:
+            closing = asyncio.run_coroutine_threadsafe(verifier.runtime.aclose(), self._loop)
         self._loop.call_soon_threadsafe(self._end_idle_output_handler)
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
         self._engine_client.shutdown(timeout=left)
+        if closing is not None:
+            try:
+                closing.result(self.verifier_seconds)
+            except TimeoutError:
+                logger.warning("the verifier's engine has not ended within %g seconds", self.verifier_seconds)
 
     def _end_idle_output_handler(self) -> None:
         """Cancel vLLM's output reader before the engine ends: it would log that as a crash. Requests on vLLM's own routes still
