@@ -74,15 +74,8 @@ class ClusterOptions(BaseModel):
         return config
 
 
-@serve.deployment(
-    health_check_timeout_s=_HEALTH_SECONDS,
-    graceful_shutdown_timeout_s=_DRAIN_SECONDS,
-    request_router_config=RequestRouterConfig(
-        request_router_class=ConsistentHashRouter, request_router_kwargs={"num_fallback_replicas": _FALLBACKS}
-    ),
-)
 class Replica:
-    async def __init__(self, config: EngineConfig) -> None:
+    async def __init__(self, config: EngineConfig) -> None:  # type: ignore[misc] # Ray awaits it
         self._engine = await EngineReplica.start(serve.get_replica_context().replica_id.unique_id, config)
 
     async def describe(self) -> Description:
@@ -138,7 +131,7 @@ def _errors_of_ray() -> Iterator[None]:
 
 
 class Ingress:
-    async def __init__(self, options: ClusterOptions, handle: DeploymentHandle) -> None:
+    async def __init__(self, options: ClusterOptions, handle: DeploymentHandle) -> None:  # type: ignore[misc]
         config = options.config
         plan, description = await asyncio.gather(asyncio.to_thread(make_plan, config), handle.describe.remote())
         plan = _as_replicas_chose(plan, description)
@@ -187,9 +180,15 @@ def app(options: ClusterOptions) -> serve.Application:
                 "target_ongoing_requests": max(1.0, options.tiles_per_replica / 2),
             }
         }
-    replicas = Replica.options(
+    replicas = serve.deployment(
+        Replica,
         **size,
         max_ongoing_requests=options.tiles_per_replica,
+        health_check_timeout_s=_HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=_DRAIN_SECONDS,
+        request_router_config=RequestRouterConfig(
+            request_router_class=ConsistentHashRouter, request_router_kwargs={"num_fallback_replicas": _FALLBACKS}
+        ),
         ray_actor_options={"num_gpus": num_gpus, "num_cpus": options.num_cpus},
     ).bind(config)
     ingress = serve.deployment(

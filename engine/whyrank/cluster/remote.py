@@ -88,7 +88,7 @@ class RemoteRuntime:
             return
         frame = max((f for f in self._frames if prompts[0][: len(f)] == f), key=len, default=())
         tile, key = Tile(prompts, priorities, salt, frame), _key(prompts[0], salt)
-        answers = [(place, _LOST) for place in range(len(prompts))]
+        answers: Sequence[Answer] = [(place, _LOST) for place in range(len(prompts))]
         for pause in (*_PAUSES, None):
             try:
                 read = await self._replicas.read(key, tile)
@@ -98,7 +98,7 @@ class RemoteRuntime:
                 continue
             for ids in prompts:
                 _remember(self._readers, hash(ids), (key, read.replica), _MAX_READERS)
-            answers = list(read.answers)
+            answers = read.answers
             break
         yield answers
 
