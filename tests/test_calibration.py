@@ -266,7 +266,7 @@ def test_another_models_name_is_a_warning_and_another_path_to_it_is_none(plan: P
         (None, "No such file"),
         ("{", "not JSON"),
         ("[]", "was not written by this version of `whyrank calibrate`"),
-        ('{"whyrank": "calibration", "version": 9}', "of this version"),
+        ('{"whyrank": "calibration", "version": 9}', "by this version"),
         (SOUND.replace('"points": []', '"dots": []'), "points"),
         (SOUND.replace("temperature", "isotonic"), "are not a valid calibration"),
         (SOUND.replace("[]", "[[1, 0], [0, 1]]").replace("temperature", "isotonic"), "are not a valid calibration"),

@@ -76,18 +76,21 @@ ALLOWED = {
             "native/score",
             "native/stream",
         )
-    },
+    }
+    | {"cluster/ray_serve.py"},
+    "ray": {"cluster/ray_data.py", "cluster/ray_serve.py"},
     "httpx": {"client/async_client.py", "client/transport.py"},
     "prometheus_client": {"serving/metrics.py", "serving/standalone.py"},
     "uvicorn": {"serving/connections.py", "serving/standalone.py", "serving/start_lines.py"},
     "torch": {f"runtimes/{name}.py" for name in ("cpu_kernels", "cpu_norms", "encoder", "reference")}
     | {"adapters/mteb.py", "adapters/sentence_transformers.py", "dtypes.py", "torchvision_ops.py"},
-    "transformers": {f"{name}.py" for name in ("checkpoints", "retrieval/dense", "shipped")}
+    "transformers": {f"{name}.py" for name in ("checkpoint_files", "checkpoints", "retrieval/dense")}
     | {"runtimes/encoder.py", "runtimes/reference.py"},
     "tokenizers": {"prompting/templates.py", "prompting/tokens.py", "checkpoints.py"},
     "pydantic": {
         "adapters/base.py",
         "adapters/mcp.py",
+        "cluster/ray_serve.py",
         "prompting/formats.py",
         "serving/compat/cohere.py",
         "serving/compat/tei.py",
@@ -216,7 +219,7 @@ LAYERS = (
     "reranker",
     "verifier doctor",
     "evaluation serving",
-    "retrieval cli",
+    "retrieval cli cluster",
     "__main__",
 )
 

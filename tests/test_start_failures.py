@@ -62,7 +62,7 @@ DAMAGED: list[tuple[str, Change, tuple[str, ...]]] = [
     ("no architecture", config(architectures=None), ("its architecture is unknown, but prompt 'prism' is for",)),
     ("other architecture", config(architectures=["BertModel"]), ("its architecture is BertModel",)),
     ("architecture is text", config(architectures="Qwen3ForCausalLM"), ("architectures is 'Qwen3ForCausalLM', not a",)),
-    ("few positions", config(max_position_embeddings=50), ("has 50 positions", "578 are kept for the answer")),
+    ("few positions", config(max_position_embeddings=50), ("has 50 positions", "578 are reserved for the answer")),
     ("too few positions", config(max_position_embeddings=700), ("max_length of at least", "kept for the answer")),
     ("positions are text", config(max_position_embeddings="x"), ("max_position_embeddings is 'x', not a number",)),
     ("no weights", without("model.safetensors"), ("no weights in this folder", AGAIN)),
@@ -189,5 +189,5 @@ def test_lengths_are_read_as_vllm_writes_them(flag: str, positions: int, checkpo
 
 @pytest.mark.parametrize("flag", ["x", "1q", ""])
 def test_a_length_that_is_none_is_refused(flag: str) -> None:
-    with pytest.raises(InvalidRequest, match="vLLM's flags"):
+    with pytest.raises(InvalidRequest, match="invalid vLLM flags"):
         serve(EngineConfig("demo"), [f"--max-model-len={flag}"], dry_run=True)
