@@ -6,6 +6,7 @@ that trains about twice as fast on two cores.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -30,6 +31,12 @@ class Shape:
     head: int = 64
     inner: int = 640
     theta: float = 10000.0
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> Shape:
+        config = json.loads((checkpoint / "config.json").read_text())
+        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size")
+        return cls(*(config[name] for name in names), config["rope_parameters"]["rope_theta"])
 
 
 class Net(nn.Module):  # type: ignore[misc]

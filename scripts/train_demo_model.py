@@ -5,6 +5,7 @@
     scripts/demo_teacher.py /tmp/demo-material        # the teacher's embeddings, once
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --export          # what there is so far
+    scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --start scripts/demo_checkpoint --rate 0.006   # go on
 
 Everything follows from the seed: step N draws its samples from "SEED/N". Ctrl-C, SIGTERM or --minutes stop it after the current
 step; the same command continues from there. When it is done (or with --export) it writes a checkpoint for transformers and
@@ -81,7 +82,7 @@ def lesson(step: int) -> Lesson:
     """First the model learns to look and to copy, with invented words and unrelated documents; then to tell near misses
     apart."""
     grown = min(1.0, step / _LESSONS)
-    sources = _between((0.30, 0.15, 0.05, 0.50), (0.48, 0.06, 0.06, 0.40), grown)
+    sources = _between((0.30, 0.15, 0.05, 0.50), (0.36, 0.04, 0.05, 0.55), grown)
     families = _between((0.30, 0.20, 0.05, 0.05, 0.40), (0.36, 0.15, 0.17, 0.07, 0.25), grown)
     return Lesson(sources, families, 0.4 + 0.5 * grown, 2 + round(4 * grown))
 
@@ -145,7 +146,8 @@ class Run:
         self.embeddings = Embeddings(asked.material / "embeddings.npz")
         self.encoder = Encoder(self.tokenizer, vectors.numpy())
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.net = Net(Shape(len(self.tokenizer)), vectors).to(self.device)
+        shape = Shape.of(asked.start) if asked.start else Shape(len(self.tokenizer))
+        self.net = Net(shape, vectors).to(self.device)
         self.net.compute = torch.bfloat16 if asked.bfloat16 else torch.float32
         matrices = self.net.matrices()
         held = {id(parameter) for parameter in (*matrices, self.net.embedding)}
