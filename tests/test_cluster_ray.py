@@ -17,6 +17,8 @@ from whyrank import Reranker
 from whyrank.config import DEMO
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'whyrank[ray]'")
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's own code warns of its future
+
 PORT = 8127
 QUERY = "Who founded Harbour Systems?"
 TEXTS = ["Harbour Systems was founded in 2011 by Ingrid Solberg. The first product was a calendar."] + [

@@ -125,7 +125,7 @@ async def test_the_reader_of_an_idle_engine_ends_before_the_engine_and_all_of_it
     requests = SimpleNamespace(has_unfinished_requests=lambda: busy)  # requests on vLLM's own routes
     fake = SimpleNamespace(output_handler=reader, output_processor=requests, shutdown=lambda timeout: None)
     ends: list[float] = []
-    client = DrainOnShutdown(fake, InProcess(prism_plan(checkpoint("qwen3"))).service, ends.append)
+    client = DrainOnShutdown(fake, InProcess(prism_plan(checkpoint("qwen3"))).service, end_within=ends.append)
     assert not client.stopped
     await asyncio.to_thread(client.shutdown, 1)
     assert client.stopped and bool(reader.cancelling()) is not busy
@@ -146,7 +146,7 @@ async def test_the_verifiers_engine_has_ended_when_the_server_has_unless_it_hang
     fake = SimpleNamespace(output_handler=None, shutdown=lambda timeout: None)
     service = InProcess(prism_plan(checkpoint("qwen3"))).service
     service.verifier = SimpleNamespace(runtime=SimpleNamespace(aclose=aclose))  # type: ignore[assignment]
-    client = DrainOnShutdown(fake, service)
+    client = DrainOnShutdown(fake, service, end_within=lambda seconds: None)  # this process goes on
     client.verifier_seconds = 2.0
     await asyncio.wait_for(asyncio.to_thread(client.shutdown, 1), 20)
     assert bool(closed) is ended
