@@ -67,7 +67,7 @@ def read_own_json(model: str | Path, name: str, revision: str | None = None) -> 
     except OSError as cause:
         raise CheckpointError(f"{name} cannot be read ({str(cause).splitlines()[0]:.200})") from cause
     except ValueError as cause:
-        raise CheckpointError(f"{name}: truncated or corrupt, not valid JSON ({cause}); {_AGAIN}") from cause
+        raise CheckpointError(f"{name} is truncated or corrupt: not valid JSON ({cause}); {_AGAIN}") from cause
 
 
 def _read_object(path: Path) -> dict[str, Any]:
