@@ -35,7 +35,14 @@ class Shape:
     @classmethod
     def of(cls, checkpoint: Path) -> Shape:
         config = json.loads((checkpoint / "config.json").read_text())
-        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim", "intermediate_size")
+        names = (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "head_dim",
+            "intermediate_size",
+        )
         return cls(*(config[name] for name in names), config["rope_parameters"]["rope_theta"])
 
 
