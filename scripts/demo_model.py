@@ -35,15 +35,15 @@ class Shape:
     @classmethod
     def of(cls, checkpoint: Path) -> Shape:
         config = json.loads((checkpoint / "config.json").read_text())
-        names = (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "head_dim",
-            "intermediate_size",
+        return cls(
+            vocabulary=config["vocab_size"],
+            hidden=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            head=config["head_dim"],
+            inner=config["intermediate_size"],
+            theta=config["rope_parameters"]["rope_theta"],
         )
-        return cls(*(config[name] for name in names), config["rope_parameters"]["rope_theta"])
 
 
 class Net(nn.Module):  # type: ignore[misc]
