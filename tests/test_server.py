@@ -212,7 +212,7 @@ async def test_neither_silent_connections_nor_killed_callers_keep_it_from_stoppi
     for _, writer in killed:
         text = json.dumps(evidence).encode()
         writer.write(begin + (head % len(text)).encode() + text)
-    await until(lambda: unfinished(server), bool)
+    await until(lambda: unfinished(server))
     for _, writer in killed:
         writer.transport.abort()  # as when its process is killed
     server.process.send_signal(signal.SIGTERM)

@@ -153,7 +153,7 @@ async def test_an_error_of_the_engine_costs_its_own_document(
 @ENGINES
 async def test_a_paused_engine_may_be_asked_again(checkpoint: Callable[[str], Path], kind: type[FailingEngine]) -> None:
     failure = type("RetryableRequestError", (vllm_compat.vllm_name("VLLMError"),), {"status_code": 503})("paused")
-    with pytest.raises(EnginePaused, match="takes no requests now"):
+    with pytest.raises(EnginePaused, match="accepts no requests now"):
         await answers_of(checkpoint, kind(failure))
 
 
