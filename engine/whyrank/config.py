@@ -118,6 +118,8 @@ class ServeOptions:
     verbose: Annotated[bool, Option("Show the vLLM command, vLLM's own log and a line for each request.")] = False
     ray: Annotated[
         bool,
-        Option("Serve with Ray: on the cluster this machine belongs to, or on one of its own. Needs whyrank[ray]."),
+        Option(
+            "Unfinished (docs/cluster.md): serve with Ray, on this machine's cluster or on one of its own. Needs whyrank[ray]."
+        ),
     ] = False
     replicas: Annotated[int, Option("With --ray: engines behind this address.", minimum=1)] = 1
