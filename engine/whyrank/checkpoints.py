@@ -72,6 +72,10 @@ class Plan:
     choices: tuple[PromptFormat, ...] = ()
     label_masses: tuple[float, ...] = ()
 
+    def with_choice(self, fmt: PromptFormat) -> Plan:
+        """The plan with one of its choices."""
+        return replace(self, format=fmt, encoder=self.encoder.with_labels(fmt))
+
     def check_calibration(self) -> None:
         if self.config.calibration is not None:
             read_calibration(Path(self.config.calibration)).check_fits(self.config.model, self.format.fingerprint)

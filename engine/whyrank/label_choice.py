@@ -31,7 +31,7 @@ async def choose_labels(runtime: Runtime, plan: Plan) -> tuple[Runtime, Plan]:
     from whyrank.runtimes.generate import GenerateRuntime
 
     assert isinstance(runtime, GenerateRuntime)  # the only route of formats with choices
-    plans = [replace(plan, format=fmt, encoder=plan.encoder.with_labels(fmt)) for fmt in plan.choices]
+    plans = [plan.with_choice(fmt) for fmt in plan.choices]
     masses = [await _label_mass(GenerateRuntime(runtime.engine, one), one) for one in plans]
     chosen = replace(plans[masses.index(max(masses))], label_masses=tuple(masses))
     chosen.check_calibration()

@@ -60,9 +60,9 @@ def rerank(
     config = EngineConfig(model, **engine or {})
     RerankRequest.of("a query", ["a document"], **options)  # its faults are told now, not on a worker
     if num_gpus is None:
-        from whyrank.process import is_cpu_build
+        from whyrank.cluster.replica import gpus_of
 
-        num_gpus = 0 if is_cpu_build() else config.tensor_parallel_size
+        num_gpus = gpus_of(config)
     return dataset.map_batches(
         _Engine,
         fn_constructor_args=(config, dict(options)),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -24,12 +23,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 from ray.serve.handle import DeploymentHandle
 
-from whyrank.checkpoints import Plan, make_plan
+from whyrank.checkpoints import make_plan
 from whyrank.cluster.remote import RemoteGenerativeRuntime, RemoteRuntime, Tile, TileAnswers, WrittenPiece
-from whyrank.cluster.replica import Description, EngineReplica
+from whyrank.cluster.replica import Description, EngineReplica, gpus_of
 from whyrank.config import EngineConfig
 from whyrank.errors import EngineDead, InvalidRequest, Overloaded
-from whyrank.process import is_cpu_build
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import GenerationParams
 from whyrank.serving.admission import Limits
@@ -134,24 +132,14 @@ class Ingress:
     async def __init__(self, options: ClusterOptions, handle: DeploymentHandle) -> None:  # type: ignore[misc]
         config = options.config
         plan, description = await asyncio.gather(asyncio.to_thread(make_plan, config), handle.describe.remote())
-        plan = _as_replicas_chose(plan, description)
+        if description.choice is not None:
+            plan = plan.with_choice(plan.choices[description.choice])
         kind = RemoteGenerativeRuntime if plan.route == "generate" else RemoteRuntime
         runtime = kind(RayReplicas(handle), description.facts)
         limits = Limits.from_environment()
         service = Service(runtime, plan, limits, options.api_keys, config.model, strict_model=options.strict_model)
         await service.warm_up()
         _publish(make_app(service, options.protect_metrics))
-        self._service = service
-
-    async def check_health(self) -> None:
-        """Engines that are lost are Ray's to replace; the ingress itself stays well."""
-
-
-def _as_replicas_chose(plan: Plan, description: Description) -> Plan:
-    if description.choice is None:
-        return plan
-    chosen = plan.choices[description.choice]
-    return replace(plan, format=chosen, encoder=plan.encoder.with_labels(chosen))
 
 
 # Ray makes the app by calling a function without arguments, after the constructor.
@@ -169,8 +157,7 @@ def _the_app() -> FastAPI:
 def app(options: ClusterOptions) -> serve.Application:
     """The application, for `serve run`, `serve build` and config files."""
     config = options.config
-    on_cpu = is_cpu_build()
-    num_gpus = options.num_gpus if options.num_gpus is not None else (0 if on_cpu else config.tensor_parallel_size)
+    num_gpus = gpus_of(config) if options.num_gpus is None else options.num_gpus
     size: dict[str, Any] = {"num_replicas": options.replicas}
     if options.max_replicas is not None:
         size = {

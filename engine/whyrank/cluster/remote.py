@@ -171,9 +171,9 @@ def _key(ids: Ids, salt: str | None) -> str:
     return hashlib.blake2b(array("q", ids).tobytes() + (salt or "").encode(), digest_size=16).hexdigest()
 
 
-def _remember(known: dict[K, V], key: K, value: V, most: int) -> None:
+def _remember(known: dict[K, V], key: K, value: V, max_size: int) -> None:
     """Of what came before, the oldest is forgotten."""
     known.pop(key, None)
     known[key] = value
-    if len(known) > most:
+    if len(known) > max_size:
         del known[next(iter(known))]

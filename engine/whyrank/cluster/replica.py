@@ -14,16 +14,21 @@ from whyrank.cluster.remote import Tile, TileAnswers, WrittenPiece
 from whyrank.config import EngineConfig
 from whyrank.errors import EngineDead, EnginePaused
 from whyrank.label_choice import choose_labels
-from whyrank.process import prepare_process
+from whyrank.process import is_cpu_build, prepare_process
 from whyrank.prompting.tokens import Ids
 from whyrank.reranker import Reranker
 from whyrank.runtimes import start_runtime
 from whyrank.runtimes.base import Answer, GenerationParams, GenerativeRuntime, Runtime
 
-__all__ = ["Description", "EngineReplica"]
+__all__ = ["Description", "EngineReplica", "gpus_of"]
 
 # A known pair must get its score in this time; a replica that is merely busy answers its tiles first.
 _CANARY_SECONDS = 10.0
+
+
+def gpus_of(config: EngineConfig) -> int:
+    """What one engine takes."""
+    return 0 if is_cpu_build() else config.tensor_parallel_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,6 @@ class EngineReplica:
     def __init__(self, name: str, plan: Plan, runtime: Runtime, canary: Reranker, margin: float | None) -> None:
         self.name, self._plan, self._runtime = name, plan, runtime
         self._canary, self._margin = canary, margin
-        self.tokens = 0
-        """Of prompts that are being read now."""
 
     @classmethod
     async def start(cls, name: str, config: EngineConfig) -> EngineReplica:
@@ -60,15 +63,11 @@ class EngineReplica:
         return Description(self._runtime.facts(), choices.index(self._plan.format) if len(choices) > 1 else None)
 
     async def read(self, tile: Tile) -> TileAnswers:
-        tokens, answers = sum(map(len, tile.prompts)), list[Answer]()
-        self.tokens += tokens
-        try:
-            await self._runtime.warm_prefix(tile.prompts, tile.frame, tile.salt)
-            async with aclosing(self._runtime.read(tile.prompts, tile.priorities, tile.salt)) as batches:
-                async for some in batches:
-                    answers += some
-        finally:
-            self.tokens -= tokens
+        answers = list[Answer]()
+        await self._runtime.warm_prefix(tile.prompts, tile.frame, tile.salt)
+        async with aclosing(self._runtime.read(tile.prompts, tile.priorities, tile.salt)) as batches:
+            async for some in batches:
+                answers += some
         return TileAnswers(self.name, answers)
 
     async def write(self, prompts: Sequence[Ids], order: GenerationParams) -> AsyncGenerator[WrittenPiece, None]:
@@ -86,6 +85,3 @@ class EngineReplica:
             return
         if has_drifted(row.margin, self._margin):
             raise EngineDead(f"{self.name}: a known pair has the margin {row.margin}, at the start {self._margin}")
-
-    async def aclose(self) -> None:
-        await self._runtime.aclose()
