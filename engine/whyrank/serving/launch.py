@@ -373,7 +373,8 @@ def _serve_encoder(plan: Plan, flags: Sequence[str], dry_run: bool, options: Ser
         from whyrank.serving.standalone import serve_standalone
 
         where = parsed.host, parsed.port
-        seconds = parsed.shutdown_timeout or _SERVER_DEFAULTS["shutdown_timeout"]
+        given, default = parsed.shutdown_timeout, _SERVER_DEFAULTS["shutdown_timeout"]
+        seconds = default if given is None else given  # 0 is an answer, too
         asyncio.run(serve_standalone(plan, parsed.api_key, *where, seconds, options, start))
 
 
