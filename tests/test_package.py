@@ -217,6 +217,7 @@ LAYERS = (
     "runtimes",
     "pipeline label_choice",
     "reranker",
+    "start",
     "verifier doctor",
     "evaluation serving",
     "retrieval cli cluster",

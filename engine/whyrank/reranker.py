@@ -18,7 +18,6 @@ from weakref import WeakSet
 
 from whyrank.base import BaseReranker
 from whyrank.calibration import read_calibration
-from whyrank.canary import canary_margin
 from whyrank.config import EngineConfig
 from whyrank.errors import InvalidRequest
 from whyrank.events import Event, Finished, Ranked, Scored, collect_ranking
@@ -84,24 +83,20 @@ class Reranker(BaseReranker):
 
     async def __aenter__(self) -> Self:
         from whyrank.checkpoints import make_plan, make_verifier_plan
-        from whyrank.label_choice import choose_labels
-        from whyrank.runtimes import start_runtime
+        from whyrank.start import start_checked
         from whyrank.verifier import start_verifier
 
         plan = await asyncio.to_thread(make_plan, self.config)
         verifier_plan = await asyncio.to_thread(make_verifier_plan, plan)
-        runtime = await start_runtime(plan)
+        # The same check as at the start of a server: a broken checkpoint must not give scores here either.
+        started = await start_checked(plan)
         try:
-            runtime, plan = await choose_labels(runtime, plan)
-            # The same check as at the start of a server: a broken checkpoint must not give scores here either.
-            self._runtime, self._encoder = runtime, plan.encoder
-            await canary_margin(self.without_calibration(), self.config.model)
             if verifier_plan is not None:
                 self._verifier = await start_verifier(verifier_plan)
         except BaseException:
-            self._runtime = None
-            await runtime.aclose()
+            await started.runtime.aclose()
             raise
+        self._runtime, self._encoder = started.runtime, started.plan.encoder
         return self
 
     async def __aexit__(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from whyrank.calibration import read_calibration
-from whyrank.canary import canary_margin
 from whyrank.checkpoints import Plan
-from whyrank.label_choice import choose_labels
 from whyrank.pipeline.verifier import DEFAULT_THRESHOLD, Verifier
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.prompting.scoring import LabelRead, score_of
-from whyrank.reranker import Reranker
-from whyrank.runtimes import start_runtime
+from whyrank.start import start_checked
 
 __all__ = ["start_verifier", "threshold_of"]
 
@@ -21,15 +17,8 @@ __all__ = ["start_verifier", "threshold_of"]
 async def start_verifier(plan: Plan) -> Verifier:
     """Its owner closes the runtime."""
     threshold = threshold_of(plan)
-    runtime = await start_runtime(plan)
-    try:
-        runtime, plan = await choose_labels(runtime, plan)
-        bare = replace(plan.config, calibration=None)
-        await canary_margin(Reranker.from_runtime(runtime, plan.encoder, bare), plan.config.model)
-        return Verifier(plan.config.model, runtime, plan.encoder, threshold)
-    except BaseException:
-        await runtime.aclose()
-        raise
+    started = await start_checked(plan)
+    return Verifier(plan.config.model, started.runtime, started.plan.encoder, threshold)
 
 
 def threshold_of(plan: Plan) -> float:

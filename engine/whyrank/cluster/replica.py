@@ -8,17 +8,15 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
 
-from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, has_drifted
-from whyrank.checkpoints import Plan, make_plan
+from whyrank.canary import CANARY_QUERY, CANARY_TEXT, has_drifted
+from whyrank.checkpoints import make_plan
 from whyrank.cluster.remote import Tile, TileAnswers, WrittenPiece
 from whyrank.config import EngineConfig
 from whyrank.errors import EngineDead, EnginePaused
-from whyrank.label_choice import choose_labels
 from whyrank.process import is_cpu_build, prepare_process
 from whyrank.prompting.tokens import Ids
-from whyrank.reranker import Reranker
-from whyrank.runtimes import start_runtime
-from whyrank.runtimes.base import Answer, GenerationParams, GenerativeRuntime, Runtime
+from whyrank.runtimes.base import Answer, GenerationParams, GenerativeRuntime
+from whyrank.start import Started, start_checked
 
 __all__ = ["Description", "EngineReplica", "gpus_of"]
 
@@ -40,27 +38,18 @@ class Description:
 
 
 class EngineReplica:
-    def __init__(self, name: str, plan: Plan, runtime: Runtime, canary: Reranker, margin: float | None) -> None:
-        self.name, self._plan, self._runtime = name, plan, runtime
-        self._canary, self._margin = canary, margin
+    def __init__(self, name: str, started: Started) -> None:
+        self.name, self._started, self._runtime = name, started, started.runtime
 
     @classmethod
     async def start(cls, name: str, config: EngineConfig) -> EngineReplica:
         prepare_process()
-        plan = await asyncio.to_thread(make_plan, config)
-        runtime = await start_runtime(plan)
-        try:
-            runtime, plan = await choose_labels(runtime, plan)
-            canary = Reranker.from_runtime(runtime, plan.encoder, config).without_calibration()
-            margin = await canary_margin(canary, config.model)
-        except BaseException:
-            await runtime.aclose()
-            raise
-        return cls(name, plan, runtime, canary, margin)
+        return cls(name, await start_checked(await asyncio.to_thread(make_plan, config)))
 
     def describe(self) -> Description:
-        choices = self._plan.choices
-        return Description(self._runtime.facts(), choices.index(self._plan.format) if len(choices) > 1 else None)
+        plan = self._started.plan
+        choice = plan.choices.index(plan.format) if len(plan.choices) > 1 else None
+        return Description(self._runtime.facts(), choice)
 
     async def read(self, tile: Tile) -> TileAnswers:
         answers = list[Answer]()
@@ -80,8 +69,10 @@ class EngineReplica:
         """Raises EngineDead where the engine is gone, or gives a known pair another score than at the start."""
         try:
             async with asyncio.timeout(_CANARY_SECONDS):
-                (row,) = await self._canary.score(CANARY_QUERY, [CANARY_TEXT])
+                (row,) = await self._started.uncalibrated.score(CANARY_QUERY, [CANARY_TEXT])
         except (TimeoutError, EnginePaused):
             return
-        if has_drifted(row.margin, self._margin):
-            raise EngineDead(f"{self.name}: a known pair has the margin {row.margin}, at the start {self._margin}")
+        if has_drifted(row.margin, self._started.margin):
+            raise EngineDead(
+                f"{self.name}: a known pair has the margin {row.margin}, at the start {self._started.margin}"
+            )
