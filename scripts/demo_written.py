@@ -132,6 +132,8 @@ class WrittenSource:
             text = self._window(text)
         elif draw < 0.35:
             text = self._surrounded(ask, text)
+        elif draw < 0.6:
+            text = [sentence for sentence in text if sentence.answers]
         return self._made(ask, query, "answer", self._headed(ask, text, query))
 
     def _negative(self, ask: Ask, query: str) -> Sample:
@@ -150,8 +152,12 @@ class WrittenSource:
         else:
             text, kind = self._echo(ask, query), "echo"
         marked = _marked(None, text or self._echo(ask, query))
-        if kind != "echo" and self.chance.random() < 0.1:
+        draw = self.chance.random()
+        if kind != "echo" and draw < 0.1:
             marked = self._surrounded(ask, marked)
+        elif kind != "echo" and draw < 0.35:  # as short as the answers that stand alone
+            at = self.chance.randrange(len(marked))
+            marked = marked[at : at + self.chance.randint(1, 2)]
         return self._made(ask, query, kind, self._headed(ask, marked, query))
 
     def _query(self, ask: Ask) -> str:
