@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+from tokenizers import Tokenizer
 
 from chat_templates import LOOP
 from samples import QUERY
@@ -35,8 +36,8 @@ def chat_model(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempP
     return folder
 
 
-async def opened(folder: Path) -> tuple[Runtime, Plan]:
-    plan = make_plan(EngineConfig(str(folder), prompt="chat", kv_cache_gib=0.5))
+async def opened(folder: Path, prompt: str = "chat") -> tuple[Runtime, Plan]:
+    plan = make_plan(EngineConfig(str(folder), prompt=prompt, kv_cache_gib=0.5))
     return await choose_labels(await start_runtime(plan), plan)
 
 
@@ -72,6 +73,35 @@ async def test_the_labels_are_those_that_the_model_prefers(chat_model: Path) -> 
         assert worst <= 1e-4
     finally:
         await runtime.aclose()
+
+
+async def test_the_score_of_grades_is_the_expected_grade(chat_model: Path) -> None:
+    runtime, plan = await opened(chat_model, "chat-grades")
+    try:
+        rows = await Reranker.from_runtime(runtime, plan.encoder, plan.config).score(QUERY, TEXTS)
+        reference = Reference.beside(plan, runtime.facts())
+        tokenizer = Tokenizer.from_file(str(chat_model / "tokenizer.json"))
+        for row in rows:
+            all_probabilities = next_token(reference, plan.encoder, row.document)
+            probabilities = [all_probabilities[tokenizer.token_to_id(grade)] for grade in ("3", "2", "1", "0")]
+            expected = sum(p * value for p, value in zip(probabilities, (1, 2 / 3, 1 / 3, 0), strict=True))
+            assert row.score == pytest.approx(expected / sum(probabilities), abs=1e-5)
+            assert row.label_mass == pytest.approx(sum(probabilities), rel=1e-3)
+        worst, _ = await difference(runtime, plan, TEXTS)
+        assert worst <= 1e-4
+    finally:
+        await runtime.aclose()
+
+
+def next_token(reference: Reference, encoder: PromptEncoder, document: Document) -> list[float]:
+    import torch
+
+    (row,) = encoder.encode(QUERY, [document], None, "tail")
+    assert isinstance(row, EncodedDocument)
+    with torch.inference_mode():
+        logits = reference.model(input_ids=torch.tensor([row.prompts[0].ids])).logits[0, -1]
+    probabilities: list[float] = logits.softmax(-1).tolist()
+    return probabilities
 
 
 async def test_a_verifier_reads_the_labels_that_it_prefers(chat_model: Path) -> None:

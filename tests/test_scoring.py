@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of
+from whyrank.prompting.scoring import LabelRead, ScoreRule, score_of, yes_and_no
 from whyrank.ranking import sort_rows
 from whyrank.types import Document, DocumentError, RankedDocument
 
@@ -20,6 +20,26 @@ def test_a_raw_logit_has_no_mass() -> None:
     score = score_of(LabelRead(5.0), ScoreRule(scale=0.2))
     assert (score.margin, score.label_mass) == (5.0, None)
     assert score.score == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize(
+    ("grades", "score"),
+    [
+        ((0.4, 0.2, 0.1, 0.1), (0.4 + 0.2 * 2 / 3 + 0.1 / 3) / 0.8),
+        ((0.2, 0.2, 0.2, 0.2), 0.5),
+        ((0.9, 0.05, 0.05), 0.925),
+        ((0.3, 0.1), 0.75),
+    ],
+)
+def test_the_score_of_grades_is_the_expected_grade(grades: tuple[float, ...], score: float) -> None:
+    got = score_of(LabelRead(*yes_and_no([math.log(one) for one in grades])), ScoreRule())
+    assert (got.score, got.label_mass) == (pytest.approx(score), pytest.approx(sum(grades)))
+
+
+def test_grades_far_from_likely_keep_their_order() -> None:
+    high, low = yes_and_no([-900.0, -2000.0, -1500.0]), yes_and_no([-1500.0, -2000.0, -900.0])
+    assert high == (-900.0, -1500.0) and low == (-1500.0, -900.0)
+    assert yes_and_no([-math.inf] * 4) == (-math.inf, -math.inf)
 
 
 def test_offset_moves_the_middle() -> None:

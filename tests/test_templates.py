@@ -24,9 +24,9 @@ from whyrank.checkpoints import derived_format, make_plan
 from whyrank.config import EngineConfig
 from whyrank.doctor import examine_running
 from whyrank.errors import CheckpointError
-from whyrank.prompting.formats import PromptFormat, builtin_formats, load_format, to_toml
+from whyrank.prompting.formats import Labels, PromptFormat, builtin_formats, load_format, to_toml
 from whyrank.prompting.rendering import instruction_text, render
-from whyrank.prompting.templates import chat_formats, shipped_format
+from whyrank.prompting.templates import CHAT, chat_formats, shipped_format
 from whyrank.prompting.tokens import EncodedDocument, PromptEncoder
 from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.shipped import chat_template
@@ -344,9 +344,9 @@ class Kept:
 # Any chat model.
 
 
-def chat(template: str, tokenizer: Any = None) -> list[PromptFormat]:
+def chat(template: str, tokenizer: Any = None, question: str = "chat") -> list[PromptFormat]:
     tokenizer = tokenizer or vocabularies.named("tiny-qwen")
-    return chat_formats(chat_template(Tokenizer(template)), "me/chat", ["LlamaForCausalLM"], tokenizer)
+    return chat_formats(CHAT[question], chat_template(Tokenizer(template)), "me/chat", ["LlamaForCausalLM"], tokenizer)
 
 
 def test_a_question_stands_in_the_models_own_turns() -> None:
@@ -397,6 +397,19 @@ def test_labels_are_offered_in_every_spelling_of_the_vocabulary() -> None:
     spelled = [(fmt.labels, fmt.continuation) for fmt in chat(LOOP, words)]
     assert [(one.positive, one.negative) for one, _ in spelled if one] == [("Yes", "No"), (1, 2)]
     assert [one.opening.partition("<")[0] for _, one in spelled if one] == ["Yes", " Yes"]
+
+
+def test_grades_are_labels_from_the_most_to_the_least_relevant(tmp_path: Path) -> None:
+    fmt, *_ = chat(LOOP, question="chat-grades")
+    assert texts(fmt).endswith("Answer 3, 2, 1 or 0.<|im_end|>\n<|im_start|>assistant\n")
+    assert fmt.labels == Labels(positive="3", between=["2", "1"], negative="0")
+    assert fmt.continuation is not None and fmt.continuation.opening.startswith("3<|im_end|>")
+    path = tmp_path / "chat-grades.toml"
+    path.write_text(to_toml(fmt))
+    assert load_format(path) == fmt and load_format(path).fingerprint == fmt.fingerprint
+    incomplete = tokenizers.Tokenizer(WordLevel({"[UNK]": 0, "3": 1, "2": 2, "0": 3}, "[UNK]"))
+    with pytest.raises(CheckpointError, match="no tokens for 3 and 2 and 1 and 0"):
+        chat(LOOP, incomplete, "chat-grades")
 
 
 @pytest.mark.parametrize(

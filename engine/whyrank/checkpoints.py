@@ -114,7 +114,7 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
 def derived_format(config: EngineConfig) -> PromptFormat:
     """What the checkpoint itself says of its prompt; of several spellings of the labels, the first."""
     checkpoint, tokenizer = read_checkpoint(config), _tokenizer(config)
-    if config.prompt == CHAT:
+    if config.prompt in CHAT:
         return _chat_formats(config, checkpoint, tokenizer)[0]
     fmt = _shipped_format(config, checkpoint, tokenizer)
     if fmt is None:
@@ -127,7 +127,7 @@ def derived_format(config: EngineConfig) -> PromptFormat:
 
 def _formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) -> list[PromptFormat]:
     """The one asked for, else ours that fits, else the checkpoint's own. More than one where the engine's answers decide."""
-    if config.prompt == CHAT:
+    if config.prompt in CHAT:
         return _chat_formats(config, checkpoint, tokenizer)
     if config.prompt is None and not formats_that_fit(config.source, checkpoint.architectures):
         shipped = _shipped_format(config, checkpoint, tokenizer)
@@ -162,9 +162,8 @@ def _chat_formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) 
             raise CheckpointError("it has a classification head and writes no text")
         if not tokenizer.chat_template:
             raise CheckpointError("it has no chat template")
-        return chat_formats(
-            chat_template(tokenizer), config.source, checkpoint.architectures, _backend(config, tokenizer)
-        )
+        question, backend = CHAT[str(config.prompt)], _backend(config, tokenizer)
+        return chat_formats(question, chat_template(tokenizer), config.source, checkpoint.architectures, backend)
     except CheckpointError as cause:
         raise CheckpointError(
             f"{config.model}: it cannot be used as a chat model: {cause}. Describe its prompt in a TOML file "

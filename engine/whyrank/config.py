@@ -36,7 +36,8 @@ class EngineConfig:
     prompt: Annotated[
         str | None,
         Option(
-            "A prompt's name (see `whyrank formats`), a TOML file of your own, or chat, which asks any chat model yes or no."
+            "A prompt's name (see `whyrank formats`), or a TOML file of your own. chat asks any chat model yes or no, "
+            "chat-grades for a grade from 0 to 3."
         ),
     ] = None
     route: Annotated[Route | None, Option("By default the prompt's first.")] = None

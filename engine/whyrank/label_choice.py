@@ -63,5 +63,5 @@ def choice_text(plan: Plan) -> str | None:
 
 def _names(plan: Plan, fmt: PromptFormat) -> str:
     assert fmt.labels is not None  # choices differ in them
-    labels = (fmt.labels.positive, fmt.labels.negative)
+    labels = (fmt.labels.positive, *fmt.labels.between, fmt.labels.negative)
     return "/".join(repr(plan.encoder.token_text(one)) if isinstance(one, int) else repr(one) for one in labels)

@@ -198,7 +198,7 @@ def formats_table(formats: Iterable[PromptFormat]) -> Table:
         shown = (
             "head"
             if labels is None
-            else " / ".join(str(x) for x in (labels.positive, labels.negative) if x is not None)
+            else " / ".join(str(x) for x in (labels.positive, *labels.between, labels.negative) if x is not None)
         )
         instruction = "none" if fmt.instruction is None else "fixed" if fmt.instruction.fixed else "yours"
         names = escape(", ".join(fmt.fits.names))

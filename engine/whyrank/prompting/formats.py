@@ -84,10 +84,14 @@ class Instruction(_Table):
 
 class Labels(_Table):
     """The answer tokens, as text or id; of an encoder's head, its classes by number. Without a negative one the positive
-    label's raw logit is the margin."""
+    label's raw logit is the margin.
+
+    `between`: grades between the two, from the more to the less relevant; the score is then the expected grade."""
 
     positive: str | int
     negative: str | int | None = None
+    # Where there are none they are not written, so that fingerprints from before there were any still hold.
+    between: list[str | int] = Field(default=[], exclude_if=lambda grades: not grades)
 
 
 class Rule(_Table):
@@ -162,6 +166,8 @@ class PromptFormat(_Table):
             raise ValueError(
                 "score.rule: 'margin' needs labels.positive and labels.negative, 'logit' only the positive"
             )
+        if self.labels is not None and self.labels.between and (not two_labels or self.routes != ["generate"]):
+            raise ValueError('labels.between: grades need labels.negative, and routes = ["generate"]')
         if self.labels is None and "generate" in self.routes:
             raise ValueError("labels: the generate route reads label tokens; name them")
         return self
@@ -298,4 +304,6 @@ def _named_format(name: str) -> PromptFormat:
         return builtin_formats()[name]
     if name.endswith(".toml") or Path(name).exists():
         return load_format(Path(name))
-    raise PromptFileError(f"--prompt {name}: neither a .toml file nor one of {', '.join(builtin_formats())}, chat")
+    raise PromptFileError(
+        f"--prompt {name}: neither a .toml file nor one of {', '.join(builtin_formats())}, chat, chat-grades"
+    )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["MIN_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "score_of"]
+__all__ = ["MIN_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "score_of", "yes_and_no"]
 
 MIN_LABEL_MASS = 0.5
 """Below this, most of the probability is on tokens that are not labels: the prompt or the checkpoint is wrong."""
@@ -23,7 +24,8 @@ class ScoreRule:
 class LabelRead:
     """The labels' values at the answer position, and the tokens used to read them.
 
-    Either both labels' log-probabilities (`negative` is set) or one raw logit (`negative` is None).
+    Either both labels' log-probabilities (`negative` is set) or one raw logit (`negative` is None). Of grades, the
+    log-probabilities of the yes and the no that they amount to.
     """
 
     positive: float
@@ -39,6 +41,26 @@ class Score:
     margin: float
     score: float
     label_mass: float | None
+
+
+def yes_and_no(logprobs: Sequence[float]) -> tuple[float, float]:
+    """Grades' log-probabilities, from the most to the least relevant, as those of one yes and one no.
+
+    Each grade is a yes to the degree that it is far from the last: of four, 1, 2/3, 1/3 and 0. So the score becomes the
+    expected grade. Two grades are a yes and a no already, and stay as they are."""
+    if len(logprobs) == 2:
+        return logprobs[0], logprobs[1]
+    last = len(logprobs) - 1
+    yes = [value + math.log((last - place) / last) for place, value in enumerate(logprobs[:-1])]
+    no = [value + math.log(place / last) for place, value in enumerate(logprobs) if place]
+    return _log_of_sum(yes), _log_of_sum(no)
+
+
+def _log_of_sum(logs: Sequence[float]) -> float:
+    largest = max(logs)
+    if not math.isfinite(largest):
+        return largest
+    return largest + math.log(sum(math.exp(one - largest) for one in logs))
 
 
 def score_of(read: LabelRead, rule: ScoreRule) -> Score:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product, takewhile
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from whyrank.types import Document, DocumentError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["CHAT", "MAX_LENGTH", "SHIPPED", "Message", "Template", "chat_formats", "shipped_format"]
+__all__ = ["CHAT", "MAX_LENGTH", "SHIPPED", "ChatQuestion", "Message", "Template", "chat_formats", "shipped_format"]
 
 Message = tuple[str, str]
 """Role and text."""
@@ -37,8 +38,6 @@ Message = tuple[str, str]
 Template = Callable[..., str]
 """The prompt for these messages; keywords are variables of the template. Raises CheckpointError where it refuses them."""
 
-CHAT = "chat"
-"""The name that asks for `chat_formats`."""
 SHIPPED = "shipped"
 """The name of formats that come from the checkpoint itself."""
 MAX_LENGTH = 8192
@@ -210,15 +209,46 @@ def _written(fmt: PromptFormat, query: str, document: str, instruction: str) -> 
 
 # Around a question of ours, for any chat model.
 
-_SYSTEM = (
-    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Answer only "yes" or "no".'
+
+@dataclass(frozen=True, slots=True)
+class ChatQuestion:
+    """What a chat model is asked. `answers`: the same answers in several spellings, each from the most to the least relevant;
+    where a vocabulary has several of these as tokens, the model's own answers decide."""
+
+    name: str
+    summary: str
+    system: str
+    request: str
+    answers: tuple[tuple[str, ...], ...]
+
+    def user(self, query: str, document: str, instruction: str) -> str:
+        return f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}\n\n{self.request}"
+
+
+_QUESTIONS = (
+    ChatQuestion(
+        "chat",
+        "A chat model asked yes or no",
+        "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+        'Answer only "yes" or "no".',
+        "Does the Document meet the requirements? Answer yes or no.",
+        (("yes", "no"), ("Yes", "No"), ("YES", "NO")),
+    ),
+    ChatQuestion(
+        "chat-grades",
+        "A chat model asked for a grade from 0 to 3",
+        "Grade how well the Document meets the requirements based on the Query and the Instruct provided. "
+        "3: it gives the whole answer. 2: it gives a part of the answer, or one that is hard to find. "
+        "1: it is about the same subject and gives no answer. 0: it has nothing to do with the Query. "
+        "Answer only with the grade.",
+        "Which grade does the Document deserve? Answer 3, 2, 1 or 0.",
+        (("3", "2", "1", "0"),),
+    ),
 )
+CHAT = {question.name: question for question in _QUESTIONS}
+"""The prompt names that ask for `chat_formats`."""
+
 _INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-_USER = (
-    "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}\n\n"
-    "Does the Document meet the requirements? Answer yes or no."
-)
 _EVIDENCE = (
     "First say in one sentence what the document contributes to the query. Then give the evidence: what the document says in "
     "answer to the query, complete in itself and without anything else. Only rephrase; add and infer nothing. Keep names, "
@@ -236,24 +266,22 @@ _VARIABLES = {
     "strftime_now": lambda _: "1 January 2026",
     "date_string": "1 January 2026",
 }
-_ANSWERS = (("yes", "no"), ("Yes", "No"), ("YES", "NO"))
 # How vocabularies write a word's beginning: not at all, or with a mark for the space before it.
 _BEGINNINGS = (("", ""), ("▁", " "), ("Ġ", " "))
 _ANSWER_MARK = "whyrankMarksAnswer"
 
 
 def chat_formats(
-    template: Template, model: str, architectures: Sequence[str], tokenizer: Tokenizer
+    question: ChatQuestion, template: Template, model: str, architectures: Sequence[str], tokenizer: Tokenizer
 ) -> list[PromptFormat]:
-    """A yes/no question of ours within the checkpoint's own turns: one format for each spelling of the answers that its
-    vocabulary has as single tokens.
+    """The question within the checkpoint's own turns: one format for each spelling of the answers that its vocabulary has as
+    single tokens.
 
     Evidence is asked for in a second turn, after a positive answer, so that scores have nothing to do with it."""
-    turns = _turns(template)
+    turns = _turns(template, question.system)
 
     def ask(query: str, document: str, instruction: str) -> str:
-        user = _USER.format(query=query, document=document, instruction=instruction)
-        return _answered(template(turns(user), **_VARIABLES))
+        return _answered(template(turns(question.user(query, document, instruction)), **_VARIABLES))
 
     prompt = ask(_MARKS["query"], _MARKS["document"], _MARKS["instruction"])
     parts = re.split(f"({'|'.join(_MARKS.values())})", prompt)
@@ -262,8 +290,8 @@ def chat_formats(
     second_turn = _answered(_behind_answer([*turns("x"), ("assistant", _ANSWER_MARK), ("user", _EVIDENCE)], template))
     formats = [
         PromptFormat(
-            name=CHAT,
-            summary="A chat model asked yes or no",
+            name=question.name,
+            summary=question.summary,
             fits=_fits(model, architectures),
             routes=["generate"],
             max_length=MAX_LENGTH,
@@ -272,25 +300,25 @@ def chat_formats(
             labels=labels,
             continuation=Continuation(opening=answer + second_turn, sections=_SECTIONS),
         )
-        for labels, answer in _labels(tokenizer)
+        for labels, answer in _labels(question, tokenizer)
     ]
     if not formats:
-        raise CheckpointError("its vocabulary has no tokens for yes and no")
+        raise CheckpointError(f"its vocabulary has no tokens for {' and '.join(question.answers[0])}")
     if _is_stripped(formats[0], ask):
         raise CheckpointError("its chat template changes white space within a user's message")
     return formats
 
 
-def _turns(template: Template) -> Callable[[str], list[Message]]:
+def _turns(template: Template, system: str) -> Callable[[str], list[Message]]:
     """The messages around a user's text. Where a template refuses a system message, or forgets it, ours goes to the user's."""
-    with_system = [("system", _SYSTEM), ("user", "x")]
+    with_system = [("system", system), ("user", "x")]
     try:
-        has_system = _SYSTEM in template(with_system, **_VARIABLES)
+        has_system = system in template(with_system, **_VARIABLES)
     except CheckpointError:
         has_system = False
     if has_system:
-        return lambda user: [("system", _SYSTEM), ("user", user)]
-    return lambda user: [("user", f"{_SYSTEM}\n\n{user}")]
+        return lambda user: [("system", system), ("user", user)]
+    return lambda user: [("user", f"{system}\n\n{user}")]
 
 
 def _behind_answer(messages: Sequence[Message], template: Template) -> str:
@@ -307,14 +335,15 @@ def _answered(prompt: str) -> str:
     return prompt
 
 
-def _labels(tokenizer: Tokenizer) -> Iterator[tuple[Labels, str]]:
+def _labels(question: ChatQuestion, tokenizer: Tokenizer) -> Iterator[tuple[Labels, str]]:
     """With the text of the positive one. Where a vocabulary writes a text in other tokens than a label's, that is given by its
     id."""
-    for (yes, no), (beginning, space) in product(_ANSWERS, _BEGINNINGS):
-        ids = [tokenizer.token_to_id(beginning + word) for word in (yes, no)]
-        positive, negative = (
+    for answers, (beginning, space) in product(question.answers, _BEGINNINGS):
+        tokens = [tokenizer.token_to_id(beginning + word) for word in answers]
+        labels = [
             text if tokenizer.encode(text, add_special_tokens=False).ids == [token] else token
-            for text, token in zip((space + yes, space + no), ids, strict=True)
-        )
-        if positive is not None and negative is not None:
-            yield Labels(positive=positive, negative=negative), space + yes
+            for text, token in zip([space + word for word in answers], tokens, strict=True)
+            if token is not None
+        ]
+        if len(labels) == len(answers):
+            yield Labels(positive=labels[0], between=labels[1:-1], negative=labels[-1]), space + answers[0]

@@ -80,10 +80,12 @@ class EncodedDocument:
 class LabelIds:
     positive: int
     negative: int | None
+    between: tuple[int, ...] = ()
 
     @property
     def ids(self) -> list[int]:
-        return [self.positive] if self.negative is None else [self.positive, self.negative]
+        """From the most to the least relevant."""
+        return [self.positive] if self.negative is None else [self.positive, *self.between, self.negative]
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +410,8 @@ class PromptEncoder:
         if labels is None:
             return None
         negative = None if labels.negative is None else self._label_id("negative", labels.negative)
-        return LabelIds(self._label_id("positive", labels.positive), negative)
+        between = tuple(self._label_id("between", label) for label in labels.between)
+        return LabelIds(self._label_id("positive", labels.positive), negative, between)
 
     def _label_id(self, which: str, label: str | int) -> int:
         if isinstance(label, int):

@@ -9,8 +9,8 @@ from typing import Any
 from whyrank.checkpoints import Plan
 from whyrank.dtypes import choose_dtype
 from whyrank.fan_out import fan_out
-from whyrank.prompting.scoring import LabelRead
-from whyrank.prompting.tokens import Ids, LabelIds
+from whyrank.prompting.scoring import LabelRead, yes_and_no
+from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Generation, GenerationParams, TextDelta
 from whyrank.runtimes.cpu_kernels import LABEL_IDS
 from whyrank.runtimes.fair_semaphore import FairSemaphore
@@ -25,8 +25,8 @@ class GenerateRuntime(VllmRuntime):
     def __init__(self, engine: Any, plan: Plan) -> None:
         super().__init__(engine, plan)
         assert plan.encoder.labels is not None  # formats.py requires labels for this route
-        self.labels: LabelIds = plan.encoder.labels
-        self.label_params = _label_params(self.labels)
+        self._label_ids = plan.encoder.labels.ids
+        self.label_params = _label_params(self._label_ids)
         self._places = FairSemaphore(max_concurrent_generations(engine.vllm_config))
 
     @classmethod
@@ -52,17 +52,13 @@ class GenerateRuntime(VllmRuntime):
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
         completion = output.outputs[0]
         values = completion.logprobs[0] if completion.logprobs else {}
-        logprobs = {i: values[i].logprob for i in (self.labels.positive, self.labels.negative) if i in values}
-        if self.labels.positive not in logprobs or (self.labels.negative is not None and len(logprobs) < 2):
+        logprobs = [values[i].logprob for i in self._label_ids if i in values]
+        if len(logprobs) < len(self._label_ids):
             return DocumentError(
                 "no_label", f"the engine gave no value for the label tokens (finish: {completion.finish_reason})"
             )
-        return LabelRead(
-            logprobs[self.labels.positive],
-            None if self.labels.negative is None else logprobs[self.labels.negative],
-            len(output.prompt_token_ids),
-            output.num_cached_tokens or 0,
-        )
+        positive, negative = yes_and_no(logprobs) if len(logprobs) > 1 else (logprobs[0], None)
+        return LabelRead(positive, negative, len(output.prompt_token_ids), output.num_cached_tokens or 0)
 
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams
@@ -119,12 +115,12 @@ def _all_label_ids(plan: Plan) -> list[int]:
     return list(dict.fromkeys(i for encoder in encoders if encoder.labels for i in encoder.labels.ids))
 
 
-def _label_params(labels: LabelIds) -> Any:
+def _label_params(label_ids: list[int]) -> Any:
     return vllm_name("SamplingParams")(
         max_tokens=1,
         temperature=0.0,
         # Exact for ids outside any top-k, and before every mask and penalty; `logprobs` must stay unset.
-        logprob_token_ids=labels.ids,
+        logprob_token_ids=label_ids,
         detokenize=False,
         output_kind=vllm_name("RequestOutputKind").FINAL_ONLY,
         skip_clone=True,

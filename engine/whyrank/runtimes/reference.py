@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from whyrank.checkpoints import Plan
-from whyrank.prompting.scoring import LabelRead
+from whyrank.prompting.scoring import LabelRead, yes_and_no
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.encoder import load_classifier, load_whole
 
@@ -54,7 +54,7 @@ class Reference:
         if self.plan.route == "classify":
             return LabelRead(float(logits[labels.positive] - logits[labels.negative]))
         logprobs = logits.log_softmax(-1)
-        return LabelRead(float(logprobs[labels.positive]), float(logprobs[labels.negative]))
+        return LabelRead(*yes_and_no(logprobs[labels.ids].tolist()))
 
 
 def _compute_head_in_float32(model: Any) -> None:
