@@ -218,7 +218,7 @@ async def test_a_server_gives_what_its_calibration_fits_and_says_where_it_does_n
         ]
     calibrated = [["calibrated_score" in row for row in answer["results"]] for answer in answers]
     assert calibrated == [[True] * 3, [True] * 3, [False] * 3]
-    warning = "no calibrated_score: the server's calibration was made with another instruction"
+    warning = "no calibrated_score: the server's calibration was made with another instruction or model"
     assert [answer.get("warnings") for answer in answers] == [None, None, [warning]]
     async with client(server, calibration=strict) as asking:
         assert all(row.calibrated_score is not None for row in await asking.score(QUERY, TEXTS, instruction=STRICT))

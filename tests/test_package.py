@@ -82,7 +82,7 @@ ALLOWED = {
     "httpx": {"client/async_client.py", "client/transport.py"},
     "prometheus_client": {"serving/metrics.py", "serving/standalone.py"},
     "uvicorn": {"serving/connections.py", "serving/standalone.py", "serving/start_lines.py"},
-    "torch": {f"runtimes/{name}.py" for name in ("cpu_kernels", "cpu_norms", "encoder", "reference")}
+    "torch": {f"runtimes/{name}.py" for name in ("cpu_kernels", "cpu_lora", "cpu_norms", "encoder", "reference")}
     | {"adapters/mteb.py", "adapters/sentence_transformers.py", "dtypes.py", "torchvision_ops.py"},
     "transformers": {f"{name}.py" for name in ("checkpoint_files", "checkpoints", "retrieval/dense")}
     | {"runtimes/encoder.py", "runtimes/reference.py"},

@@ -112,7 +112,9 @@ class FailingBatches(FailingEngine):
         super().__init__(failure)
         self.input_processor, self.aborted = self, list[str]()
 
-    def process_inputs(self, request_id: str, prompt: Any, params: Any, supported_tasks: Any) -> Any:
+    def process_inputs(
+        self, request_id: str, prompt: Any, params: Any, supported_tasks: Any, lora_request: Any = None
+    ) -> Any:
         return SimpleNamespace()
 
     def _run_output_handler(self) -> None: ...

@@ -49,7 +49,8 @@ class AsyncClient(BaseReranker):
 
     The client belongs to the event loop of its first call; `Client` works from every thread and loop.
 
-    `calibration`: a file written by `whyrank calibrate`, for a server that was started without one or with another.
+    `model`: which of the server's models answers, such as the name of a LoRA adapter. `calibration`: a file written by
+    `whyrank calibrate`, for a server that was started without one or with another.
     """
 
     # No limit needed here: calls wait in the batcher and for a slot in the transport.
@@ -60,6 +61,7 @@ class AsyncClient(BaseReranker):
         base_url: str | Sequence[str],
         api_key: str | None = None,
         *,
+        model: str | None = None,
         timeout: float = 60.0,
         window_ms: float = 2.0,
         remembered_pairs: int = 50_000,
@@ -69,7 +71,8 @@ class AsyncClient(BaseReranker):
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
         self._transport = Transport(urls, api_key, timeout, retry or RetryPolicy(), transport)
-        self._scorer = PairScorer(self._transport, window_ms / 1000, remembered_pairs)
+        self._scorer = PairScorer(self._transport, window_ms / 1000, remembered_pairs, model)
+        self._model = model
         self._timeout = timeout
         self._calibration = read_calibration(Path(calibration)) if calibration else None
         self._calls = 0
@@ -129,7 +132,7 @@ class AsyncClient(BaseReranker):
     async def events(self, request: RerankRequest, live: bool = False) -> AsyncGenerator[Event, None]:
         self._require_open()
         documents, calibrating = encode_documents(request), CalibratedEvents(self._calibration)
-        pending = _pending_request("/v1/rerank/stream", request, documents, self._end(request))
+        pending = self._pending_request("/v1/rerank/stream", request, documents, self._end(request))
         try:
             async with aclosing(self._transport.events(pending)) as events:
                 async for name, data in events:
@@ -169,18 +172,19 @@ class AsyncClient(BaseReranker):
         return await rerank_in_parts(request, documents, parts, send)
 
     async def _rerank_at_once(self, request: RerankRequest, documents: Sequence[bytes], end: float) -> Ranking:
-        body, _ = await self._transport.post(_pending_request("/v1/rerank", request, documents, end))
+        body, _ = await self._transport.post(self._pending_request("/v1/rerank", request, documents, end))
         return decoded(ranking_from_dict, body, request.documents)
 
+    def _pending_request(
+        self, path: str, request: RerankRequest, documents: Sequence[bytes], end: float
+    ) -> PendingRequest:
+        """One request, sent on its own. Its deadline is what remains of the caller's at the time of sending."""
+        deadline_ms = request.deadline_ms
 
-def _pending_request(path: str, request: RerankRequest, documents: Sequence[bytes], end: float) -> PendingRequest:
-    """One request, sent on its own. Its deadline is what remains of the caller's at the time of sending."""
-    deadline_ms = request.deadline_ms
+        def content(left: float) -> bytes:
+            if deadline_ms is None:
+                return encode_request(request, documents, self._model)
+            left_ms = max(1.0, 1000 * (left - _WAY_BACK_SECONDS))
+            return encode_request(replace(request, deadline_ms=min(deadline_ms, left_ms)), documents, self._model)
 
-    def content(left: float) -> bytes:
-        if deadline_ms is None:
-            return encode_request(request, documents)
-        left_ms = max(1.0, 1000 * (left - _WAY_BACK_SECONDS))
-        return encode_request(replace(request, deadline_ms=min(deadline_ms, left_ms)), documents)
-
-    return PendingRequest(path, content, request.query, end)
+        return PendingRequest(path, content, request.query, end)

@@ -60,18 +60,20 @@ def _without_non_finite(value: Any) -> Any:
     return value
 
 
-def pair_head(request: RerankRequest) -> bytes:
+def pair_head(request: RerankRequest, model: str | None = None) -> bytes:
     """The JSON of a request for scores without its documents."""
-    return _head(request, _PAIR_OPTIONS)
+    return _head(request, model, _PAIR_OPTIONS)
 
 
-def _head(request: RerankRequest, options: Iterable[str]) -> bytes:
+def _head(request: RerankRequest, model: str | None, options: Iterable[str]) -> bytes:
     given = {name: value for name in options if (value := getattr(request, name)) != _DEFAULTS[name]}
+    if model is not None:
+        given["model"] = model
     return _write({"query": request.query, "return_documents": False, **given}).encode("ascii")
 
 
-def encode_request(request: RerankRequest, documents: Iterable[bytes]) -> bytes:
-    return joined(_head(request, _DEFAULTS), documents)
+def encode_request(request: RerankRequest, documents: Iterable[bytes], model: str | None = None) -> bytes:
+    return joined(_head(request, model, _DEFAULTS), documents)
 
 
 def joined(head: bytes, documents: Iterable[bytes]) -> bytes:

@@ -34,8 +34,8 @@ _NO_DOCUMENT = Document("")
 class PairScorer:
     """Scores (query, document) pairs. A pair is not sent again while it is in flight or cached."""
 
-    def __init__(self, transport: Transport, window: float, cached_pairs: int) -> None:
-        self._transport = transport
+    def __init__(self, transport: Transport, window: float, cached_pairs: int, model: str | None) -> None:
+        self._transport, self._model = transport, model
         self._batcher = Batcher(self._send, window)
         self._cache = ScoreCache(cached_pairs)
         self._under_way: dict[PairKey, PendingBatch] = {}
@@ -45,7 +45,7 @@ class PairScorer:
         await self._batcher.finish()
 
     async def score(self, request: RerankRequest, end: float) -> Ranking:
-        pairs = _PairRequest.of(request, end)
+        pairs = _PairRequest.of(request, self._model, end)
         identity = self._transport.preferred(request.query).identity
         cached = self._cached(identity, pairs)
         if len(cached) == len(pairs.documents):  # everything is cached: is the server still the one that scored it?
@@ -183,8 +183,8 @@ class _PairRequest:
     end: float
 
     @classmethod
-    def of(cls, request: RerankRequest, end: float) -> _PairRequest:
-        head, documents = pair_head(request), encode_documents(request)
+    def of(cls, request: RerankRequest, model: str | None, end: float) -> _PairRequest:
+        head, documents = pair_head(request, model), encode_documents(request)
         keys = [pair_key(head, document) for document in documents]
         return cls(request, head, keys, dict(zip(keys, documents, strict=True)), end)
 

@@ -25,7 +25,9 @@ class ClassifyRuntime(VllmRuntime):
         self.label_params = vllm_name("PoolingParams")(task="classify", use_activation=False)
 
     def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
-        outputs: AsyncGenerator[Any, None] = self.engine.encode(prompt, params, request_id, priority=priority)
+        outputs: AsyncGenerator[Any, None] = self.engine.encode(
+            prompt, params, request_id, lora_request=self._adapter, priority=priority
+        )
         return outputs
 
     def _label_read(self, output: Any) -> LabelRead | DocumentError:

@@ -1,4 +1,4 @@
-"""What our vLLM plugin puts in place of vLLM's own on a CPU: norms in C++, and the labels' logits in float32.
+"""What our vLLM plugin puts in place of vLLM's own on a CPU: norms in C++, the labels' logits in float32, and LoRA.
 
 vLLM's CPU build brings C++ norms and does not use them: it computes a norm as a row of PyTorch calls. And of bfloat16 logits,
 which come in steps of up to 1/8, the difference of two is too coarse; float32 for the whole vocabulary would double what the
@@ -40,6 +40,7 @@ def register_cpu_kernels() -> None:
         platform.import_kernels()
         _register_norms()
         _register_head()
+        platform.get_punica_wrapper = lambda: "whyrank.runtimes.cpu_lora.CpuLora"
 
 
 def _register_norms() -> None:

@@ -46,7 +46,9 @@ class GenerateRuntime(VllmRuntime):
         return options
 
     def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
-        outputs: AsyncGenerator[Any, None] = self.engine.generate(prompt, params, request_id, priority=priority)
+        outputs: AsyncGenerator[Any, None] = self.engine.generate(
+            prompt, params, request_id, lora_request=self._adapter, priority=priority
+        )
         return outputs
 
     def _label_read(self, output: Any) -> LabelRead | DocumentError:

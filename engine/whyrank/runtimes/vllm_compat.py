@@ -58,6 +58,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "LLM": ("vllm.entrypoints.llm",),
     "LogitsProcessor": ("vllm.model_executor.layers.logits_processor",),
     "PoolingParams": ("vllm.pooling_params",),
+    "PunicaWrapperCPU": ("vllm.lora.punica_wrapper.punica_cpu",),
     "RequestOutputKind": ("vllm.sampling_params",),
     "SamplingParams": ("vllm.sampling_params",),
     "StructuredOutputsParams": ("vllm.sampling_params",),
@@ -107,13 +108,14 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "AsyncEngineArgs.create_engine_config": ("usage_context",),
     "AsyncLLM._add_request": ("request", "prompt", "parent_req", "index", "queue"),
     "AsyncLLM.abort": ("request_id",),
-    "AsyncLLM.encode": ("prompt", "pooling_params", "request_id", "priority"),
+    "AsyncLLM.encode": ("prompt", "pooling_params", "request_id", "lora_request", "priority"),
     "AsyncLLM.from_vllm_config": ("vllm_config", "disable_log_stats"),
-    "AsyncLLM.generate": ("prompt", "sampling_params", "request_id", "priority"),
+    "AsyncLLM.generate": ("prompt", "sampling_params", "request_id", "lora_request", "priority"),
     "AsyncLLM.shutdown": ("timeout",),
-    "InputProcessor.process_inputs": ("request_id", "prompt", "params", "supported_tasks"),
+    "InputProcessor.process_inputs": ("request_id", "prompt", "params", "supported_tasks", "lora_request"),
     "LogitsProcessor._apply_head": ("lm_head", "hidden_states", "embedding_bias"),
     "PoolingParams": ("task", "use_activation"),
+    "PunicaWrapperCPU.add_lora_linear": (*("y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "output_slices"),),
     "SamplingParams": (
         "detokenize",
         "logprob_token_ids",
@@ -298,10 +300,12 @@ class Batch:
         self._wake = asyncio.Event()
 
     @classmethod
-    async def of(cls, engine: Any, longest: Any, params: Any) -> Self:
-        """`longest`: the longest of the prompts to submit: if any prompt is refused, this one is."""
+    async def of(cls, engine: Any, longest: Any, params: Any, adapter: Any = None) -> Self:
+        """`longest`: the longest of the prompts to submit: if any prompt is refused, this one is. `adapter`: a LoRARequest."""
         tasks = await engine.get_supported_tasks()
-        template = engine.input_processor.process_inputs("", longest, params, supported_tasks=tasks)
+        template = engine.input_processor.process_inputs(
+            "", longest, params, supported_tasks=tasks, lora_request=adapter
+        )
         engine._run_output_handler()
         return cls(engine, template)
 

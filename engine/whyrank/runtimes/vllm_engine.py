@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from copy import copy
 from http import HTTPStatus
 from typing import Any, Self
 
@@ -103,6 +104,13 @@ class VllmRuntime(ABC):
             engine.vllm_config.cache_config
         )
         self._warmed_frames: set[tuple[str | None, Ids]] = set()
+        self._adapter: Any = None
+
+    def with_adapter(self, adapter: Any) -> Self:
+        """The same engine with a LoRA adapter, a LoRARequest of vLLM, which keeps its part of the prefix cache apart."""
+        runtime = copy(self)
+        runtime._adapter, runtime._warmed_frames = adapter, set()
+        return runtime
 
     @classmethod
     async def start(cls, plan: Plan) -> Self:
@@ -202,7 +210,7 @@ class VllmRuntime(ABC):
         longest = max(prompts, key=len)
         try:
             prompt = vllm_name("tokens_input")(list(longest), cache_salt=salt)
-            return await Batch.of(self.engine, prompt, self.label_params)
+            return await Batch.of(self.engine, prompt, self.label_params, self._adapter)
         except (vllm_name("VLLMError"), ValueError):
             return None
 

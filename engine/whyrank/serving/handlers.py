@@ -14,7 +14,16 @@ from whyrank.request import RerankRequest
 from whyrank.serving.context import service_of
 from whyrank.wire import ReadingRequest
 
-__all__ = ["UnknownModel", "check_body", "check_model", "rank", "rank_many", "warnings_of", "with_tenant_salt"]
+__all__ = [
+    "UnknownModel",
+    "check_body",
+    "check_model",
+    "model_of",
+    "rank",
+    "rank_many",
+    "warnings_of",
+    "with_tenant_salt",
+]
 
 
 class CountedBody(Protocol):
@@ -37,9 +46,14 @@ class UnknownModel(InvalidRequest):
     status = 404
 
 
+def model_of(body: object) -> str | None:
+    """The model that a request names, in dialects that have it."""
+    return getattr(body, "model", None)
+
+
 def warnings_of(body: CountedBody, raw: Request) -> list[str]:
     """What was ignored in a body: unknown keys, and a model that is not served."""
-    model, service = getattr(body, "model", None), service_of(raw)
+    model, service = model_of(body), service_of(raw)
     if model is None or service.serves(model):
         return body.unknown_keys()
     return [f"model {model[:80]!r} is not served: {service.model!r} answered", *body.unknown_keys()]
@@ -47,7 +61,7 @@ def warnings_of(body: CountedBody, raw: Request) -> list[str]:
 
 def check_model(body: CountedBody, raw: Request) -> None:
     """Refuse other models' names if the server is strict about them."""
-    model, service = getattr(body, "model", None), service_of(raw)
+    model, service = model_of(body), service_of(raw)
     if service.strict_model and model is not None and not service.serves(model):
         raise UnknownModel(f"model {model[:80]!r} is not served here: give {service.model!r}, or leave it out")
 
@@ -60,7 +74,8 @@ def check_body(body: CountedBody, raw: Request) -> None:
 
 async def rank(body: _RankRequest, raw: Request) -> Ranking:
     check_body(body, raw)
-    ranking = await service_of(raw).rerank(with_tenant_salt(body.to_request(), raw), raw.state.whyrank_salt)
+    request = with_tenant_salt(body.to_request(), raw)
+    ranking = await service_of(raw).rerank(request, raw.state.whyrank_salt, model_of(body))
     if body.refuses_truncation:
         _check_cut(ranking, body.max_tokens_per_doc)
     return ranking
@@ -69,7 +84,7 @@ async def rank(body: _RankRequest, raw: Request) -> Ranking:
 async def rank_many(
     pairs: Sequence[tuple[RerankRequest, ReadingRequest]], raw: Request
 ) -> list[Ranking | WhyrankError]:
-    requests = [with_tenant_salt(request, raw) for request, _ in pairs]
+    requests = [(with_tenant_salt(request, raw), model_of(body)) for request, body in pairs]
     rankings = await service_of(raw).rerank_many(requests, raw.state.whyrank_salt)
     for i, (ranking, (_, body)) in enumerate(zip(rankings, pairs, strict=True)):
         try:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ _CACHE_FACTS = ("block_size", "prefix_match_unit", "prefix_caching")
 _COMMIT_FOLDER = re.compile(r"snapshots/[0-9a-f]{40}")
 
 
-def instance_id(plan: Plan, runtime: Runtime, model: str) -> str:
-    """The id; clients reuse a server's scores as long as it stays the same. `model`: the model's name in responses."""
+def instance_id(plan: Plan, runtime: Runtime, model: str, adapters: Mapping[str, str] | None = None) -> str:
+    """The id; clients reuse a server's scores as long as it stays the same. `model`: the model's name in responses.
+    `adapters`: folders or hub names of LoRA adapters, by their names in responses."""
     config = plan.config
     parts = {
         "whyrank": __version__,
@@ -34,6 +35,7 @@ def instance_id(plan: Plan, runtime: Runtime, model: str) -> str:
         "calibration": _digest(Path(config.calibration)) if config.calibration else None,
         "engine": {name: fact for name, fact in runtime.facts().items() if name not in _CACHE_FACTS},
         "checkpoint": list(_checkpoint(config)),
+        "adapters": {name: list(_content(Path(path))) for name, path in (adapters or {}).items()},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -47,11 +49,18 @@ def _checkpoint(config: EngineConfig) -> Iterator[Any]:
     elif _COMMIT_FOLDER.fullmatch(f"{folder.parent.name}/{folder.name}"):
         yield folder.name
     else:
-        for path in sorted(folder.iterdir()):
-            if path.suffix in _WEIGHTS:
-                yield path.name, path.stat().st_size, path.stat().st_mtime_ns
-            elif path.suffix == ".json":
-                yield path.name, _digest(path)
+        yield from _content(folder)
+
+
+def _content(folder: Path) -> Iterator[Any]:
+    if not folder.is_dir():
+        yield secrets.token_hex(8)
+        return
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _WEIGHTS:
+            yield path.name, path.stat().st_size, path.stat().st_mtime_ns
+        elif path.suffix == ".json":
+            yield path.name, _digest(path)
 
 
 def _folder(config: EngineConfig) -> Path | None:

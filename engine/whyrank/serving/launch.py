@@ -289,6 +289,8 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = F
     # vLLM ignores --config=FILE written as one word.
     flags = [word for flag in flags for word in (flag.split("=", 1) if flag.startswith("--config=") else [flag])]
     given = _names([*from_file, *flags])
+    if "lora-modules" in given:
+        options["enable_lora"] = True
     if "kernel-config" in given:
         options.pop("ir_op_priority", None)  # vLLM may find it there, and takes it in one place only
     if not on_cpu and "kv-cache-memory-bytes" in given:

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, FastAPI
@@ -19,17 +19,18 @@ from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError
 from whyrank.label_choice import choose_labels
 from whyrank.pipeline.verifier import Verifier
+from whyrank.runtimes.base import Runtime
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities
 from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.runtimes.vllm_compat import warn_of_versions
-from whyrank.runtimes.vllm_engine import MATCH_UNIT
+from whyrank.runtimes.vllm_engine import MATCH_UNIT, VllmRuntime
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import END_SECONDS, end_within, limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of
 from whyrank.serving.openapi import describe
 from whyrank.serving.router import routers
-from whyrank.serving.service import Service
+from whyrank.serving.service import Adapter, Service
 from whyrank.serving.start_lines import announced
 from whyrank.verifier import start_verifier
 
@@ -92,14 +93,23 @@ class WhyrankPlugin:
         strict = os.environ.get(STRICT_MODEL) == "1"
         limits = Limits.from_environment()
         runtime, plan = await choose_labels(kind(engine_client, plan), plan)
+        adapters = _adapters(runtime, state.openai_serving_models.lora_requests)
         verifier = await _verifier(engine_client.vllm_config, plan)
-        service = Service(runtime, plan, limits, keys, *names, strict_model=strict, verifier=verifier)
+        service = Service(
+            runtime, plan, limits, keys, *names, strict_model=strict, verifier=verifier, adapters=adapters
+        )
         await service.warm_up()
         replace_key_check(self._app)
         close_routes(self._app, plan.route, keep_vllm=os.environ.get(VLLM_ROUTES) != "0")
         describe(self._app, service)
         state.whyrank = service
         state.engine_client = WhyrankPlugin.engine_client = DrainOnShutdown(engine_client, service)
+
+
+def _adapters(runtime: Runtime, loaded: Mapping[str, Any]) -> dict[str, Adapter]:
+    """`loaded`: vLLM's LoRA requests by name."""
+    assert isinstance(runtime, VllmRuntime)  # those that vLLM serves are
+    return {name: Adapter(adapter.lora_path, runtime.with_adapter(adapter)) for name, adapter in loaded.items()}
 
 
 async def _verifier(config: Any, plan: Plan) -> Verifier | None:

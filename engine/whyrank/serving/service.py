@@ -8,9 +8,10 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, has_drifted
 from whyrank.checkpoints import Plan
@@ -27,7 +28,7 @@ from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
 from whyrank.serving.instance import instance_id
 
-__all__ = ["Health", "Service"]
+__all__ = ["Adapter", "Health", "Service"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,14 @@ class Health:
         return self.status in ("ok", "busy")
 
 
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter: its folder or hub name, and the engine's runtime that applies it."""
+
+    source: str
+    runtime: Runtime
+
+
 class Service:
     canary_seconds = 5.0
     """How long the canary may take before the engine counts as busy."""
@@ -71,10 +80,12 @@ class Service:
         *other_names: str,
         strict_model: bool = False,
         verifier: Verifier | None = None,
+        adapters: Mapping[str, Adapter] = MappingProxyType({}),
     ) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give;
         `other_names`: further ones that requests may give. `strict_model`: requests with yet another name are refused.
-        `verifier`: a second engine, which judges evidence; its owner closes it."""
+        `verifier`: a second engine, which judges evidence; its owner closes it. `adapters`: by the names with which requests
+        choose them."""
         config = replace(plan.config, model=model)
         self.reranker = Reranker.from_runtime(runtime, plan.encoder, config, limits.refusal, verifier)
         self.verifier = verifier
@@ -83,10 +94,16 @@ class Service:
         self.plan = plan
         self.limits = limits
         self.model = model
-        self.names = (model, *other_names)
+        self.names = (model, *other_names, *adapters)
+        self._adapters = {
+            name: Reranker.from_runtime(
+                adapter.runtime, plan.encoder, replace(config, model=name, calibration=None), limits.refusal, verifier
+            )
+            for name, adapter in adapters.items()
+        }
         self.strict_model = strict_model
         self.admission = Admission(limits, len([key for key in keys if key]))
-        self.instance_id = instance_id(plan, runtime, model)
+        self.instance_id = instance_id(plan, runtime, model, {name: one.source for name, one in adapters.items()})
         self._stopping = False
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
         self._expected: float | None = None
@@ -102,13 +119,19 @@ class Service:
         return bool(self._keys)
 
     def serves(self, model: str) -> bool:
-        """Whether a request's model name is one of this model's names, with its owner or without."""
-        return any(model in (name, name.rpartition("/")[2]) for name in self.names)
+        """Whether a request's model name is one of this model's names or an adapter's, with its owner or without."""
+        return any(_is_named(model, name) for name in self.names)
+
+    def answering(self, model: str | None) -> str:
+        """The name of what answers requests for this model: an adapter's, else that of the model itself."""
+        return next((name for name in self._adapters if model is not None and _is_named(model, name)), self.model)
 
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than later ones: get them done before the first request."""
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._expected = await canary_margin(self._uncalibrated, self.model)
+        for name, adapted in self._adapters.items():
+            await canary_margin(adapted, name)
         if self.writes:
             await self._uncalibrated.rerank(
                 CANARY_QUERY, [CANARY_TEXT], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
@@ -133,29 +156,31 @@ class Service:
         loop.call_soon_threadsafe(self.reranker.finish_early)
         self.admission.wait_until_empty(_LAST_ANSWERS_SECONDS)
 
-    async def rerank(self, request: RerankRequest, tenant: str | None = None) -> Ranking:
-        return await collect_ranking(self.events(request, tenant=tenant))
+    async def rerank(self, request: RerankRequest, tenant: str | None = None, model: str | None = None) -> Ranking:
+        return await collect_ranking(self.events(request, tenant=tenant, model=model))
 
     async def events(
-        self, request: RerankRequest, live: bool = False, tenant: str | None = None
+        self, request: RerankRequest, live: bool = False, tenant: str | None = None, model: str | None = None
     ) -> AsyncGenerator[Event, None]:
         self.limits.check(request)
         with self._inside(len(request.documents), tenant) as priority:
-            async with aclosing(self._observed(request, live, priority)) as events:
+            async with aclosing(self._observed(request, model, live, priority)) as events:
                 async for event in events:
                     yield event
 
     async def rerank_many(
-        self, requests: Sequence[RerankRequest], tenant: str | None = None
+        self, requests: Sequence[tuple[RerankRequest, str | None]], tenant: str | None = None
     ) -> list[Ranking | WhyrankError]:
-        """Accepted or refused as a whole; then each request has its own ranking or error, in order."""
-        count = sum(len(request.documents) for request in requests)
+        """Requests with the models that they name. Accepted or refused as a whole; then each has its own ranking or error, in
+        order."""
+        count = sum(len(request.documents) for request, _ in requests)
         self.limits.check_count(count, "documents")
 
         async def answer(index: int) -> Ranking | WhyrankError:
+            request, model = requests[index]
             try:
-                self.limits.check(requests[index])
-                return await collect_ranking(self._observed(requests[index], live=False, priority=priority))
+                self.limits.check(request)
+                return await collect_ranking(self._observed(request, model, live=False, priority=priority))
             except EngineDead:
                 raise  # no request can be answered any more
             except WhyrankError as error:
@@ -180,11 +205,13 @@ class Service:
             finally:
                 metrics.in_flight(-documents)
 
-    async def _observed(self, request: RerankRequest, live: bool, priority: int) -> AsyncGenerator[Event, None]:
+    async def _observed(
+        self, request: RerankRequest, model: str | None, live: bool, priority: int
+    ) -> AsyncGenerator[Event, None]:
         """The Reranker's events, with metrics."""
         began, scored, written = time.monotonic(), set[int](), 0.0
         try:
-            async with aclosing(self._reranker_for(request).events(request, live, priority)) as events:
+            async with aclosing(self._reranker_for(request, model).events(request, live, priority)) as events:
                 async for event in events:
                     match event:
                         case Scored(row):
@@ -203,15 +230,18 @@ class Service:
         if written:
             metrics.observe_last_evidence(written)
 
-    def _reranker_for(self, request: RerankRequest) -> Reranker:
-        """The calibration is the server's, made for one instruction: calls with another instruction get no calibrated score."""
+    def _reranker_for(self, request: RerankRequest, model: str | None) -> Reranker:
+        answering = self.answering(model)
+        if answering in self._adapters:
+            return self._adapters[answering]
         prompt = prompt_identity(self.plan.format, request.instruction)
-        return self._uncalibrated if self.lacks_calibration(prompt) else self.reranker
+        return self._uncalibrated if self.lacks_calibration(answering, prompt) else self.reranker
 
-    def lacks_calibration(self, prompt: str) -> bool:
-        """Whether the server has a calibration that does not fit calls whose Ranking has this prompt."""
+    def lacks_calibration(self, model: str, prompt: str) -> bool:
+        """Whether the server has a calibration, but none for calls whose Ranking has this model and prompt: it was made for one
+        model and one instruction."""
         calibration = self.reranker.calibration
-        return calibration is not None and not calibration.fits_instruction(prompt)
+        return calibration is not None and (model in self._adapters or not calibration.fits_instruction(prompt))
 
     async def health(self) -> Health:
         """Whether a known pair still gets its score. Measured at most every few seconds, however often it is called."""
@@ -232,3 +262,7 @@ class Service:
         except EngineDead:
             return Health("dead", None, self._expected)
         return Health("wrong" if has_drifted(row.margin, self._expected) else "ok", row.margin, self._expected)
+
+
+def _is_named(model: str, name: str) -> bool:
+    return model in (name, name.rpartition("/")[2])

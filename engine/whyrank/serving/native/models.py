@@ -30,9 +30,10 @@ class ModelCard(TypedDict):
     model_type: str
 
 
-def model_card(service: Service) -> ModelCard:
+def model_card(service: Service, model: str | None = None) -> ModelCard:
+    """Of the served model, or of one of its adapters."""
     return {
-        "id": service.model,
+        "id": service.answering(model),
         "object": "model",
         "created": int(time.time()),
         "owned_by": "whyrank",
@@ -48,4 +49,4 @@ async def get_model(model_id: str, raw: Request) -> Response:
     service = service_of(raw)
     if not service.serves(model_id):
         raise UnknownModel(f"model {model_id[:80]!r} is not served here: {service.model!r} is")
-    return JsonResponse(model_card(service))
+    return JsonResponse(model_card(service, model_id))

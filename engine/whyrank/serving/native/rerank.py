@@ -192,8 +192,8 @@ def _response(ranking: Ranking, body: NativeRequest, raw: Request, with_meta: bo
         "object": "list",
     }
     warnings = warnings_of(body, raw)
-    if service_of(raw).lacks_calibration(ranking.prompt):
-        warnings.append("no calibrated_score: the server's calibration was made with another instruction")
+    if service_of(raw).lacks_calibration(ranking.model, ranking.prompt):
+        warnings.append("no calibrated_score: the server's calibration was made with another instruction or model")
     if warnings:
         response["warnings"] = warnings
     if with_meta:

@@ -68,7 +68,7 @@ async def score(body: Annotated[ScoreRequest, _EXAMPLES], raw: Request) -> Respo
         "id": f"score-{request_id(raw)}",
         "object": "list",
         "created": int(time.time()),
-        "model": service_of(raw).model,
+        "model": service_of(raw).answering(body.model),
         "data": [
             {"index": i, "object": "score", **score_to_dict(row), "score": score}
             for i, (row, score) in enumerate(zip(rows, scores, strict=True))

@@ -14,7 +14,7 @@ from whyrank.events import Event
 from whyrank.fan_out import fan_out
 from whyrank.serving.context import service_of
 from whyrank.serving.examples import RERANK, examples
-from whyrank.serving.handlers import check_body, with_tenant_salt
+from whyrank.serving.handlers import check_body, model_of, with_tenant_salt
 from whyrank.serving.native.errors import failed, native_router
 from whyrank.serving.native.requests import NativeRequest
 from whyrank.wire import event_to_dict, to_json
@@ -59,7 +59,9 @@ async def stream_response(body: NativeRequest, raw: Request) -> Response:
             "truncation is false: a stream sends scores before it knows whether all texts fit; leave one of them out"
         )
     request = with_tenant_salt(body.to_request(), raw)
-    events = _unhindered(service_of(raw).events(request, live=True, tenant=raw.state.whyrank_salt))
+    events = _unhindered(
+        service_of(raw).events(request, live=True, tenant=raw.state.whyrank_salt, model=model_of(body))
+    )
     # Refusals are raised before the first event, while a status can still be sent.
     first = await anext(events)
     return StreamingResponse(
