@@ -35,6 +35,7 @@ class FakeRuntime:
         self.salts: list[str | None] = []
         self.prompts: list[Ids] = []
         self.broken: set[Ids] = set()
+        self.others: tuple[Generation, ...] = ()
         self.left = 0
         self.reached = asyncio.Event()
         self.failure: Exception | None = None
@@ -70,7 +71,7 @@ class FakeRuntime:
         for i in range(len(prompts)):
             if order.live:
                 yield i, TextDelta("Says where.</contr", self.says[:3])
-            yield i, Generation(self.says, "stop", Usage(output_tokens=len(self.says)))
+            yield i, Generation(self.says, "stop", Usage(output_tokens=len(self.says)), self.others)
 
     def facts(self) -> dict[str, str | int]:
         return {}

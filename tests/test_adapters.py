@@ -451,7 +451,13 @@ def row(evidence: Evidence | None = None, **fields: Any) -> RankedDocument:
 def test_notes() -> None:
     verification = Verification("m", "p", 0.5, backed=0.2)
     grounding = Grounding(0.75, unsupported=(Unsupported("number", "42", 0, 2),), verification=verification)
-    whole = row(Evidence("c", "42 e", "complete", grounding=grounding), score=0.9, margin=2.2, calibrated_score=0.8)
+    variants = (Evidence("c", "other", "complete"),)
+    whole = row(
+        Evidence("c", "42 e", "complete", grounding=grounding, variants=variants),
+        score=0.9,
+        margin=2.2,
+        calibrated_score=0.8,
+    )
     assert noted({"kept": 1, "rerank_error": "old"}, whole) == {
         "kept": 1,
         "relevance_score": 0.9,
@@ -465,6 +471,7 @@ def test_notes() -> None:
         "evidence_unverified": 0.0,
         "evidence_backed_by_model": 0.2,
         "evidence_unsupported": ["42"],
+        "evidence_variants": ["other"],
     }
     failed = noted({}, row(error=DocumentError("engine", "why")))
     assert failed == {"rerank_error": "why"}

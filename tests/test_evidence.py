@@ -7,6 +7,7 @@ import time
 from codecs import getincrementaldecoder
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta
 from whyrank.types import Usage
+from whyrank.wire import ranking_from_dict, ranking_to_dict
 
 PRISM = builtin_formats()["prism"].continuation
 assert PRISM is not None
@@ -387,8 +389,10 @@ async def test_duplicates_share_one_continuation(prism: Served) -> None:
 class FakeWriter:
     """Scores by a function of the ids, writes a fixed answer at once and ends in the given way."""
 
-    def __init__(self, served: Served, score: Callable[[Ids], float], ending: str = "stop") -> None:
-        self.encoder, self.score, self.ending = served.plan.encoder, score, ending
+    def __init__(
+        self, served: Served, score: Callable[[Ids], float], ending: str = "stop", others: Sequence[str] = ()
+    ) -> None:
+        self.encoder, self.score, self.ending, self.others = served.plan.encoder, score, ending, others
         self.continued: list[Ids] = []
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
@@ -404,13 +408,72 @@ class FakeWriter:
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
         for i, prompt in enumerate(prompts):
             self.continued.append(prompt)
-            text = "c</contribution>\n<evidence>e</evidence>"
-            yield i, Generation(self.encoder.encode_frame(text), self.ending)  # type: ignore[arg-type]
+            first, *others = (
+                Generation(self.encoder.encode_frame(f"c</contribution>\n<evidence>{text}</evidence>"), self.ending)  # type: ignore[arg-type]
+                for text in ("e", *self.others)
+            )
+            yield i, replace(first, others=tuple(others))
 
     def facts(self) -> dict[str, str | int]:
         return {}
 
     async def aclose(self) -> None: ...
+
+
+async def test_samples_of_one_request_are_variants_each_with_its_grounding(served: Served) -> None:
+    texts, options = list(DOCUMENTS.values())[:3], {**TINY, "evidence_samples": 4, "temperature": 2.0}
+    events = [event async for event in served.reranker.stream(QUERY, texts, **options)]
+    for row in (event.row for event in events if isinstance(event, EvidenceDone)):
+        assert row.evidence is not None and 1 <= len(row.evidence.variants) <= 3
+        wordings = [row.evidence.evidence, *(one.evidence for one in row.evidence.variants)]
+        assert len(set(wordings)) == len(wordings)
+        for one in row.evidence.variants:
+            assert one.grounding is not None and not one.variants and one.output_tokens
+        pieces = [
+            e.text for e in events if isinstance(e, EvidenceDelta) and (e.index, e.part) == (row.index, "evidence")
+        ]
+        assert "".join(pieces).strip() == row.evidence.evidence
+    ranking = await served.reranker.rerank(QUERY, texts, **options)
+    assert all(row.evidence and row.evidence.variants for row in ranking.results)
+    assert ranking.evidence_usage.output_tokens > sum(
+        row.evidence.output_tokens for row in ranking.results if row.evidence
+    )
+    assert unfinished(served) == 0
+
+
+async def test_leaving_frees_the_engine_of_all_samples(prism: Served) -> None:
+    options = {**SMALL, "evidence_samples": 5, "temperature": 1.0, "evidence_top_n": 4}
+    async with aclosing(prism.reranker.stream(QUERY, list(DOCUMENTS.values()), **options)) as events:
+        async for event in events:
+            if isinstance(event, EvidenceDelta):
+                break
+        assert unfinished(prism) > 0
+    assert unfinished(prism) == 0
+
+
+async def test_a_variant_that_repeats_an_earlier_one_is_left_out(prism: Served) -> None:
+    fake = FakeWriter(prism, lambda ids: 1.0, others=("e", "other", " other\n", "", "third"))
+    reranker = Reranker.from_runtime(fake, prism.plan.encoder, prism.plan.config)
+    options: dict[str, Any] = {"mode": "evidence", "evidence_samples": 6, "temperature": 0.4}
+    ranking = await reranker.rerank(QUERY, ["a text"], **options)
+    (row,) = ranking.results
+    assert row.evidence is not None
+    assert [row.evidence.evidence, *(one.evidence for one in row.evidence.variants)] == ["e", "other", "third"]
+    body = ranking_to_dict(ranking)
+    assert [one["evidence"] for one in body["results"][0]["variants"]] == ["other", "third"]
+    assert ranking_from_dict(body, [row.document]).results == ranking.results
+    plain = await Reranker.from_runtime(
+        FakeWriter(prism, lambda ids: 1.0), prism.plan.encoder, prism.plan.config
+    ).rerank(QUERY, ["a text"], mode="evidence")
+    assert "variants" not in ranking_to_dict(plain)["results"][0]
+
+
+async def test_samples_need_a_temperature_and_words_of_the_models_own(prism: Served) -> None:
+    with pytest.raises(InvalidRequest, match=r"evidence_samples is 3 and temperature 0, .* such as 0.4"):
+        await prism.reranker.rerank(QUERY, ["x"], mode="evidence", evidence_samples=3)
+    options: dict[str, Any] = {"mode": "evidence", "evidence_samples": 3, "temperature": 0.4}
+    with pytest.raises(InvalidRequest, match="give evidence_style 'rewrite', or leave evidence_samples out"):
+        await prism.reranker.rerank(QUERY, ["x"], evidence_style="verbatim", **options)
 
 
 @pytest.mark.parametrize(("ending", "finish"), [("stop", "complete"), ("abort", "aborted"), ("error", "error")])

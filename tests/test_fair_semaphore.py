@@ -114,6 +114,37 @@ async def test_a_place_granted_to_a_call_that_is_cancelled_at_the_same_moment_is
     await last.leave()
 
 
+async def test_a_large_place_waits_until_it_has_room_and_nobody_overtakes_it_for_ever() -> None:
+    places, order = FairSemaphore(4), list[str]()
+    small = Call(places, "small", 8, order)
+    await settled()
+
+    async def take_three() -> None:
+        async with places.place("large", 3):
+            order.append("large")
+
+    large = asyncio.create_task(take_three())
+    await settled()
+    await small.finish(2)
+    assert order == ["small"] * 4  # the two free places are kept
+    await small.finish(1)
+    assert order[4:5] == ["large"]
+    await large
+    await settled()
+    assert small.held == 4
+    await small.finish(1)
+    hopeful = asyncio.create_task(take_three())
+    await settled()
+    hopeful.cancel()
+    await small.leave()
+    last = Call(places, "last", 4, order)
+    await settled()
+    assert last.held == 4
+    await last.leave()
+    async with places.place("larger than all", 9):
+        pass
+
+
 @pytest.mark.parametrize(
     ("seats", "engines", "processes"), [(64, 1, 1), (256, 1, 1), (256, 4, 4), (64, 1, 8), (1, 1, 1)]
 )

@@ -98,8 +98,10 @@ def test_red_is_for_altered_and_grey_for_unverified_sentences() -> None:
     nine, five = text.index("9 euros"), text.index("5")
     unsupported = (Unsupported("number", "9 euros", nine, nine + 7), Unsupported("number", "5", five, five + 1))
     grounding = Grounding(0.3, (), unsupported, altered=0.4, unverified=0.3, sentences=sentences)
-    panel = render.evidence_panel("1", Evidence("why", text, "complete", 9, grounding))
+    variant = Evidence("why", "Steam rises.", "complete")
+    panel = render.evidence_panel("1", Evidence("why", text, "complete", 9, grounding, variants=(variant,)))
     shown = panel.renderable.renderables[1]  # type: ignore[union-attr]
+    assert str(panel.renderable.renderables[2]) == "or: Steam rises."  # type: ignore[union-attr]
     styled = {text[span.start : span.end]: str(span.style) for span in shown.spans}
     assert styled == {open_one: "bright_black", "9 euros": "bold red"}
     assert panel.subtitle == "supported by the document: 30% · altered: 40% · unverified: 30%"

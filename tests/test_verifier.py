@@ -26,6 +26,7 @@ from whyrank.prompting.formats import Instruction
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
+from whyrank.runtimes.base import Generation
 from whyrank.types import CheckedSentence, Document, Evidence, Grounding, RankedDocument, Usage, Verification
 from whyrank.verifier import start_verifier, threshold_of
 from whyrank.wire import ranking_from_dict, ranking_to_dict
@@ -89,6 +90,18 @@ async def test_only_what_words_leave_open_is_asked_and_no_verdict_changes(both: 
         grounding.unverified,
     )
     assert plain.verification is None and len(both.judge.prompts) == 2
+
+
+async def test_variants_are_judged_in_the_same_batch(both: Both, plan: Plan) -> None:
+    other = plan.encoder.encode_frame(f"{CONTRIBUTION}</contribution>\n<evidence>{DOCUMENT} {REWORDED}</evidence>")
+    both.runtime.others = (Generation(other, "stop"),)
+    row = await both.row(evidence_samples=2, temperature=0.4)
+    assert row.evidence is not None
+    (variant,) = row.evidence.variants
+    assert variant.grounding is not None and variant.grounding.verification is not None
+    assert [one.model_score for one in variant.grounding.sentences] == [None, None, pytest.approx(0.9002, abs=1e-3)]
+    assert variant.contribution_grounding is not None
+    assert grounding_of(row).sentences[2].model_score == pytest.approx(0.9002, abs=1e-3)
 
 
 async def test_the_result_says_who_judged_from_which_score_up_and_how_much_is_backed(both: Both) -> None:

@@ -16,6 +16,7 @@ from whyrank.prompting.evidence import budgets, max_new_tokens
 from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_format, formats_that_fit
 from whyrank.prompting.templates import CHAT, MAX_LENGTH, chat_formats, shipped_format
 from whyrank.prompting.tokens import PromptEncoder
+from whyrank.quantize import is_int8
 from whyrank.shipped import chat_template, read_recipe
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Checkpoint:
     """The parts of config.json that decide how it is served. `has_linear_attention`: has linear-attention layers (Qwen3.5).
     `linear_head_sizes`: of those, for keys and for values. `kv_elements_per_token`: what the prefix cache holds of a token,
     where all layers are of one kind and say so. `stored_dtype`: of its weights, where it says so. `head_outputs`: of its
-    classification head, if it has one. `has_vision`: could also see images."""
+    classification head, if it has one. `has_vision`: could also see images. `is_int8`: weights and activations are in int8."""
 
     architectures: tuple[str, ...]
     has_linear_attention: bool
@@ -56,6 +57,7 @@ class Checkpoint:
     has_quantized_head: bool
     head_outputs: int | None = None
     has_vision: bool = False
+    is_int8: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,7 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
         has_quantized_head=_has_quantized_head(table.get("quantization_config") or {}),
         head_outputs=_head_outputs(table) if any(name.endswith(_HEAD) for name in architectures) else None,
         has_vision="vision_config" in table,
+        is_int8=is_int8(table.get("quantization_config") or {}),
     )
 
 

@@ -82,6 +82,11 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if not self.model:
             raise InvalidRequest("model is empty: give a folder or a hub name such as Qwen/Qwen3-Reranker-0.6B")
+        if str(self.dtype) == "int8":
+            raise InvalidRequest(
+                f"dtype is 'int8': write an int8 checkpoint once with `whyrank quantize {self.model} OUT`, and give OUT as the "
+                "model"
+            )
         check_options(self)
         for name in self.engine_options:
             if name in _FIXED_ENGINE_OPTIONS:

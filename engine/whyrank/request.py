@@ -17,6 +17,8 @@ EvidenceStyle = Literal["rewrite", "verbatim"]
 Verify = Literal["words", "model"]
 # Smaller ones would make thousands of prompts of one document.
 _MIN_WINDOW = 128
+# The engine takes lower ones for this one, or for none.
+_MIN_SAMPLING_TEMPERATURE = 0.01
 
 
 class RerankOptions(TypedDict, total=False):
@@ -34,6 +36,7 @@ class RerankOptions(TypedDict, total=False):
     evidence_top_n: int
     evidence_min_score: float
     evidence_style: EvidenceStyle | None
+    evidence_samples: int
     verify: Verify
     span_min_score: float
     max_spans: int
@@ -93,6 +96,15 @@ class RerankRequest:
             "the default of the embedded model."
         ),
     ] = None
+    evidence_samples: Annotated[
+        int,
+        Option(
+            "Wordings that are sampled of each document's evidence: the first, and its variants. More than one needs a "
+            "temperature, such as 0.4.",
+            minimum=1,
+            maximum=16,
+        ),
+    ] = 1
     verify: Annotated[
         Verify,
         Option(
@@ -130,6 +142,11 @@ class RerankRequest:
         if request.cache_salt is not None and not _is_salt(request.cache_salt):
             raise InvalidRequest(
                 f"cache_salt is {request.cache_salt!r:.60}: give a non-empty string without lone surrogates"
+            )
+        if request.evidence_samples > 1 and request.temperature < _MIN_SAMPLING_TEMPERATURE:
+            raise InvalidRequest(
+                f"evidence_samples is {request.evidence_samples} and temperature {request.temperature:g}, at which all samples "
+                "are the same: give a temperature as well, such as 0.4"
             )
         if request.truncation == "windows" and (request.max_tokens_per_doc or _MIN_WINDOW) < _MIN_WINDOW:
             raise InvalidRequest(

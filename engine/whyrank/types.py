@@ -257,7 +257,9 @@ Finish = Literal["complete", "budget", "repetition", "aborted", "deadline", "err
 class Evidence:
     """What the model wrote about one document, held against it. Texts may be empty where `finish` is not complete.
 
-    `grounding` is of the evidence; `contribution_grounding` of the contribution, which is checked with verify "model" alone."""
+    `grounding` is of the evidence; `contribution_grounding` of the contribution, which is checked with verify "model" alone.
+    `variants`: with `evidence_samples`, the model's other wordings of the same, each held against the document; one that
+    repeats an earlier one is left out."""
 
     contribution: str
     evidence: str
@@ -265,6 +267,7 @@ class Evidence:
     output_tokens: int = 0
     grounding: Grounding | None = None
     contribution_grounding: Grounding | None = None
+    variants: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

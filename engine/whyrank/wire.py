@@ -107,14 +107,24 @@ class UsageResponse(TypedDict):
     output_tokens: int
 
 
-class EvidenceResponse(TypedDict, total=False):
-    """Included if evidence was requested and the document was chosen for it."""
-
+class _WrittenResponse(TypedDict, total=False):
     contribution: str
     evidence: str
     finish: Finish
     grounding: Grounding | None
     contribution_grounding: Grounding | None
+
+
+class EvidenceVariant(_WrittenResponse):
+    """Another wording of the same evidence."""
+
+    output_tokens: NotRequired[int]
+
+
+class EvidenceResponse(_WrittenResponse, total=False):
+    """Included if evidence was requested and the document was chosen for it. `variants` are included if there are any."""
+
+    variants: list[EvidenceVariant]
 
 
 class ScoreKeys(TypedDict):
@@ -180,7 +190,9 @@ def score_to_dict(row: RankedDocument) -> ScoreKeys:
 
 
 def evidence_to_dict(evidence: Evidence, *excluded: str) -> EvidenceResponse:
-    body: EvidenceResponse = _EVIDENCE.dump_python(evidence, mode="json", exclude={*excluded})
+    body: EvidenceResponse = _EVIDENCE.dump_python(evidence, mode="json", exclude={"variants", *excluded})
+    if evidence.variants:
+        body["variants"] = [cast(EvidenceVariant, evidence_to_dict(one, *excluded)) for one in evidence.variants]
     return body
 
 

@@ -85,7 +85,7 @@ class Reranker:
         before that is loaded."""
         if dtype is Dtype.INT8:
             raise InvalidRequest(
-                "dtype is INT8: whyrank does not quantise to int8; use BF16, or name a quantised checkpoint"
+                f"dtype is INT8: write an int8 checkpoint with `whyrank quantize {model_id} OUT`, and name that"
             )
         source = re.sub(r"-ONNX$", "", model_id, flags=re.IGNORECASE)
         if source != model_id:

@@ -22,10 +22,12 @@ KEYS = (
     "evidence_unverified",
     "evidence_backed_by_model",
     "evidence_unsupported",
+    "evidence_variants",
     "spans",
     "rerank_error",
 )
-"""The score in 0..1 and the log-odds behind it; what the model wrote, and how far the document backs it; where the answer
+"""The score in 0..1 and the log-odds behind it; what the model wrote, how far the document backs it, and
+its other wordings; where the answer
 stands, as start, end and score; why there is no score. A key that does not apply is left out."""
 
 
@@ -47,6 +49,7 @@ def _notes(row: RankedDocument) -> dict[str, Any]:
     if row.evidence:
         values |= {name: getattr(row.evidence, name) for name in ("contribution", "evidence")}
         values["evidence_finish"] = row.evidence.finish
+        values["evidence_variants"] = [one.evidence for one in row.evidence.variants] or None
         if grounding := row.evidence.grounding:
             values["evidence_supported"] = grounding.supported
             values["evidence_altered"] = grounding.altered

@@ -85,14 +85,15 @@ def figures_table(title: str, *columns: str) -> Table:
 def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
     """Contribution over evidence; what is altered in red, what words alone cannot check in grey, or in cyan where a model backs
     it."""
-    text, contribution = Text(evidence.evidence), Text(evidence.contribution, style="bold")
-    if checked := evidence.contribution_grounding:
-        for start, end, style in _verdict_styles(checked):
-            contribution.stylize(style, start, end)
+    texts = [Text(evidence.contribution, style="bold"), Text(evidence.evidence)]
+    _mark_verdicts(texts[0], evidence.contribution_grounding)
+    _mark_verdicts(texts[1], evidence.grounding)
+    for variant in evidence.variants:
+        wording = Text(variant.evidence)
+        _mark_verdicts(wording, variant.grounding)
+        texts.append(Text("or: ", style="dim") + wording)
     notes = [] if evidence.finish == "complete" else [f"finish: {evidence.finish}"]
     if grounding := evidence.grounding:
-        for start, end, style in _verdict_styles(grounding):
-            text.stylize(style, start, end)
         if grounding.method == "verbatim":
             verdicts = ["sentences of the document" if grounding.spans else "no sentence of the document"]
         else:
@@ -106,7 +107,7 @@ def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
         if verification := grounding.verification:
             notes += [f"backed by {verification.model} alone: {verification.backed:.0%}"] * (verification.backed > 0)
             notes += [f"not all verified: {verification.error}"] * (verification.error is not None)
-    body = Group(contribution, text)
+    body = Group(*texts)
     subtitle = escape(" · ".join(notes)) if done else "writing …"
     return Panel(body, title=escape(title), subtitle=subtitle, title_align="left", subtitle_align="left")
 
@@ -127,6 +128,11 @@ def spans_panel(title: str, row: RankedDocument) -> Panel:
         text.append("no single passage answers the query", style="dim")
     notes = [f"{span.score:.3f}" for span in row.spans or ()] + ["only some sentences were scored"] * row.spans_limited
     return Panel(text, title=escape(title), subtitle=" · ".join(notes), title_align="left", subtitle_align="left")
+
+
+def _mark_verdicts(text: Text, grounding: Grounding | None) -> None:
+    for start, end, style in _verdict_styles(grounding) if grounding else ():
+        text.stylize(style, start, end)
 
 
 def _verdict_styles(grounding: Grounding) -> Iterator[tuple[int, int, str]]:

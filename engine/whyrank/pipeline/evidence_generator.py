@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,11 @@ class EvidenceGenerator:
         self._continuation: Continuation = encoder.format.continuation
         self._request, self._runtime, self._encoder, self._live = request, runtime, encoder, live
         self._style = request.evidence_style or style
+        if request.evidence_samples > 1 and self._style == "verbatim":
+            raise InvalidRequest(
+                f"evidence_samples is {request.evidence_samples}: sentences of the document have no other wordings; give "
+                "evidence_style 'rewrite', or leave evidence_samples out"
+            )
         self._verifier = verifier
         self._opening = encoder.encode_frame(opening_text(self._continuation))
         self.usage = Usage()
@@ -89,7 +95,7 @@ class EvidenceGenerator:
                         continue
                     self.usage += piece.usage
                     for index in waiting.pop(place):
-                        evidence = await self._evidence(piece, index, quotable.get(index), deadline)
+                        evidence = await self._with_variants(piece, index, quotable.get(index), deadline)
                         if self._verifier is None:
                             yield EvidenceDone(state.add_evidence(index, evidence))
                         else:
@@ -133,7 +139,22 @@ class EvidenceGenerator:
             self._request.temperature,
             self._live,
             self._request.cache_salt,
+            self._request.evidence_samples,
         )
+
+    async def _with_variants(
+        self, generation: Generation, index: int, quotable: Quotable | None, deadline: Deadline
+    ) -> Evidence:
+        """The first sample's evidence, with that of the others where it is worded differently."""
+        first, *others = [
+            await self._evidence(sample, index, quotable, deadline) for sample in (generation, *generation.others)
+        ]
+        known, variants = {"", _wording(first)}, list[Evidence]()
+        for other in others:
+            if _wording(other) not in known:
+                known.add(_wording(other))
+                variants.append(other)
+        return replace(first, variants=tuple(variants))
 
     async def _evidence(
         self, generation: Generation, index: int, quotable: Quotable | None, deadline: Deadline
@@ -149,6 +170,10 @@ class EvidenceGenerator:
             document = self._request.documents[index].content
             grounding = await deadline.wait(asyncio.to_thread(ground, evidence, document, self._request.query))
         return Evidence(contribution, evidence, _finish(generation, sections), len(generation.ids), grounding)
+
+
+def _wording(evidence: Evidence) -> str:
+    return " ".join(evidence.evidence.split())
 
 
 def _finish(generation: Generation, sections: Sequence[WrittenSection]) -> Finish:

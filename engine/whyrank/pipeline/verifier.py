@@ -56,10 +56,14 @@ MakeScorer = Callable[[RerankRequest, Sequence[str]], Scorer]
 """Of a request for scores and a query for each of its documents."""
 
 
+_Key = tuple[int, int]
+"""A document, and which of its evidence: the first, or one of its variants."""
+
+
 class _Claim(NamedTuple):
     """A sentence that words left open, by its place in the evidence or the contribution of a document."""
 
-    document: int
+    key: _Key
     of_contribution: bool
     place: int
     text: str
@@ -75,26 +79,38 @@ class EvidenceVerifier:
         """The evidence of these documents with scores where words left something open. What cannot be had by the deadline, or
         of a dead engine, is missing, and said to be."""
         # In a thread, because documents may be long.
-        found = await deadline.wait(in_thread(self._with_contribution, written.items()))
-        checked = dict(zip(written, written.values() if found is None else found, strict=True))
-        claims = [claim for index, evidence in checked.items() for claim in _open_claims(index, evidence)]
-        scores = defaultdict[tuple[int, bool], _Scores](dict)
+        texts = {
+            (index, place): one
+            for index, evidence in written.items()
+            for place, one in enumerate((evidence, *evidence.variants))
+        }
+        found = await deadline.wait(in_thread(self._with_contribution, texts.items()))
+        checked = dict(zip(texts, texts.values() if found is None else found, strict=True))
+        claims = [claim for key, evidence in checked.items() for claim in _open_claims(key, evidence)]
+        scores = defaultdict[tuple[_Key, bool], _Scores](dict)
         for claim, score in zip(claims, await self._read(claims, deadline), strict=True):
-            scores[claim.document, claim.of_contribution][claim.place] = score
-        return {
-            index: replace(
+            scores[claim.key, claim.of_contribution][claim.place] = score
+        verified = {
+            key: replace(
                 evidence,
-                grounding=self._with_scores(evidence.grounding, evidence.evidence, scores[index, False]),
+                grounding=self._with_scores(evidence.grounding, evidence.evidence, scores[key, False]),
                 contribution_grounding=self._with_scores(
-                    evidence.contribution_grounding, evidence.contribution, scores[index, True]
+                    evidence.contribution_grounding, evidence.contribution, scores[key, True]
                 ),
             )
-            for index, evidence in checked.items()
+            for key, evidence in checked.items()
+        }
+        return {
+            index: replace(
+                verified[index, 0],
+                variants=tuple(verified[index, place] for place, _ in enumerate(evidence.variants, 1)),
+            )
+            for index, evidence in written.items()
         }
 
-    def _with_contribution(self, written: tuple[int, Evidence]) -> Evidence:
+    def _with_contribution(self, written: tuple[_Key, Evidence]) -> Evidence:
         """Contributions are held against their documents by words first."""
-        index, evidence = written
+        (index, _), evidence = written
         document = self._request.documents[index].content
         return replace(evidence, contribution_grounding=ground(evidence.contribution, document, self._request.query))
 
@@ -102,7 +118,7 @@ class EvidenceVerifier:
         """A score for each claim, or why it has none."""
         if not claims:
             return []
-        documents = [Document(self._request.documents[claim.document].content) for claim in claims]
+        documents = [Document(self._request.documents[claim.key[0]].content) for claim in claims]
         request = replace(
             self._request.to_score(documents),
             instruction=self._verifier.instruction,
@@ -144,12 +160,12 @@ class EvidenceVerifier:
         return replace(verified, verification=replace(verification, backed=backed))
 
 
-def _open_claims(index: int, evidence: Evidence) -> Iterator[_Claim]:
+def _open_claims(key: _Key, evidence: Evidence) -> Iterator[_Claim]:
     parts = ((evidence.evidence, evidence.grounding), (evidence.contribution, evidence.contribution_grounding))
     for of_contribution, (text, grounding) in enumerate(parts):
         for place, sentence in enumerate(grounding.sentences if grounding else ()):
             if sentence.verdict == "unverified":
-                yield _Claim(index, bool(of_contribution), place, text[sentence.start : sentence.end])
+                yield _Claim(key, bool(of_contribution), place, text[sentence.start : sentence.end])
 
 
 def _share(grounding: Grounding, text: str) -> float:

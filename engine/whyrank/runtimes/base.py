@@ -50,7 +50,7 @@ class Runtime(Protocol):
 class GenerationParams:
     """How to continue prompts: each within its grammar (a structural tag as JSON), in at most max_tokens tokens.
 
-    live: yield text while it is generated, not only at the end.
+    live: yield text while it is generated, not only at the end. samples: continuations of each prompt.
     """
 
     grammars: Sequence[str]
@@ -58,6 +58,7 @@ class GenerationParams:
     temperature: float
     live: bool
     salt: str | None
+    samples: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,14 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """The end of one continuation: its tokens, and why it ended ("stop": the grammar ended it)."""
+    """The end of one continuation: its tokens, and why it ended ("stop": the grammar ended it).
+
+    others: further samples of the same prompt; `usage` counts their tokens, too."""
 
     ids: Sequence[int]
     reason: Literal["stop", "length", "abort", "error"]
     usage: Usage = field(default_factory=Usage)
+    others: tuple[Generation, ...] = ()
 
 
 @runtime_checkable
@@ -84,5 +88,5 @@ class GenerativeRuntime(Runtime, Protocol):
     def write(
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
-        """(position, TextDelta) while text is generated if `order.live`, then (position, Generation)."""
+        """(position, TextDelta) while text is generated if `order.live`, of first samples; then (position, Generation)."""
         ...

@@ -1,4 +1,4 @@
-"""A semaphore that shares its slots fairly among calls. It limits how many documents generate evidence concurrently."""
+"""A semaphore that shares its slots fairly among calls. It limits how many texts are generated as evidence concurrently."""
 
 from __future__ import annotations
 
@@ -18,37 +18,39 @@ class FairSemaphore:
         self.count = count
         self._free = count
         self._held = Counter[object]()
-        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}
+        self._waiting: dict[object, deque[tuple[asyncio.Future[None], int]]] = {}
 
     @asynccontextmanager
-    async def place(self, call: object) -> AsyncIterator[None]:
-        """Hold one slot. `call`: any object, the same for all slots of one call."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(call, deque()).append(turn)
+    async def place(self, call: object, size: int = 1) -> AsyncIterator[None]:
+        """Hold `size` slots, or all where there are fewer. `call`: any object, the same for all slots of one call."""
+        turn, size = asyncio.get_running_loop().create_future(), min(size, self.count)
+        self._waiting.setdefault(call, deque()).append((turn, size))
         self._grant()
         try:
             await turn
             yield
         finally:
-            self._leave(call, turn)
+            self._leave(call, turn, size)
 
-    def _leave(self, call: object, turn: asyncio.Future[None]) -> None:
-        if turn.cancelled():  # cancelled while waiting: there is no slot to give back
-            return
-        self._free += 1
-        self._held[call] -= 1
-        if not self._held[call]:
-            del self._held[call]
+    def _leave(self, call: object, turn: asyncio.Future[None], size: int) -> None:
+        if not turn.cancelled():  # cancelled while waiting: there is no slot to give back
+            self._free += size
+            self._held[call] -= size
+            if not self._held[call]:
+                del self._held[call]
         self._grant()
 
     def _grant(self) -> None:
         while self._free and self._waiting:
             # Among calls that hold equally many slots, the one that has waited longest.
             call = min(self._waiting, key=self._held.__getitem__)
-            turn = self._waiting[call].popleft()
+            turn, size = self._waiting[call][0]
+            if size > self._free and not turn.done():
+                return  # others wait, too: otherwise many small ones would keep a large one out
+            self._waiting[call].popleft()
             if not self._waiting[call]:
                 del self._waiting[call]
             if not turn.done():
                 turn.set_result(None)
-                self._free -= 1
-                self._held[call] += 1
+                self._free -= size
+                self._held[call] += size

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from whyrank.checkpoints import Plan
 from whyrank.dtypes import choose_dtype
@@ -70,28 +71,41 @@ class GenerateRuntime(VllmRuntime):
 
         async def generate(index: int, emit: Callable[[TextDelta | Generation], None]) -> None:
             prompt, sampling = prompts[index], params[order.grammars[index]]
-            ids: list[int] = []
+            written = [_Sample() for _ in range(order.samples)]
             try:
-                async with self._places.place(call):
+                async with self._places.place(call, order.samples):
                     # Ahead of all scoring: the caller is waiting for this text.
                     async for output in self._outputs(prompt, sampling, priority=-1, salt=order.salt):
-                        (completion,) = output.outputs
-                        ids += completion.token_ids
-                        if order.live:
-                            emit(TextDelta(completion.text, completion.token_ids))
+                        for completion in output.outputs:
+                            written[completion.index].add(completion)
+                            if order.live and completion.index == 0:
+                                emit(TextDelta(completion.text, completion.token_ids))
             except Refused:
-                emit(Generation(ids, "error"))
+                emit(Generation(written[0].ids, "error"))
                 return
-            usage = Usage(len(prompt), output.num_cached_tokens or 0, len(ids))
-            emit(Generation(ids, completion.finish_reason or "error", usage))
+            usage = Usage(len(prompt), output.num_cached_tokens or 0, sum(len(sample.ids) for sample in written))
+            first, *others = (Generation(sample.ids, sample.reason) for sample in written)
+            emit(replace(first, usage=usage, others=tuple(others)))
 
         async with aclosing(fan_out(generate, len(prompts), self._places.count)) as pieces:
             async for piece in pieces:
                 yield piece
 
 
+@dataclass(slots=True)
+class _Sample:
+    """What the engine has generated of one continuation so far."""
+
+    ids: list[int] = field(default_factory=list)
+    reason: Literal["stop", "length", "abort", "error"] = "error"
+
+    def add(self, completion: Any) -> None:
+        self.ids += completion.token_ids
+        self.reason = completion.finish_reason or self.reason
+
+
 def max_concurrent_generations(config: Any) -> int:
-    """How many documents this process generates evidence for concurrently. Each occupies its slot for hundreds of steps and
+    """How many texts this process generates concurrently as evidence. Each occupies its slot for hundreds of steps and
     makes all of them longer, while scores need free slots and short steps: so at most half of the engine's slots. Processes
     that share an engine share its slots."""
     engines, processes = config.parallel_config.data_parallel_size, config.parallel_config._api_process_count
@@ -104,6 +118,7 @@ def _generation_params(order: GenerationParams, grammar: str) -> Any:
     return vllm_name("SamplingParams")(
         max_tokens=order.max_tokens,
         temperature=order.temperature,
+        n=order.samples,
         output_kind=output_kind.DELTA if order.live else output_kind.FINAL_ONLY,
         structured_outputs=vllm_name("StructuredOutputsParams")(structural_tag=grammar),
         skip_clone=True,

@@ -120,6 +120,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
         "detokenize",
         "logprob_token_ids",
         "max_tokens",
+        "n",
         "output_kind",
         "skip_clone",
         "structured_outputs",

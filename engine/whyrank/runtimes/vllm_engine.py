@@ -33,6 +33,7 @@ from whyrank.process import (
 )
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, common_prefix
+from whyrank.quantize import int8_instructions
 from whyrank.runtimes.base import Answer
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities, register_cpu_kernels
 from whyrank.runtimes.vllm_compat import (
@@ -394,15 +395,21 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
             options[name] = value
     if config.kv_cache_gib is not None:
         options["kv_cache_memory_bytes"] = int(config.kv_cache_gib * _GIB)
-    return (_cpu_options(plan) if on_cpu else _gpu_options(plan, options["dtype"])) | options
+    return (_cpu_options(plan, int8_instructions()) if on_cpu else _gpu_options(plan, options["dtype"])) | options
 
 
-def _cpu_options(plan: Plan) -> dict[str, Any]:
+def _cpu_options(plan: Plan, instructions: str | None) -> dict[str, Any]:
+    """`instructions`: those of the processor for int8."""
     config, hybrid = plan.config, plan.checkpoint.has_linear_attention
     if hybrid and config.dtype in ("float32", "float16"):
         raise CheckpointError(
             f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels support only bfloat16; "
             "use --dtype bfloat16 or leave it out"
+        )
+    if plan.checkpoint.is_int8 and instructions is None:
+        raise CheckpointError(
+            f"model {config.model!r} is in int8, and this processor has neither VNNI nor AMX: give the checkpoint that it "
+            "was made from"
         )
     return {
         "enforce_eager": True,
