@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,11 +10,12 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from whyrank import Reranker
+from whyrank.cluster.remote import Tile, TileAnswers
 from whyrank.config import DEMO
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'whyrank[ray]'")
@@ -32,7 +34,7 @@ def address() -> Iterator[str]:
 
     from whyrank.cluster.ray_serve import ClusterOptions, app
 
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": PORT})
         serve.run(app(ClusterOptions(model=DEMO, replicas=2)), name="whyrank")
@@ -59,6 +61,45 @@ def explained(address: str) -> dict[str, float]:
         lines = response.read().decode().splitlines()
     rows = [line.rpartition(" ") for line in lines if line.startswith("whyrank_explained_total{")]
     return {name.split('"')[1]: float(value) for name, _, value in rows}
+
+
+class SlowReplica:
+    async def read(self, tile: Tile) -> TileAnswers:
+        await asyncio.sleep(0.2)
+        return TileAnswers("slow", [])
+
+
+class TilesOfOneRequest:
+    def __init__(self, handle: Any) -> None:
+        from whyrank.cluster.ray_serve import RayReplicas
+
+        self._replicas = RayReplicas(handle)
+
+    async def __call__(self, request: Any) -> int:
+        tiles = [asyncio.create_task(self._replicas.read(str(n), cast(Tile, n))) for n in range(12)]
+        done, waiting = await asyncio.wait(tiles, timeout=30)
+        for tile in waiting:
+            tile.cancel()
+        return len(done)
+
+
+def test_tiles_of_one_request_that_wait_for_room_are_all_read(address: str) -> None:
+    """Two replicas have room for one tile each. Ray's router loses waiting messages that have one id."""
+    from ray import serve
+
+    from whyrank.cluster.ray_serve import sticky_router
+
+    replicas = serve.deployment(
+        SlowReplica, num_replicas=2, max_ongoing_requests=1, request_router_config=sticky_router()
+    )
+    ingress = serve.deployment(TilesOfOneRequest, ray_actor_options={"num_cpus": 0})
+    slow = replicas.options(ray_actor_options={"num_cpus": 0})
+    serve.run(ingress.bind(slow.bind()), name="tiles", route_prefix="/tiles")
+    try:
+        with urllib.request.urlopen(f"{address}/tiles", timeout=60) as response:
+            assert int(response.read()) == 12
+    finally:
+        serve.delete("tiles")
 
 
 async def test_many_calls_at_once_get_the_scores_of_one_process(address: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -34,7 +35,7 @@ from whyrank.serving.admission import Limits
 from whyrank.serving.service import Service
 from whyrank.serving.standalone import make_app
 
-__all__ = ["ClusterOptions", "app", "run"]
+__all__ = ["ClusterOptions", "RayReplicas", "app", "run", "sticky_router"]
 
 _LOST = (
     *(RayActorError, NodeDiedError, ObjectLostError, WorkerCrashedError),
@@ -98,7 +99,7 @@ class RayReplicas:
 
     async def read(self, key: str, tile: Tile) -> TileAnswers:
         with _errors_of_ray():
-            response = self._handle.options(session_id=key).read.remote(tile)
+            response = _send(self._handle.options(session_id=key).read, tile)
             try:
                 answers: TileAnswers = await response
             except asyncio.CancelledError:
@@ -109,13 +110,19 @@ class RayReplicas:
     async def write(
         self, key: str, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[WrittenPiece, None]:
-        pieces = self._handle.options(session_id=key, stream=True).write.remote(prompts, order)
+        pieces = _send(self._handle.options(session_id=key, stream=True).write, prompts, order)
         try:
             with _errors_of_ray():
                 async for piece in pieces:
                     yield piece
         finally:
             pieces.cancel()
+
+
+def _send(method: DeploymentHandle, *arguments: Any) -> Any:
+    """In a context of its own, so that each message has an id of its own. Ray would give all messages of one HTTP request that
+    request's id, by which its router finds those that wait for room: the others would wait for ever."""
+    return Context().run(method.remote, *arguments)
 
 
 @contextmanager
@@ -154,6 +161,13 @@ def _the_app() -> FastAPI:
     return _published[0]
 
 
+def sticky_router() -> RequestRouterConfig:
+    """Equal keys to the same replica; to the next ones where that has no room."""
+    return RequestRouterConfig(
+        request_router_class=ConsistentHashRouter, request_router_kwargs={"num_fallback_replicas": _FALLBACKS}
+    )
+
+
 def app(options: ClusterOptions) -> serve.Application:
     """The application, for `serve run`, `serve build` and config files."""
     config = options.config
@@ -173,9 +187,7 @@ def app(options: ClusterOptions) -> serve.Application:
         max_ongoing_requests=options.tiles_per_replica,
         health_check_timeout_s=_HEALTH_SECONDS,
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
-        request_router_config=RequestRouterConfig(
-            request_router_class=ConsistentHashRouter, request_router_kwargs={"num_fallback_replicas": _FALLBACKS}
-        ),
+        request_router_config=sticky_router(),
         ray_actor_options={"num_gpus": num_gpus, "num_cpus": options.num_cpus},
     ).bind(config)
     ingress = serve.deployment(
