@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import cohere
 import httpx
 import pytest
+import requests
 import voyageai
 
 from conftest import Server
@@ -20,8 +23,9 @@ EVIDENCE = {"mode": "evidence", "evidence_min_score": 0, "evidence_top_n": 1, "m
 
 
 @pytest.fixture(scope="session")
-def http(server: Server) -> httpx.Client:
-    return httpx.Client(base_url=server.url, timeout=60)
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +46,19 @@ def order(scores: list[float]) -> list[int]:
 # Cohere's own clients.
 
 
+@pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """Closes the clients that a test has entered into it."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("mount", ["", "/cohere"])
 @pytest.mark.parametrize("key", ["", "some-key"])
-def test_cohere_v2(server: Server, http: httpx.Client, scores: list[float], mount: str, key: str) -> None:
-    client = cohere.ClientV2(api_key=key, base_url=server.url + mount)
+def test_cohere_v2(
+    opened: ExitStack, server: Server, http: httpx.Client, scores: list[float], mount: str, key: str
+) -> None:
+    client = opened.enter_context(cohere.ClientV2(api_key=key, base_url=server.url + mount))
     (model,) = http.get("/v1/models").json()["data"]
     answer = client.rerank(model=model["id"], query=QUERY, documents=TEXTS, top_n=2, max_tokens_per_doc=500, priority=1)
     assert [row.index for row in answer.results] == order(scores)[:2]
@@ -61,8 +74,8 @@ async def test_cohere_v2_async(server: Server, scores: list[float]) -> None:
     assert [row.index for row in answer.results] == order(scores)
 
 
-def test_cohere_keeps_evidence(server: Server) -> None:
-    client = cohere.ClientV2(api_key="k", base_url=server.url)
+def test_cohere_keeps_evidence(opened: ExitStack, server: Server) -> None:
+    client = opened.enter_context(cohere.ClientV2(api_key="k", base_url=server.url))
     answer = client.rerank(
         model="any", query=QUERY, documents=TEXTS, request_options={"additional_body_parameters": EVIDENCE}
     )
@@ -72,8 +85,8 @@ def test_cohere_keeps_evidence(server: Server) -> None:
     assert not hasattr(second, "evidence")
 
 
-def test_cohere_relevant_spans(server: Server) -> None:
-    client = cohere.ClientV2(api_key="k", base_url=server.url)
+def test_cohere_relevant_spans(opened: ExitStack, server: Server) -> None:
+    client = opened.enter_context(cohere.ClientV2(api_key="k", base_url=server.url))
     spans = cohere.RerankRelevantSpans(mode="enabled", threshold=0, max_spans=1)
     answer = client.rerank(
         model="any",
@@ -89,8 +102,8 @@ def test_cohere_relevant_spans(server: Server) -> None:
     ]
 
 
-def test_cohere_relevant_spans_are_scored(server: Server, http: httpx.Client) -> None:
-    client = cohere.ClientV2(api_key="k", base_url=server.url)
+def test_cohere_relevant_spans_are_scored(opened: ExitStack, server: Server, http: httpx.Client) -> None:
+    client = opened.enter_context(cohere.ClientV2(api_key="k", base_url=server.url))
     spans = cohere.RerankRelevantSpans(mode="enabled", threshold=0, max_spans=2)
     answer = client.rerank(model="any", query=QUERY, documents=TEXTS, relevant_spans=spans, top_n=2)
     assert len(answer.results) == 2
@@ -103,8 +116,8 @@ def test_cohere_relevant_spans_are_scored(server: Server, http: httpx.Client) ->
 
 
 @pytest.mark.parametrize("mount", ["", "/cohere"])
-def test_cohere_v1_with_fields(server: Server, http: httpx.Client, mount: str) -> None:
-    client = cohere.Client(api_key="k", base_url=server.url + mount)
+def test_cohere_v1_with_fields(opened: ExitStack, server: Server, http: httpx.Client, mount: str) -> None:
+    client = opened.enter_context(cohere.Client(api_key="k", base_url=server.url + mount))
     documents: list[Any] = [{"title": "Water", "body": TEXTS[0], "year": "2"}, {"title": "Everest", "body": TEXTS[1]}]
     answer = client.rerank(
         model="any", query=QUERY, documents=documents, rank_fields=["title", "body"], return_documents=True
@@ -121,8 +134,8 @@ def test_cohere_v1_with_fields(server: Server, http: httpx.Client, mount: str) -
     assert answer.meta is not None and answer.meta.billed_units is not None
 
 
-def test_cohere_v1_strings(server: Server, scores: list[float]) -> None:
-    client = cohere.Client(api_key="k", base_url=server.url + "/cohere")
+def test_cohere_v1_strings(opened: ExitStack, server: Server, scores: list[float]) -> None:
+    client = opened.enter_context(cohere.Client(api_key="k", base_url=server.url + "/cohere"))
     answer = client.rerank(query=QUERY, documents=TEXTS, top_n=2)
     assert [row.index for row in answer.results] == order(scores)[:2]
     assert [row.document for row in answer.results] == [None, None]
@@ -135,10 +148,10 @@ async def test_cohere_v1_async(server: Server, scores: list[float]) -> None:
 
 
 @pytest.mark.parametrize("mount", ["", "/cohere"])
-def test_cohere_errors(server: Server, mount: str) -> None:
+def test_cohere_errors(opened: ExitStack, server: Server, mount: str) -> None:
     for client in (
-        cohere.ClientV2(api_key="k", base_url=server.url + mount),
-        cohere.Client(api_key="k", base_url=server.url + mount),
+        opened.enter_context(cohere.ClientV2(api_key="k", base_url=server.url + mount)),
+        opened.enter_context(cohere.Client(api_key="k", base_url=server.url + mount)),
     ):
         with pytest.raises(cohere.BadRequestError) as refused:
             client.rerank(model="any", query=QUERY, documents=[])
@@ -148,9 +161,22 @@ def test_cohere_errors(server: Server, mount: str) -> None:
 # Voyage's own client.
 
 
+@pytest.fixture(scope="module")
+def voyage_session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        yield session
+
+
 @pytest.fixture(params=["/v1", "/voyage/v1"])
-def voyage(request: pytest.FixtureRequest, server: Server, monkeypatch: pytest.MonkeyPatch) -> voyageai.Client:
-    monkeypatch.setattr(voyageai, "api_base", server.url + request.param)  # its own way to set the address
+def voyage(
+    request: pytest.FixtureRequest,
+    server: Server,
+    voyage_session: requests.Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> voyageai.Client:
+    """Address and session are set in the ways that the package has for that."""
+    monkeypatch.setattr(voyageai, "api_base", server.url + request.param)
+    monkeypatch.setattr(voyageai, "requestssession", voyage_session)
     return voyageai.Client(api_key="k")
 
 

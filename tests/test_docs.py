@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -30,6 +31,7 @@ import typer
 import whyrank
 from server_process import SMALL_CACHE, Server
 from whyrank.__main__ import app
+from whyrank.adapters.base import BaseAdapter
 from whyrank.prompting.formats import load_format
 
 ROOT = Path(__file__).parents[1]
@@ -108,22 +110,36 @@ async def run_python(text: str, names: dict[str, Any]) -> str:
     return stdout.getvalue()
 
 
+async def close_clients(names: dict[str, Any]) -> None:
+    """What a page leaves open."""
+    for value in names.values():
+        if isinstance(value, whyrank.AsyncClient):
+            await value.aclose()
+        elif isinstance(value, BaseAdapter):
+            value.close()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 async def test_the_blocks_of_a_page_run(page: Path, demo: Server, folder: Path) -> None:
     names: dict[str, Any] = {}
-    for block in blocks_of(page):
-        if not block.runs or SCRIPT.search(block.text):
-            continue
-        text = for_server(block.text, demo.url)
-        match block.language:
-            case "bash":
-                output = await asyncio.to_thread(run_bash, text, folder)
-            case "python":
-                output = await run_python(text, names)
-            case _:
-                continue
-        if block.output is not None:
-            assert comparable(output.replace(demo.url, "demo")) == comparable(block.output), f"{text}\n{output}"
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(close_clients, names)
+        for block in blocks_of(page):
+            if block.runs and not SCRIPT.search(block.text):
+                await run_block(block, names, demo, folder)
+
+
+async def run_block(block: Block, names: dict[str, Any], demo: Server, folder: Path) -> None:
+    text = for_server(block.text, demo.url)
+    match block.language:
+        case "bash":
+            output = await asyncio.to_thread(run_bash, text, folder)
+        case "python":
+            output = await run_python(text, names)
+        case _:
+            return
+    if block.output is not None:
+        assert comparable(output.replace(demo.url, "demo")) == comparable(block.output), f"{text}\n{output}"
 
 
 def commands_of(text: str) -> Iterator[list[str]]:

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 from cards import CARDS
 from conftest import Serve, Served, newest_engine
 from samples import DOCUMENTS, QUERY, hostile_texts, tokenise_with
+from waiting import LoopWatch
 from whyrank import Document, EvidenceDelta, EvidenceDone, Finished, InvalidRequest, Ranked, Reranker, Scored
 from whyrank.prompting.evidence import (
     SectionReader,
@@ -539,9 +540,12 @@ async def test_a_deadline_holds_and_leaves_nothing_running(prism: Served, millis
     took = []
     for attempt in range(5):
         texts = [f"{attempt} {milliseconds} {n} {DOCUMENTS['long'][:3000]}" for n in range(60)]
-        began = time.perf_counter()
-        ranking = await prism.reranker.rerank(QUERY, texts, evidence_top_n=60, deadline_ms=milliseconds, **SMALL)
-        took.append((time.perf_counter() - began) * 1000)
+        async with LoopWatch() as watch:
+            began = time.perf_counter()
+            ranking = await prism.reranker.rerank(QUERY, texts, evidence_top_n=60, deadline_ms=milliseconds, **SMALL)
+            seconds = time.perf_counter() - began
+        # Without the time for which other work on the machine kept us from answering.
+        took.append(1000 * (seconds - watch.seconds_without_cpu(since=began + 0.9 * milliseconds / 1000)))
         assert unfinished(prism) == 0
         assert len(ranking.results) == 60
         late = [row for row in ranking.results if row.error]
@@ -552,7 +556,7 @@ async def test_a_deadline_holds_and_leaves_nothing_running(prism: Served, millis
             row.evidence is None or row.evidence.finish in ("deadline", "budget", "repetition") for row in scored
         )
         assert late or any(row.evidence and row.evidence.finish == "deadline" for row in scored)
-    # Other work on the machine may hold us up sometimes, but not every time.
+    # The engine's process may be held up, too, but not every time.
     assert min(took) <= milliseconds * 1.1
 
 

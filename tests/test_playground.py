@@ -112,7 +112,7 @@ async def fill(page: Page, query: str, documents: Iterable[str | dict[str, Any]]
     await page.fill("#query", query)
     given = [one if isinstance(one, str) else json.dumps(one) for one in documents]
     await page.fill("#documents", "\n".join(given))
-    modes = {"score": "scores", "evidence": "scores and evidence", "spans": "scores and where"}
+    modes = {"score": "scores", "evidence": "scores and evidence", "spans": "scores and passages"}
     mode = modes[options.pop("mode", "score")]
     await page.get_by_text(mode, exact=True).click()
     if not options.keys() <= {"evidence_top_n", "evidence_min_score"}:
@@ -229,7 +229,7 @@ async def test_refusals_are_told_with_their_remedy(browser: Browser, server: Ser
         await fill(page, "water", ["a"])
         await page.click("#run")
         await expect(page.locator("#notice")).to_contain_text("enough to do (429)")
-        await expect(page.locator("#notice")).to_contain_text("Run again in 7 seconds.")
+        await expect(page.locator("#notice")).to_contain_text("Run it again in 7 seconds.")
 
 
 # Hand-made answers: the tiny model writes nonsense, which no document supports.
@@ -308,14 +308,14 @@ async def test_places_that_answer_are_marked_in_the_document(browser: Browser) -
     async with canned(browser, _places()) as page:
         await fill(page, "pasta in the mountains", STREAMED_DOCUMENTS[:2], mode="spans", evidence_top_n="2")
         await page.click("#run")
-        await expect(page.locator("#status")).to_have_text("2 documents ranked, places for 1.")
+        await expect(page.locator("#status")).to_have_text("2 documents ranked, passages for 1.")
         first, second = await page.locator("li.row").all()
         places = [
             "Every 300 metres of height lower the boiling point by about one degree.",
             "So pasta takes longer in the mountains.",
         ]
         assert await first.locator(".source").all_inner_texts() == places
-        await expect(first).to_contain_text("2 places that answer: 0.900, 0.700")
+        await expect(first).to_contain_text("2 passages found: 0.900, 0.700")
         await expect(first).to_contain_text("only some sentences were scored")
         await expect(second).to_contain_text("no single passage answers the query")
         assert await second.locator(".source").count() == 0
@@ -354,7 +354,7 @@ async def test_doubts_are_told(browser: Browser) -> None:
         assert "wavy" in await claim.evaluate("one => getComputedStyle(one).textDecoration")
         rows = page.locator("li")
         await expect(rows.nth(0)).to_contain_text("62% supported by the document")
-        await expect(rows.nth(0)).to_contain_text("says what the document does not")
+        await expect(rows.nth(0)).to_contain_text("says something the document does not")
         await expect(rows.nth(1)).to_contain_text("neutralised")
         await expect(rows.nth(2)).to_contain_text("read 512/2,310 tokens")
         await expect(rows.nth(2).locator(".badge.warn").first).to_have_text("label mass 2%: neither yes nor no")
@@ -484,7 +484,9 @@ async def test_a_file_that_cannot_be_read_says_why(browser: Browser) -> None:
             await page.set_input_files("#file", [{"name": name, "mimeType": "text/plain", "buffer": content}])
             await expect(page.locator("#documents-error")).to_contain_text(error)
         await page.evaluate(DROP.replace("new Uint8Array(bytes)", "new Uint8Array(11 * 2 ** 20)"), [["large.txt", []]])
-        await expect(page.locator("#documents-error")).to_contain_text("large.txt has 11 MiB and this page takes 10")
+        await expect(page.locator("#documents-error")).to_contain_text(
+            "large.txt has 11 MiB, and the limit of this page is 10 MiB"
+        )
         assert "Harbour Systems" in await page.input_value("#documents"), "what was there stays"
 
 
@@ -534,8 +536,8 @@ async def test_run_says_what_is_missing_where_it_is_missing(browser: Browser) ->
     async with canned(browser, [], viewport={"width": 400, "height": 700}) as page:
         await page.get_by_role("button", name="Clear").click()
         await page.click("#run")
-        await expect(page.locator("#query-error")).to_have_text("Give a query.")
-        await expect(page.locator("#documents-error")).to_have_text("Give at least one document.")
+        await expect(page.locator("#query-error")).to_have_text("Enter a query.")
+        await expect(page.locator("#documents-error")).to_have_text("Enter at least one document.")
         await expect(page.locator("#query-error")).to_be_in_viewport()
         assert await page.evaluate("document.activeElement.id") == "query"
         assert await page.get_attribute("#documents", "aria-invalid") == "true"
@@ -577,13 +579,13 @@ async def test_terms_are_explained_to_pointer_and_keyboard(browser: Browser) -> 
         await expect(page.locator("#status")).to_contain_text("evidence for 1")
         tip, row = page.locator("#tip"), page.locator("li").first
         await row.get_by_text("margin 3.44").hover()
-        await expect(tip).to_contain_text("what orders the results")
+        await expect(tip).to_contain_text("Results are sorted by it")
         await page.mouse.move(0, 0)
         await expect(tip).to_be_hidden()
         # A row is one stop of the Tab key; its own terms follow it, those of other rows do not.
         await row.focus()
         await page.keyboard.press("Tab")
-        await expect(tip).to_contain_text("what orders the results")
+        await expect(tip).to_contain_text("Results are sorted by it")
         await page.keyboard.press("Tab")
         await expect(tip).to_contain_text("on “yes” and “no” together")
         assert await page.evaluate("document.activeElement.getAttribute('aria-describedby')") == "tip"

@@ -217,4 +217,6 @@ async def test_neither_silent_connections_nor_killed_callers_keep_it_from_stoppi
         writer.transport.abort()  # as when its process is killed
     server.process.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(server.process.wait, 20) == 0
+    for _, writer in halves:
+        writer.transport.abort()
     assert "EngineDeadError" not in server.log.read_text()

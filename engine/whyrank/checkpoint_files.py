@@ -51,8 +51,8 @@ def check_folder(folder: Path) -> None:
 
 
 def read_own_json(model: str | Path, name: str, revision: str | None = None) -> Any:
-    """One of the checkpoint's JSON files, from its folder or the hub. None where it has none by this name, or where nobody can
-    say because the hub cannot be reached: whoever has opened the model with a connection has the file in the cache."""
+    """One of the checkpoint's JSON files, from its folder or the hub. None if there is no such file, or if the hub cannot be
+    reached and the file is not in the cache: a model that was opened online before has the file there."""
     from transformers.utils import cached_file
 
     try:

@@ -43,9 +43,10 @@ _LINEAR_HEAD_SIZES = ("linear_key_head_dim", "linear_value_head_dim")
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The parts of config.json that decide how it is served. `has_linear_attention`: has linear-attention layers (Qwen3.5).
-    `linear_head_sizes`: of those, for keys and for values. `kv_elements_per_token`: what the prefix cache holds of a token,
-    where all layers are of one kind and say so. `stored_dtype`: of its weights, where it says so. `head_outputs`: of its
-    classification head, if it has one. `has_vision`: could also see images. `is_int8`: weights and activations are in int8."""
+    `linear_head_sizes`: their head sizes, for keys and for values. `kv_elements_per_token`: numbers per token in the prefix
+    cache, if all layers are of one kind and the config gives it. `stored_dtype`: that of the weights, if the config gives it.
+    `head_outputs`: outputs of the classification head, if there is one. `has_vision`: can also read images.
+    `is_int8`: weights and activations are int8."""
 
     architectures: tuple[str, ...]
     has_linear_attention: bool
@@ -62,8 +63,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything decided before an engine starts. `reserved_tokens`: tokens kept free behind the prompt. `choices`: where there
-    are several formats, alike but for their labels, the engine's answers decide (label_choice.py); `label_masses`: by these."""
+    """Everything decided before an engine starts. `reserved_tokens`: tokens kept free behind the prompt. `choices`: formats
+    that only differ in their labels; the engine's answers decide between them (label_choice.py), by their `label_masses`."""
 
     config: EngineConfig
     checkpoint: Checkpoint
@@ -114,7 +115,7 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
 
 
 def derived_format(config: EngineConfig) -> PromptFormat:
-    """What the checkpoint itself says of its prompt; of several spellings of the labels, the first."""
+    """The format that comes with the checkpoint; of several spellings of the labels, the first."""
     checkpoint, tokenizer = read_checkpoint(config), _tokenizer(config)
     if config.prompt in CHAT:
         return _chat_formats(config, checkpoint, tokenizer)[0]
@@ -128,7 +129,7 @@ def derived_format(config: EngineConfig) -> PromptFormat:
 
 
 def _formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) -> list[PromptFormat]:
-    """The one asked for, else ours that fits, else the checkpoint's own. More than one where the engine's answers decide."""
+    """The requested format, else ours that fits, else the checkpoint's own. Several if the engine's answers are to decide."""
     if config.prompt in CHAT:
         return _chat_formats(config, checkpoint, tokenizer)
     if config.prompt is None and not formats_that_fit(config.source, checkpoint.architectures):
@@ -174,7 +175,7 @@ def _chat_formats(config: EngineConfig, checkpoint: Checkpoint, tokenizer: Any) 
 
 
 def make_verifier_plan(served: Plan) -> Plan | None:
-    """The plan of the second checkpoint that the served one's config names to judge evidence, if it names one."""
+    """The plan of the verifier, the second checkpoint that the config may name to judge evidence."""
     name = served.config.verifier
     if name is None:
         return None
@@ -187,7 +188,7 @@ def make_verifier_plan(served: Plan) -> Plan | None:
 
 
 def make_claims_plan(name: str, options: Mapping[str, Any]) -> Plan:
-    """Of a model that judges claims; options behind its name win over `options`."""
+    """The plan of a model that judges claims. Options that follow its name take precedence over `options`."""
     model, named = named_options(name)
     plan = make_plan(EngineConfig(model, **{**options, **named}))
     if not plan.format.can_judge_claims:
@@ -252,7 +253,7 @@ def _stored_dtype(*tables: dict[str, Any]) -> str | None:
 
 
 def _has_quantized_head(quantization: dict[str, Any]) -> bool:
-    """Whether the last layer, which makes the logits, is quantised, too, as vLLM reads the methods that can do that."""
+    """Whether the last layer, which computes the logits, is quantised, too, by vLLM's reading of the quantisation config."""
     method = str(quantization.get("quant_method"))
     if method.startswith("modelopt"):
         excluded = quantization.get("ignore") or quantization.get("exclude_modules") or []
@@ -270,7 +271,7 @@ def _name_head(names: list[str]) -> bool:
 
 
 def _head_outputs(table: dict[str, Any]) -> int:
-    """As transformers counts them: two where the checkpoint does not say."""
+    """As transformers counts them: two if the config does not give the number."""
     return int(table.get("num_labels") or len(table.get("id2label") or "01"))
 
 

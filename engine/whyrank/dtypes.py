@@ -1,4 +1,4 @@
-"""The dtype that a model computes in where the user leaves the choice to us, and why."""
+"""Chooses the dtype that a model computes in, with the reason, if the user gives none."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def choose_dtype(plan: Plan, on_cpu: bool) -> Choice:
 
 
 def choose_dtype_for_cpu(plan: Plan, instructions: str | None) -> Choice:
-    """`instructions`: those with which the processor multiplies bfloat16, if it has any; without them bfloat16 is slower than
-    float32. Only weights that are stored in bfloat16 lose nothing in it: those in float32 or float16 would be rounded, and
-    nobody has measured the model with rounded ones."""
+    """`instructions`: the processor's instructions to multiply bfloat16, if it has any; without them bfloat16 is slower than
+    float32. Only weights stored in bfloat16 are exact in it: those in float32 or float16 would be rounded, and published
+    scores were not measured with rounded weights."""
     checkpoint = plan.checkpoint
     if plan.route == "encoder":
         return Choice("float32", "as encoders on a CPU always are")

@@ -1,4 +1,4 @@
-"""Which spelling of yes and no a chat model answers with: read from its first answers, when its engine has started."""
+"""Finds the spelling of yes and no that a chat model answers with, from its first answers after its engine has started."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAIRS = (
 
 
 async def choose_labels(runtime: Runtime, plan: Plan) -> tuple[Runtime, Plan]:
-    """Of the plan's choices that with the labels that get most of the probability, and a runtime that reads them."""
+    """The plan's choice whose labels get most of the probability, and a runtime that reads them."""
     if len(plan.choices) < 2:
         return runtime, plan
     from whyrank.runtimes.generate import GenerateRuntime
@@ -54,7 +54,7 @@ async def _label_mass(runtime: Runtime, plan: Plan) -> float:
 
 
 def choice_text(plan: Plan) -> str | None:
-    """The chosen labels, and what the others got; None where there was nothing to choose."""
+    """The chosen labels, and the probability of the others; None if there was only one choice."""
     if not plan.label_masses:
         return None
     shown = [f"{_names(plan, fmt)} {mass:.2f}" for fmt, mass in zip(plan.choices, plan.label_masses, strict=True)]

@@ -16,7 +16,7 @@ __all__ = ["Citation", "Packed", "pack", "token_counter"]
 
 _Level = Literal["altered", "unverified", "model-checked", "supported"]
 _LEVELS: tuple[_Level, ...] = ("unverified", "model-checked", "supported")
-"""How well a sentence stands, least first. An altered one never goes in."""
+"""How well a sentence is backed, worst first. Altered ones are never packed."""
 
 _SAME_SHARE = 0.9
 """A passage repeats another if at least this share of its pairs of neighbouring words occurs in the other one."""
@@ -24,7 +24,7 @@ _SAME_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """What a mark in the text refers to. `also`: (index, id) of documents whose evidence said the same, best first."""
+    """The document that a mark refers to. `also`: (index, id) of documents whose evidence said the same, best first."""
 
     mark: str
     index: int
@@ -55,11 +55,11 @@ def pack(rows: Sequence[RankedDocument], max_tokens: int, count_tokens: Callable
     """Packs as much evidence as fits, or the spans of rows that have those, in the order of `rows`, best first. Rows with
     neither are skipped.
 
-    Of evidence that was held against its document, sentences that say otherwise than the document are dropped, and those that
-    words alone could not check are marked: "(model-checked)" where the model that was asked backs them, else "(unverified)".
-    Where there is no room for all kinds, the unverified ones stay out, then the model-checked ones, too. A passage goes in
-    whole or not at all; where one does not fit, shorter ones after it still may. `count_tokens` is asked about the joined text,
-    never about parts, since a join may cost more tokens than its parts.
+    If evidence was checked against its document, altered sentences are dropped and unverified ones are marked:
+    "(model-checked)" if a verifier backs them, else "(unverified)". If there is no room for all of a document's evidence, the
+    unverified sentences are left out, then the model-checked ones. The passage is then added as a whole or not at all; if it
+    does not fit, shorter ones after it still may. `count_tokens` always gets the joined text, because that may have more tokens
+    than its parts together.
     """
     if type(max_tokens) is not int or max_tokens < 1:
         raise InvalidRequest(f"max_tokens is {max_tokens!r}: give a whole number of at least 1")
@@ -99,8 +99,7 @@ def _level(grounding: Grounding, sentence: CheckedSentence) -> _Level:
 
 
 def _passage(row: RankedDocument, marked: bool = False, level: _Level = "unverified") -> str:
-    """The sentences of at least this level. Without blank lines: one in the packed text always means that the next mark
-    follows."""
+    """The sentences of at least this level. Blank lines are removed: in the packed text they only stand between documents."""
     text = row.evidence.evidence if row.evidence else row.span_text
     grounding = row.evidence.grounding if row.evidence else None
     for sentence in reversed(grounding.sentences if grounding else ()):
@@ -138,7 +137,8 @@ _NEGATION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Wording:
-    """What counts for repetition. Sources contradict each other in a name, a figure or a "not", so these must all match."""
+    """The words that are compared to find repetition. Sources may contradict each other in a name, a figure or a "not", so all
+    of these must match."""
 
     pairs: frozenset[tuple[str, str]]
     figures: frozenset[tuple[str, str]]

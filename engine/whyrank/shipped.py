@@ -1,4 +1,4 @@
-"""What a checkpoint itself says of how it reranks: its chat template, and the files of sentence-transformers beside it."""
+"""Reads from a checkpoint how it reranks: its chat template, and the files of sentence-transformers beside it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _NO_VARIABLES = {"padding", "truncation", "max_length", "return_tensors", "resto
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How sentence-transformers' CrossEncoder makes a score of a pair. `labels`: None where a classification head does.
-    `parted`: the template wants a message's content as a list of parts. `variables`: of the template."""
+    """How sentence-transformers' CrossEncoder scores a pair. `labels`: None if a classification head gives the score. `parted`:
+    whether the template expects a message's content as a list of parts. `variables`: those of the template."""
 
     labels: Labels | None
     parted: bool = False
@@ -45,8 +45,8 @@ def _kinds(modules: Any) -> list[str]:
 
 
 def read_recipe(config: EngineConfig, head_outputs: int | None, template: str | None) -> Recipe | None:
-    """None where there is none. `head_outputs`: of its classification head, if it has one; `template`: its chat template.
-    Raises CheckpointError where a part of the recipe is not one that whyrank can follow."""
+    """The recipe, or None if the checkpoint has none. `head_outputs`: outputs of its classification head, if it has one;
+    `template`: its chat template. Raises CheckpointError if whyrank does not support a part of the recipe."""
     modules = _read(config, "modules.json")
     kinds = _kinds(modules)
     if kinds == _WITH_LABELS:
@@ -91,7 +91,7 @@ def _require_known_activation(name: str | None) -> None:
 
 
 def _wants_parts(template: str) -> bool:
-    """As sentence-transformers finds it out where the checkpoint does not say."""
+    """sentence-transformers' own way to find it if the checkpoint does not give it."""
     return any(
         sign in template for sign in ("content[0]", ".type", "'type'", '"type"', "item.type", "message.content[")
     )

@@ -1,4 +1,4 @@
-"""Starts a plan's engine and tries it out, for whoever runs one of its own: in process, as a verifier, as a replica."""
+"""Starts a plan's engine and checks it with the canary: for the in-process Reranker, the verifier and Ray's replicas."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Started", "start_checked"]
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """`uncalibrated` reranks on the engine, which the owner of `runtime` closes. `margin`: what it gave the canary's pair."""
+    """`uncalibrated` reranks on the engine, which the owner of `runtime` closes. `margin`: that of the canary's pair."""
 
     runtime: Runtime
     plan: Plan

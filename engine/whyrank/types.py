@@ -185,17 +185,17 @@ class Unsupported:
 
 
 Verdict = Literal["supported", "altered", "unverified"]
-"""altered: it says something else than its source. unverified: it shares too little wording with the document to be judged by
-words, so it may be true or false."""
+"""altered: it says something else than its source. unverified: it shares too little wording with the document to be compared
+word by word, so it may be true or false."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedSentence:
     """A sentence of the evidence, its verdict, and the position of its source. Character offsets into both texts.
 
-    `reason`: what differs, or "wording" where an unverified one is only worded otherwise; None if it is supported.
-    `model_score`: how sure a model is that the document says this, 0..1, where it was asked (see Verification); a guess, which
-    changes no verdict."""
+    `reason`: what differs, or "wording" if an unverified sentence is only worded differently; None if it is supported.
+    `model_score`: how sure a model is that the document says this, from 0 to 1, if it was asked (see Verification). It is a
+    guess and does not change the verdict."""
 
     start: int
     end: int
@@ -212,10 +212,10 @@ GroundingFlag = Literal["unsupported_entities", "repetition", "too_long", "langu
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A model was asked about the sentences that words left unverified. It may be wrong, so no verdict changes.
+    """What a model said about the unverified sentences. It may be wrong, so the verdicts stay as they are.
 
-    `backed`: the share of all characters that stand in unverified sentences with a `model_score` of at least `threshold`, 0..1.
-    `error`: why sentences have no score, where some have none."""
+    `backed`: share of all characters in unverified sentences with a `model_score` of at least `threshold`, from 0 to 1.
+    `error`: why some sentences have no score."""
 
     model: str
     prompt: str
@@ -228,8 +228,8 @@ class Verification:
 class Grounding:
     """How far a generated text is backed by its document.
 
-    `supported`, `altered`, `unverified`: shares of the characters in sentences of that verdict, 0..1. `method`: how it was
-    checked; "words" compares wording. `verification`: with verify "model", what a model said beside the words."""
+    `supported`, `altered`, `unverified`: shares of the characters in sentences of that verdict, from 0 to 1. `method`: how it
+    was checked. `verification`: with verify "model", the model's judgement of the unverified sentences."""
 
     supported: float
     spans: tuple[SourceSpan, ...] = ()
@@ -239,27 +239,27 @@ class Grounding:
     unverified: float = 0.0
     sentences: tuple[CheckedSentence, ...] = ()
     method: Literal["words", "verbatim"] = "words"
-    """words: the evidence was compared with the document. verbatim: it consists of the document's own sentences, which says
-    that they stand there and not that nothing between them matters."""
+    """words: the evidence was compared with the document word by word. verbatim: it consists of sentences of the document,
+    each of which is there; a sentence that was left out between them may still matter."""
     verification: Verification | None = None
 
     def is_backed(self, sentence: CheckedSentence) -> bool:
-        """Words could not check it, and the model that was asked takes it for backed by the document."""
+        """Whether the sentence is unverified and the verifier considers it backed by the document."""
         score, verification = sentence.model_score, self.verification
         return score is not None and verification is not None and score >= verification.threshold
 
 
 Finish = Literal["complete", "budget", "repetition", "aborted", "deadline", "error"]
-"""How a continuation ended. budget: a text was cut at its token budget; its tags are still closed."""
+"""How a continuation ended. budget: a text was cut at its token limit; its tags are still closed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the model wrote about one document, held against it. Texts may be empty where `finish` is not complete.
+    """What the model wrote about one document, and how far the document backs it. Texts may be empty if it is unfinished.
 
-    `grounding` is of the evidence; `contribution_grounding` of the contribution, which is checked with verify "model" alone.
-    `variants`: with `evidence_samples`, the model's other wordings of the same, each held against the document; one that
-    repeats an earlier one is left out."""
+    `grounding` is that of the evidence; `contribution_grounding` that of the contribution, which is only checked with verify
+    "model". `variants`: with `evidence_samples`, other wordings, each compared with the document; one that repeats an earlier
+    one is left out."""
 
     contribution: str
     evidence: str
@@ -274,8 +274,8 @@ class Evidence:
 class RankedDocument:
     """One row of the answer.
 
-    `margin` is the log-odds (or raw logit) that orders results; `score` is its sigmoid, scaled by the format, in 0..1;
-    `label_mass` is P(yes) + P(no), if the route provides it. `rank` starts at 1. `calibrated_score`, if the engine has a
+    `margin` is the log-odds (or raw logit) by which results are sorted; `score` is its sigmoid, scaled by the format, from 0 to
+    1; `label_mass` is P(yes) + P(no), if the route provides it. `rank` starts at 1. `calibrated_score`, if the engine has a
     calibration for the call's prompt, is the share of such documents that are relevant. A document in error has none of them.
     `neutralised`: query or document contained what the model would have read as control tokens; it was read as plain text.
     """
@@ -292,7 +292,7 @@ class RankedDocument:
     evidence: Evidence | None = None
     calibrated_score: float | None = None
     spans: tuple[ScoredSpan, ...] | None = None
-    """In mode "spans", for a chosen document: where it answers, best first; empty if no part of it does on its own."""
+    """In mode "spans", for a chosen document: the passages that answer the query, best first; empty if there are none."""
     spans_limited: bool = False
     """Whether the document has more sentences than were scored."""
 

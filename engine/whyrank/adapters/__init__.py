@@ -11,5 +11,5 @@ mteb.py                   WhyrankCrossEncoder: a cross-encoder that mteb.evaluat
 embed_anything.py         Reranker: EmbedAnything's, on an engine in this process
 mcp.py                    tools for agents (`whyrank mcp`)
 
-Each imports its framework and says which extra brings it where it is missing.
+Each imports its framework. If that is not installed, the error names the extra to install.
 """

@@ -1,4 +1,4 @@
-"""Whom an adapter asks, and with which options: a client that it was given, or one of its own to a URL."""
+"""The client behind an adapter (one that was passed in, or its own for a URL), and the options of its calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from whyrank.wire import OptionsRequest
 
 __all__ = ["BaseAdapter", "framework", "numbers_of"]
 
-# Pairs of one round: enough to keep a server busy, and every one is answered in time.
+# Pairs in flight at once: enough to keep a server busy, and few enough for each to be answered in time.
 _PAIRS_AT_ONCE = 4096
 _making = Lock()
 if hasattr(os, "register_at_fork"):  # all but Windows. A child must not begin with a lock that another thread held.
@@ -30,11 +30,11 @@ if hasattr(os, "register_at_fork"):  # all but Windows. A child must not begin w
 
 
 class BaseAdapter(OptionsRequest):
-    """Give `base_url` (several: with one model) or a `client`, and any option of `rerank`.
+    """Give `base_url` (or several, of servers with one model) or a `client`, and any option of `rerank`.
 
-    A whyrank.Client, or a base_url, answers sync and async calls alike, from every thread and event loop; an AsyncClient or a
-    Reranker answers async calls in its own loop. The API key is never written down with the rest: WHYRANK_API_KEY is asked
-    where none is given. replace_content: documents with evidence or spans come back with these as their content.
+    With a base_url or a whyrank.Client, sync and async calls work in every thread and event loop; with an AsyncClient or a
+    Reranker, only async calls in its own loop. The API key is not saved with the other settings; if none is given, it is
+    taken from WHYRANK_API_KEY. replace_content: the content of documents with evidence or spans is replaced by these.
     """
 
     zero_is_none: ClassVar[tuple[str, ...]] = ()
@@ -64,7 +64,7 @@ class BaseAdapter(OptionsRequest):
     def rerank_documents(
         self, query: str, documents: Sequence[DocumentLike], **options: Unpack[RerankOptions]
     ) -> Ranking:
-        """`options`: for this call alone; None changes nothing. So everywhere below."""
+        """`options`: for this call only; None means the adapter's own. The same holds for the methods below."""
         return self._waiting().rerank(query, documents, **self._all(options))
 
     async def rerank_documents_async(
@@ -77,7 +77,7 @@ class BaseAdapter(OptionsRequest):
     def numbers_of_pairs(
         self, pairs: Sequence[tuple[str, str]], **options: Unpack[RerankOptions]
     ) -> list[tuple[float, float]]:
-        """Score and margin of every (query, text), in order. Raises where a pair has none."""
+        """Score and margin of every (query, text), in order. Raises if a pair has none."""
         return [
             numbers
             for start in range(0, len(pairs), _PAIRS_AT_ONCE)
@@ -104,13 +104,13 @@ class BaseAdapter(OptionsRequest):
         return (numbers[place] for place in range(len(pairs)))
 
     def close(self) -> None:
-        """End the connections of a client of its own. One that was given belongs to the giver."""
+        """Close the adapter's own client. A client that was passed in is left open."""
         with _making:
             client, self._client = self._client, None
         if client is not None:
             client.close()
 
-    # Frameworks copy and pickle adapters: a copy shares the client that was given, and makes anew the one of its own.
+    # Frameworks copy and pickle adapters: a copy shares a client that was passed in, and creates its own otherwise.
 
     def __copy__(self) -> Self:
         copied: Self = super().__copy__()
@@ -134,7 +134,7 @@ class BaseAdapter(OptionsRequest):
         return cast(RerankOptions, {**self.options(), **given})
 
     def _waiting(self) -> Client:
-        """Made when it is first needed: many adapters are only written down or copied."""
+        """Created when first needed: many adapters are only saved or copied."""
         if isinstance(self.client, BaseReranker):
             kind = type(self.client).__name__
             raise InvalidRequest(f"client is a {kind}, which can only be awaited: give a whyrank.Client or base_url")
@@ -148,7 +148,7 @@ class BaseAdapter(OptionsRequest):
 
 
 def numbers_of(row: RankedDocument, name: str) -> tuple[float, float]:
-    """Score and margin, for frameworks whose results cannot say that there is none: it is raised then."""
+    """Score and margin, for frameworks whose results have no field for a missing score: raises if there is none."""
     if row.score is None or row.margin is None:
         raise WhyrankError(f"{name} has no score: {row.error.message if row.error else 'the server returned none'}")
     return row.score, row.margin
@@ -156,7 +156,7 @@ def numbers_of(row: RankedDocument, name: str) -> tuple[float, float]:
 
 @contextmanager
 def framework(extra: str) -> Iterator[None]:
-    """Around an adapter's imports. Whatever package is missing, the extra brings it: the framework or one that it needs."""
+    """For an adapter's imports: any missing package becomes an error that names the extra, which includes them all."""
     try:
         yield
     except ModuleNotFoundError as cause:

@@ -29,7 +29,7 @@ __all__ = ["DocumentRank", "Dtype", "Reranker", "RerankerResult"]
 
 _log = logging.getLogger(__name__)
 
-# What EmbedAnything's guide tells people to put around the texts of Qwen3-Reranker. The prompt's format does that here.
+# EmbedAnything's guide says to put this around the texts of Qwen3-Reranker. Here the prompt format does that.
 _FORMATTED_QUERY = re.compile(r"<Instruct>: (?P<instruction>.*?)\n<Query>: (?P<query>.*?)\n?", re.DOTALL)
 _FORMATTED_DOCUMENT = re.compile(r"<Document>: (?P<document>.*)", re.DOTALL)
 
@@ -45,7 +45,7 @@ class Dtype(Enum):
 class DocumentRank:
     document: str
     relevance_score: float
-    """In 0..1."""
+    """From 0 to 1."""
     rank: int
     """1 is the best."""
 
@@ -57,8 +57,8 @@ class RerankerResult:
 
 
 class Reranker:
-    """Blocks until there are results; works from any thread and in notebooks, since the engine's event loop has a thread of its
-    own. The engine ends with the object, or with `close`."""
+    """Methods block until there are results. They work in any thread and in notebooks, because the engine's event loop has its
+    own thread. The engine ends with the object, or with `close`."""
 
     def __init__(self, opened: RerankerContext) -> None:
         self._thread = LoopThread("whyrank-embed-anything")
@@ -81,8 +81,8 @@ class Reranker:
         path_in_repo: str | None = None,
         **options: Any,
     ) -> Self:
-        """`options`: more of EngineConfig, such as kv_cache_gib. vLLM reads no ONNX: of a name that ends in -ONNX, what stands
-        before that is loaded."""
+        """`options`: further options of EngineConfig, such as kv_cache_gib. vLLM cannot load ONNX: if the name ends in -ONNX,
+        the model without that ending is loaded."""
         if dtype is Dtype.INT8:
             raise InvalidRequest(
                 f"dtype is INT8: write an int8 checkpoint with `whyrank quantize {model_id} OUT`, and name that"
@@ -98,7 +98,7 @@ class Reranker:
         return cls(open_reranker(source, (), None, {name: value for name, value in given.items() if value is not None}))
 
     def rerank(self, query: Sequence[str], documents: Sequence[str], top_k: int) -> list[RerankerResult]:
-        """For each query the best `top_k` documents."""
+        """The best `top_k` documents for each query."""
         results = []
         for text, ranking in zip(query, self._rankings(query, documents, top_k), strict=True):
             rows = [(documents[row.index], numbers_of(row, f"documents[{row.index}]")[0]) for row in ranking.results]
@@ -109,7 +109,7 @@ class Reranker:
     def compute_scores(
         self, query: Sequence[str], documents: Sequence[str], batch_size: int | None = None
     ) -> list[list[float]]:
-        """For each query one score in 0..1 per document, in order. `batch_size` does nothing: the engine batches by itself."""
+        """One score from 0 to 1 per document for each query, in order. `batch_size` has no effect: the engine batches."""
         rankings = self._rankings(query, documents, None)
         in_order = [sorted(ranking.results, key=lambda row: row.index) for ranking in rankings]
         return [[numbers_of(row, f"documents[{row.index}]")[0] for row in rows] for rows in in_order]

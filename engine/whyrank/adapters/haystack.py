@@ -33,7 +33,7 @@ class WhyrankRanker:
 
         WhyrankRanker("http://localhost:8000", top_k=5, mode="evidence", replace_content=True)
 
-    Options are those of `rerank`; top_k is its top_n. To load a pipeline that holds one, Haystack wants to be told:
+    Options are those of `rerank`; top_k is its top_n. To load a saved pipeline that contains one, allow its module:
     Pipeline.load(file, allowed_modules=["whyrank.adapters.haystack"]).
     """
 
@@ -72,7 +72,7 @@ class WhyrankRanker:
     def run(
         self, query: str, documents: list[HaystackDocument], top_k: int | None = None
     ) -> dict[str, list[HaystackDocument]]:
-        """`top_k`: for this run alone."""
+        """`top_k`: for this run only."""
         if not documents:
             return {"documents": []}
         return self._ranked(documents, self._adapter.rerank_documents(query, _candidates(documents), top_n=top_k))

@@ -23,8 +23,8 @@ class WhyrankPostprocessor(BaseAdapter, BaseNodePostprocessor):
 
         WhyrankPostprocessor(base_url="http://localhost:8000", mode="evidence", top_n=5, replace_content=True)
 
-    The model reads what an embedding would: content, and the metadata that the node does not exclude. Our notes are excluded
-    from both embedding and LLM, or an answer would be written from evidence and document at once.
+    The model reads what an embedding model would: content, and the metadata that the node does not exclude. The metadata that
+    we add are excluded for embedding and LLM; otherwise the LLM would get evidence and document at once.
     """
 
     @classmethod

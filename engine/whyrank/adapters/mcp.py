@@ -32,7 +32,7 @@ _INSTRUCTIONS = (
 
 
 class Candidate(BaseModel):
-    """A document with a name of its own."""
+    """A document with an id."""
 
     text: str
     id: str | None = Field(None, description="Returned with the result.")
@@ -81,7 +81,7 @@ TopN = Annotated[int, Field(ge=1, description="How many of the best documents to
 
 
 class _StrictServer(MCPServer[Any]):
-    """Refuses arguments that a tool does not have. The SDK drops them: a misspelt top_n would go unnoticed."""
+    """Rejects unknown arguments. The SDK ignores them, so a misspelt top_n would go unnoticed."""
 
     async def list_tools(self) -> list[Tool]:
         closed = {"additionalProperties": False}
@@ -98,7 +98,7 @@ class _StrictServer(MCPServer[Any]):
 
 
 class _Tools:
-    """What an agent reads of a tool is its method's docstring, parameters and result."""
+    """The tools. Agents see each method's docstring, parameters and result."""
 
     def __init__(self, reranker: BaseReranker) -> None:
         self._reranker = reranker
@@ -147,7 +147,7 @@ class _Tools:
 
 
 def tools_over(reranker: BaseReranker, request: type = RerankRequest) -> MCPServer[Any]:
-    """`reranker` must be running for as long as the tools are served. `request`: whose options for agents the tools take."""
+    """`reranker` must be running while the tools are served. `request`: the class whose options for agents the tools have."""
     server = _StrictServer("whyrank", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     parameters = [_parameter(option) for option in options_of(request).values() if option.agent]
     only_reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)

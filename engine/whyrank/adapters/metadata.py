@@ -1,4 +1,4 @@
-"""What a row says, as the metadata of a framework's document."""
+"""A result row as the metadata of a framework's document."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ stands, as start, end and score; why there is no score. A key that does not appl
 
 
 def noted(metadata: Mapping[str, Any], row: RankedDocument) -> dict[str, Any]:
-    """The metadata with what the row says. What an earlier reranking noted is gone: it was about another query."""
+    """The metadata with the row's result. Keys of an earlier reranking are removed: they belong to another query."""
     return unnoted(metadata) | _notes(row)
 
 
@@ -65,7 +65,7 @@ def _notes(row: RankedDocument) -> dict[str, Any]:
 
 
 def evidence_of(row: RankedDocument) -> str | None:
-    """What can stand for its document: evidence that was not broken off, or the text of the spans."""
+    """The text that can replace the document: evidence that was not interrupted, or the text of the spans."""
     if row.evidence and row.evidence.evidence and row.evidence.finish in ("complete", "budget"):
         return row.evidence.evidence
     return row.span_text or None

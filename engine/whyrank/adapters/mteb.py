@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 __all__ = ["WhyrankCrossEncoder"]
 
-# Nobody waits in front of an evaluation.
+# An evaluation is not interactive, so it may wait long for a server.
 _PATIENCE_SECONDS = 600.0
 
 
 class WhyrankCrossEncoder:
     """mteb.evaluate(WhyrankCrossEncoder("organisation/model", base_url="http://localhost:8000"), tasks)
 
-    Name and revision are what MTEB files results under: say which model the server has. `device` is the server's own affair.
-    Further options are those of BaseAdapter. Predictions are margins: scores in 0..1 lose the order of the very best.
+    MTEB files results under name and revision: give those of the server's model. `device` has no effect. Further options are
+    those of BaseAdapter. Predictions are margins, because scores near 1 are too close together to sort by.
     """
 
     def __init__(self, model_name: str, revision: str | None = None, device: str | None = None, **options: Any) -> None:
-        # Some tasks have whole texts as queries, which every evaluation cuts.
+        # Some tasks have long texts as queries, which every evaluation cuts.
         self._asking = BaseAdapter(**{"timeout": _PATIENCE_SECONDS, "truncate_query": True} | options)
         about = {"name": model_name, "revision": revision, "model_type": ["cross-encoder"], "loader": type(self)}
         self.mteb_model_meta = ModelMeta.create_empty(about)

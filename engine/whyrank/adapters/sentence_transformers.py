@@ -18,7 +18,7 @@ Activation = Callable[[Any], Any]
 
 
 class _NoCard:
-    """Evaluators write what they measure into a model's card, to be published with it. A server's model has none here."""
+    """Evaluators write their results into the model's card. The model of a server has no card here, so this ignores them."""
 
     def set_evaluation_metrics(self, *measured: Any) -> None: ...
 
@@ -26,9 +26,9 @@ class _NoCard:
 class WhyrankCrossEncoder(BaseAdapter):
     """WhyrankCrossEncoder(base_url="http://localhost:8000").rank(query, documents, top_k=5)
 
-    Scores are in 0..1, as those of a CrossEncoder with one label. `activation_fn` gets the log-odds instead, as a tensor, and
-    returns what is wanted of them: torch.nn.Identity() the log-odds. `prompt` is the instruction. What steers an engine in this
-    process (batch_size, device, pool and so on) is taken and does nothing: the server sees to it.
+    Scores are from 0 to 1, as those of a CrossEncoder with one label. `activation_fn`, if given, is called with a tensor of
+    log-odds, and its result is returned: torch.nn.Identity() gives the log-odds. `prompt` is the instruction. Parameters for a
+    model in this process (batch_size, device, pool and so on) are accepted and have no effect.
     """
 
     num_labels: ClassVar[int] = 1
@@ -49,7 +49,7 @@ class WhyrankCrossEncoder(BaseAdapter):
         pool: Any = None,
         chunk_size: int | None = None,
     ) -> Any:
-        """One score per (query, text), in order; of a single pair, its score."""
+        """One score per (query, text), in order; a single number for a single pair."""
         _refuse_names(prompt_name)
         single = len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
         pairs = [_pair(value, place) for place, value in enumerate([inputs] if single else inputs)]
@@ -72,7 +72,7 @@ class WhyrankCrossEncoder(BaseAdapter):
         pool: Any = None,
         chunk_size: int | None = None,
     ) -> list[dict[str, Any]]:
-        """`corpus_id`, `score` and perhaps `text`, best first; in mode "evidence" also what was written (see metadata.py)."""
+        """`corpus_id`, `score` and, on request, `text`, best first; in mode "evidence" also the evidence (see metadata.py)."""
         _refuse_names(prompt_name)
         if not len(documents):
             return []

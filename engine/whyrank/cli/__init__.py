@@ -1,1 +1,1 @@
-"""The command line: each command is options in, one call, rendering out. The app and what commands share are in common.py."""
+"""The command line. Each command parses options, makes one call and renders the result; common.py has what commands share."""

@@ -1,4 +1,4 @@
-"""The command batch: options in, batch.py's work, a line about it out."""
+"""The command batch: runs `whyrank.batch` with the command's options and prints a summary."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from whyrank.request import RerankRequest
 
 __all__ = ["PATIENCE", "Waiting"]
 
-# Nobody waits in front of a batch: a server may take its time, or be away for a while.
+# A batch is not interactive: a server may be slow, or unreachable for a while.
 _PATIENCE_SECONDS = 600.0
 _SECONDS_BETWEEN_WORDS = 30.0
 
 
 class Waiting:
-    """Says now and then, not for each row, which server the batch waits for and why."""
+    """Prints from time to time, not for each row, which server the batch waits for and why."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._next = clock, 0.0
@@ -47,7 +47,7 @@ class Waiting:
 
 
 PATIENCE: Mapping[str, Any] = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolicy(sys.maxsize, waits=Waiting())}
-"""Options of the client. Time alone ends the attempts."""
+"""Options of the client. The number of attempts is not limited, only their time."""
 
 
 @app.command()
@@ -79,10 +79,10 @@ def batch(
 
     `whyrank batch requests.jsonl answers.jsonl --url http://a:8000 --url http://b:8000 --mode evidence --json`
 
-    A line of INPUT: `{"query": "...", "documents": ["...", {"text": "...", "id": "d2"}], "id": "q1", "top_n": 3}`; what a row
-    says goes before the options here. A line of OUTPUT: what `whyrank rerank --json` prints, with the input line's number as
-    `row`, its `hash` and its `id`. Exit code 1 where rows were rejected (the rejects file says why and holds the lines) or a
-    document in OUTPUT has no score (its `error` says why).
+    A line of INPUT: `{"query": "...", "documents": ["...", {"text": "...", "id": "d2"}], "id": "q1", "top_n": 3}`; options in
+    a row take precedence over those of the command. A line of OUTPUT: what `whyrank rerank --json` prints, with the input
+    line's number as `row`, its `hash` and its `id`. Exit code 1 if rows were rejected (the rejects file has the lines and the
+    reasons) or a document in OUTPUT has no score (its `error` says why).
     """
     with reported() as stdout:
         connection = open_reranker(model, url or (), api_key, engine, **PATIENCE)

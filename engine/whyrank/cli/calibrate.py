@@ -1,4 +1,4 @@
-"""The command calibrate: a threshold, and what scores mean, from judged pairs."""
+"""The command calibrate: a threshold and calibrated scores from judged pairs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def calibrate_command(
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("calibration.json"),
     as_json: AsJson = False,
 ) -> None:
-    """Find the threshold to use, and what scores mean, from judged pairs.
+    """Find a threshold, and the probabilities that scores stand for, from judged pairs.
 
     `whyrank calibrate whyrank-eval/house-MODEL --precision 0.9 --out calibration.json`
 
@@ -38,7 +38,7 @@ def calibrate_command(
 
     `whyrank rerank -m MODEL -q QUERY -d documents.jsonl --calibration calibration.json`
 
-    Exit code 1 and `no clean separation` where no threshold reaches the target.
+    Exit code 1 and `no clean separation` if no threshold reaches the target.
     """
     with evaluation_reported() as stdout:
         from whyrank.evaluation.calibrate import calibrate, fit, judged_pairs

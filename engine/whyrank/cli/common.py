@@ -65,7 +65,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Exactly one JSON document 
 
 @asynccontextmanager
 async def opened(connection: AbstractAsyncContextManager[T], name: str) -> AsyncIterator[T]:
-    """What reranks, with a word to those who wait for its start."""
+    """Opens the model or the client, and shows a spinner while a model starts."""
     async with AsyncExitStack() as stack:
         with render.waiting(f"starting {name}"):
             running = await stack.enter_async_context(connection)
@@ -74,7 +74,7 @@ async def opened(connection: AbstractAsyncContextManager[T], name: str) -> Async
 
 @contextmanager
 def reported() -> Iterator[Any]:
-    """Give the command the real stdout, send everything else (engines print, too) to stderr, and report errors in one line."""
+    """Give the command the real stdout, send all other output (engines print, too) to stderr, and report errors in one line."""
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace") as stdout:
         os.dup2(2, 1)
@@ -90,7 +90,7 @@ def reported() -> Iterator[Any]:
 
 @contextmanager
 def evaluation_reported() -> Iterator[Any]:
-    """`reported`, where a missing package of the eval extra is an error that says what to install."""
+    """As `reported`; in addition, a missing package of the eval extra is an error that says what to install."""
     with reported() as stdout:
         try:
             yield stdout
@@ -102,7 +102,7 @@ def evaluation_reported() -> Iterator[Any]:
 
 @contextmanager
 def kept(what: str) -> Iterator[None]:
-    """Says of a command that can go on later that it can."""
+    """If the command is interrupted, prints that the same command resumes."""
     try:
         yield
     except RetryableError as error:
@@ -111,6 +111,6 @@ def kept(what: str) -> Iterator[None]:
 
 
 def demo_model(real: str) -> str:
-    """The model of those who gave none, and a word on it. real: how to name one that understands."""
+    """The default model, with a note that it is only for trying out. `real`: how to name a real one."""
     Terminal(stderr=True).print(_DEMO_NOTE.format(real), style="yellow", highlight=False, soft_wrap=True)
     return DEMO

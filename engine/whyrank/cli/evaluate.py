@@ -1,4 +1,4 @@
-"""The commands eval and fetch: options in, tables out. The numbers are computed in evaluation/."""
+"""The commands eval and fetch: they parse options and print tables; the numbers are computed in evaluation/."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from whyrank.options import options_of
 from whyrank.process import prepare_process
 from whyrank.request import RerankOptions, RerankRequest
 
-# What imports numpy, scipy or Jinja2, which the eval extra brings, is imported by the commands.
+# Modules that import numpy, scipy or Jinja2 (of the eval extra) are imported inside the commands.
 if TYPE_CHECKING:
     from whyrank.evaluation.scorecard import Scorecard
 
@@ -67,8 +67,8 @@ def evaluate_command(
 
     `whyrank eval -m MODEL --preset qanchor --data gold.jsonl --json | jq .measures`
 
-    The folder gets results.jsonl, run.trec, report.json and report.html, which shows it all in plots. Exit code 1 where a
-    document has no score: it counts as not found, and `failed` in results.jsonl says why.
+    The folder gets results.jsonl, run.trec, report.json and report.html, a page with plots. Exit code 1 if a document has no
+    score: it counts as not found, and `failed` in results.jsonl says why.
     """
     data = JudgedData(**judged)
     if claims is not None:
@@ -89,14 +89,14 @@ def evaluate_command(
 
 
 def _target_name(model: str, engine: Flags) -> str:
-    """As open_target reads it: the model with the engine options that may change scores, which leave `engine`."""
+    """The target as open_target reads it: the model with the engine options that may change scores, removed from `engine`."""
     defaults = options_of(EngineConfig)
     identity = {name: value for name in _IDENTITY if (value := engine.pop(name)) != defaults[name].default}
     return ",".join([model, *(f"{key}={value}" for key, value in identity.items())])
 
 
 def _rerank_options(options: Flags) -> RerankOptions:
-    """Those that count in this mode: options of evidence say nothing about scores."""
+    """The options that matter in this mode: options of evidence do not affect scores."""
     names = ["instruction"] if options["mode"] == "score" else options
     return cast(RerankOptions, {name: options[name] for name in names if options[name] is not None})
 
@@ -109,7 +109,7 @@ def _scorecard(
     fresh: bool,
     engine: Flags,
 ) -> Scorecard:
-    """Of results that the folder holds afterwards, with the reports. Errors in what is given come before an engine starts."""
+    """Evaluates into the folder and writes the reports. Errors in options or data are raised before an engine starts."""
     from whyrank.evaluation.report import html_report
     from whyrank.evaluation.scorecard import make_scorecard
 
@@ -166,7 +166,7 @@ def fetch_command(
 
     `whyrank eval -m MODEL --data beir/scifact --run bm25.trec`
 
-    Of `datasets` it takes what has MTEB's parts: corpus, queries, qrels or default, and top_ranked where that is there.
+    A data set of `datasets` needs MTEB's parts: corpus, queries, and qrels or default; top_ranked is used if it is there.
     """
     with reported() as stdout:
         with render.waiting(f"fetching {source}"):

@@ -16,20 +16,20 @@ __all__ = ["Flags", "flags_of"]
 T = TypeVar("T")
 
 Flags = dict[str, Any]
-"""What a command gets of the flags of one class: option name to value."""
+"""The values of one class's flags: option name to value."""
 
 
 def flags_of(
     parameter: str, owner: type, only: Iterable[str] | None = None
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """In place of the command's `parameter` come flags for the options of `owner`; the command gets their values as a dict."""
+    """Replaces the command's `parameter` by flags for the options of `owner`, whose values the command gets as a dict."""
     options = options_of(owner)
     chosen = [options[name] for name in only or options if options[name].flag]
     return lambda command: spread(command, parameter, [_flag(option) for option in chosen])
 
 
 def _flag(option: Option) -> inspect.Parameter:
-    """Values are checked by the option itself, whose errors say what to give instead."""
+    """Values are checked by the option itself; its errors say which values are valid."""
     kind: Any = str if option.choices else option.kind
     if option.optional:
         kind |= None

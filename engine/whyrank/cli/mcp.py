@@ -30,9 +30,9 @@ def mcp(
 
     `whyrank mcp --model infgrad/Prism-Qwen3.5-Reranker-0.8B`
 
-    An MCP host starts this command itself; its settings want the line above, in two parts: `"command": "whyrank",
-    "args": ["mcp", "--url", "http://localhost:8000"]`. A model is loaded before the host gets its first answer, and not every
-    host waits so long: then serve it with `whyrank serve`, and give --url.
+    An MCP host starts this command itself. Put the line above into its settings in two parts: `"command": "whyrank",
+    "args": ["mcp", "--url", "http://localhost:8000"]`. With --model, the model is loaded before the host gets its first
+    answer. If the host does not wait that long, run `whyrank serve` and give --url.
     """
     with reported() as stdout:
         from whyrank.adapters.mcp import tools_over
@@ -43,6 +43,6 @@ def mcp(
 
 async def _serve(tools_over: Any, connection: RerankerContext, stdout: IO[str]) -> None:
     async with connection as reranker:
-        # What a starting engine prints went to stderr. From here on the transport sees to that, and wants the real stdout.
+        # Until here, stdout was redirected to stderr for the starting engine. The transport needs the real one.
         os.dup2(stdout.fileno(), 1)
         await tools_over(reranker).run_stdio_async()

@@ -1,4 +1,4 @@
-"""What people see in a terminal: tables, bars, progress. Progress goes to stderr and only where someone watches."""
+"""Terminal output: tables, bars, progress. Progress goes to stderr, and only if that is a terminal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _CONTEXT = 60
 
 
 Show = AbstractContextManager[Callable[[Event], None]]
-"""What is done with events while they come: enter it, then call it with each."""
+"""A consumer of events: a context manager that is called with each."""
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def show_ranking(console: Terminal, query: str) -> Iterator[Callable[[Event], No
 
 
 def figures_table(title: str, *columns: str) -> Table:
-    """With names in the first column and numbers in the others."""
+    """A table with names in the first column and numbers in the others."""
     table = Table(title=escape(title), title_justify="left")
     for place, name in enumerate(columns):
         table.add_column(escape(name), justify="right" if place else "left")
@@ -136,7 +136,7 @@ def _mark_verdicts(text: Text, grounding: Grounding | None) -> None:
 
 
 def _verdict_styles(grounding: Grounding) -> Iterator[tuple[int, int, str]]:
-    """An altered sentence whose difference has no place of its own is red as a whole."""
+    """The red parts. If the differing words of an altered sentence are not known, all of it is red."""
     unverified = [one for one in grounding.sentences if one.verdict == "unverified"]
     yield from ((one.start, one.end, "cyan" if grounding.is_backed(one) else "bright_black") for one in unverified)
     differing = [
@@ -238,7 +238,7 @@ def waiting(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, count: int) -> Iterator[Callable[[], None]]:
-    """A bar for long lists, on stderr, where somebody watches. Call what it gives once for each thing done."""
+    """A progress bar on stderr, if that is a terminal. Yields a function to call once per finished item."""
     console = Terminal(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     unwatched = count < _WATCHED_FROM or not console.is_terminal

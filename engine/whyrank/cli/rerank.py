@@ -60,8 +60,8 @@ def rerank(
 
     `whyrank rerank --url http://localhost:8000 --api-key SECRET -q QUERY -d documents.jsonl`
 
-    A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document a line.
-    Exit code 1 where a document has no score; its row says why.
+    A file holds JSON lines (`{"text": ..., "id": ..., "title": ..., "metadata": {...}}`) or one document per line.
+    Exit code 1 if a document has no score; its row says why.
     """
     with reported() as stdout:
         if model is None and not url:
@@ -101,7 +101,7 @@ async def _rerank(
 
 @contextmanager
 def _show_json(stdout: Any, every: bool) -> Iterator[Callable[[Event], None]]:
-    """Every event as a line, or the last one's ranking as the only document."""
+    """Prints every event as a line of JSON, or the final ranking as one JSON document."""
 
     def on_event(event: Event) -> None:
         if every:

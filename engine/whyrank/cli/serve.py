@@ -1,4 +1,4 @@
-"""The commands formats, doctor and serve: which families there are, whether a checkpoint can be trusted, and serving it."""
+"""The commands formats, doctor and serve: list the known families, check a checkpoint, serve it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def formats(
 ) -> None:
     """List the prompt formats that come with whyrank.
 
-    `whyrank formats --of ./my-reranker > my-reranker.toml` where it ships a recipe of its own
+    `whyrank formats --of ./my-reranker > my-reranker.toml` for a checkpoint that comes with its own prompt
 
     `whyrank formats --of ./my-chat-model --prompt chat > my-chat-model.toml`
     """
@@ -74,7 +74,7 @@ def doctor(
 
     `whyrank doctor Qwen/Qwen3-Reranker-0.6B --pairs my_pairs.jsonl`
 
-    Exit code 1 where it cannot.
+    Exit code 1 if it cannot.
     """
     with reported() as stdout:
         from whyrank.doctor import examine, read_pairs
@@ -102,7 +102,7 @@ def serve(
     ] = False,
     options: Flags,
 ) -> None:
-    """Serve a checkpoint over HTTP, inside vLLM's own server; takes any flag of `vllm serve`, too, behind the model.
+    """Serve a checkpoint over HTTP, inside vLLM's own server. Flags of `vllm serve` may follow the model.
 
     `whyrank serve demo`
 
@@ -111,7 +111,7 @@ def serve(
     `curl localhost:8000/v1/rerank -H "Authorization: Bearer SECRET" -d '{"query": "...", "documents": ["..."]}'`
 
     Then: `/playground` in a browser, `/docs` for the API, `/metrics` for Prometheus. WHYRANK_MAX_DOCUMENTS, _CHARACTERS,
-    _BODY_MIB and _WAITING_DOCUMENTS limit what is taken. Set TLS and the rest with vLLM's flags.
+    _BODY_MIB and _WAITING_DOCUMENTS limit requests. Set TLS and the rest with vLLM's flags.
     """
     with reported():
         try:

@@ -1,4 +1,4 @@
-"""Where text of others becomes output for people: nothing in it may act on the terminal that shows it."""
+"""Makes text of documents, queries and servers safe to print: no control character of it reaches the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.segment import Segment
 
 __all__ = ["Terminal", "json_text", "printable"]
 
-# C0 but newline and tab, DEL, C1, and what turns the direction of the text that follows.
+# C0 except newline and tab, DEL, C1, and the characters that change the direction of the following text.
 _ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _ACTING_IN_JSON = re.compile("[\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def json_text(value: Any) -> str:
-    """The same data, with what JSON does not escape by itself and a terminal would act on as escapes."""
+    """The same JSON, with escapes for characters that a terminal would act on and that JSON does not escape by itself."""
     return _ACTING_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, ensure_ascii=False))
 
 

@@ -1,8 +1,8 @@
 """The steps of a request, in the order of `Reranker.events`.
 
 scorer.py               encodes the documents and scores them, slice by slice
-request_state.py        what is known of each document so far; shared by the other two
+request_state.py        the results of each document so far; shared by the other two
 evidence_generator.py   continues the best documents, and checks what was generated against their text
-verifier.py             has a model judge what the check by words left open
+verifier.py             has a model judge sentences that the comparison of words left unverified
 deadline.py             when all of it must end
 """

@@ -45,7 +45,7 @@ class Deadline:
                 self._waits.discard(limit)
 
     async def wait(self, awaited: Awaitable[T]) -> T | None:
-        """The result of `awaited`, or None where the deadline comes first; `awaited` is cancelled then."""
+        """The result of `awaited`, or None if the deadline comes first; then `awaited` is cancelled."""
         limit: asyncio.Timeout | None = None
         try:
             async with self._limit() as limit:

@@ -76,8 +76,8 @@ class EvidenceGenerator:
     async def explain(
         self, state: RequestState, deadline: Deadline
     ) -> AsyncGenerator[EvidenceDelta | EvidenceDone, None]:
-        """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not. With a verifier they come
-        when all is written: it judges all of it at once."""
+        """Deltas for live requests, and one EvidenceDone for every chosen document, finished or not. With a verifier these come
+        once everything is written, because it judges all of it at once."""
         chosen = state.prompts_to_continue()
         quotable = await self._quotable(state, chosen) if self._style == "verbatim" else {}
         waiting = dict(enumerate(chosen.values()))

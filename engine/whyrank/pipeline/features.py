@@ -1,7 +1,7 @@
-"""Features of the multi-hop reranker for documents that bring none: hop, role, entities, causal and reasoning, by simple rules.
+"""Features of the multi-hop reranker for documents that lack them: hop, role, entities, causal and reasoning, by simple rules.
 
-The model's author computed them with a named-entity model and unpublished rules. These are others: each document says in its
-metadata which of its features were computed here.
+The model's author computed them with a named-entity model and unpublished rules. The rules here are others, so each document's
+metadata lists the features that were computed here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _STOP = frozenset(
 
 
 def with_features(query: str, documents: Sequence[Document], wanted: Set[str]) -> tuple[Document, ...]:
-    """The documents with whatever of the wanted features they lack. What a document brings is left as it is."""
+    """The documents with the wanted features that they lack. Features that a document already has are left as they are."""
     entities = [_given_entities(document) or entities_of(document.content, query) for document in documents]
     hops = _hops(query, [document.content for document in documents], entities)
     return tuple(

@@ -1,4 +1,4 @@
-"""The state of one request: the prompts that its documents need, and what is known of each document so far."""
+"""The state of one request: the prompts that its documents need, and the results of each document so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RequestState:
         self._request = request
         self._rule = rule
         self._calibration = calibration
-        # Prompts are known by number: to look up ids takes a walk through all of them.
+        # Prompts are identified by numbers: hashing their ids means going through all of them.
         self._numbers: dict[Ids, int] = {}
         self._prompts: dict[int, list[tuple[int, Prompt]]] = {}
         self._readers: list[list[int]] = []

@@ -1,6 +1,6 @@
 """Scores the documents of a request: text to token ids, token ids to label reads.
 
-Documents go in slices: the engine scores one while the next is encoded, and overlapping calls take turns slice by slice.
+Documents are processed in slices: the engine scores one while the next is encoded, and concurrent calls take turns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from whyrank.types import Document, DocumentError, RankedDocument, Usage
 __all__ = ["Refusal", "Scorer", "refuse_none"]
 
 Refusal = Callable[[Document], DocumentError | None]
-"""Why a document is not even looked at, if it is not."""
+"""Why a document is rejected before it is encoded, or None."""
 
 _SLICE = 32
 # A slice of more characters than this is large.
@@ -72,7 +72,7 @@ class Scorer:
         """Rows as they become known, those together that do so together. Closing the generator frees the work that is left."""
 
         async def read_slice(number: int, emit: Callable[[Sequence[RankedDocument]], None]) -> None:
-            async with self._turn:  # in their order: an early one is worth more than two half done
+            async with self._turn:  # in order: one finished slice is worth more than two half-finished ones
                 prompts = await self._prepare(number, state, emit)
                 priorities = [self._next_priority(ids) for ids in prompts.values()]
             numbers, ids = list(prompts), list(prompts.values())
@@ -137,7 +137,7 @@ class Scorer:
         return [refusal or next(encoded) for refusal in refusals]
 
     def _encode_pair(self, query: str, document: Document, bounds: Bounds) -> EncodedDocument | DocumentError:
-        """A query of its own costs its own row where it cannot be read."""
+        """If each document has its own query, one that cannot be read is an error of its row only."""
         request = self._request
         try:
             (row,) = self._encoder.encode(query, [document], request.instruction, request.truncation, bounds)

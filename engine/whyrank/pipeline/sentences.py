@@ -1,4 +1,4 @@
-"""Which sentences of a document are looked at, where it has more than can be."""
+"""Chooses the sentences to look at in a document that has too many."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["most_relevant"]
 
 
 def most_relevant(texts: Sequence[str], query: str, count: int) -> list[int]:
-    """The places of so many of these texts, in order: those that share most with the query, rare words first; of equals the
-    earlier ones."""
+    """The positions of `count` of these texts, in order: those that share most words with the query, rare words counting more;
+    of equal ones the earlier."""
     if len(texts) <= count:
         return list(range(len(texts)))
     wanted = set(content_keys(folded_words(query)))

@@ -54,7 +54,7 @@ class SpanFinder:
             yield EvidenceDone(state.add_spans(row.index, tuple(best), limited))
 
     def _most_relevant_passages(self, document: Document) -> tuple[list[tuple[int, int]], bool]:
-        """Their places, and whether there are others."""
+        """The positions of the passages, and whether there are more than these."""
         places = passages(document)
         texts = [document.content[start:end] for start, end in places]
         kept = most_relevant(texts, self._request.query, _MAX_PASSAGES)
@@ -69,7 +69,7 @@ class SpanFinder:
                 async for _ in scored:
                     pass
         except (EngineDead, EnginePaused):
-            pass  # the documents have their scores: what is missing are spans
+            pass  # the documents have their scores; only their spans are missing
         self.usage = state.usage() + scorer.warm_usage
         return [row.score for row in sorted(state.results(), key=lambda row: row.index)]
 

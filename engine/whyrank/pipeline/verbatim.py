@@ -1,5 +1,5 @@
-"""Verbatim evidence: a grammar that admits nothing but sentences of the document, in their order, and back from what was
-generated to the sentences. The model chooses; it cannot invent. Pure: no I/O.
+"""Verbatim evidence: a grammar that allows nothing but sentences of the document, in their order, and the parser from the
+generated text back to the sentences. The model chooses; it cannot invent. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Quotable:
-    """The sentences of one document that may be quoted. `reduced`: it has more, which say less about the query."""
+    """The sentences of one document that may be quoted. `reduced`: it has more, which share less with the query."""
 
     document: str
     sentences: tuple[_Sentence, ...]

@@ -1,7 +1,7 @@
-"""Has a model judge the sentences that words could not: one label read each, all of a call in one batch.
+"""Has a model judge the sentences that the comparison of words left unverified, all of a call in one batch.
 
-The sentence is the query and its document the document. Altered sentences are not asked about: the words that differ are named
-there, and a model that overlooks them proves nothing.
+The prompt's query is the sentence, and its document is the sentence's document. The model is not asked about altered
+sentences: there the differing words are known, and a model that overlooks them proves nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from whyrank.types import Document, Evidence, Grounding, RankedDocument, Usage, 
 __all__ = ["DEFAULT_THRESHOLD", "EvidenceVerifier", "Verifier"]
 
 DEFAULT_THRESHOLD = 0.5
-"""From this score up a model takes a sentence for backed, where no calibration says otherwise."""
+"""A sentence with at least this score counts as backed, unless a calibration has another threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ _Key = tuple[int, int]
 
 
 class _Claim(NamedTuple):
-    """A sentence that words left open, by its place in the evidence or the contribution of a document."""
+    """An unverified sentence, by its position in the evidence or the contribution of a document."""
 
     key: _Key
     of_contribution: bool
@@ -76,8 +76,8 @@ class EvidenceVerifier:
         self.usage = Usage()
 
     async def verify(self, written: Mapping[int, Evidence], deadline: Deadline) -> dict[int, Evidence]:
-        """The evidence of these documents with scores where words left something open. What cannot be had by the deadline, or
-        of a dead engine, is missing, and said to be."""
+        """The evidence of these documents, with scores of its unverified sentences. If the deadline comes or the engine dies,
+        the missing scores are reported in `Verification.error`."""
         # In a thread, because documents may be long.
         texts = {
             (index, place): one
@@ -109,7 +109,7 @@ class EvidenceVerifier:
         }
 
     def _with_contribution(self, written: tuple[_Key, Evidence]) -> Evidence:
-        """Contributions are held against their documents by words first."""
+        """Contributions are first compared with their documents word by word."""
         (index, _), evidence = written
         document = self._request.documents[index].content
         return replace(evidence, contribution_grounding=ground(evidence.contribution, document, self._request.query))
@@ -135,7 +135,7 @@ class EvidenceVerifier:
             async with aclosing(scorer.read(state, deadline)) as rows:
                 async for _ in rows:
                     pass
-        except (EngineDead, EnginePaused) as cause:  # the evidence is there: what is missing is its verification
+        except (EngineDead, EnginePaused) as cause:  # the evidence is there; only its verification is missing
             failure = f"{self._verifier.model}: {cause}"
         self.usage += state.usage() + scorer.warm_usage
         results = sorted(state.results(), key=lambda row: row.index)
@@ -169,7 +169,7 @@ def _open_claims(key: _Key, evidence: Evidence) -> Iterator[_Claim]:
 
 
 def _share(grounding: Grounding, text: str) -> float:
-    """Of the visible characters of all sentences, those of sentences that the model takes for backed."""
+    """The share of visible characters in sentences that the model considers backed."""
     sizes = [(one, visible_length(text[one.start : one.end])) for one in grounding.sentences]
     total = sum(size for _, size in sizes)
     return sum(size for one, size in sizes if grounding.is_backed(one)) / total if total else 0.0

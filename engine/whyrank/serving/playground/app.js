@@ -1,4 +1,4 @@
-// The form, the call, and what goes wrong with it.
+// The form, the request, and its errors.
 
 import { $, count, element, visible } from "./dom.js";
 import { isJson, parseDocuments, readFiles } from "./documents.js";
@@ -13,18 +13,18 @@ const OPTIONS = ["instruction", "truncation"], NUMBERS = ["top_n", "deadline_ms"
 const EVIDENCE_NUMBERS = ["evidence_top_n", "evidence_min_score"];
 const FIELDS = ["query", "documents", ...OPTIONS, ...NUMBERS, ...EVIDENCE_NUMBERS];
 const STORE = "whyrank-playground";
-const MANY_LINK_CHARACTERS = 8000; // some programs cut a link there
+const MANY_LINK_CHARACTERS = 8000; // some programs cut off longer links
 const REMEDIES = {
   400: "Change the request and run it again.",
-  401: "Run again: the browser asks for the key. Any user name will do; the API key is the password.",
+  401: "Run it again: the browser then asks for a user name, which may be anything, and a password, which is the API key.",
   413: "Send fewer or shorter documents.",
-  503: "The engine is gone or still starting. Its log says which; try again when it is back.",
+  503: "The engine has stopped or is still starting: see the server’s log, and try again when it is ready.",
 };
-// Beside the page, wherever a proxy has put it.
+// Relative to the page, wherever a proxy has put it.
 const address = (path) => new URL(path, location.href.split(/[?#]/)[0]).href;
 
-let run = null; // the call that is shown
-let served = null; // what the server says of itself
+let run = null; // the request that is shown
+let served = null; // model, prompt and dtype of the server
 let replaced = null; // the form as it was before its content was replaced
 
 // The form.
@@ -40,7 +40,7 @@ function setState(given) {
   show();
 }
 
-/** Like setState, for what a person may want back. */
+/** Like setState, with undo. */
 function replaceState(given) {
   replaced = state();
   setState(given);
@@ -48,7 +48,7 @@ function replaceState(given) {
   $("undo").hidden = false;
 }
 
-/** The body of the call: what was given, and nothing that is a default anyway. */
+/** The body of the request: only what was filled in. */
 function requestBody() {
   const body = { query: $("query").value.trim(), documents: parseDocuments($("documents").value).documents };
   if (mode() !== "score") body.mode = mode();
@@ -76,7 +76,7 @@ function show() {
   showSnippet();
 }
 
-/** After a person's change: it is kept, and a link that was opened or copied no longer says what is here. */
+/** After a change: saves the form, and removes the link from the address bar, which no longer matches it. */
 function edited() {
   show();
   $("link-hint").hidden = $("undo").hidden = true;
@@ -102,13 +102,13 @@ function setFieldError(name, message) {
   return message && $(name);
 }
 
-/** The body, or null when something is missing, which is then said where it is missing. */
+/** The body, or null if something is missing; then the error is shown beside that field. */
 function checkedBody() {
   let body = null, unreadable = "";
   try { body = requestBody(); } catch (error) { unreadable = error.message; }
   const wrong = [
-    setFieldError("query", $("query").value.trim() ? "" : "Give a query."),
-    setFieldError("documents", unreadable || (body.documents.length ? "" : "Give at least one document.")),
+    setFieldError("query", $("query").value.trim() ? "" : "Enter a query."),
+    setFieldError("documents", unreadable || (body.documents.length ? "" : "Enter at least one document.")),
   ].find(Boolean);
   if (!wrong) return $("request").reportValidity() ? body : null;
   wrong.focus();
@@ -151,7 +151,7 @@ function drop(event) {
 const language = () => ($("tab-python").ariaSelected === "true" ? "Python" : "curl");
 
 function showSnippet() {
-  if (!$("code").open) return; // long texts are written out only where somebody looks
+  if (!$("code").open) return; // long texts take time to format
   try {
     $("snippet").textContent = (language() === "Python" ? asPython : asCurl)(address("v1/rerank"), requestBody());
   } catch (error) {
@@ -174,7 +174,7 @@ async function copy() {
   try {
     await navigator.clipboard.writeText($("snippet").textContent);
     $("copy").textContent = "Copied";
-  } catch { // browsers give the clipboard only to https and localhost
+  } catch { // browsers allow the clipboard only on https and localhost
     getSelection().selectAllChildren($("snippet"));
     $("copy").textContent = "Selected: press Ctrl C";
   }
@@ -183,9 +183,9 @@ async function copy() {
 async function copyLink() {
   const fragment = await toFragment(state());
   history.replaceState(null, "", fragment);
-  let text = "The link holds query and documents behind its #, which browsers never send to a server.";
+  let text = "The link contains query and documents after its #, a part that browsers never send to a server.";
   if (location.href.length > MANY_LINK_CHARACTERS) {
-    text += ` It has ${location.href.length.toLocaleString("en")} characters: some programs cut so long a link.`;
+    text += ` It has ${location.href.length.toLocaleString("en")} characters; some programs cut off links of that length.`;
   }
   try {
     await navigator.clipboard.writeText(location.href);
@@ -259,7 +259,7 @@ async function follow(mine) {
     if (mine !== run) return;
     handlers[event]?.(mine, JSON.parse(data));
   }
-  if (!mine.over) showNotice("The connection ended before the answer was complete.", "What is here is right. Run again for the rest.");
+  if (!mine.over) showNotice("The connection ended before the answer was complete.", "The results shown are correct. Run it again for the rest.");
 }
 
 function stop() {
@@ -290,17 +290,17 @@ async function showRefusal(response) {
   const body = isJson(text) ? JSON.parse(text) : {};
   const message = body.error?.message || body.message || body.detail || text.slice(0, 300) || response.statusText;
   const wait = response.headers.get("Retry-After");
-  const later = response.status === 429 ? `Run again in ${count(Number(wait) || 1, "second")}.` : "";
-  showNotice(`${message} (${response.status})`, later || REMEDIES[response.status] || "The server’s log says more.");
+  const later = response.status === 429 ? `Run it again in ${count(Number(wait) || 1, "second")}.` : "";
+  showNotice(`${message} (${response.status})`, later || REMEDIES[response.status] || "See the server’s log for details.");
 }
 
 function showFailure(failed, error) {
   failed.over = true;
-  showNotice(error.message, "What came before it is right. Run again for the rest.");
+  showNotice(error.message, "The results shown are correct. Run it again for the rest.");
 }
 
 function showLostConnection(error) {
-  showNotice(`The server could not be reached at ${location.origin} (${error.message}).`, "See whether it still runs, then run again.");
+  showNotice(`The server could not be reached at ${location.origin} (${error.message}).`, "Check that it is running, then run the request again.");
 }
 
 // The beginning.
@@ -314,7 +314,7 @@ async function open() {
   if (!run) answerIfEmbedded();
 }
 
-/** The embedded model answers in a moment; what another one costs, its owner decides. */
+/** The embedded model answers at once. Another one may be expensive, so it only runs when somebody presses Run. */
 function answerIfEmbedded() {
   const complete = $("query").value.trim() && $("documents").value.trim();
   if (served?.embedded && complete && $("notice").hidden) start();
@@ -326,7 +326,7 @@ async function openLink() {
     setState(await fromFragment(location.hash));
   } catch (error) {
     setState(remembered() ?? EXAMPLE);
-    showNotice(error.message, "Ask for it again, or have it sent another way.");
+    showNotice(error.message, "Ask the sender for it again, as a file if necessary.");
   }
 }
 
@@ -368,7 +368,7 @@ $("request").addEventListener("submit", (event) => {
   start();
   if (run && !run.ended && matchMedia("(max-width: 719px)").matches) $("status").scrollIntoView({ block: "start" });
 });
-$("request").addEventListener("invalid", () => { $("options").open = true; }, true); // a closed one cannot show what is wrong
+$("request").addEventListener("invalid", () => { $("options").open = true; }, true); // so that its message can be seen
 $("request").addEventListener("input", edited);
 $("code").addEventListener("toggle", showSnippet);
 document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {

@@ -26,7 +26,7 @@ function jsonLines(text) {
     try {
       return [JSON.parse(line)];
     } catch (error) {
-      throw new Error(`Line ${i + 1} of the documents is not JSON, and the first line is (${error.message}).`);
+      throw new Error(`Line ${i + 1} of the documents is not JSON, although the first line is (${error.message}).`);
     }
   });
 }
@@ -39,7 +39,7 @@ export function contentOf(given) {
   return given.title ? `${given.title} ${given.text}` : String(given.text);
 }
 
-/** The text for the field of documents: a single file that is no table as it is, all else as JSON lines. */
+/** The text for the documents field: a single text file unchanged, tables and several files as JSON lines. */
 export async function readFiles(files) {
   const read = await Promise.all(files.map(readFile));
   if (read.length === 1) return read[0];
@@ -62,17 +62,17 @@ async function readFile(file) {
 async function decoded(file) {
   if (file.size > MAX_FILE_BYTES) {
     const size = Math.ceil(file.size / 2 ** 20);
-    throw new Error(`${file.name} has ${size} MiB and this page takes ${MAX_FILE_BYTES / 2 ** 20}: use "whyrank rerank -d ${file.name}".`);
+    throw new Error(`${file.name} has ${size} MiB, and the limit of this page is ${MAX_FILE_BYTES / 2 ** 20} MiB: use "whyrank rerank -d ${file.name}".`);
   }
   let bytes;
   try {
     bytes = new Uint8Array(await file.arrayBuffer());
   } catch {
-    throw new Error(`${file.name} cannot be read. Folders cannot: choose the files in them.`);
+    throw new Error(`${file.name} cannot be read. If it is a folder, choose the files in it.`);
   }
   const encoding = { 0xfffe: "utf-16le", 0xfeff: "utf-16be" }[(bytes[0] << 8) | bytes[1]] || "utf-8";
   let text = "\0";
-  try { text = new TextDecoder(encoding, { fatal: true }).decode(bytes); } catch { /* said below */ }
+  try { text = new TextDecoder(encoding, { fatal: true }).decode(bytes); } catch { /* reported below */ }
   if (text.includes("\0")) throw new Error(`${file.name} is not text in UTF-8. Save it as plain text, CSV or JSON lines in UTF-8.`);
   return text;
 }

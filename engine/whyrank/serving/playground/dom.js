@@ -1,4 +1,4 @@
-// Pieces of the page. Whatever comes from people or from the model becomes text here, by `visible` alone.
+// Helpers to build the page. Text from people or from the model is only added through `visible`.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -34,7 +34,7 @@ export function visible(text) {
   return nodes.filter((node) => node !== "");
 }
 
-/** For where there is no place for a label: a name that is read aloud. */
+/** For a name that is read aloud, which has no place for a label. */
 export const withoutUnseen = (text) => text.replaceAll(UNSEEN, "");
 
 function unseenLabel(characters) {

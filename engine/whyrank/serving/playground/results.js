@@ -1,29 +1,30 @@
-// What comes back: rows of scores, the evidence and its sources, and the numbers of the whole call.
+// Shows the answer: rows with scores, the evidence and its sources, and the numbers of the whole request.
 
 import { $, count, element, percent, seconds, visible, withoutUnseen } from "./dom.js";
 import { contentOf } from "./documents.js";
 
 const MIN_LABEL_MASS = 0.5;
-const MANY_ROWS = 200; // more are put in order without being moved before one's eyes
+const MANY_ROWS = 200; // more rows are sorted without an animation
 const FINISH = {
-  complete: "complete", budget: "cut at its token budget", repetition: "stopped: it began to repeat itself",
-  aborted: "aborted", deadline: "not finished before the deadline", error: "the engine failed",
+  complete: "complete", budget: "cut at its token limit", repetition: "stopped because it repeated itself",
+  aborted: "stopped with the server", deadline: "not finished before the deadline", error: "the engine failed",
 };
 const FLAGS = {
-  unsupported_entities: "says what the document does not", repetition: "repeats itself",
-  too_long: "longer than it should be", language: "in another language than the document",
+  unsupported_entities: "says something the document does not", repetition: "repeats itself",
+  too_long: "longer than it should be", language: "not in the document’s language",
+  reduced: "chosen from part of the document’s sentences",
 };
 const TIPS = {
-  margin: "Log-odds of “yes” against “no”: what orders the results. Above 0 the model says yes; the score is the same as a probability.",
-  mass: "How much of the model’s probability is on “yes” and “no” together. Near 100% it answers the question; a low one says to trust the score less.",
+  margin: "Log-odds of “yes” against “no”. Results are sorted by it. Above 0 the model says yes; the score is its sigmoid, from 0 to 1.",
+  mass: "How much of the model’s probability is on “yes” and “no” together. If it is far below 100%, trust the score less.",
   noLabel: "The model wanted to say neither yes nor no: trust this score less.",
-  neutralised: "The text holds control tokens of the model. They were read as plain text, so they cannot give orders.",
-  supported: "The share of the evidence in sentences that say what the document says, compared word by word.",
-  tokens: "Cached tokens were known from earlier prompts that begin alike, and cost nothing. Output is evidence.",
+  neutralised: "The text contains control tokens of the model. They were read as plain text, so they cannot act as instructions.",
+  supported: "The share of the evidence in sentences that the document backs, compared word by word.",
+  tokens: "Cached tokens come from earlier prompts that begin in the same way, and are not computed again. Output tokens are evidence.",
   first: "From pressing Run to the first score.",
 };
 
-/** A call and what is shown of it. */
+/** A request and what is shown of its answer. */
 export const newRun = (request) => ({
   request, controller: new AbortController(), began: performance.now(), rows: new Map(), scored: 0,
 });
@@ -130,7 +131,7 @@ function labelMass(mass) {
 }
 
 function truncation({ used_tokens: used, original_tokens: all, policy, query_tokens_cut: cut }) {
-  const tip = `${count(used, "token")} of ${all.toLocaleString("en")} were read (policy: ${policy})` + (cut ? `; the query lost ${cut}` : "");
+  const tip = `${count(used, "token")} of ${all.toLocaleString("en")} were read (policy: ${policy})` + (cut ? `; ${cut} of the query’s were cut off` : "");
   return element("span", "badge warn", `read ${used.toLocaleString("en")}/${all.toLocaleString("en")} tokens`, tip);
 }
 
@@ -143,17 +144,17 @@ export function showRanking(run, data) {
   const beyond = [...run.rows.keys()].filter((index) => !shown.includes(index));
   for (const index of beyond) leaveOut(run.rows.get(index));
   reorder([...shown, ...beyond].map((index) => run.rows.get(index).at));
-  setStatus(`${count(shown.length, "document")} ranked${{ evidence: ", evidence follows …", spans: ", the places follow …" }[run.request.mode] || "."}`);
+  setStatus(`${count(shown.length, "document")} ranked${{ evidence: ", writing evidence …", spans: ", scoring passages …" }[run.request.mode] || "."}`);
   showStats(run, data);
 }
 
 function leaveOut(row) {
   row.at.classList.add("beyond");
   row.rank.textContent = "–";
-  row.meta.append(element("span", "", "not in the answer: beyond the best that were asked for"));
+  row.meta.append(element("span", "", "not returned: outside the requested number of results"));
 }
 
-/** Rows glide to their places, unless there are many or the reader prefers stillness. */
+/** Rows move to their places, unless there are many or the reader prefers reduced motion. */
 function reorder(items) {
   const still = items.length > MANY_ROWS || matchMedia("(prefers-reduced-motion: reduce)").matches;
   const before = new Map(still ? [] : items.map((item) => [item, item.getBoundingClientRect().top]));
@@ -195,12 +196,12 @@ export function showDelta(run, { index, part, text }) {
   row[part].normalize();
 }
 
-/** Where the answer stands, in a document of which no evidence was written. */
+/** The passages that answer the query, in a document without evidence. */
 function showSpans(run, data) {
   const row = rowOf(run, data.index);
   layOut(row);
   const scores = data.spans.map((span) => written(span.score)).join(", ");
-  const text = data.spans.length ? `${count(data.spans.length, "place")} that answer: ${scores}` : "no single passage answers the query";
+  const text = data.spans.length ? `${count(data.spans.length, "passage")} found: ${scores}` : "no single passage answers the query";
   row.checks.append(element("span", data.spans.length ? "" : "warn", text));
   if (data.spans_limited) row.checks.append(element("span", "badge warn", "only some sentences were scored"));
   showSources(row, data.spans.map((span) => ({ ...span, evidence_start: span.start })), data.truncation?.window);
@@ -212,7 +213,7 @@ export function showEvidenceDone(run, data) {
   const row = evidenceRow(run, data.index);
   for (const name of ["contribution", "evidence"]) row[name].classList.remove("writing");
   const grounding = { spans: [], unsupported: [], flags: [], sentences: [], ...data.grounding };
-  if (data.contribution || data.finish === "complete") { // else what was seen so far stays, and is said to be unfinished
+  if (data.contribution || data.finish === "complete") { // else the text shown so far stays, marked as unfinished
     row.contribution.replaceChildren(...visible(data.contribution));
     showEvidence(row, data.evidence, grounding);
   }
@@ -231,7 +232,7 @@ function pieces(points, marks, from = 0, to = points.length) {
   ]);
 }
 
-/** What is altered is red, what words alone cannot check is grey; an altered sentence without a place is red as a whole. */
+/** Differing words are red, unverified sentences grey; an altered sentence whose differing words are not known is all red. */
 function verdictMarks({ unsupported, sentences }) {
   const within = (item) => sentences.find((one) => one.start <= item.start && item.start < one.end);
   const differing = unsupported.filter((item) => within(item)?.verdict !== "unverified");
@@ -257,20 +258,20 @@ function showEvidence(row, text, grounding) {
   }
 }
 
-const KINDS_OF_WORDS = { inserted: "The document does not say this", dropped: "The document says more here", joined: "The document does not join these",
-  role: "In the document, the two have other parts" };
+const KINDS_OF_WORDS = { inserted: "The document does not say this", dropped: "The document says more here", joined: "The document does not connect these",
+  role: "In the document, these two have other roles" };
 
 function unverifiedTip({ model_score: score }, verification) {
-  const tip = "Too little shared wording to be checked by words alone";
+  const tip = "Worded too differently from the document to be checked word by word";
   if (score == null || !verification) return tip;
-  return `${tip}; ${verification.model} gives it ${written(score)} and ${score >= verification.threshold ? "backs" : "does not back"} it`;
+  return `${tip}; the model ${verification.model} ${score >= verification.threshold ? "backs it" : "does not back it"} (score ${written(score)})`;
 }
 
 function differenceTip(kind) {
   return KINDS_OF_WORDS[kind] || `The document does not say this ${kind}`;
 }
 
-/** [[start, end], the backed sentence that this is, if any]. */
+/** [[start, end], the backed sentence in this range, if any]. */
 function sentencePieces(points, sentences) {
   let at = 0;
   return pieces(points, sentences).map(([text, marks]) => [[at, (at += Array.from(text).length)], marks[0]]);
@@ -283,7 +284,7 @@ function sentence(row, { start, similarity }) {
   return made;
 }
 
-/** Title and text, each by itself. The stretches that back the evidence are tinted; what a window left unread is faint. */
+/** Title and text, separately. Passages that back the evidence are tinted; text outside the window that was read is faint. */
 function showSources(row, spans, window) {
   const marks = spans.map((span) => ({ start: span.start, end: span.end, pair: span.evidence_start }));
   if (window) marks.push({ ...window, read: true });
@@ -306,7 +307,7 @@ function sourcePiece(row, text, marks, window) {
   return made;
 }
 
-/** While this is under the pointer or has the focus, it and all it is paired with are lit. */
+/** Highlights the element and all it is paired with while it is under the pointer or has the focus. */
 function light(row, made, pairs) {
   const turn = (on) => {
     const paired = [...row.at.querySelectorAll("[data-pairs]")].filter((one) => one.dataset.pairs.split(" ").some((pair) => pairs.includes(Number(pair))));
@@ -318,7 +319,7 @@ function light(row, made, pairs) {
   made.onmouseleave = made.onblur = () => turn(false);
 }
 
-/** Scrolls the document's own box alone; the page stays where it is. */
+/** Scrolls the box of the document, not the page. */
 function reveal(box, part) {
   const below = part.getBoundingClientRect().top - box.getBoundingClientRect().top;
   if (below < 0 || below > box.clientHeight - 40) box.scrollTop += below - box.clientHeight / 3;
@@ -330,14 +331,14 @@ function checks(data, grounding) {
     made.push(element("span", "term", `${percent(grounding.supported)} supported by the document`, TIPS.supported));
     if (grounding.altered) made.push(element("span", "bad", `${percent(grounding.altered)} altered`));
     if (grounding.unverified) made.push(element("span", "unverified", `${percent(grounding.unverified)} unverified`));
-    if (grounding.verification?.backed) made.push(element("span", "unverified", `${percent(grounding.verification.backed)} backed by a model alone`));
-    if (grounding.verification?.error) made.push(element("span", "warn", `not all verified: ${grounding.verification.error}`));
-  } else made.push(element("span", "warn", "not held against the document"));
+    if (grounding.verification?.backed) made.push(element("span", "unverified", `${percent(grounding.verification.backed)} backed by the verifier only`));
+    if (grounding.verification?.error) made.push(element("span", "warn", `not all sentences verified: ${grounding.verification.error}`));
+  } else made.push(element("span", "warn", "not checked against the document"));
   made.push(element("span", data.finish === "complete" ? "" : "warn", FINISH[data.finish] || data.finish));
   if (data.output_tokens) made.push(element("span", "", count(data.output_tokens, "token")));
   made.push(...grounding.flags.map((flag) => element("span", "badge warn", FLAGS[flag] || flag)));
   const claims = verdictMarks(grounding).filter((claim) => claim.text).map((claim) => `${claim.text} (${claim.kind})`);
-  if (claims.length) made.push(element("span", "bad", `otherwise in the document: ${claims.join(", ")}`));
+  if (claims.length) made.push(element("span", "bad", `differs from the document: ${claims.join(", ")}`));
   return made;
 }
 
@@ -346,14 +347,14 @@ function checks(data, grounding) {
 export function showFinished(run, data) {
   run.over = true;
   const explained = data.results.filter((result) => "finish" in result || result.spans?.length);
-  const kind = { evidence: "evidence", spans: "places" }[run.request.mode];
+  const kind = { evidence: "evidence", spans: "passages" }[run.request.mode];
   const failed = data.results.filter((result) => result.error).length;
   let text = `${count(data.results.length, "document")} ranked`;
   if (failed) text += `, ${failed} of them without a score`;
   if (kind && explained.length) text += `, ${kind} for ${explained.length}`;
   setStatus(`${text}.`);
   if (kind && !explained.length) {
-    setStatus(`${text}. None reached the score ${run.request.evidence_min_score ?? 0.5} from which ${kind} are given.`);
+    setStatus(`${text}. No score reached ${run.request.evidence_min_score ?? 0.5}, the minimum for ${kind}.`);
   }
   for (const result of data.results) if (result.error) showScore(rowOf(run, result.index), result);
   showStats(run, data, performance.now() - run.began);

@@ -1,7 +1,7 @@
-// The state of the form as the part of a link behind "#", which browsers keep to themselves.
+// The state of the form as the fragment of a link (after "#"), which browsers do not send to servers.
 
 const PREFIX = "#request=";
-const MAX_BYTES = 20 * 2 ** 20; // a short link can unpack to anything
+const MAX_BYTES = 20 * 2 ** 20; // a short link may decompress to gigabytes
 
 export async function toFragment(state) {
   const packed = new Blob([JSON.stringify(state)]).stream().pipeThrough(new CompressionStream("deflate-raw"));
@@ -17,8 +17,8 @@ export async function fromFragment(fragment) {
     const text = atob(fragment.slice(PREFIX.length).replaceAll("-", "+").replaceAll("_", "/"));
     const state = JSON.parse(await unpacked(Uint8Array.from(text, (character) => character.charCodeAt(0))));
     if (state && typeof state === "object") return state;
-  } catch { /* said below */ }
-  throw new Error("This link is damaged: it may have been cut on its way.");
+  } catch { /* reported below */ }
+  throw new Error("This link is damaged: a part of it may have been cut off.");
 }
 
 async function unpacked(bytes) {
