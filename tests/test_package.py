@@ -79,6 +79,7 @@ ALLOWED = {
     }
     | {"cluster/ray_serve.py"},
     "ray": {"cluster/ray_data.py", "cluster/ray_serve.py"},
+    "opentelemetry": {"runtimes/vllm_compat.py", "serving/tracing.py"},
     "httpx": {"client/async_client.py", "client/transport.py"},
     "prometheus_client": {"serving/metrics.py", "serving/standalone.py"},
     "uvicorn": {"serving/connections.py", "serving/standalone.py", "serving/start_lines.py"},

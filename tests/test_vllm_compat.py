@@ -96,6 +96,7 @@ class FailingEngine:
                 data_parallel_size=1, data_parallel_size_local=1, local_engines_only=False, _api_process_count=1
             ),
             cache_config=SimpleNamespace(enable_prefix_caching=True, prefix_match_unit=16),
+            observability_config=SimpleNamespace(otlp_traces_endpoint=None),
         )
 
     async def generate(self, *arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
@@ -113,7 +114,13 @@ class FailingBatches(FailingEngine):
         self.input_processor, self.aborted = self, list[str]()
 
     def process_inputs(
-        self, request_id: str, prompt: Any, params: Any, supported_tasks: Any, lora_request: Any = None
+        self,
+        request_id: str,
+        prompt: Any,
+        params: Any,
+        supported_tasks: Any,
+        lora_request: Any = None,
+        trace_headers: Any = None,
     ) -> Any:
         return SimpleNamespace()
 

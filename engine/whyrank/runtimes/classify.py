@@ -26,7 +26,7 @@ class ClassifyRuntime(VllmRuntime):
 
     def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
         outputs: AsyncGenerator[Any, None] = self.engine.encode(
-            prompt, params, request_id, lora_request=self._adapter, priority=priority
+            prompt, params, request_id, priority=priority, **self._request_arguments()
         )
         return outputs
 

@@ -39,6 +39,7 @@ __all__ = [
     "docs_folder",
     "parallel_engines",
     "require_device",
+    "trace_headers",
     "unsupported_versions",
     "vllm_name",
     "warn_of_versions",
@@ -108,11 +109,13 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "AsyncEngineArgs.create_engine_config": ("usage_context",),
     "AsyncLLM._add_request": ("request", "prompt", "parent_req", "index", "queue"),
     "AsyncLLM.abort": ("request_id",),
-    "AsyncLLM.encode": ("prompt", "pooling_params", "request_id", "lora_request", "priority"),
+    "AsyncLLM.encode": ("prompt", "pooling_params", "request_id", "lora_request", "trace_headers", "priority"),
     "AsyncLLM.from_vllm_config": ("vllm_config", "disable_log_stats"),
-    "AsyncLLM.generate": ("prompt", "sampling_params", "request_id", "lora_request", "priority"),
+    "AsyncLLM.generate": ("prompt", "sampling_params", "request_id", "lora_request", "trace_headers", "priority"),
     "AsyncLLM.shutdown": ("timeout",),
-    "InputProcessor.process_inputs": ("request_id", "prompt", "params", "supported_tasks", "lora_request"),
+    "InputProcessor.process_inputs": (
+        *("request_id", "prompt", "params", "supported_tasks", "lora_request", "trace_headers"),
+    ),
     "LogitsProcessor._apply_head": ("lm_head", "hidden_states", "embedding_bias"),
     "PoolingParams": ("task", "use_activation"),
     "PunicaWrapperCPU.add_lora_linear": (*("y", "x", "lora_a_stacked", "lora_b_stacked", "scale", "output_slices"),),
@@ -149,6 +152,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "runner_type",
         "trust_remote_code",
     ),
+    "vllm.config.observability.ObservabilityConfig": ("otlp_traces_endpoint",),
     "vllm.config.parallel.ParallelConfig": (
         "_api_process_count",
         "data_parallel_size",
@@ -161,6 +165,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "device_config",
         "kernel_config",
         "model_config",
+        "observability_config",
         "parallel_config",
         "scheduler_config",
         "speculative_config",
@@ -283,6 +288,15 @@ def can_batch(engine: Any) -> bool:
     return True
 
 
+def trace_headers() -> dict[str, str] | None:
+    """The current OpenTelemetry span, for vLLM to put its own below it. vLLM brings the package where it can trace."""
+    from opentelemetry import propagate
+
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers or None
+
+
 def parallel_engines(config: Any) -> int:
     """Among how many engines vLLM spreads this process's prompts (data parallel)."""
     parallel = config.parallel_config
@@ -301,12 +315,11 @@ class Batch:
         self._wake = asyncio.Event()
 
     @classmethod
-    async def of(cls, engine: Any, longest: Any, params: Any, adapter: Any = None) -> Self:
-        """`longest`: the longest of the prompts to submit: if any prompt is refused, this one is. `adapter`: a LoRARequest."""
+    async def of(cls, engine: Any, longest: Any, params: Any, **arguments: Any) -> Self:
+        """`longest`: the longest of the prompts to submit: if any prompt is refused, this one is. `arguments`: further ones of
+        vLLM's `process_inputs`, the same for all prompts."""
         tasks = await engine.get_supported_tasks()
-        template = engine.input_processor.process_inputs(
-            "", longest, params, supported_tasks=tasks, lora_request=adapter
-        )
+        template = engine.input_processor.process_inputs("", longest, params, supported_tasks=tasks, **arguments)
         engine._run_output_handler()
         return cls(engine, template)
 

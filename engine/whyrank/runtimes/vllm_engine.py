@@ -46,6 +46,7 @@ from whyrank.runtimes.vllm_compat import (
     can_batch,
     parallel_engines,
     require_device,
+    trace_headers,
     vllm_name,
     warn_of_versions,
 )
@@ -106,6 +107,7 @@ class VllmRuntime(ABC):
         )
         self._warmed_frames: set[tuple[str | None, Ids]] = set()
         self._adapter: Any = None
+        self._is_traced = engine.vllm_config.observability_config.otlp_traces_endpoint is not None
 
     def with_adapter(self, adapter: Any) -> Self:
         """The same engine with a LoRA adapter, a LoRARequest of vLLM, which keeps its part of the prefix cache apart."""
@@ -211,9 +213,13 @@ class VllmRuntime(ABC):
         longest = max(prompts, key=len)
         try:
             prompt = vllm_name("tokens_input")(list(longest), cache_salt=salt)
-            return await Batch.of(self.engine, prompt, self.label_params, self._adapter)
+            return await Batch.of(self.engine, prompt, self.label_params, **self._request_arguments())
         except (vllm_name("VLLMError"), ValueError):
             return None
+
+    def _request_arguments(self) -> dict[str, Any]:
+        """What all requests of a call have in common, for vLLM's functions that take requests."""
+        return {"lora_request": self._adapter, "trace_headers": trace_headers() if self._is_traced else None}
 
     async def _read_batch(
         self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int], ranks: Sequence[int] | None = None

@@ -19,6 +19,7 @@ from whyrank.serving.bodies import parse_json, read_body
 from whyrank.serving.context import api_key_of, request_id, service_of
 from whyrank.serving.http_errors import error_headers, to_http_error
 from whyrank.serving.responses import JsonResponse
+from whyrank.serving.tracing import request_span
 
 __all__ = ["ErrorStyle", "GuardedRoute", "new_router"]
 
@@ -50,12 +51,14 @@ class GuardedRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:
-            try:
-                response = await _admit(request, handler)
-            except ClientDisconnect:
-                response = Response(status_code=_CLIENT_GONE)
-            except Exception as error:
-                response = self._error_response(request, error)
+            with request_span(request.method, self.path, request.headers) as span:
+                try:
+                    response = await _admit(request, handler)
+                except ClientDisconnect:
+                    response = Response(status_code=_CLIENT_GONE)
+                except Exception as error:
+                    response = self._error_response(request, error)
+                span.set_attribute("http.response.status_code", response.status_code)
             metrics.count_request(self.path, response.status_code)
             response.headers["X-Request-Id"] = request_id(request)
             if (service := getattr(request.app.state, "whyrank", None)) is not None:

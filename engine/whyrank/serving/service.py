@@ -27,6 +27,7 @@ from whyrank.runtimes.base import GenerativeRuntime, Runtime
 from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
 from whyrank.serving.instance import instance_id
+from whyrank.serving.tracing import RankingSpans
 
 __all__ = ["Adapter", "Health", "Service"]
 
@@ -210,9 +211,11 @@ class Service:
     ) -> AsyncGenerator[Event, None]:
         """The Reranker's events, with metrics."""
         began, scored, written = time.monotonic(), set[int](), 0.0
+        spans = RankingSpans(request)
         try:
             async with aclosing(self._reranker_for(request, model).events(request, live, priority)) as events:
                 async for event in events:
+                    spans.observe(event)
                     match event:
                         case Scored(row):
                             if not scored:
@@ -227,6 +230,8 @@ class Service:
         except EngineDead:
             self._health = None  # a cached good state is no longer true
             raise
+        finally:
+            spans.end()
         if written:
             metrics.observe_last_evidence(written)
 
