@@ -105,7 +105,7 @@ ALLOWED = {
         f"cli/{name}.py"
         for name in (
             *("batch", "calibrate", "claims", "common", "compare", "evaluate", "flags", "install", "mcp", "rerank"),
-            *("quantize", "retrieve", "serve"),
+            *("quantize", "reproduce", "retrieve", "serve"),
         )
     },
     "rich": {f"cli/{name}.py" for name in ("claims", "common", "evaluate", "render", "terminal")},
