@@ -84,7 +84,7 @@ ALLOWED = {
     "prometheus_client": {"serving/metrics.py", "serving/standalone.py"},
     "uvicorn": {"serving/connections.py", "serving/standalone.py", "serving/start_lines.py"},
     "torch": {f"runtimes/{name}.py" for name in ("cpu_kernels", "cpu_lora", "cpu_norms", "encoder", "reference")}
-    | {"adapters/mteb.py", "adapters/sentence_transformers.py", "dtypes.py", "torchvision_ops.py"},
+    | {"adapters/mteb.py", "adapters/sentence_transformers.py", "dtypes.py", "quantize.py", "torchvision_ops.py"},
     "transformers": {f"{name}.py" for name in ("checkpoint_files", "checkpoints", "retrieval/dense")}
     | {"runtimes/encoder.py", "runtimes/reference.py"},
     "tokenizers": {"prompting/templates.py", "prompting/tokens.py", "checkpoints.py"},
@@ -106,7 +106,7 @@ ALLOWED = {
         f"cli/{name}.py"
         for name in (
             *("batch", "calibrate", "claims", "common", "compare", "evaluate", "flags", "install", "mcp", "rerank"),
-            *("quantize", "retrieve", "serve"),
+            *("quantize", "reproduce", "retrieve", "serve"),
         )
     },
     "rich": {f"cli/{name}.py" for name in ("claims", "common", "evaluate", "render", "terminal")},
@@ -209,7 +209,7 @@ LAYERS = (
     "errors fan_out loop_thread engine_process torchvision_ops",
     "types options jsonl process checkpoint_files engine_install",
     "config request packing grounding",
-    "ranking prompting",
+    "ranking prompting quantize",
     "events calibration shipped",
     "base wire",
     "__init__ connect batch canary",

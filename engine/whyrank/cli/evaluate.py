@@ -31,7 +31,7 @@ from whyrank.request import RerankOptions, RerankRequest
 if TYPE_CHECKING:
     from whyrank.evaluation.scorecard import Scorecard
 
-__all__: list[str] = []
+__all__ = ["measured", "target_name"]
 
 # The options of a request and of the engine that may change what is measured.
 _OPTIONS = ("instruction", "mode", "evidence_top_n", "evidence_min_score", "evidence_style")
@@ -75,11 +75,11 @@ def evaluate_command(
         evaluate_claims(model, claims, data, options["instruction"], out, engine, as_json)
         return
     with evaluation_reported() as stdout:
-        name = _target_name(model, engine)
+        name = target_name(model, engine)
         request = data.request(name, _rerank_options(options))
         collection = data.collection()
         folder = out or folder_for(RESULTS_FOLDER, collection, name)
-        card = _scorecard(collection, request, data.measures, folder, data.fresh, engine)
+        card = measured(collection, request, data.measures, folder, data.fresh, engine)
         if as_json:
             print(json_text(card.document()), file=stdout)
         else:
@@ -88,7 +88,7 @@ def evaluate_command(
         raise typer.Exit(1)
 
 
-def _target_name(model: str, engine: Flags) -> str:
+def target_name(model: str, engine: Flags) -> str:
     """The target as open_target reads it: the model with the engine options that may change scores, removed from `engine`."""
     defaults = options_of(EngineConfig)
     identity = {name: value for name in _IDENTITY if (value := engine.pop(name)) != defaults[name].default}
@@ -101,7 +101,7 @@ def _rerank_options(options: Flags) -> RerankOptions:
     return cast(RerankOptions, {name: options[name] for name in names if options[name] is not None})
 
 
-def _scorecard(
+def measured(
     collection: Collection,
     request: EvalRequest,
     measures: Sequence[str],

@@ -6,13 +6,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from whyrank.errors import InvalidRequest
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
 from whyrank.evaluation.measures import DEFAULT_MEASURES
 
-__all__ = ["HOUSE", "NO_PRESET", "Claim", "Preset", "load_preset", "preset_names"]
+__all__ = ["HOUSE", "NO_PRESET", "Claim", "Preset", "Reproduction", "load_preset", "preset_names", "reproducible"]
 
 _FOLDER = Path(__file__).parent / "presets"
 HOUSE = Path(__file__).parent / "house"
@@ -32,8 +32,20 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Reproduction:
+    """What the published figures were made with: how candidates were found, the models, and the data. `embedding`: None where
+    the source does not name its own."""
+
+    method: Literal["dense", "hybrid"]
+    model: str
+    published: str
+    embedding: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Preset:
-    """`definitions`: measure → its exact definition. `data`: the kind of files it needs. The first measure is the main one."""
+    """`definitions`: measure → its exact definition. `data`: the kind of files it needs. The first measure is the main one.
+    `reproduction`: for those that `whyrank reproduce` runs as a whole."""
 
     name: str
     title: str
@@ -43,6 +55,7 @@ class Preset:
     definitions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     claims: tuple[Claim, ...] = ()
+    reproduction: Reproduction | None = None
 
     @property
     def claimed_measures(self) -> list[str]:
@@ -62,4 +75,10 @@ def load_preset(name: str) -> Preset:
     value: dict[str, Any] = tomllib.loads((_FOLDER / f"{name}.toml").read_text(encoding="utf-8"))
     value |= {key: tuple(value.get(key, ())) for key in ("measures", "notes")}
     value["claims"] = tuple(Claim(**claim) for claim in value.get("claims", ()))
+    if "reproduction" in value:
+        value["reproduction"] = Reproduction(**value["reproduction"])
     return Preset(name=name, **value)
+
+
+def reproducible() -> list[str]:
+    return [name for name in preset_names() if load_preset(name).reproduction is not None]
