@@ -31,7 +31,7 @@ def read(text: str, start: int, end: int, language: Language, is_inside: Callabl
 
 
 class _Reader:
-    """Goes through the words once. Marks are kept until the token that they govern; at a clause's end, the last one gets them."""
+    """Goes through the words once. Marks wait for the token that they govern; at a clause's end, the last token gets them."""
 
     def __init__(self, text: str, start: int, end: int, language: Language, is_inside: Callable[[str], bool]) -> None:
         self._text, self._language, self._offset = text[start:end], language, start
