@@ -308,7 +308,7 @@ def _answered(prompt: str) -> str:
 
 
 def _labels(tokenizer: Tokenizer) -> Iterator[tuple[Labels, str]]:
-    """Possible labels, each with the positive one's text. A label is a text, or its id if the tokenizer splits the text otherwise."""
+    """Possible labels, each with the text of the positive one. Given by id if the tokenizer splits the text in another way."""
     for (yes, no), (beginning, space) in product(_ANSWERS, _BEGINNINGS):
         ids = [tokenizer.token_to_id(beginning + word) for word in (yes, no)]
         positive, negative = (
