@@ -314,7 +314,7 @@ def test_a_damaged_file_is_named(ship: Ship) -> None:
 
 
 def test_a_checkpoint_that_ships_none_is_told_so(checkpoint: Callable[[str], Path]) -> None:
-    with pytest.raises(CheckpointError, match="it ships no recipe"):
+    with pytest.raises(CheckpointError, match="it comes without a prompt"):
         derived_format(EngineConfig(str(checkpoint("qwen3"))))
 
 

@@ -122,7 +122,7 @@ def derived_format(config: EngineConfig) -> PromptFormat:
     fmt = _shipped_format(config, checkpoint, tokenizer)
     if fmt is None:
         raise CheckpointError(
-            f"{config.model}: it ships no recipe (a chat template, and a modules.json with a LogitScore or for a "
+            f"{config.model}: it comes without a prompt (a chat template, and a modules.json with a LogitScore or for a "
             "classification head); --prompt chat shows the one of a chat model"
         )
     return fmt

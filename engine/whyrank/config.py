@@ -57,7 +57,7 @@ class EngineConfig:
     ] = None
     features: Annotated[
         Literal["given", "auto"],
-        Option("auto: compute the prompt's features (multi-hop) by simple rules where a document has none."),
+        Option("auto: compute the features (of the multi-hop reranker) that a document lacks, by simple rules."),
     ] = "given"
     trust_remote_code: Annotated[bool, Option("Run the Python code that the checkpoint ships.")] = False
     calibration: Annotated[

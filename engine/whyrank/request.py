@@ -108,8 +108,8 @@ class RerankRequest:
     verify: Annotated[
         Verify,
         Option(
-            "words: compare the evidence with its document by its wording. model: a model also scores the sentences that "
-            "this leaves open, those of the contribution included.",
+            "words: compare the evidence with its document word by word. model: a model also scores the sentences that "
+            "are unverified then, those of the contribution included.",
         ),
     ] = "words"
     span_min_score: Annotated[float, Option("Minimum score of a span.", minimum=0, maximum=1)] = 0.5
@@ -120,7 +120,8 @@ class RerankRequest:
         float, Option("Sampling temperature of the evidence; does not affect scores.", minimum=0, maximum=2)
     ] = 0.0
     deadline_ms: Annotated[
-        float | None, Option("Answer by then, with whatever is done.", positive=True, unit="milliseconds", agent=True)
+        float | None,
+        Option("Answer within this time, with what is ready.", positive=True, unit="milliseconds", agent=True),
     ] = None
     cache_salt: Annotated[str | None, Option("Share cached prefixes only with calls of the same salt.", flag=False)] = (
         None

@@ -51,7 +51,9 @@ class Explained(Ranked):
     evidence: str = Field("", description="What it says about the question, understandable by itself; may be quoted.")
     supported: float | None = Field(None, description="Share of the evidence that the document backs, 0 to 1.")
     altered: float | None = Field(None, description="Share of the evidence that the document contradicts, 0 to 1.")
-    unverified: float | None = Field(None, description="Share of the evidence that words alone cannot check, 0 to 1.")
+    unverified: float | None = Field(
+        None, description="Share of the evidence worded too differently to be checked, 0 to 1."
+    )
     backed_by_model: float | None = Field(
         None,
         description="Share of the evidence that only a model confirms; with verify 'model'.",
@@ -113,7 +115,7 @@ class _Tools:
         ] = 0.5,
         verify: Annotated[
             Verify,
-            Field(description="model: a model also judges what comparing words leaves open, if the server has one."),
+            Field(description="model: a model also judges unverified sentences, if the server has one."),
         ] = "words",
         *,
         options: dict[str, Any],

@@ -83,8 +83,7 @@ def figures_table(title: str, *columns: str) -> Table:
 
 
 def evidence_panel(title: str, evidence: Evidence, done: bool = True) -> Panel:
-    """Contribution over evidence; what is altered in red, what words alone cannot check in grey, or in cyan where a model backs
-    it."""
+    """Contribution above evidence. Altered sentences are red, unverified ones grey, or cyan if the verifier backs them."""
     texts = [Text(evidence.contribution, style="bold"), Text(evidence.evidence)]
     _mark_verdicts(texts[0], evidence.contribution_grounding)
     _mark_verdicts(texts[1], evidence.grounding)

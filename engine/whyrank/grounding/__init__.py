@@ -1,15 +1,15 @@
-"""Evidence held against its document: each sentence is supported, altered or unverified, and the reason stands beside it.
+"""Compares evidence with its document: each sentence is supported, altered or unverified, with the reason.
 
-Evidence is a rewrite, so nothing here looks for quotes alone. Without a model, by words:
+Evidence is a rewrite, so looking for quotations would not be enough. Without a model, word by word:
 
 1. a sentence is read as words, amounts, dates, code, and what governs them: negation, quantifier, modal, condition (`reading`,
    with the word tables of `tables/`);
 2. it is aligned with the one to three sentences of the document that share most words with it (`source`, `alignment`);
-3. what differs is named (`differences`). A certain difference makes it *altered*; an uncertain one, or a word that the
-   document lacks, leaves it *unverified*; a sentence is *supported* only where nothing differs.
+3. the differences are classified (`differences`). A certain difference makes the sentence *altered*; an uncertain one, or a
+   word that the document lacks, leaves it *unverified*; a sentence is *supported* only if nothing differs.
 
-`unverified` says nothing about truth: a good paraphrase is unverified. Tables exist for English, German, French, Spanish and
-Chinese; in other languages no negation or quantifier is known, so only sentences of the document's own words are supported.
+An `unverified` sentence may be true: a good paraphrase is unverified. Tables exist for English, German, French, Spanish and
+Chinese; in other languages no negation or quantifier is known, so only sentences in the document's own words are supported.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _LONGEST_EVIDENCE = 50_000  # characters; what comes after is no passage but an 
 
 
 def ground(evidence: str, document: str, query: str = "") -> Grounding:
-    """Each sentence's verdict, their shares of the evidence's visible characters, and what differs.
+    """The verdict of each sentence, the verdicts' shares of the evidence's visible characters, and the differences.
 
-    `spans` has each sentence that has a source once, or more often where it joins distant sentences of the document.
-    Sentences without content words ("Yes.") are left out of the shares. What the query says is neither support nor made up.
+    `spans` has one entry per sentence with a source, or several if the sentence joins distant parts of the document. Sentences
+    without content words ("Yes.") do not count in the shares. Words of the query count neither as supported nor as made up.
     """
     text, source = evidence[:_LONGEST_EVIDENCE], Source(document, query)
     words = folded_words(text)
@@ -66,7 +66,7 @@ def ground(evidence: str, document: str, query: str = "") -> Grounding:
 
 
 def _shares(text: str, sentences: Sequence[CheckedSentence], length: int) -> dict[Verdict, float]:
-    """Of the visible characters; what comes after the longest evidence that is looked at counts as unverified."""
+    """Shares of the visible characters. What lies beyond the maximum length that is checked counts as unverified."""
     sizes: dict[Verdict, int] = {"supported": 0, "altered": 0, "unverified": 0}
     for one in sentences:
         sizes[one.verdict] += visible_length(text[one.start : one.end])
@@ -95,6 +95,6 @@ def _flags(
 
 
 def _repeated_share(words: Sequence[str]) -> float:
-    """Of the runs of six words (characters, in a script without spaces), those that are not the first of their kind."""
+    """The share of runs of six words (characters, in a script without spaces) that occurred before."""
     runs = list(zip(*(words[i:] for i in range(_REPEATED_LENGTH)), strict=False))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -1,4 +1,4 @@
-"""Which words of one sentence stand where in another: in order first, then anywhere, then in another form."""
+"""Aligns the words of two sentences: first those in the same order, then the others, then other forms of a word."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def align(reading: Reading, sources: Sources) -> Alignment:
 
 
 def _shortest_way(candidates: Sequence[Sequence[int]], sources: Sources) -> list[int | None]:
-    """A place for each token that has one, so that the way between them seldom leaves clause, sentence or order."""
+    """A place for each token that has one, chosen so that neighbours rarely change clause, sentence or order."""
     clause_of, sentence_of = sources.clause_of, sources.sentence_of
     steps: list[tuple[int, list[tuple[float, int, int]]]] = []  # token; its places with cost and which one was before
     last = [(0.0, -1, -1)]
@@ -108,7 +108,7 @@ def _shortest_way(candidates: Sequence[Sequence[int]], sources: Sources) -> list
 def _cheapest(
     last: Sequence[tuple[float, int, int]], place: int, clause_of: Sequence[int], sentence_of: Sequence[int]
 ) -> tuple[float, int, int]:
-    """Of equal ways, the one that has left its clause earlier: what follows a subject belongs together."""
+    """Of equally good alignments, the one that changes clause earlier: what follows a subject belongs together."""
     cost, _, number = min(
         (cost + _step_cost(before, place, clause_of, sentence_of), -cost, number)
         for number, (cost, before, _) in enumerate(last)
@@ -128,7 +128,7 @@ def _step_cost(before: int, place: int, clause_of: Sequence[int], sentence_of: S
 
 
 def _ordered(places: Sequence[int | None]) -> list[bool]:
-    """Which are in the longest row that goes forward."""
+    """Which of these are in the longest increasing subsequence."""
     placed = [place for place in places if place is not None]
     if all(before < after for before, after in pairwise(placed)):
         return [place is not None for place in places]
@@ -155,7 +155,7 @@ def _candidates(tokens: Sequence[Token], others: Sequence[Token]) -> list[list[i
 
 
 def _longest_ordered(candidates: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """The longest row of pairs in which both sides go forward (Hunt and Szymanski)."""
+    """The longest sequence of pairs that increases on both sides (Hunt and Szymanski)."""
     ends: list[int] = []
     links: list[tuple[int, int, int]] = []  # token, place, link before
     last: list[int] = []

@@ -1,4 +1,4 @@
-"""Amounts as they stand in a text: a number with the scale and the unit after it, or the currency before it."""
+"""Amounts as written in a text: a number with the scale and the unit after it, or the currency before it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def amount_of_digits(text: str, start: int, end: int, language: Language) -> tup
 def amount_of(
     plain: tuple[float, ...], text: str, end: int, language: Language, step: float = 0.0, before: str = ""
 ) -> tuple[Amount, int]:
-    """With scale and unit from the text after the number, and where that ends."""
+    """The amount with scale and unit from the text after the number, and where these end."""
     scale = 1.0
     name, after = _name_at(text, end, SCALES, language)
     if name:

@@ -1,4 +1,4 @@
-"""Dates and times of day as they stand in a text, with all that they may mean."""
+"""Dates and times of day as written in a text, with all their possible meanings."""
 
 from __future__ import annotations
 

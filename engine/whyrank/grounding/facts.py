@@ -1,4 +1,4 @@
-"""What of a sentence can be checked to the letter, and whether the document holds it: links, code, dates, numbers, names."""
+"""Facts of a sentence that can be checked literally (links, code, dates, numbers, names), and whether the document has them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Fact(NamedTuple):
 
 
 def facts(reading: Reading, text: str, source: Source, placed: Container[int]) -> Iterator[Fact]:
-    """None overlaps another. Numbers in words ("one of them") are not looked at; neighbours with capitals are one name.
+    """Facts do not overlap. Numbers in words ("one of them") are ignored; neighbouring words with capitals are one name.
 
     `placed`: where the tokens begin that the sources say as well."""
     run: list[Token] = []

@@ -1,4 +1,4 @@
-"""A reporting lead, "States that", is about the document and says nothing of the world: what follows it is what is claimed."""
+"""Reporting leads such as "States that": they are about the document; the claim is what follows them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 __all__ = ["end_of_lead"]
 
-# Only verbs that neither deny nor weaken what follows, and only a document as their subject.
+# Only verbs that neither deny nor weaken what follows, and only with a document as their subject.
 _ENGLISH = (
     r"(?:(?:the|this) (?:document|text|passage|article|page|excerpt|source) )?(?:also |then )?"
     r"(?:states?|says?|notes?|explains?|reports?|mentions?|adds?|writes?|indicates?|specifies|specify|points? out|shows?|"
@@ -32,6 +32,6 @@ _LEAD = re.compile(rf"(?:{_ENGLISH}|{_GERMAN}|{_FRENCH}|{_SPANISH}|{_CHINESE})\s
 
 
 def end_of_lead(text: str, start: int, end: int) -> int:
-    """Where what the sentence claims begins: at `start`, unless it has such a lead and something after it."""
+    """Where the claim of the sentence begins: at `start`, unless the sentence has such a lead and something after it."""
     lead = _LEAD.match(text, start, end)
     return lead.end() if lead and text[lead.end() : end].strip(" .;:!?。") else start

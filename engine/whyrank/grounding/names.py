@@ -1,4 +1,4 @@
-"""Which words are names, by their looks: a capital that is not there from the start of a sentence."""
+"""Finds names by their spelling: a capital letter that is not due to the start of a sentence."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def readings_of(written: str) -> tuple[tuple[float, ...], float]:
 
 
 def number_of_words(numbers: Sequence[float]) -> float:
-    """Of number words that stand in a row: one hundred and twenty, quatre-vingt-dix, three quarters."""
+    """The value of a run of number words: one hundred and twenty, quatre-vingt-dix, three quarters."""
     total = current = 0.0
     for value in numbers:
         if value >= 100 or (value == 20 and current == 4):

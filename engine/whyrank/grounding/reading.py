@@ -31,7 +31,7 @@ def read(text: str, start: int, end: int, language: Language, is_inside: Callabl
 
 
 class _Reader:
-    """Goes through the words once. Marks wait for the token that they govern; at a clause's end they go to the last one."""
+    """Goes through the words once. Marks wait for the token that they govern; at a clause's end, the last token gets them."""
 
     def __init__(self, text: str, start: int, end: int, language: Language, is_inside: Callable[[str], bool]) -> None:
         self._text, self._language, self._offset = text[start:end], language, start
@@ -76,7 +76,7 @@ class _Reader:
         self._join_amounts()
 
     def _step(self, place: int) -> int:
-        """Takes one item, or several that belong together, and returns the place of the next."""
+        """Reads one item, or several that belong together, and returns the position of the next."""
         kind, start, end, written, _ = self._items[place]
         if start < self._seen and (kind != "han" or end <= self._seen):
             return place + 1

@@ -1,4 +1,4 @@
-"""A document as evidence is held against it: its sentences, the words that each holds, and their readings, made when needed."""
+"""A document that evidence is compared with: its sentences, the words of each, and their readings, computed when needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_READ = 200  # sentences in which a value is looked for
 
 
 class Source:
-    """The query's words ask for nothing and count as the document's topic."""
+    """The query's words count as the document's topic and need no support."""
 
     def __init__(self, document: str, query: str) -> None:
         self.document, self.query = document, query
@@ -81,7 +81,7 @@ class Source:
         return sorted(chosen)
 
     def further_sentences(self, alignment: Alignment, chosen: Sequence[int]) -> list[int]:
-        """Those with a value that the chosen ones lack, where they share a word with the sentence."""
+        """Sentences with a value of the evidence that the chosen ones lack, if they share a word with it."""
         places: list[int] = []
         keys = {token.key for token in alignment.reading.tokens if token.kind == "word" and not token.light}
         for token, aligned in zip(alignment.reading.tokens, alignment.places, strict=True):

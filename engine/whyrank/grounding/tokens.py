@@ -26,7 +26,7 @@ class Mark:
 
 @dataclass(slots=True)
 class Token:
-    """What is held against the other text. `key` is equal where the meaning is; `before`: the small word before it."""
+    """A unit of comparison. Equal meanings have equal `key`s; `before`: the small word before it."""
 
     kind: TokenKind
     key: str

@@ -29,7 +29,7 @@ class Judged(NamedTuple):
 
 
 def judge(evidence: str, start: int, end: int, source: Source) -> Judged | None:
-    """None: the sentence claims nothing. A reporting lead is no part of its claim, unless the document has it, too."""
+    """None if the sentence claims nothing. A reporting lead is not part of the claim, unless the document has it, too."""
     claim = end_of_lead(evidence, start, end)
     if claim == start or plain(evidence[start:end]) in source.plain_sentences:
         return _judge(evidence, start, end, source)
@@ -105,7 +105,7 @@ def _sentence(
 
 
 def _missing(comparison: Comparison, checked: Sequence[Fact], judged: Container[int]) -> Iterator[Difference]:
-    """Facts that the document does not hold, unless they are judged already or the words around them mean the same."""
+    """Facts that the document lacks, except those that are already judged or whose words are aligned with the source."""
     alignment = comparison.alignment
     for fact in checked:
         if fact.held or fact.start in judged:

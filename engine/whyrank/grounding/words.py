@@ -46,7 +46,7 @@ def fold(word: str) -> str:
 
 
 def visible_length(text: str) -> int:
-    """Characters other than white space."""
+    """The number of characters other than white space."""
     return len("".join(text.split()))
 
 

@@ -83,7 +83,7 @@ class Instruction(_Table):
 
 
 class Labels(_Table):
-    """The answer tokens, as text or id; of an encoder's head, its classes by number. Without a negative one the positive
+    """The answer tokens, as text or id; for an encoder's head, the numbers of its classes. Without a negative one, the positive
     label's raw logit is the margin.
 
     `between`: grades between the two, from the more to the less relevant; the score is then the expected grade."""
@@ -133,7 +133,7 @@ class Continuation(_Table):
 class PromptFormat(_Table):
     """One prompt file, checked. `fingerprint` changes when anything that can change a score does.
 
-    `judges`: what a score means. Of "claims", the query is a claim, and the score says whether the document backs it."""
+    `judges`: what a score means. With "claims", the query is a claim, and the score says whether the document backs it."""
 
     name: str
     summary: str
@@ -174,7 +174,7 @@ class PromptFormat(_Table):
 
     @property
     def can_judge_claims(self) -> bool:
-        """Whether its scores can say that a document backs a claim: made for it, or free to be instructed so."""
+        """Whether its scores can say that a document backs a claim: by design, or with an instruction for that."""
         return self.judges == "claims" or (self.instruction is not None and not self.instruction.fixed)
 
     @property

@@ -1,7 +1,7 @@
 """A checkpoint's chat template → PromptFormat, without a prompt file.
 
-The template is run with marks in place of the texts. What it writes around them is the frame, which is trusted; the marks are
-the fields. Afterwards the format has to write what the template writes for a few awkward texts, or there is no format.
+The template is rendered with markers in place of the texts. The text around them is the frame, which is trusted; the markers
+are the fields. The resulting format must then render a few awkward texts exactly as the template does, or it is rejected.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Template = Callable[..., str]
 SHIPPED = "shipped"
 """The name of formats that come from the checkpoint itself."""
 MAX_LENGTH = 8192
-"""Where the checkpoint names no length."""
+"""Used if the checkpoint gives no length."""
 
 _Part = tuple[str, str | None]
 """Frame or a mark, and the field without which it is not there."""
@@ -71,11 +71,11 @@ def shipped_format(
     default_instruction: str | None = None,
     max_length: int = MAX_LENGTH,
 ) -> PromptFormat:
-    """The prompt that sentence-transformers' CrossEncoder makes of a pair: messages with the roles query and document, and one
-    with the role system where there is an instruction.
+    """The prompt that sentence-transformers' CrossEncoder renders for a pair: messages with the roles query and document, and
+    one with the role system if there is an instruction.
 
-    `labels`: None where a classification head gives the score. `default_instruction`: the checkpoint's own, if it has one
-    beside its template."""
+    `labels`: None if a classification head gives the score. `default_instruction`: the checkpoint's own, if it has one in
+    addition to its template."""
     _require_nothing_else(template)
     parts, instruction = _parts(template)
     if instruction is not None and default_instruction is not None:
@@ -109,7 +109,7 @@ def _pair(query: str, document: str, instruction: str = "") -> list[Message]:
 
 
 def _require_nothing_else(template: Template) -> None:
-    """A prompt that may hold more than the pair: what that is decides over the score, and is not ours to choose."""
+    """Rejects templates whose prompt may contain more than the pair, since that would affect the score."""
     pair = _pair("q", "d")
     if template(pair, tools=[_TOOL]) != template(pair):
         raise CheckpointError("its chat template accepts tools; no prompt is derived from such a template")
@@ -119,7 +119,7 @@ def _require_nothing_else(template: Template) -> None:
 
 
 def _parts(template: Template) -> tuple[list[_Part], Instruction | None]:
-    """The frame with its marks. What it has only with a system message depends on the instruction."""
+    """The frame with its markers. Parts that only appear with a system message depend on the instruction."""
     marks = _MARKS["query"], _MARKS["document"]
     alone, together = template(_pair(*marks)), template(_pair(*marks, _MARKS["instruction"]))
     for role in ("query", "document"):
@@ -183,8 +183,8 @@ def _pieces(parts: Iterable[_Part]) -> list[Piece]:
 
 
 def _is_stripped(fmt: PromptFormat, write: Callable[[str, str, str], str]) -> bool:
-    """Raises CheckpointError where the format has another prompt than `write`, which gets query, document and instruction.
-    Tells whether white space around texts is all that differs."""
+    """Raises CheckpointError if the format renders another prompt than `write`, which gets query, document and instruction.
+    Returns whether they differ in nothing but white space around texts."""
     stripped = False
     default = "" if fmt.instruction is None else fmt.instruction.default
     for instruction in {default, "Find\nthe {{ answer }}" if fmt.instruction is not None else ""}:
@@ -258,7 +258,7 @@ _SECTIONS = [
     Section(name="contribution", open="<contribution>", close="</contribution>", max_tokens=128, one_line=True),
     Section(name="evidence", open="<evidence>", close="</evidence>", max_tokens=384),
 ]
-# No thinking, by the names that switches for it have; and one day for all, because a prompt must not change with the date.
+# Switches thinking off, by the variable names in use; and a fixed date, because a prompt must not change from day to day.
 _VARIABLES = {
     "add_generation_prompt": True,
     "enable_thinking": False,
@@ -274,10 +274,10 @@ _ANSWER_MARK = "whyrankMarksAnswer"
 def chat_formats(
     question: ChatQuestion, template: Template, model: str, architectures: Sequence[str], tokenizer: Tokenizer
 ) -> list[PromptFormat]:
-    """The question within the checkpoint's own turns: one format for each spelling of the answers that its vocabulary has as
+    """The question in the checkpoint's own chat template: one format for each spelling of the answers that its vocabulary has as
     single tokens.
 
-    Evidence is asked for in a second turn, after a positive answer, so that scores have nothing to do with it."""
+    Evidence is asked for in a second turn, after a positive answer, so that it does not affect scores."""
     turns = _turns(template, question.system)
 
     def ask(query: str, document: str, instruction: str) -> str:
@@ -310,7 +310,7 @@ def chat_formats(
 
 
 def _turns(template: Template, system: str) -> Callable[[str], list[Message]]:
-    """The messages around a user's text. Where a template refuses a system message, or forgets it, ours goes to the user's."""
+    """The messages around a user's text. If a template rejects or drops system messages, ours becomes part of the user's."""
     with_system = [("system", system), ("user", "x")]
     try:
         has_system = system in template(with_system, **_VARIABLES)
@@ -329,15 +329,14 @@ def _behind_answer(messages: Sequence[Message], template: Template) -> str:
 
 
 def _answered(prompt: str) -> str:
-    """A prompt that begins a thought, because its template knows no switch for that, gets an empty one."""
+    """Closes a thought that the prompt opens, if the template has no switch for thinking."""
     if prompt.rstrip().endswith("<think>"):
         return f"{prompt.rstrip()}\n\n</think>\n\n"
     return prompt
 
 
 def _labels(question: ChatQuestion, tokenizer: Tokenizer) -> Iterator[tuple[Labels, str]]:
-    """With the text of the positive one. Where a vocabulary writes a text in other tokens than a label's, that is given by its
-    id."""
+    """Possible labels, each with the text of the positive one. Given by id if the tokenizer splits the text in another way."""
     for answers, (beginning, space) in product(question.answers, _BEGINNINGS):
         tokens = [tokenizer.token_to_id(beginning + word) for word in answers]
         labels = [

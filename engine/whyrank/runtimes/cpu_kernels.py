@@ -1,8 +1,8 @@
-"""What our vLLM plugin puts in place of vLLM's own on a CPU: norms in C++, the labels' logits in float32, and LoRA.
+"""What our vLLM plugin replaces in vLLM on a CPU: norms are computed in C++, the labels' logits in float32, and LoRA correctly.
 
-vLLM's CPU build brings C++ norms and does not use them: it computes a norm as a row of PyTorch calls. And of bfloat16 logits,
-which come in steps of up to 1/8, the difference of two is too coarse; float32 for the whole vocabulary would double what the
-last layer costs, so it is computed for the labels alone.
+vLLM's CPU build contains C++ norms and does not use them: it computes a norm by a series of PyTorch calls. And bfloat16 logits
+come in steps of up to 1/8, which is too coarse for a difference of two. Float32 for the whole vocabulary would double the cost
+of the last layer, so it is used for the labels only.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ _NORMS = ("rms_norm", "fused_add_rms_norm")
 
 
 def norm_priorities() -> dict[str, list[str]]:
-    """For vLLM's `ir_op_priority`. It appends implementations of its own, for what ours does not take."""
+    """For vLLM's `ir_op_priority`. vLLM appends its own implementations, for inputs that ours does not support."""
     return {name: [PROVIDER] for name in _NORMS}
 
 
 @cache
 def register_cpu_kernels() -> None:
-    """In this process; an engine that `norm_priorities` are given to does not start without. On other devices, nothing."""
+    """Call in every process of the engine: one that gets `norm_priorities` does not start otherwise. Only for CPUs; on other
+    devices it does nothing."""
     platform = vllm_name("current_platform")
     if platform.is_cpu():
         platform.import_kernels()
@@ -59,7 +60,7 @@ def _register_norms() -> None:
 
 
 def _register_head() -> None:
-    """In place of vLLM's LogitsProcessor, which multiplies by the last layer."""
+    """Replaces vLLM's LogitsProcessor, which multiplies by the last layer."""
     import torch
 
     if "LogitsProcessor" in vllm_name("op_registry_oot"):

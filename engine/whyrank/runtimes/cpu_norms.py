@@ -1,4 +1,4 @@
-"""The C++ norms of vLLM's CPU build, with the parameters and the meaning of its operations `rms_norm` and `fused_add_rms_norm`.
+"""The C++ norms of vLLM's CPU build, with the signatures of its operations `rms_norm` and `fused_add_rms_norm`.
 
 vLLM compares the parameters of these functions, and their types, with those of its own implementations.
 """
@@ -24,8 +24,8 @@ def takes_residual(
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> Tensor:
-    # The kernel takes rows for neighbours: of a view with gaps between them, as queries and keys are, it reads the gaps, too,
-    # and says nothing. Weights in float32 beside other activations are Gemma's and Qwen3.5's, which are multiplied in float32.
+    # The kernel assumes contiguous rows: in a view with gaps between rows, such as queries and keys, it silently reads the
+    # gaps, too. Gemma and Qwen3.5 have float32 weights with other activations, which are multiplied in float32.
     rows = x.reshape(-1, x.shape[-1]).to(x.dtype if weight is None else weight.dtype).contiguous()
     out = torch.empty_like(rows)
     torch.ops._C.rms_norm(out, rows, weight, epsilon)

@@ -53,7 +53,7 @@ class EncoderRuntime:
             ]
 
     def _read_batch(self, rows: Sequence[Ids]) -> list[LabelRead | DocumentError]:
-        """What the model refuses together, too large for the memory or with one bad row, it gets again in halves."""
+        """If a batch fails (too large for the memory, or with one bad row), its halves are tried separately."""
         try:
             return self._forward(rows)
         except (RuntimeError, ValueError, IndexError, TypeError) as cause:
@@ -105,8 +105,8 @@ class EncoderRuntime:
 
 
 def use_tensor_cores(model: Any, plan: Plan) -> str | None:
-    """On a GPU float32 matrices are multiplied much faster where their factors are rounded to TF32, which keeps more digits
-    than 16-bit weights do. Returns torch's setting from before, or None where nothing was changed."""
+    """Lets a GPU multiply float32 matrices in TF32: much faster, and more precise than 16-bit weights. Returns torch's previous
+    setting, or None if nothing was changed."""
     import torch
 
     if plan.config.dtype != "auto" or model.device.type != "cuda" or model.dtype != torch.float32:
@@ -155,8 +155,8 @@ def load_classifier(plan: Plan, dtype: str) -> Any:
 
 
 def load_whole(auto: Any, plan: Plan, dtype: str) -> Any:
-    """The checkpoint as one of transformers' automatic classes, on the GPU where there is one. transformers would make up
-    what it lacks, at random, and go on."""
+    """The checkpoint as one of transformers' Auto classes, on the GPU if there is one. Missing weights are an error here, since
+    transformers would initialise them at random."""
     config = plan.config
     try:
         model, loading = auto.from_pretrained(

@@ -16,8 +16,8 @@ __all__ = ["Reference", "cross_encoder_margins"]
 class Reference:
     """Slow and simple on purpose. Loads the model a second time: for tests and `whyrank doctor`.
 
-    `dtype`: the engine's own, which may not be the checkpoint's. `float32_head`: for engines that compute their last layer so,
-    whatever the dtype of the others."""
+    `dtype`: the engine's, which may differ from the checkpoint's. `float32_head`: for engines that compute their last layer in
+    float32, whatever the dtype of the other layers."""
 
     def __init__(self, plan: Plan, dtype: str, float32_head: bool = False) -> None:
         self.plan = plan
@@ -29,7 +29,7 @@ class Reference:
 
     @classmethod
     def beside(cls, plan: Plan, facts: Mapping[str, str | int]) -> Self:
-        """As the engine computes that says these facts of itself."""
+        """The reference that computes in the same way as the engine with these facts."""
         in_float32 = "float32" in (facts.get("head_dtype"), facts.get("label_dtype"))
         return cls(plan, str(facts["dtype"]), float32_head=in_float32)
 
@@ -74,7 +74,7 @@ def _load_causal(plan: Plan, dtype: str) -> Any:
 
 
 def cross_encoder_margins(plan: Plan, dtype: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """What sentence-transformers makes of query and document with the recipe that the checkpoint ships."""
+    """The margins of sentence-transformers' CrossEncoder with the checkpoint's own configuration."""
     import torch
     from sentence_transformers import CrossEncoder
 
@@ -86,5 +86,5 @@ def cross_encoder_margins(plan: Plan, dtype: str, pairs: Sequence[tuple[str, str
         activation_fn=torch.nn.Identity(),
         model_kwargs={"dtype": dtype},
     )
-    # One by one: what is padded has other sums.
+    # One by one, because padding changes the order of sums.
     return [float(margin) for margin in model.predict(list(pairs), batch_size=1, show_progress_bar=False)]

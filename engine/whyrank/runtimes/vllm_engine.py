@@ -75,7 +75,7 @@ _CAPTURE_SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512]
 _DECIDE_CAPTURE_SIZES = {"compilation_config", "max_cudagraph_capture_size"}
 # The only size of heads that FlashInfer's kernel for linear attention takes.
 _FLASHINFER_HEAD_SIZES = frozenset([128])
-# What vLLM or torch says when it finds no room, and which of our settings make some.
+# vLLM's or torch's errors about memory, and our settings that help.
 _REMEDIES = {
     PROMPT_LARGER_THAN_CACHE: "that is a larger kv_cache_gib or a smaller max_length",
     GPU_TOO_FULL: "that is a kv_cache_gib which leaves room for what else is on the GPU",
@@ -177,7 +177,7 @@ class VllmRuntime(ABC):
         return usage
 
     async def _warm_one(self, ids: Ids, salt: str | None) -> Usage:
-        """In every engine that may get one of the prompts, where several work in parallel."""
+        """Warms every engine that may get one of the prompts, if several run in parallel."""
         ranks = range(parallel_engines(self.engine.vllm_config))
         batch = await self._open_batch([ids], salt)
         if batch is None:
@@ -188,7 +188,7 @@ class VllmRuntime(ABC):
         return sum((Usage(r.prompt_tokens, r.cached_tokens) for r in reads if isinstance(r, LabelRead)), Usage())
 
     def _forget_frames(self, answers: Sequence[Answer], salt: str | None) -> None:
-        """A prompt of a hybrid that finds nothing in the cache says that its frame has been evicted."""
+        """If a hybrid's prompt finds nothing in the cache, its frame has been evicted: it is warmed again next time."""
         if any(isinstance(read, LabelRead) and not read.cached_tokens for _, read in answers):
             self._warmed_frames = {(of, frame) for of, frame in self._warmed_frames if of != salt}
 
@@ -443,8 +443,8 @@ def _gpu_options(plan: Plan, dtype: str) -> dict[str, Any]:
 
 
 def _fits_flashinfer(plan: Plan, dtype: str) -> bool:
-    """vLLM takes FlashInfer's kernel for linear attention on every Hopper. It compiles that at the first prompt, and finds out
-    only then that it cannot, or that the kernel does not take this model."""
+    """vLLM uses FlashInfer's kernel for linear attention on every Hopper GPU. It compiles the kernel at the first prompt, and
+    only then fails if there is no compiler or the kernel does not support the model."""
     fits = plan.checkpoint.linear_head_sizes == _FLASHINFER_HEAD_SIZES and dtype != "float32"
     return fits and has_cuda_compiler()
 

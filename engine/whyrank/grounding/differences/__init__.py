@@ -1,7 +1,7 @@
-"""What a sentence says otherwise than its source: one function for each kind of difference.
+"""The differences between a sentence and its source: one function for each kind.
 
-A difference is certain where the rest of the wording shows that the two places mean to say the same; else it only keeps the
-sentence from being called supported.
+A difference is certain if the rest of the wording shows that the two places are about the same thing. Otherwise it only
+prevents the sentence from being supported.
 """
 
 from __future__ import annotations

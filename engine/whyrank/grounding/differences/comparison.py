@@ -1,4 +1,4 @@
-"""A sentence of the evidence beside its sources, and what a difference between them is."""
+"""A sentence of the evidence with its sources, and the type of a difference between them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Comparison:
-    """A sentence of the evidence beside its sources. `is_known`: the document has the word, if not in these sentences.
+    """A sentence of the evidence with its sources. `is_known`: the document has the word, even if these sentences do not.
 
     `values`: those of the document."""
 
@@ -63,7 +63,7 @@ class Comparison:
     _drawn: dict[int, dict[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Shares of the words; a value that the source lacks is no sign of another wording. Topic words count for nothing."""
+        """Shares of the words. A value that the source lacks does not count as different wording; topic words do not count."""
         alignment = self.alignment
         self.tokens = alignment.reading.tokens
         counted = [
@@ -97,7 +97,7 @@ class Comparison:
         )
 
     def source_clauses(self, clause: int) -> dict[int, int]:
-        """The source's clauses that a clause of the evidence draws on, with how many words."""
+        """The source's clauses that a clause of the evidence takes words from, with the number of words."""
         if clause not in self._drawn:
             counted: dict[int, int] = {}
             for mine in self.alignment.reading.clauses[clause].tokens:
@@ -116,7 +116,7 @@ class Comparison:
         return before, after
 
     def gap(self, mine: int) -> list[int]:
-        """Unused source tokens where this token would have to stand: between the places of its neighbours."""
+        """Unused source tokens where this token would have to be: between the places of its neighbours."""
         before, after = self.neighbours(mine)
         if before is not None and after is not None and before < after <= before + 8:
             return [place for place in range(before + 1, after) if place not in self.alignment.used]
@@ -156,7 +156,7 @@ def negations_of(clauses: list[Clause]) -> list[Mark]:
 
 
 def clauses_of(comparison: Comparison, mark: Mark, clause: Clause) -> list[Clause]:
-    """The source's clauses in which the negated word stands, or else those that its clause mostly draws on."""
+    """The source's clauses that contain the negated word, or else those that its clause takes most words from."""
     sources = comparison.alignment.sources
     mine = next((i for i in clause.tokens if comparison.tokens[i] is mark.token), None)
     place = comparison.alignment.places[mine] if mine is not None else None

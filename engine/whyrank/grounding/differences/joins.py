@@ -1,6 +1,7 @@
-"""What is said of one is said of another: parts of the source are put together otherwise.
+"""Wrong joins: parts of the source are put together in another way, so that something is said of the wrong thing.
 
-Where two pieces of the evidence meet that the source does not have side by side, it shows what they were cut off from.
+They are found where two pieces of the evidence meet that are not neighbours in the source: there, the source shows what each
+was taken from.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _cut_subject(comparison: Comparison, piece: Piece) -> Token | None:
 
 
 def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
-    """A clause of the evidence that stands beside another one than in the source: the name it belongs to may be another."""
+    """A clause of the evidence that has another neighbour than in the source: it may belong to another name there."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     place, token = alignment.places[other.first] or 0, comparison.tokens[one.last]
     row = comparison.free_before(place)
@@ -116,7 +117,7 @@ def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Differ
 
 
 def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
-    """What the source has beside the token, in the clause and in its order, and the evidence has not."""
+    """What the source has beside the token, in its clause and in order, and the evidence lacks."""
     place = comparison.alignment.places[mine] or 0
     tokens = [comparison.alignment.sources.tokens[at] for at in comparison.free_beside(place, step)]
     return [token for token in tokens[::step] if not token.light]
@@ -157,7 +158,7 @@ def _is_rival(one: Token, other: Token) -> bool:
 
 
 def _alike(comparison: Comparison, one: Token, other: Token) -> bool:
-    """One may stand for the other: two names, two amounts of one kind, two nouns after the same preposition."""
+    """Whether one may take the other's place: two names, two amounts of one kind, two nouns after the same preposition."""
     if one.preposition != other.preposition:
         return False
     if one.named or other.named:
@@ -182,7 +183,7 @@ def _cut_words(comparison: Comparison) -> Iterator[Difference]:
 
 
 def joins(comparison: Comparison) -> Iterator[Difference]:
-    """Within one clause, words of distant sentences take turns."""
+    """Within one clause, words of distant sentences alternate."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     if len(sources.first_clauses) > 1:
         for clause in alignment.reading.clauses:
@@ -202,7 +203,7 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
 
 
 def _exchanged_halves(comparison: Comparison) -> Iterator[Difference]:
-    """Two clauses of the evidence draw on the same two of the source."""
+    """Two clauses of the evidence take words from the same two of the source."""
     alignment, sources, drawn = comparison.alignment, comparison.alignment.sources, []
     for clause in alignment.reading.clauses:
         if any(comparison.tokens[mine].kind == "word" for mine in clause.tokens):

@@ -1,4 +1,4 @@
-"""Conditions and other limits that are gone."""
+"""Conditions and other limits of the source that the evidence leaves out."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _far_condition(comparison: Comparison, number: int) -> Iterator[Difference]:
 
 
 def _lost_limits(comparison: Comparison) -> Iterator[Difference]:
-    """ "Only with consent", or a setting that opens the sentence, is gone with all its words."""
+    """ "Only with consent", or a setting that opens the sentence, is left out with all its words."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     mine = {mark.key for clause in alignment.reading.clauses for mark in clause.marks}
     drawn_on = {sources.clause_of[place] for place in alignment.used}
@@ -114,7 +114,7 @@ def _is_modifier(place: int, places: list[int], used: set[int], comparison: Comp
 
 
 def _is_coordinated(place: int, comparison: Comparison) -> bool:
-    """It stands after an "and": another statement, not a modifier."""
+    """It follows an "and": another statement, not a modifier."""
     tokens = comparison.alignment.sources.tokens
     left = max((at for at in comparison.alignment.used if at < place), default=place)
     words = PART.findall(comparison.document[tokens[left].end : tokens[place].start].lower())

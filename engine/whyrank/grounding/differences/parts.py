@@ -1,4 +1,4 @@
-"""The parts of a sentence that stand together in its source, and what a word is by its looks."""
+"""The parts of a sentence that are together in its source, and the kind of a word, judged by its spelling."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def is_noun_in_both(comparison: Comparison, mine: int) -> bool:
 
 
 def is_verb(comparison: Comparison, token: Token) -> bool:
-    """As far as it can be seen: no noun, no value."""
+    """As far as spelling shows: neither a noun nor a value."""
     return token.kind == "word" and not is_noun(comparison, token)
 
 

@@ -88,7 +88,7 @@ def _on(token: Token | None, kind: str) -> list[Mark]:
 
 
 def _any_of(comparison: Comparison, clause: Clause) -> int | None:
-    """The first token of the evidence that draws on a clause of the source, where it draws on much of it."""
+    """The first token of the evidence from a clause of the source, if the evidence has much of that clause."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     number = next(number for number, other in enumerate(sources.clauses) if other is clause)
     drawing = [

@@ -1,4 +1,4 @@
-"""Who does what: two have changed places, or their voice or case."""
+"""Roles (who does what): two participants have changed places, voice or case."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def roles(comparison: Comparison) -> Iterator[Difference]:
 
 
 def _blocks(row: list[int], comparison: Comparison) -> list[tuple[int, int]]:
-    """First and last of each run that stands together in both texts: in Chinese, words; else, each word alone."""
+    """First and last token of each run that is together in both texts: words in Chinese, single words elsewhere."""
     places = comparison.alignment.places
     blocks: list[tuple[int, int]] = []
     for mine in row:
@@ -133,7 +133,7 @@ def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:
 
 
 def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
-    """Both of those that have changed places may do or suffer something."""
+    """Whether both are participants: no adjuncts, and each with a noun that both texts have as a noun."""
     if is_adjunct(comparison, one) or is_adjunct(comparison, other):
         return False
     parts = changed(comparison, one, other)

@@ -11,7 +11,7 @@ __all__ = ["degrees", "opposites", "orders", "quantifiers"]
 
 
 def opposites(comparison: Comparison) -> Iterator[Difference]:
-    """larger for smaller. Where the two that are compared have changed places as well, it means the same."""
+    """larger for smaller. If the two that are compared have changed places as well, the meaning is the same."""
     alignment = comparison.alignment
     theirs = [
         (place, token.poles, token.start, token.end)

@@ -1,4 +1,4 @@
-"""Amounts, dates, times and code that the source does not say, or says of something else."""
+"""Amounts, dates, times and code that the source lacks, or has for something else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def values(comparison: Comparison) -> Iterator[Difference]:
 
 
 def _is_in_slot(token: Token, counterpart: Token | None, gap: list[Token]) -> bool:
-    """Another value of its kind stands right where it stands, alone."""
+    """Whether the source has exactly one other token in this place, a value of the same kind."""
     if counterpart is None or len(gap) != 1 or gap[0] is not counterpart:
         return False
     mine, other = token.value, counterpart.value
@@ -207,7 +207,7 @@ def _rivals(token: Token, other: Token) -> bool:
 
 
 def lone_values(comparison: Comparison) -> Iterator[Difference]:
-    """A value whose sentence gives nothing else to the clause it stands in."""
+    """A value whose source sentence has nothing else in common with the value's clause."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     for clause in alignment.reading.clauses:
         homes = [
