@@ -274,8 +274,8 @@ _ANSWER_MARK = "whyrankMarksAnswer"
 def chat_formats(
     question: ChatQuestion, template: Template, model: str, architectures: Sequence[str], tokenizer: Tokenizer
 ) -> list[PromptFormat]:
-    """The question in the checkpoint's own chat template: one format for each spelling of the answers that its vocabulary has as
-    single tokens.
+    """The question in the checkpoint's own chat template: one format for each spelling of the answers that its vocabulary
+    has as single tokens.
 
     Evidence is asked for in a second turn, after a positive answer, so that it does not affect scores."""
     turns = _turns(template, question.system)
