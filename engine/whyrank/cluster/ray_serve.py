@@ -54,7 +54,7 @@ class ClusterOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: str
-    engine: dict[str, Any] = Field({}, description="Further fields of EngineConfig.")
+    engine: dict[str, Any] = Field(default={}, description="Further fields of EngineConfig.")
     replicas: Annotated[int, Field(ge=1, description="Engines; with max_replicas the fewest.")] = 1
     max_replicas: Annotated[int | None, Field(ge=1, description="Let Ray start up to so many under load.")] = None
     num_gpus: Annotated[float | None, Field(ge=0, description="Of a replica: one by default, none on a CPU.")] = None
