@@ -208,7 +208,7 @@ LAYERS = (
     "errors fan_out loop_thread engine_process torchvision_ops",
     "types options jsonl process checkpoint_files engine_install",
     "config request packing grounding",
-    "ranking prompting",
+    "ranking prompting quantize",
     "events calibration shipped",
     "base wire",
     "__init__ connect batch canary",
