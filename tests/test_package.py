@@ -83,7 +83,10 @@ ALLOWED = {
     "prometheus_client": {"serving/metrics.py", "serving/standalone.py"},
     "uvicorn": {"serving/connections.py", "serving/standalone.py", "serving/start_lines.py"},
     "torch": {f"runtimes/{name}.py" for name in ("cpu_kernels", "cpu_norms", "encoder", "reference")}
-    | {"adapters/mteb.py", "adapters/sentence_transformers.py", "dtypes.py", "torchvision_ops.py"},
+    | {
+        f"{name}.py"
+        for name in ("adapters/mteb", "adapters/sentence_transformers", "dtypes", "quantize", "torchvision_ops")
+    },
     "transformers": {f"{name}.py" for name in ("checkpoint_files", "checkpoints", "retrieval/dense")}
     | {"runtimes/encoder.py", "runtimes/reference.py"},
     "tokenizers": {"prompting/templates.py", "prompting/tokens.py", "checkpoints.py"},
