@@ -123,7 +123,7 @@ async def difference(model: Path, rows: Sequence[dict[str, Any]], options: argpa
         for one in rows:
             given = row(one["id"], options.documents)
             for scored in await reranker.score(given["query"], given["documents"]):
-                largest = max(largest, abs(one["scores"][scored.index] - scored.score))  # type: ignore[operator]
+                largest = max(largest, abs(one["scores"][scored.index] - scored.score))
     return largest
 
 

@@ -18,7 +18,7 @@ from whyrank import Reranker
 from whyrank.cluster.remote import Tile, TileAnswers
 from whyrank.config import DEMO
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'whyrank[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: scripts/test --cluster installs it")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own code warns of its future
 
 PORT = 8127

@@ -11,7 +11,7 @@ import pytest
 
 from whyrank import Reranker
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: scripts/setup_ray, or pip install 'whyrank[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: scripts/test --cluster installs it")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own code warns of its future
 
 ENGINE = {"kv_cache_gib": 0.25, "prompt": "prism"}
