@@ -103,7 +103,7 @@ class Rehearsal:
         self._second = self._cluster.add_node(num_cpus=1)
         ray.init(address=self._cluster.address, log_to_driver=False)
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-        serve.run(app(ClusterOptions(model=DEMO, replicas=2, ingresses=2, num_cpus=1)), name="whyrank")
+        serve.run(app(ClusterOptions(model=DEMO, engine={}, replicas=2, ingresses=2, num_cpus=1)), name="whyrank")
 
     def cause(self, fault: str) -> None:
         if fault == "replica":

@@ -115,16 +115,18 @@ def test_evidence_is_written_where_its_tile_was_read() -> None:
         runtime = RemoteGenerativeRuntime(replicas, {})
         await read(runtime, [(1, 1), (1, 2)])
         await read(runtime, [(2, 1), (2, 2)])
-        pieces = await write(runtime, [(2, 2), (1, 2), (1, 1)], order("a", "b", "c"))
+        opening = (9, 8)
+        written = [(2, 2, *opening), (1, 2, *opening), (1, 1, *opening)]
+        pieces = await write(runtime, written, order("a", "b", "c"))
         texts = {at: piece.text for at, piece in pieces if isinstance(piece, TextDelta)}
         assert texts == {0: "a", 1: "b", 2: "c"}
         assert {at: piece.ids for at, piece in pieces if isinstance(piece, Generation)} == {
-            0: (2, 2),
-            1: (1, 2),
-            2: (1, 1),
+            0: written[0],
+            1: written[1],
+            2: written[2],
         }
         first, second = (key for key, _ in replicas.tiles)
-        assert dict(replicas.written) == {second: [(2, 2)], first: [(1, 2), (1, 1)]}
+        assert dict(replicas.written) == {second: written[:1], first: written[1:]}
 
     asyncio.run(scenario())
 

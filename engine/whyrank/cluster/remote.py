@@ -38,6 +38,7 @@ _LOST = DocumentError(
 # Of what is remembered: where prompts were read, and the prompts' common beginnings.
 _MAX_READERS = 1 << 16
 _MAX_FRAMES = 64
+_LONGEST_OPENING = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class RemoteGenerativeRuntime(RemoteRuntime):
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
-        readers = [self._readers.get(hash(ids)) or (_key(ids, order.salt), "") for ids in prompts]
+        readers = [self._reader(ids) or (_key(ids, order.salt), "") for ids in prompts]
         groups: dict[tuple[str, str], list[int]] = {}
         for place, reader in enumerate(readers):
             groups.setdefault(reader, []).append(place)
@@ -128,6 +129,11 @@ class RemoteGenerativeRuntime(RemoteRuntime):
         async with aclosing(fan_out(write_group, len(parts), max(1, len(parts)))) as pieces:
             async for _, piece in pieces:
                 yield piece
+
+    def _reader(self, ids: Ids) -> tuple[str, str] | None:
+        """Where it was read. What is written continues what was read, behind an opening of a few tokens."""
+        ends = range(len(ids), max(0, len(ids) - _LONGEST_OPENING), -1)
+        return next((self._readers[part] for end in ends if (part := hash(ids[:end])) in self._readers), None)
 
     async def _write_group(
         self,
