@@ -367,14 +367,15 @@ def write_checkpoint(net: Net, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def read_checkpoint(net: Net, folder: Path) -> None:
-    """Reads what `write_checkpoint` wrote into a net of the same shape."""
+def read_checkpoint(net: Net, folder: Path, share: float = 1.0) -> None:
+    """Reads what `write_checkpoint` wrote into a net of the same shape. With a smaller `share`, the net becomes an average: that
+    share of what is read, and the rest of what it was."""
     from safetensors.torch import load_file
 
     held = load_file(folder / "model.safetensors")
     with torch.no_grad():
         for name, tensor in _named(net).items():
-            tensor.copy_(held[name])
+            tensor.lerp_(held[name].to(tensor), share)
 
 
 def _named(net: Net) -> dict[str, Tensor]:

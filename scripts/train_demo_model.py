@@ -7,6 +7,9 @@
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --export          # what there is so far
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --start scripts/demo_checkpoint --rate 0.006   # go on
 
+A model that was taught further forgets some of what it could do. The average of its weights and those that it began from
+(WiSE-FT, Wortsman and others, 2022) can do nearly all of both: --export --average-with CHECKPOINT.
+
 Everything follows from the seed: step N draws its samples from "SEED/N". Ctrl-C, SIGTERM or --minutes stop it after the current
 step; the same command continues from there. When it is done (or with --export) it writes a checkpoint for transformers and
 vLLM into FOLDER/export, which scripts/eval_demo_model.py measures.
@@ -357,12 +360,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")
     parser.add_argument("--start", type=Path, help="a checkpoint to begin with, such as scripts/demo_checkpoint")
     parser.add_argument("--export", action="store_true", help="only write FOLDER/export from the last checkpoint")
+    parser.add_argument("--average-with", type=Path, help="a checkpoint that the export is averaged with")
+    parser.add_argument("--share", type=float, default=0.5, help="... and how much of the average is that checkpoint")
     asked = parser.parse_args()
     asked.folder.mkdir(parents=True, exist_ok=True)
     run = Run(asked.folder, asked)
     if not asked.export:
         train(run)
     if asked.export or run.step >= asked.steps:
+        if asked.average_with:
+            read_checkpoint(run.net, asked.average_with, asked.share)
         write_checkpoint(run.net, run.tokenizer, asked.folder / "export")
         print(f"written: {asked.folder / 'export'} (step {run.step})")
 
