@@ -133,7 +133,7 @@ def rehearse(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     model = write_model("nano-qwen3", folder)
     write_rows(folder / "queries", options.queries, options.documents)
     began = time.monotonic()
-    context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    context = ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         most = run_and_kill(folder, context.address_info["gcs_address"], options)
     finally:

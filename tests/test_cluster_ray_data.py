@@ -25,7 +25,7 @@ NO_DOCUMENTS = {"id": 13, "query": "Which door?", "documents": []}
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=150 << 20, log_to_driver=False)
     yield
     ray.shutdown()
 
