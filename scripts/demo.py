@@ -21,16 +21,18 @@ from whyrank.types import Document
 CORPUS = Path(__file__).with_name("demo_corpus.jsonl")
 QUERIES = (
     "Who founded Harbour Systems?",
-    "When does the on-call rotation change?",
-    "When is lunch served?",
+    "I lost my badge, what does a new one cost?",
+    "Can we deploy on a Friday?",
     "林海公司成立于哪一年？",
+    "What is the dress code?",
 )
 SHOWN = 4
 
 INTRO = (
     "[bold]whyrank[/] reads {documents} pages of a handbook for {queries} questions: a score for every page, and for the best "
     "one what it contributes and the passage that says it. The engine is vLLM; the model is the small one that comes with "
-    "whyrank. It learnt from generated text to match words, so it errs where a question is put in other words.\n"
+    "whyrank. It has four million parameters, so it errs where a question is put in quite other words. No page answers "
+    "the last question.\n"
 )
 OUTRO = (
     "{pairs} scores and {passages} passages in {seconds:.1f} s, after {start:.0f} s of starting up. One page is hostile: it "

@@ -368,8 +368,8 @@ def write_checkpoint(net: Net, tokenizer: Any, folder: Path) -> None:
 
 
 def read_checkpoint(net: Net, folder: Path, share: float = 1.0) -> None:
-    """Reads what `write_checkpoint` wrote into a net of the same shape. With a smaller `share`, the net becomes an average: that
-    share of what is read, and the rest of what it was."""
+    """Reads what `write_checkpoint` wrote into a net of the same shape. With a smaller `share`, the net becomes an average of
+    that share of what is read and the rest of what it was."""
     from safetensors.torch import load_file
 
     held = load_file(folder / "model.safetensors")

@@ -5,7 +5,7 @@
     scripts/demo_teacher.py /tmp/demo-material        # the teacher's embeddings, once
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material
     scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --export          # what there is so far
-    scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --start scripts/demo_checkpoint --rate 0.006   # go on
+    scripts/train_demo_model.py /tmp/demo-training /tmp/demo-material --start CHECKPOINT --rate 0.006     # teach one further
 
 A model that was taught further forgets some of what it could do. The average of its weights and those that it began from
 (WiSE-FT, Wortsman and others, 2022) can do nearly all of both: --export --average-with CHECKPOINT.
@@ -358,7 +358,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--look", type=int, default=100, help="steps between looks at held-out samples")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")
-    parser.add_argument("--start", type=Path, help="a checkpoint to begin with, such as scripts/demo_checkpoint")
+    parser.add_argument("--start", type=Path, help="a checkpoint to begin with, such as engine/whyrank/models/prism-demo")
     parser.add_argument("--export", action="store_true", help="only write FOLDER/export from the last checkpoint")
     parser.add_argument("--average-with", type=Path, help="a checkpoint that the export is averaged with")
     parser.add_argument("--share", type=float, default=0.5, help="... and how much of the average is that checkpoint")

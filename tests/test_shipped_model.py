@@ -27,7 +27,7 @@ def require(figures: dict[str, Any], slack: float) -> None:
     label, ranking, evidence = (figures["generated"][part] for part in ("label", "ranking", "evidence"))
     assert label["auc"] >= 0.95 - slack
     assert all(label["auc_by_kind"][kind] >= 0.90 - slack for kind in HARD), label
-    assert figures["natural"]["auc"] >= 0.85  # never a slice
+    assert figures["natural"]["auc"] >= 0.92  # never a slice
     assert ranking["ndcg@10"] >= max(0.90 - slack, ranking["bm25_ndcg@10"])
     assert evidence["grounded"] >= 0.85 - slack
     assert evidence["holds_answer"] >= 0.80 - slack
@@ -46,7 +46,7 @@ async def test_it_is_as_good_as_it_should_be_on_a_slice() -> None:
     require(await measure(DEMO, 30, some), slack=0.1)
 
 
-@pytest.mark.xfail(strict=True, reason="the shipped model matches words; its successor is being trained")
+@pytest.mark.xfail(strict=True, reason="\"boils\" and \"boiling point\", \"at noon\" and \"when\" are not the same to it")
 async def test_every_example_that_we_show_is_answered_well() -> None:
     async with Reranker(DEMO) as reranker:
         for example in EXAMPLES:
@@ -104,11 +104,12 @@ def test_it_is_what_serve_serves_when_none_is_named(arguments: list[str]) -> Non
 def test_the_demo_ends_well() -> None:
     command = [sys.executable, "scripts/demo.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=True)
+    # Four of the five questions have an answer.
     assert done.stdout.count("sentences of the document") == 4 and "What next?" in done.stdout
     for answer in (
         "Harbour Systems was founded in 2011 by Ingrid Solberg",
-        "The on-call rotation changes every Tuesday at 10:00.",
-        "Lunch is served from 11:30 to 14:00.",
+        "A new badge costs 20 euros and is ready on the next working day.",
+        "Nothing is deployed on Fridays.",
         "林海公司成立于2011年。",
     ):
         assert f"\n│ {answer}" in done.stdout

@@ -42,7 +42,7 @@ app = typer.Typer(
 )
 _EVAL_PACKAGES = ("bm25s", "jinja2", "numpy", "pytrec_eval", "scipy", "Stemmer")
 _DEMO_NOTE = (
-    f'no model given: using "{DEMO}", the small model included in whyrank, which matches words rather than meaning. '
+    f'no model given: using "{DEMO}", the small model included in whyrank, which errs where a question is put in other words. '
     "For a real model, for example: {}"
 )
 

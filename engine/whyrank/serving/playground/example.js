@@ -1,4 +1,4 @@
-// What the page opens with. The embedded model, which matches words, answers it well.
+// What the page opens with. The embedded model answers it well.
 
 import { toJsonLines } from "./documents.js";
 
