@@ -358,7 +358,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--look", type=int, default=100, help="steps between looks at held-out samples")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long")
-    parser.add_argument("--start", type=Path, help="a checkpoint to begin with, such as engine/whyrank/models/prism-demo")
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint to begin with, such as engine/whyrank/models/prism-demo"
+    )
     parser.add_argument("--export", action="store_true", help="only write FOLDER/export from the last checkpoint")
     parser.add_argument("--average-with", type=Path, help="a checkpoint that the export is averaged with")
     parser.add_argument("--share", type=float, default=0.5, help="... and how much of the average is that checkpoint")

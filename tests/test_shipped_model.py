@@ -46,7 +46,7 @@ async def test_it_is_as_good_as_it_should_be_on_a_slice() -> None:
     require(await measure(DEMO, 30, some), slack=0.1)
 
 
-@pytest.mark.xfail(strict=True, reason="\"boils\" and \"boiling point\", \"at noon\" and \"when\" are not the same to it")
+@pytest.mark.xfail(strict=True, reason='"boils" and "boiling point", "at noon" and "when" are not the same to it')
 async def test_every_example_that_we_show_is_answered_well() -> None:
     async with Reranker(DEMO) as reranker:
         for example in EXAMPLES:
