@@ -340,7 +340,8 @@ async def test_every_tag_closes(served: Served) -> None:
             assert written.reason == "stop"
             text = encoder.decode(written.ids)
             assert parse(PRISM, opening_text(PRISM) + text).complete, text
-            assert len(written.ids) <= 12 + 20 + 40
+            # What stands around the texts may be written in any tokens, at worst one for each character.
+            assert len(written.ids) <= 12 + 20 + len(render(PRISM, dict.fromkeys(BUDGETS, "")))
 
 
 async def test_the_prompt_goes_on_as_the_card_would(served: Served) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from conftest import StartServer
+import server_process
 from inprocess import FakeRuntime, InProcess, prism_plan
 from samples import DOCUMENTS, QUERY
 from server_process import SMALL_CACHE, Server
@@ -56,9 +56,15 @@ def folders(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-def adapted(checkpoint: Callable[[str], Path], folders: tuple[Path, Path], start_server: StartServer) -> Server:
-    lora = ("--lora-modules", f"legal={folders[0]}", "--strict-model")
-    return start_server(checkpoint("qwen3"), "--prompt", "prism", *lora, *SMALL_CACHE)
+def adapted(
+    checkpoint: Callable[[str], Path], folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Stopped after these tests: no others need it, and a server takes two gigabytes."""
+    flags = ("--prompt", "prism", "--lora-modules", f"legal={folders[0]}", "--strict-model", *SMALL_CACHE)
+    server = server_process.start(checkpoint("qwen3"), flags, tmp_path_factory.mktemp("server") / "log")
+    yield server
+    server.process.terminate()
+    server.process.wait(60)
 
 
 def expected(folder: Path) -> list[float]:
