@@ -27,15 +27,14 @@ import tempfile
 import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench_common import Work, Writer, machine, write_model
-from whyrank import EngineConfig, Reranker
+from bench_engines import MeasuredEngine, spread
+from whyrank import EngineConfig
 from whyrank.checkpoints import make_plan
-from whyrank.runtimes.generate import GenerateRuntime
 
 _VLLMS_NORMS = {"ir_op_priority": {"rms_norm": ["native"], "fused_add_rms_norm": ["native"]}}
 _SYSTEMS: dict[str, dict[str, Any]] = {
@@ -49,45 +48,15 @@ _ROWS = 2048
 
 
 @dataclass
-class System:
-    reranker: Reranker
-    facts: dict[str, str | int]
-    process: psutil.Process
-    seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
+class System(MeasuredEngine):
     flops: list[float] = field(default_factory=list)
     """Operations per second in the layers' matrix products."""
     limits: list[float] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
 
-    async def call(self, work: Work, flops_per_token: int, limit: float) -> None:
-        cpu, began = _cpu_seconds(self.process), time.perf_counter()
-        ranking = await self.reranker.rerank(work.query, work.documents)
-        spent = time.perf_counter() - began
-        self.seconds.append(spent)
-        self.cpu_seconds.append(_cpu_seconds(self.process) - cpu)
-        computed = ranking.usage.prompt_tokens - ranking.usage.cached_tokens
-        self.flops.append(computed * flops_per_token / spent)
+    async def multiply(self, work: Work, flops_per_token: int, limit: float) -> None:
+        usage = (await self.call(work.query, work.documents)).usage
+        self.flops.append((usage.prompt_tokens - usage.cached_tokens) * flops_per_token / self.seconds[-1])
         self.limits.append(limit)
-        rows = sorted(ranking.results, key=lambda row: row.index)
-        self.margins += [float("nan") if row.margin is None else row.margin for row in rows]
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-async def _start(folder: Path, options: dict[str, Any], opened: AsyncExitStack) -> System:
-    plan = make_plan(EngineConfig(str(folder), kv_cache_gib=0.75, **options))
-    before = {child.pid for child in psutil.Process().children()}
-    runtime = await GenerateRuntime.start(plan)
-    opened.push_async_callback(runtime.aclose)
-    engine = max(
-        (child for child in psutil.Process().children() if child.pid not in before),
-        key=lambda child: child.memory_info().rss,  # beside it, Python has helpers of its own
-    )
-    return System(Reranker.from_runtime(runtime, plan.encoder, plan.config), runtime.facts(), engine)
 
 
 def _flops_per_token(folder: Path) -> int:
@@ -116,7 +85,10 @@ def _gemm_flops(dtype: str, folder: Path) -> float:
 
 async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     async with AsyncExitStack() as opened:
-        systems = {name: await _start(folder, options, opened) for name, options in _SYSTEMS.items()}
+        systems = {
+            name: await System.start(EngineConfig(str(folder), kv_cache_gib=0.75, **options), opened)
+            for name, options in _SYSTEMS.items()
+        }
         writer = Writer(make_plan(EngineConfig(str(folder))), args.pair_tokens)
         for system in systems.values():
             work = writer.work(args.documents, "warm-up")
@@ -127,7 +99,7 @@ async def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             for name in random.Random(call).sample([*systems], len(systems)):
                 print(f"call {call + 1} of {args.repeats}: {name}", file=sys.stderr)
                 limit = _gemm_flops(str(systems[name].facts["dtype"]), folder)
-                await systems[name].call(work, flops, limit)
+                await systems[name].multiply(work, flops, limit)
     results = {name: _result(system, systems["float32"], args.documents) for name, system in systems.items()}
     agree = all(result["largest_margin_difference"] <= _TOLERANCE for result in results.values())
     return {"machine": machine(), "settings": vars(args), "systems": results, "agree": agree}
@@ -137,23 +109,19 @@ def _result(system: System, base: System, documents: int) -> dict[str, Any]:
     """Ratios are of pairs of calls, one after the other with the same documents."""
     faster = [theirs / ours for theirs, ours in zip(base.seconds, system.seconds, strict=True)]
     cheaper = [theirs / ours for theirs, ours in zip(base.cpu_seconds, system.cpu_seconds, strict=True)]
+    expected, margins = ([*chain.from_iterable(one.margins)] for one in (base, system))
     shares = [reached / limit for reached, limit in zip(system.flops, system.limits, strict=True)]
     return {
         "facts": system.facts,
-        "documents_per_second": _spread([documents / spent for spent in system.seconds]),
-        "cpu_ms": _spread([1000 * spent / documents for spent in system.cpu_seconds]),
-        "times_float32": _spread(faster),
-        "times_float32_by_cpu": _spread(cheaper),
-        "of_gemm_limit": _spread(shares),
-        "gemm_gflops": _spread([limit / 1e9 for limit in system.limits]),
-        "largest_margin_difference": max(abs(a - b) for a, b in zip(base.margins, system.margins, strict=True)),
-        "margin_spread": statistics.pstdev(base.margins),
+        "documents_per_second": spread([documents / spent for spent in system.seconds]),
+        "cpu_ms": spread([1000 * spent / documents for spent in system.cpu_seconds]),
+        "times_float32": spread(faster),
+        "times_float32_by_cpu": spread(cheaper),
+        "of_gemm_limit": spread(shares),
+        "gemm_gflops": spread([limit / 1e9 for limit in system.limits]),
+        "largest_margin_difference": max(abs(a - b) for a, b in zip(expected, margins, strict=True)),
+        "margin_spread": statistics.pstdev(expected),
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    middle = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 3) for name, value in middle.items()}
 
 
 def main() -> None:

@@ -24,61 +24,22 @@ import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bench_common import SHAPES, Writer, machine, write_model
+from bench_engines import MeasuredEngine, spread
 from demo_exam import exam
-from whyrank import EngineConfig, Reranker
+from whyrank import EngineConfig
 from whyrank.checkpoints import make_plan
 from whyrank.config import DEMO
 from whyrank.evaluation.compare import kendall
-from whyrank.label_choice import choose_labels
 from whyrank.quantize import quantize
-from whyrank.runtimes import start_runtime
 
 _MIN_KENDALL = 0.97
 _PAIR_TOKENS = 300
 Call = tuple[str, list[str]]
 """A query with its documents."""
-
-
-@dataclass
-class System:
-    reranker: Reranker
-    facts: dict[str, str | int]
-    process: psutil.Process
-    seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
-    margins: list[list[float]] = field(default_factory=list)
-
-    async def call(self, query: str, documents: list[str]) -> None:
-        cpu, began = _cpu_seconds(self.process), time.perf_counter()
-        ranking = await self.reranker.rerank(query, documents)
-        self.seconds.append(time.perf_counter() - began)
-        self.cpu_seconds.append(_cpu_seconds(self.process) - cpu)
-        rows = sorted(ranking.results, key=lambda row: row.index)
-        self.margins.append([float("nan") if row.margin is None else row.margin for row in rows])
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-async def _start(config: EngineConfig, opened: AsyncExitStack) -> System:
-    before = {child.pid for child in psutil.Process().children()}
-    plan = make_plan(config)
-    runtime, plan = await choose_labels(await start_runtime(plan), plan)
-    opened.push_async_callback(runtime.aclose)
-    engine = max(
-        (child for child in psutil.Process().children() if child.pid not in before),
-        key=lambda child: child.memory_info().rss,  # beside it, Python has helpers of its own
-    )
-    return System(Reranker.from_runtime(runtime, plan.encoder, config), runtime.facts(), engine)
 
 
 def _calls(args: argparse.Namespace, model: str) -> list[Call]:
@@ -98,10 +59,11 @@ async def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     quantised = time.perf_counter() - began
     sources = {"float32": (model, "float32"), "bfloat16": (model, "bfloat16"), "int8": (str(out), "auto")}
     async with AsyncExitStack() as opened:
-        systems = {
-            name: await _start(EngineConfig(source, prompt=args.prompt, dtype=dtype, kv_cache_gib=0.5), opened)  # type: ignore[arg-type]
+        configs = {
+            name: EngineConfig(source, prompt=args.prompt, dtype=dtype, kv_cache_gib=0.5)  # type: ignore[arg-type]
             for name, (source, dtype) in sources.items()
         }
+        systems = {name: await MeasuredEngine.start(config, opened) for name, config in configs.items()}
         calls = _calls(args, model)
         for number, (query, documents) in enumerate([calls[0], *calls]):
             for name in random.Random(number).sample([*systems], len(systems)):
@@ -127,7 +89,7 @@ async def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _result(system: System, base: System) -> dict[str, Any]:
+def _result(system: MeasuredEngine, base: MeasuredEngine) -> dict[str, Any]:
     """Without the first call."""
     documents = [len(margins) for margins in system.margins[1:]]
     pairs = list(zip(base.margins[1:], system.margins[1:], strict=True))
@@ -137,18 +99,13 @@ def _result(system: System, base: System) -> dict[str, Any]:
         "dtype": system.facts["dtype"],
         "quantization": system.facts.get("quantization"),
         "documents": sum(documents),
-        "documents_per_second": _spread([n / s for n, s in zip(documents, system.seconds[1:], strict=True)]),
-        "cpu_ms": _spread([1000 * s / n for n, s in zip(documents, system.cpu_seconds[1:], strict=True)]),
+        "documents_per_second": spread([n / s for n, s in zip(documents, system.seconds[1:], strict=True)]),
+        "cpu_ms": spread([1000 * s / n for n, s in zip(documents, system.cpu_seconds[1:], strict=True)]),
         "kendall": round(statistics.fmean(taus), 4),
         "kendall_overall": round(kendall(*flat), 4),
         "largest_margin_difference": round(max(abs(a - b) for a, b in zip(*flat, strict=True)), 4),
         "margin_spread": round(statistics.pstdev(flat[0]), 3),
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    middle = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {name: round(value, 3) for name, value in middle.items()}
 
 
 def main() -> None:
