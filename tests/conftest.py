@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -110,10 +111,15 @@ Serve = Callable[..., Any]
 
 @pytest_asyncio.fixture(scope="session")
 async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
-    """await serve(prompt, kind=None, route=None): each engine is started once and shared by all formats that can share it."""
-    engines: dict[tuple[Any, ...], Runtime] = {}
+    """await serve(prompt, kind=None, route=None): formats that can share an engine do. The three engines that were used last are
+    kept: each takes 1 GB."""
+    engines: dict[tuple[Any, ...], tuple[Runtime, dict[tuple[Any, ...], Served]]] = {}
 
-    async def start(prompt: str, kind: str | None = None, route: str | None = None) -> Served:
+    async def started(prompt: str, kind: str | None = None, route: str | None = None) -> Served:
+        for key, (_, served) in engines.items():
+            if found := served.get((prompt, kind, route)):
+                engines[key] = engines.pop(key)  # now the last
+                return found
         folder = checkpoint(kind or KIND_OF[prompt])
         consent = (kind or KIND_OF[prompt]) == "querit"
         config = EngineConfig(str(folder), prompt=prompt, route=route, kv_cache_gib=0.25, trust_remote_code=consent)  # type: ignore[arg-type]
@@ -121,29 +127,26 @@ async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
         # Same checkpoint, same way of reading labels: the engine can be shared; the format and its labels belong to Served.
         key = (folder, plan.route, plan.format.score.rule, plan.encoder.labels if plan.route == "classify" else None)
         if key not in engines:
-            engines[key] = await start_runtime(plan)
-        runtime = engines[key] if plan.route == "encoder" else type(engines[key])(engines[key].engine, plan)  # type: ignore[attr-defined,call-arg]
-        return Served(Reranker.from_runtime(runtime, plan.encoder, config), plan, runtime)
+            if len(engines) == 3:
+                oldest, _ = engines.pop(next(iter(engines)))
+                await oldest.aclose()
+            engines[key] = await start_runtime(plan), {}
+        runtime, served = engines[key]
+        if plan.route != "encoder":
+            runtime = type(runtime)(runtime.engine, plan)  # type: ignore[attr-defined,call-arg]
+        served[prompt, kind, route] = Served(Reranker.from_runtime(runtime, plan.encoder, config), plan, runtime)
+        return served[prompt, kind, route]
 
-    served: dict[tuple[Any, ...], Served] = {}
-
-    async def once(*family: Any, **options: Any) -> Served:
-        key = (*family, *sorted(options.items()))
-        if key not in served:
-            served[key] = await start(*family, **options)
-        return served[key]
-
-    yield once
-    for engine in engines.values():
+    yield started
+    for engine, _ in engines.values():
         await engine.aclose()
 
 
 StartServer = Callable[..., Server]
 
 
-@pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """start_server(folder, *flags, **environment): all servers are stopped together at the end of the session."""
+@contextlib.contextmanager
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
     started: list[Server] = []
 
     def start(folder: Path, *flags: str, **environment: str) -> Server:
@@ -157,7 +160,15 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         server.process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """start_server(folder, *flags, **environment): the servers are stopped after the file's last test."""
+    with servers(tmp_path_factory) as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
-def server(checkpoint: Callable[[str], Path], start_server: StartServer) -> Server:
-    """The tiny Qwen3 with the Prism prompt and no API key."""
-    return start_server(checkpoint("qwen3"), "--prompt", "prism", *SMALL_CACHE)
+def server(checkpoint: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The tiny Qwen3 with the Prism prompt and no API key, for all files."""
+    with servers(tmp_path_factory) as start:
+        yield start(checkpoint("qwen3"), "--prompt", "prism", *SMALL_CACHE)

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 import pytest
+import pytest_asyncio
 
 from conftest import Serve, Served
 from samples import DOCUMENTS, QUERY, hostile_texts
@@ -35,7 +36,7 @@ _FP32_SCORE = 1e-5
 _BF16_MARGIN = 0.05
 
 
-@pytest.fixture(params=ROUTES)
+@pytest_asyncio.fixture(scope="module", params=ROUTES)  # for the file: pytest runs all tests of an engine in a row
 async def served(request: pytest.FixtureRequest, serve: Serve) -> Served:
     served: Served = await serve(*request.param)
     return served

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -63,10 +64,10 @@ from multiprocessing import get_context
 from time import sleep
 from whyrank.process import prepare_process
 prepare_process()
-copy = get_context("fork").Process(target=sleep, args=(60,))
+copy = get_context("fork").Process(target=sleep, args=(600,))
 copy.start()
 print(copy.pid, flush=True)
-sleep(60)
+sleep(600)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -76,6 +77,11 @@ sleep(60)
         with contextlib.suppress(psutil.NoSuchProcess):
             while copy.status() != psutil.STATUS_ZOMBIE:  # until somebody reads its exit status; else pytest times out
                 time.sleep(0.05)
+
+
+def test_a_process_whose_parent_is_gone_already_ends() -> None:
+    code = f"from whyrank.engine_process import end_with_parent\nend_with_parent({os.getpid()} + 1)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
 
 
 def test_the_environment_is_as_it_was_before() -> None:

@@ -29,18 +29,21 @@ def prepare_engine_process() -> None:
     from whyrank.runtimes.cpu_kernels import register_cpu_kernels  # which looks for vLLM
 
     register_cpu_kernels()
-    if multiprocessing.parent_process() is None:
+    parent = multiprocessing.parent_process()
+    if parent is None or parent.pid is None:
         return  # the process that starts the engine, not the engine
-    end_with_parent()
+    end_with_parent(parent.pid)
     if path := os.environ.get(_ERRORS_FILE):
         _write_errors_to(Path(path))
 
 
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """Nothing else ends an engine whose parent was killed (by an MCP host, or by the kernel when out of memory). SIGKILL,
     because on SIGTERM vLLM's engine first finishes its requests, whose answers nobody can receive any more."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before that call
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _write_errors_to(path: Path) -> None:

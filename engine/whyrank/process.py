@@ -99,7 +99,14 @@ def prepare_process() -> None:
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     hide_warnings()
     _set_allocator(_KEEP_MEMORY)
-    os.register_at_fork(after_in_child=end_with_parent)
+    parent = os.getpid()
+
+    def in_child() -> None:
+        nonlocal parent
+        end_with_parent(parent)
+        parent = os.getpid()
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def hide_warnings() -> None:
