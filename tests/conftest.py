@@ -111,8 +111,8 @@ Serve = Callable[..., Any]
 
 @pytest_asyncio.fixture(scope="session")
 async def serve(checkpoint: Callable[[str], Path]) -> AsyncIterator[Serve]:
-    """await serve(prompt, kind=None, route=None): formats that can share an engine do. The three engines that were used last are
-    kept: each takes 1 GB."""
+    """await serve(prompt, kind=None, route=None): formats that can share an engine do. The three that were used last are kept:
+    each takes 1 GB."""
     engines: dict[tuple[Any, ...], tuple[Runtime, dict[tuple[Any, ...], Served]]] = {}
 
     async def started(prompt: str, kind: str | None = None, route: str | None = None) -> Served:
