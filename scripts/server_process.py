@@ -54,7 +54,8 @@ def start(
             if httpx.get(f"{server.url}/health").status_code == 200:
                 return server
         time.sleep(0.2)
-    for child in [*psutil.Process(process.pid).children(recursive=True), process]:
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    for child in [*children, process]:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     process.wait()

@@ -52,6 +52,15 @@ ENGINES = [
 ]
 
 
+def test_on_a_cpu_a_long_prompt_gets_half_of_a_step(options: Options) -> None:
+    given = options("prism", on_cpu=True)
+    assert (given["max_num_batched_tokens"], given["long_prefill_token_threshold"]) == (1024, 512)
+    # vLLM refuses a threshold above the maximum length.
+    given = options("qanchor", on_cpu=True, max_length=300)
+    assert given["long_prefill_token_threshold"] == given["max_model_len"] < 512
+    assert "long_prefill_token_threshold" not in options("prism", "qwen3_5", on_cpu=True)
+
+
 @pytest.mark.parametrize(("family", "config"), ENGINES)
 def test_every_engine_on_a_gpu(options: Options, family: tuple[str, ...], config: dict[str, Any]) -> None:
     given = options(*family, **config)

@@ -265,10 +265,10 @@ async def test_prompts_are_read_alike_together_and_one_by_one(serve: Serve, prom
 
 async def test_the_further_a_call_has_come_the_later_its_turn(prism: Served) -> None:
     reranker, fake = over_fake(prism, len)
-    await collect_ranking(reranker.events(RerankRequest.of(QUERY, long_texts(80)), priority=7))
+    await collect_ranking(reranker.events(RerankRequest.of(QUERY, long_texts(80))))
     before = accumulate(map(len, fake.prompts_read[:-1]), initial=0)
-    assert fake.priorities == [7 + tokens // 4096 for tokens in before]
-    assert fake.priorities[-1] > fake.priorities[40] > 7
+    assert fake.priorities == [tokens // 4096 for tokens in before]
+    assert fake.priorities[-1] > fake.priorities[40] > 0
 
 
 async def test_calls_take_turns(prism: Served) -> None:

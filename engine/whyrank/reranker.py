@@ -27,6 +27,7 @@ from whyrank.pipeline.features import with_features
 from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.scorer import Refusal, Scorer, refuse_none
 from whyrank.pipeline.spans import SpanFinder
+from whyrank.pipeline.turns import Tenant
 from whyrank.pipeline.verifier import EvidenceVerifier, Verifier
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.prompting.tokens import PromptEncoder
@@ -115,11 +116,11 @@ class Reranker(BaseReranker):
         return await collect_ranking(self.events(request))
 
     async def events(
-        self, request: RerankRequest, live: bool = False, priority: int = 0
+        self, request: RerankRequest, live: bool = False, tenant: Tenant | None = None
     ) -> AsyncGenerator[Event, None]:
         """Encode and score every document, order them, then explain the best: by evidence or by the spans that answer.
 
-        priority: the engine prefers lower numbers."""
+        tenant: on whose behalf, where several share the engine."""
         runtime, encoder = self._started()
         if self.config.features == "auto":
             wanted = encoder.format.features.keys()
@@ -129,12 +130,12 @@ class Reranker(BaseReranker):
             self.calibration.check_instruction(prompt)
 
         def make_scorer(request: RerankRequest) -> Scorer:
-            return Scorer(request, runtime, encoder, self._refusal, priority, self._large_texts)
+            return Scorer(request, runtime, encoder, self._refusal, tenant, self._large_texts)
 
         explainer: EvidenceGenerator | SpanFinder | None = None
         if request.mode == "evidence":
             style: EvidenceStyle = "verbatim" if self.config.is_embedded else "rewrite"
-            verifier = self._evidence_verifier(request, priority) if request.verify == "model" else None
+            verifier = self._evidence_verifier(request, tenant) if request.verify == "model" else None
             explainer = EvidenceGenerator(request, runtime, encoder, live, style, verifier)
         elif request.mode == "spans":
             explainer = SpanFinder(request, encoder.format.score_rule, make_scorer)
@@ -157,7 +158,7 @@ class Reranker(BaseReranker):
             ranking = replace(ranking, results=state.results(), usage=usage, evidence_usage=explainer.usage)
         yield Finished(ranking)
 
-    def _evidence_verifier(self, request: RerankRequest, priority: int) -> EvidenceVerifier:
+    def _evidence_verifier(self, request: RerankRequest, tenant: Tenant | None) -> EvidenceVerifier:
         """On the second engine, where there is one, or on the one that reranks."""
         verifier = self._verifier
         if verifier is None:
@@ -171,7 +172,7 @@ class Reranker(BaseReranker):
 
         def make_scorer(request: RerankRequest, queries: Sequence[str]) -> Scorer:
             engine = verifier.runtime, verifier.encoder
-            return Scorer(request, *engine, self._refusal, priority, self._large_texts, queries)
+            return Scorer(request, *engine, self._refusal, tenant, self._large_texts, queries)
 
         return EvidenceVerifier(request, verifier, make_scorer)
 

@@ -14,6 +14,7 @@ from whyrank.errors import InvalidRequest
 from whyrank.fan_out import fan_out
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.request_state import RequestState
+from whyrank.pipeline.turns import CallTurns, Tenant
 from whyrank.prompting.tokens import Bounds, EncodedDocument, Ids, PromptEncoder
 from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Runtime
@@ -29,9 +30,6 @@ _SLICE = 32
 _LARGE = 1 << 18
 # Slices of one call in the engine. Enough to fill its batches; a huge call still leaves memory to others.
 _MAX_CONCURRENCY = 32
-# After so many tokens of its prompts, the rest of a call comes after all calls that have had fewer: short calls do not wait
-# for long ones to end.
-_TOKENS_OF_A_TURN = 4096
 # Each is a prompt of its own, and has the query and the frame in it.
 _MAX_WINDOWS_OF_A_DOCUMENT = 256
 # Of one call: eight for each of a thousand documents.
@@ -54,18 +52,18 @@ class Scorer:
         runtime: Runtime,
         encoder: PromptEncoder,
         refusal: Refusal,
-        priority: int,
+        tenant: Tenant | None,
         large_texts: Executor,
         queries: Sequence[str] | None = None,
     ) -> None:
         """`large_texts`: encodes large slices, one at a time for all calls. Each of them holds the interpreter for tens of
         milliseconds; several at once would add up, and the event loop would stand still. `queries`: one for each document, in
         place of the request's."""
-        self._priority, self._large_texts, self._queries = priority, large_texts, queries
+        self._turns, self._large_texts, self._queries = CallTurns(tenant), large_texts, queries
         self._request, self._runtime, self._encoder, self._refusal = request, runtime, encoder, refusal
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
-        self._windows = self._tokens = 0
+        self._windows = 0
         self.warm_usage = Usage()
 
     async def read(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[Sequence[RankedDocument], None]:
@@ -74,22 +72,19 @@ class Scorer:
         async def read_slice(number: int, emit: Callable[[Sequence[RankedDocument]], None]) -> None:
             async with self._turn:  # in order: one finished slice is worth more than two half-finished ones
                 prompts = await self._prepare(number, state, emit)
-                priorities = [self._next_priority(ids) for ids in prompts.values()]
+                priorities = [self._turns.priority_of(len(ids)) for ids in prompts.values()]
             numbers, ids = list(prompts), list(prompts.values())
             async with aclosing(self._runtime.read(ids, priorities, self._request.cache_salt)) as batches:
                 async for answers in batches:
                     emit([row for place, read in answers for row in state.record(numbers[place], read)])
 
         batches = deadline.during(fan_out(read_slice, len(self._slices), _MAX_CONCURRENCY))
-        async with aclosing(batches):
-            async for _, rows in batches:
-                yield rows
-
-    def _next_priority(self, prompt: Ids) -> int:
-        """The further a call has come, the later its turn."""
-        priority = self._priority + self._tokens // _TOKENS_OF_A_TURN
-        self._tokens += len(prompt)
-        return priority
+        try:
+            async with aclosing(batches):
+                async for _, rows in batches:
+                    yield rows
+        finally:
+            self._turns.end()
 
     async def _prepare(
         self, number: int, state: RequestState, emit: Callable[[Sequence[RankedDocument]], None]

@@ -95,6 +95,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
         "kv_cache_memory_bytes",
         "language_model_only",
         "logprobs_mode",
+        "long_prefill_token_threshold",
         "max_model_len",
         "max_num_batched_tokens",
         "max_num_seqs",

@@ -417,15 +417,20 @@ def _cpu_options(plan: Plan, instructions: str | None) -> dict[str, Any]:
             f"model {config.model!r} is in int8, and this processor has neither VNNI nor AMX: give the checkpoint that it "
             "was made from"
         )
-    return {
+    options = {
         "enforce_eager": True,
         "ir_op_priority": norm_priorities(),
         # The default of 128 would leave most of a shared prefix out of the cache (hybrids choose for themselves).
         "block_size": _BLOCK,
-        "max_num_batched_tokens": 8192 if hybrid else 2048,
+        "max_num_batched_tokens": 8192 if hybrid else 1024,
         "max_num_seqs": 64,
         "kv_cache_memory_bytes": _cache_bytes(plan),
     }
+    if not hybrid:
+        # Short prompts do not wait until a long one is read: it gets half of a step.
+        length = plan.encoder.max_length + plan.reserved_tokens
+        options["long_prefill_token_threshold"] = min(512, length)
+    return options
 
 
 def _gpu_options(plan: Plan, dtype: str) -> dict[str, Any]:

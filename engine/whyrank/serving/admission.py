@@ -6,13 +6,14 @@ import math
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Self
 
 from whyrank.errors import InvalidRequest, Overloaded, TooLarge
+from whyrank.pipeline.turns import Tenant
 from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentError
 
@@ -21,9 +22,6 @@ __all__ = ["Admission", "Limits"]
 _MIB = 1 << 20
 # Bodies are in memory before their document count is known: allow this many of the largest, in all and per sender.
 _BODIES_AT_ONCE, _BODIES_OF_ONE = 8, 2
-# Calls of one tenant that get the same priority; its next ones get a lower one.
-_CALLS_OF_ONE_PRIORITY = 4
-
 # It is sent to the engine with every prompt.
 _MAX_SALT = 512
 
@@ -90,8 +88,8 @@ class Admission:
     """Counts the documents and bytes in progress. When the server is full, a request is refused at once and told when to retry.
 
     `tenants`: how many there are. Each has a reserved share of the documents, and may hold at most half of all, so that one
-    with much work, or with calls that never end, takes nothing from the others. The more calls a tenant has in progress, the
-    lower the priority of its next ones, so that a tenant with many calls does not delay one with a few."""
+    with much work, or with calls that never end, takes nothing from the others. In the engine, tenants with few calls
+    do not wait for the many of another."""
 
     def __init__(self, limits: Limits, tenants: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -100,7 +98,8 @@ class Admission:
         self._pace = _Pace()
         self._bytes = Counter[str]()
         self._documents = Counter[str | None]()
-        self._calls = Counter[str | None]()
+        self._calls = 0
+        self._tenant = defaultdict[str | None, Tenant](Tenant)
         self._empty = threading.Event()
         self._empty.set()
 
@@ -113,8 +112,8 @@ class Admission:
         return self._empty.wait(seconds)
 
     @contextmanager
-    def admitted(self, documents: int, tenant: str | None = None, calls: int = 1) -> Iterator[int]:
-        """Yields the call's priority; lower numbers go first. While nothing is in progress, any request is admitted."""
+    def admitted(self, documents: int, tenant: str | None = None) -> Iterator[Tenant | None]:
+        """Yields the tenant, if there are several. While nothing is in progress, any request is admitted."""
         inside = self.documents
         if inside and not self._has_room(documents, tenant):
             raise Overloaded(
@@ -124,16 +123,15 @@ class Admission:
                 self._retry_after(),
             )
         began = self._pace.begin(self._clock(), inside)
-        priority = self._calls[tenant] // _CALLS_OF_ONE_PRIORITY if self._tenants > 1 else 0
         self._documents[tenant] += documents
-        self._calls[tenant] += calls
+        self._calls += 1
         self._empty.clear()
         try:
-            yield priority
+            yield self._tenant[tenant] if self._tenants > 1 else None
         finally:
             self._documents[tenant] -= documents
-            self._calls[tenant] -= calls
-            if not self._calls.total():
+            self._calls -= 1
+            if not self._calls:
                 self._empty.set()
             self._pace.end(self._clock(), self.documents, began, documents)
 

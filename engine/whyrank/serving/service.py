@@ -18,6 +18,7 @@ from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, EnginePaused, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, collect_ranking
 from whyrank.fan_out import as_completed
+from whyrank.pipeline.turns import Tenant
 from whyrank.pipeline.verifier import Verifier
 from whyrank.prompting.rendering import prompt_identity
 from whyrank.ranking import Ranking
@@ -164,8 +165,8 @@ class Service:
         self, request: RerankRequest, live: bool = False, tenant: str | None = None, model: str | None = None
     ) -> AsyncGenerator[Event, None]:
         self.limits.check(request)
-        with self._inside(len(request.documents), tenant) as priority:
-            async with aclosing(self._observed(request, model, live, priority)) as events:
+        with self._inside(len(request.documents), tenant) as inside:
+            async with aclosing(self._observed(request, model, live, inside)) as events:
                 async for event in events:
                     yield event
 
@@ -181,39 +182,39 @@ class Service:
             request, model = requests[index]
             try:
                 self.limits.check(request)
-                return await collect_ranking(self._observed(request, model, live=False, priority=priority))
+                return await collect_ranking(self._observed(request, model, live=False, tenant=inside))
             except EngineDead:
                 raise  # no request can be answered any more
             except WhyrankError as error:
                 return error
 
         answers: dict[int, Ranking | WhyrankError] = {}
-        with self._inside(count, tenant, len(requests)) as priority:
+        with self._inside(count, tenant) as inside:
             async with aclosing(as_completed(answer, len(requests), _MAX_CONCURRENT_REQUESTS)) as answered:
                 async for index, ranking in answered:
                     answers[index] = ranking
         return [answers[index] for index in range(len(requests))]
 
     @contextmanager
-    def _inside(self, documents: int, tenant: str | None, calls: int = 1) -> Iterator[int]:
-        """Admits the call, and yields its priority in the engine."""
+    def _inside(self, documents: int, tenant: str | None) -> Iterator[Tenant | None]:
+        """Admits the call."""
         if self._stopping:
             raise Stopping("this server is shutting down: use another one, or try again later")
-        with self.admission.admitted(documents, tenant, calls) as priority:
+        with self.admission.admitted(documents, tenant) as inside:
             metrics.in_flight(documents)
             try:
-                yield priority
+                yield inside
             finally:
                 metrics.in_flight(-documents)
 
     async def _observed(
-        self, request: RerankRequest, model: str | None, live: bool, priority: int
+        self, request: RerankRequest, model: str | None, live: bool, tenant: Tenant | None
     ) -> AsyncGenerator[Event, None]:
         """The Reranker's events, with metrics."""
         began, scored, written = time.monotonic(), set[int](), 0.0
         spans = RankingSpans(request)
         try:
-            async with aclosing(self._reranker_for(request, model).events(request, live, priority)) as events:
+            async with aclosing(self._reranker_for(request, model).events(request, live, tenant)) as events:
                 async for event in events:
                     spans.observe(event)
                     match event:
