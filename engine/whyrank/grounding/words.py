@@ -157,7 +157,9 @@ _MONTH_NAMES = (
     "|december dec dezember dez décembre diciembre dicembre dezembro"
 )
 MONTHS = {name: number for number, names in enumerate(_MONTH_NAMES.split("|"), 1) for name in names.split()}
-_BREAK = re.compile(r"[.!?…。！？；\n]+[\"'”’»)\]」』）]*")
+_BREAK = re.compile(
+    r"[.!?…。！？；\n][.!?…。！？；\n]*[\"'”’»)\]」』）]*"
+)  # written so, the search for its start goes faster
 _LAST = re.compile(r"[^\s.(]*\Z")
 _NEXT = re.compile(r"\s*[\"'“„«(\[]?(\w*)")
 _BULLETS = frozenset("-–—*•·>#|")
@@ -172,16 +174,20 @@ _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
     """Sentences and lines without bullets and outer space; longer than 600 characters, they are cut between words."""
-    start = 0
+    start, length = 0, len(text)
     for match in _BREAK.finditer(text):
-        mark, end = match.group(), match.end()
+        mark, end = match[0], match.end()
         if mark[0] in ".!?…" and mark[-1] != "\n":
-            inside_word = end < len(text) and not text[end].isspace()
+            inside_word = end < length and not text[end].isspace()
             if inside_word or (mark == "." and not _ends_sentence(text, start, end - 1)):
                 continue
-        yield from _pieces(text, start, end)
+        if end - start <= _LONGEST_SENTENCE:
+            if one := _stripped(text, start, end):
+                yield one
+        else:
+            yield from _pieces(text, start, end)
         start = end
-    yield from _pieces(text, start, len(text))
+    yield from _pieces(text, start, length)
 
 
 def _ends_sentence(text: str, start: int, dot: int) -> bool:
@@ -211,13 +217,18 @@ def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         if end - start > _LONGEST_SENTENCE:
             space = text.rfind(" ", start + 1, start + _LONGEST_SENTENCE)
             cut = space if space > 0 else start + _LONGEST_SENTENCE
-        visible = text[start:cut].lstrip()
-        if visible[:1] in _BULLETS:
-            visible = _BULLET.sub("", visible)
-        first = cut - len(visible)
-        if visible := visible.rstrip():
-            yield first, first + len(visible)
+        if one := _stripped(text, start, cut):
+            yield one
         start = cut
+
+
+def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
+    visible = text[start:end].lstrip()
+    if visible[:1] in _BULLETS:
+        visible = _BULLET.sub("", visible)
+    first = end - len(visible)
+    visible = visible.rstrip()
+    return (first, first + len(visible)) if visible else None
 
 
 UNSPACED_SCRIPTS = frozenset({"CJK", "KANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR"})
