@@ -310,7 +310,7 @@ class _Reader:
 
     def _join_amounts(self) -> None:
         """Of 5 to 10 million euros, the first has the second's unit; an hour and forty minutes are one amount."""
-        if sum(token.value is not None for token in self.reading.tokens) < 2:
+        if len([token for token in self.reading.tokens if token.value is not None]) < 2:
             return
         for one, other in pairwise(self.reading.tokens):
             if not (isinstance(one.value, Amount) and isinstance(other.value, Amount)) or other.start - one.end > 7:
@@ -402,14 +402,14 @@ class _Reader:
         named: bool = False,
         light: bool = False,
     ) -> None:
-        reading, offset, marks = self.reading, self._offset, self._waiting
-        number = len(reading.clauses) - 1
+        offset, marks = self._offset, self._waiting
+        clauses, tokens = self.reading.clauses, self.reading.tokens
         token = Token(
             kind,
             key,
             start + offset,
             end + offset,
-            number,
+            len(clauses) - 1,
             value,
             poles,
             self._before,
@@ -422,8 +422,8 @@ class _Reader:
             for mark in marks:
                 mark.token = token
             self._waiting = []
-        reading.clauses[-1].tokens.append(len(reading.tokens))
-        reading.tokens.append(token)
+        clauses[-1].tokens.append(len(tokens))
+        tokens.append(token)
         self._before = self._last_small = self._preposition = ""
         self._seen = end
 
