@@ -11,7 +11,7 @@ from whyrank.grounding.dates import dates, times
 from whyrank.grounding.names import is_name
 from whyrank.grounding.numerals import HAN_NUMBER, goes_on, han_number, in_one_word, number_of_words
 from whyrank.grounding.scan import code_key, scan
-from whyrank.grounding.tables import UNITS, Entry, Language
+from whyrank.grounding.tables import UNITS, Entry, Language, Phrase
 from whyrank.grounding.tokens import Clause, Mark, Reading, Token, TokenKind
 from whyrank.grounding.values import Amount, Dates, Value
 from whyrank.grounding.words import MONTHS
@@ -22,6 +22,7 @@ _RANGE = re.compile(r"\s*(?:-|–|—|to|bis|à|a|au|und|and|et|y|至|到|~|～|
 _DIGIT = re.compile(r"\d")
 _ORDINAL = re.compile(r"(?:st|nd|rd|th|ère|ème|er|re|e|[ºª])(?![^\W\d_])|\.(?= \w)")
 _GOVERNING = ("quantifier", "degree", "bound", "modal")
+_NONE: dict[str, list[Phrase]] = {}
 _QUOTES = ("、", "“", "”", "«", "»")
 
 
@@ -43,7 +44,6 @@ class _Reader:
         self._seen = 0
         self._open_clause(start, False)
         self._items = items = scan(self._text)
-        self._words = tuple([item.word for item in items])
         self._fixed: dict[int, tuple[TokenKind, int, Value]] = {}
         if language.name == "zh" or _DIGIT.search(self._text):
             self._fixed.update((begin, ("date", stop, date)) for begin, stop, date in dates(self._text, language))
@@ -51,33 +51,36 @@ class _Reader:
             if begin not in self._fixed or self._fixed[begin][1] < stop:
                 self._fixed[begin] = ("time", stop, time)
         place, fixed = 0, self._fixed
+        kinds, starts, words = items.kinds, items.starts, items.words
         small, functions, known, limits = language.small, language.functions, language.known, language.limits
+        phrases = language.phrases
         all_known = language.name == "de"
-        while place < len(items):
-            kind, start, end, written, word = items[place]
-            if kind != "word" or start < self._seen or start in fixed:
+        while place < len(kinds):
+            start, word = starts[place], words[place]
+            if kinds[place] != "word" or start < self._seen or start in fixed:
                 place = self._step(place)
                 continue
-            if word in small:
+            begins_phrase = word in phrases and words[place + 1] in phrases[word]
+            if word in small and not begins_phrase:
                 self._before = self._last_small = word
                 if word in limits:
                     self._preposition = language.contractions.get(word, word)
-            elif word in functions:
+            elif word in functions and not begins_phrase:
                 self._function(word, start)
             elif word in known or all_known:
                 place = self._word(place)
                 continue
             else:
-                self._add(
-                    "word", word, start, end, named=written[0].isupper() and is_name(items, place, language, is_inside)
-                )
+                named = items.written[place][0].isupper() and is_name(items, place, language, is_inside)
+                self._add("word", word, start, items.ends[place], named=named)
             place += 1
         self._close_clause()
         self._join_amounts()
 
     def _step(self, place: int) -> int:
         """Reads one item, or several that belong together, and returns the position of the next."""
-        kind, start, end, written, _ = self._items[place]
+        items = self._items
+        kind, start, end, written = items.kinds[place], items.starts[place], items.ends[place], items.written[place]
         if start < self._seen and (kind != "han" or end <= self._seen):
             return place + 1
         if start in self._fixed:
@@ -104,15 +107,14 @@ class _Reader:
     # ------------------------------------------------------------------------------------------------------- words
 
     def _word(self, place: int) -> int:
-        language = self._language
-        _, start, end, written, word = self._items[place]
-        for words, phrase in language.phrases.get(word, ()):
+        language, items = self._language, self._items
+        start, end, written, word = items.starts[place], items.ends[place], items.written[place], items.words[place]
+        for words, phrase in language.phrases.get(word, _NONE).get(items.words[place + 1], ()):
             last = place + len(words)
-            if self._words[place:last] == words and self._is_meant(phrase, word, last):
+            if items.words[place:last] == words and self._is_meant(phrase, word, last):
                 return self._entry_at(phrase, place, last - 1)
         if word in language.articles:
-            following = self._items[place + 1].word if place + 1 < len(self._items) else ""
-            if language.numbers.get(following, 0.0) >= 100:
+            if language.numbers.get(items.words[place + 1], 0.0) >= 100:
                 return self._number_words(place, place, Entry("number", word, value=1.0))
             return self._article(place)
         entry = language.entries.get(word)
@@ -130,19 +132,14 @@ class _Reader:
             self._add("amount", "1", start, end, value=one_of(unit))
         else:
             key = f"unit {unit.dimension} {unit.factor}" if unit else word
-            named = not unit and written[0].isupper() and is_name(self._items, place, language, self._is_inside)
+            named = not unit and written[0].isupper() and is_name(items, place, language, self._is_inside)
             self._add("word", key, start, end, named=named)
         return place + 1
 
     def _is_part_of_name(self, place: int) -> bool:
         """Little Faldon."""
-        following = self._items[place + 1] if place + 1 < len(self._items) else None
-        if (
-            place == 0
-            or following is None
-            or not self._items[place].written.istitle()
-            or not following.written.istitle()
-        ):
+        pair = self._items.written[place : place + 2]
+        if place == 0 or len(pair) < 2 or not all(map(str.istitle, pair)):
             return False
         return self._language.name != "de" and is_name(self._items, place, self._language, self._is_inside)
 
@@ -167,14 +164,14 @@ class _Reader:
     def _is_meant(self, entry: Entry, word: str, after: int) -> bool:
         """ "Longer than" is a bound before a number; before anything else, it compares two things."""
         first = self._language.entries.get(word)
-        if entry.kind != "bound" or first is None or not first.poles or after >= len(self._items):
+        if entry.kind != "bound" or first is None or not first.poles or after >= len(self._items.kinds):
             return True
-        item, language = self._items[after], self._language
-        return item.kind == "number" or item.word in language.numbers or item.word in language.articles
+        word, language = self._items.words[after], self._language
+        return self._items.kinds[after] == "number" or word in language.numbers or word in language.articles
 
     def _article(self, place: int) -> int:
         """ "an hour" is 1 hour; else an article is nothing."""
-        _, start, end, _, word = self._items[place]
+        start, end, word = self._items.starts[place], self._items.ends[place], self._items.words[place]
         amount, unit_end = amount_of((1.0,), self._text, end, self._language)
         if amount.unit and unit_end > end:
             self._add("amount", "1", start, unit_end, value=amount)
@@ -185,18 +182,14 @@ class _Reader:
         return place + 1
 
     def _entry_at(self, entry: Entry, place: int, last: int) -> int:
-        start, end, written, word = (
-            self._items[place].start,
-            self._items[last].end,
-            self._items[place].written,
-            self._items[place].word,
-        )
+        items = self._items
+        start, end, written, word = items.starts[place], items.ends[last], items.written[place], items.words[place]
         if entry.kind == "number":
             return self._number_words(place, last, entry)
         if entry.kind == "word":
             named = (
                 written[0].isupper()
-                and is_name(self._items, place, self._language, self._is_inside)
+                and is_name(items, place, self._language, self._is_inside)
                 and self._language.name != "de"
             )
             self._add("word", entry.key, start, end, poles=entry.poles, named=named, light=entry.light and not named)
@@ -246,7 +239,7 @@ class _Reader:
     # ----------------------------------------------------------------------------------------------------- numbers
 
     def _number(self, place: int) -> None:
-        _, start, end, written, _ = self._items[place]
+        start, end, written = self._items.starts[place], self._items.ends[place], self._items.written[place]
         if place == 0 and self._text[end : end + 2] in (". ", ") "):
             return  # of a list
         ordinal = _ORDINAL.match(self._text, end)
@@ -260,40 +253,40 @@ class _Reader:
     def _number_words(self, place: int, last: int, entry: Entry) -> int:
         """A row of number words, and what stands between them ("and", hyphens)."""
         language, items, values, after = self._language, self._items, [entry.value], last + 1
-        while after < len(items):
-            step = 2 if items[after].word == language.number_joiner and after + 1 < len(items) else 1
-            word = items[after + step - 1].word
+        while after < len(items.kinds):
+            step = 2 if items.words[after] == language.number_joiner and after + 1 < len(items.kinds) else 1
+            word = items.words[after + step - 1]
             following = language.numbers.get(word, 1.0 if step == 2 and word in language.articles else None)
-            close = items[after].start - items[after - 1].end <= 1
+            close = items.starts[after] - items.ends[after - 1] <= 1
             if following is None or not close or not goes_on(values[-1], following, step == 2):
                 break
             values.append(following)
             after += step
-        number, start = number_of_words(values), items[place].start
+        number, start = number_of_words(values), items.starts[place]
         ordinal, last = self._ordinal_at(after)
         if ordinal and number >= 20:
-            self._add("ordinal", f"{number + ordinal:.0f}", start, items[last].end)
+            self._add("ordinal", f"{number + ordinal:.0f}", start, items.ends[last])
             return last + 1
         decimals = self._decimals_at(after)
         if decimals:
             number, after = float(f"{number:.0f}.{decimals}"), after + 1 + len(decimals)
-        amount, end = amount_of((number,), self._text, items[after - 1].end, language)
+        amount, end = amount_of((number,), self._text, items.ends[after - 1], language)
         self._add("amount", entry.key, start, end, value=amount, poles=entry.poles)
         return after
 
     def _ordinal_at(self, place: int) -> tuple[int, int]:
         """The "twentieth" of "one hundred and twentieth", and its place."""
-        words = [item.word for item in self._items[place : place + 2]]
-        at = 1 if words[:1] == [self._language.number_joiner] else 0
+        words = self._items.words[place : place + 2]
+        at = 1 if words[:1] == (self._language.number_joiner,) else 0
         entry = self._language.entries.get(words[at]) if at < len(words) else None
         return (int(entry.key), place + at) if entry is not None and entry.kind == "ordinal" else (0, place)
 
     def _decimals_at(self, place: int) -> str:
         """Four point two."""
         digits: list[str] = []
-        if place < len(self._items) and self._items[place].word in self._language.decimal:
-            for item in self._items[place + 1 :]:
-                digit = self._language.numbers.get(item.word, 10)
+        if self._items.words[place] in self._language.decimal:
+            for word in self._items.words[place + 1 :]:
+                digit = self._language.numbers.get(word, 10)
                 if not 0 <= digit < 10 or digit % 1:
                     break
                 digits.append(f"{digit:.0f}")
@@ -317,7 +310,7 @@ class _Reader:
 
     def _join_amounts(self) -> None:
         """Of 5 to 10 million euros, the first has the second's unit; an hour and forty minutes are one amount."""
-        if sum(token.value is not None for token in self.reading.tokens) < 2:
+        if len([token for token in self.reading.tokens if token.value is not None]) < 2:
             return
         for one, other in pairwise(self.reading.tokens):
             if not (isinstance(one.value, Amount) and isinstance(other.value, Amount)) or other.start - one.end > 7:
@@ -409,14 +402,14 @@ class _Reader:
         named: bool = False,
         light: bool = False,
     ) -> None:
-        reading, offset, marks = self.reading, self._offset, self._waiting
-        number = len(reading.clauses) - 1
+        offset, marks = self._offset, self._waiting
+        clauses, tokens = self.reading.clauses, self.reading.tokens
         token = Token(
             kind,
             key,
             start + offset,
             end + offset,
-            number,
+            len(clauses) - 1,
             value,
             poles,
             self._before,
@@ -429,8 +422,8 @@ class _Reader:
             for mark in marks:
                 mark.token = token
             self._waiting = []
-        reading.clauses[-1].tokens.append(len(reading.tokens))
-        reading.tokens.append(token)
+        clauses[-1].tokens.append(len(tokens))
+        tokens.append(token)
         self._before = self._last_small = self._preposition = ""
         self._seen = end
 

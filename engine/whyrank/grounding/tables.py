@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from whyrank.grounding.values import Unit
 from whyrank.grounding.words import MONTHS
 
-__all__ = ["LANGUAGES", "SCALES", "UNITS", "Entry", "Language", "TimeForm", "language_table"]
+__all__ = ["LANGUAGES", "SCALES", "UNITS", "Entry", "Language", "Phrase", "TimeForm", "language_table"]
 
 LANGUAGES = ("en", "de", "fr", "es")
 """Those in Latin script that have tables, as Chinese does."""
@@ -47,6 +47,9 @@ class Entry(NamedTuple):
     light: bool = False
 
 
+Phrase = tuple[tuple[str, ...], Entry]
+
+
 class TimeForm(NamedTuple):
     """A way to write a time of day. `hour`, `minute`: a number, or None where the text has it."""
 
@@ -59,14 +62,14 @@ class TimeForm(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """Words are looked up in `entries`; a phrase by its first word in `phrases`, longest first.
+    """Words are looked up in `entries`; a phrase by its first two words in `phrases`, longest first.
 
-    `functions`: function words that begin no phrase; `small`: those of them that have no other part. `known`: all words that
-    are more than words."""
+    `functions`: function words, if they begin no phrase; `small`: those of them that have no other part. `known`: all words
+    that are more than words."""
 
     name: str
     entries: dict[str, Entry]
-    phrases: dict[str, tuple[tuple[tuple[str, ...], Entry], ...]]
+    phrases: dict[str, dict[str, list[Phrase]]]
     numbers: dict[str, float]
     articles: frozenset[str]
     joiners: frozenset[str]
@@ -140,7 +143,7 @@ def language_table(name: str) -> Language:
     only_pair = tuple(frozenset(words.split()) for words in tables.get("only_pair", ()))
     special = frozenset().union(*only_pair, (name for name, _ in _names_of(tables, "breaks", "passive")))
     function_words = {word for word, entry in singles.items() if entry.kind == "function"}
-    functions = frozenset(function_words.difference(phrases, articles, MONTHS))
+    functions = frozenset(function_words.difference(articles, MONTHS))
     return Language(
         name,
         singles,
@@ -161,12 +164,13 @@ def language_table(name: str) -> Language:
     )
 
 
-def _phrases(entries: dict[str, Entry]) -> dict[str, tuple[tuple[tuple[str, ...], Entry], ...]]:
-    """Those of several words, by the first of them; longest first."""
-    phrases: dict[str, list[tuple[tuple[str, ...], Entry]]] = {}
-    for words, entry in ((tuple(name.split(" ")), entry) for name, entry in entries.items() if " " in name):
-        phrases.setdefault(words[0], []).append((words, entry))
-    return {first: tuple(sorted(group, key=lambda item: -len(item[0]))) for first, group in phrases.items()}
+def _phrases(entries: dict[str, Entry]) -> dict[str, dict[str, list[Phrase]]]:
+    """Those of several words, by the first and the second of them; longest first."""
+    phrases: dict[str, dict[str, list[Phrase]]] = {}
+    several = [(tuple(name.split(" ")), entry) for name, entry in entries.items() if " " in name]
+    for words, entry in sorted(several, key=lambda item: -len(item[0])):
+        phrases.setdefault(words[0], {}).setdefault(words[1], []).append((words, entry))
+    return phrases
 
 
 def _names(listed: str) -> Iterator[tuple[str, str]]:

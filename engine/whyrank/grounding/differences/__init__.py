@@ -23,8 +23,10 @@ __all__ = ["ENOUGH", "Comparison", "Difference", "differences"]
 
 def differences(comparison: Comparison) -> Iterator[Difference]:
     if comparison.share >= ENOUGH:
-        yield from values(comparison)
-        yield from unknown_units(comparison)
+        has_values = any(token.kind != "word" for token in comparison.tokens)
+        if has_values:
+            yield from values(comparison)
+            yield from unknown_units(comparison)
         yield from misplaced_values(comparison)
         if comparison.is_marked:
             yield from negations(comparison)
@@ -41,5 +43,6 @@ def differences(comparison: Comparison) -> Iterator[Difference]:
         met = list(meetings(comparison))
         yield from changed_sides(comparison, met)
         yield from cut_off(comparison, met)
-        yield from lone_values(comparison)
+        if has_values:
+            yield from lone_values(comparison)
     yield from inserted_words(comparison)
