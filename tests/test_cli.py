@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -66,17 +67,30 @@ def test_a_table_for_people(encoder: list[str]) -> None:
     assert done.stdout.count("│ 1 │") == 1 and "│ 2 │" not in done.stdout
 
 
+def with_flipped_bits(weights: torch.Tensor) -> torch.Tensor:
+    """Of each number, the highest bit of the exponent."""
+    return (weights.view(torch.int32) ^ 1 << 30).view(torch.float32)
+
+
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [(0.0, "gives different texts the same score"), (float("nan"), "the warm-up pair has no score")],
+    ("broken", "message"),
+    [
+        (torch.zeros_like, "gives different texts the same score"),
+        (lambda weights: torch.full_like(weights, math.nan), "the warm-up pair has no score"),
+        (with_flipped_bits, "the warm-up pair has no score"),
+    ],
+    ids=["zeros", "NaN", "flipped bits"],
 )
 def test_broken_weights_give_no_scores(
-    value: float, message: str, checkpoint: Callable[[str], Path], tmp_path: Path
+    broken: Callable[[torch.Tensor], torch.Tensor],
+    message: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "broken"
     shutil.copytree(checkpoint("deberta"), folder)
     weights = load_file(folder / "model.safetensors")
-    save_file({name: torch.full_like(t, value) for name, t in weights.items()}, folder / "model.safetensors")
+    save_file({name: broken(tensor) for name, tensor in weights.items()}, folder / "model.safetensors")
     done = whyrank("rerank", "-m", str(folder), "--prompt", "multi-hop", "-q", "q", "one", "two", "--json")
     assert done.returncode == 2 and done.stdout == "", done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
