@@ -75,6 +75,11 @@ class Plan:
     choices: tuple[PromptFormat, ...] = ()
     label_masses: tuple[float, ...] = ()
 
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        return self.encoder.max_length + self.reserved_tokens
+
     def with_choice(self, fmt: PromptFormat) -> Plan:
         """The plan with one of its choices."""
         return replace(self, format=fmt, encoder=self.encoder.with_labels(fmt))

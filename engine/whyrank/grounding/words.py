@@ -183,11 +183,7 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
             inside_word = end < length and not text[end].isspace()
             if inside_word or (mark == "." and not _ends_sentence(text, start, end - 1)):
                 continue
-        if end - start <= _LONGEST_SENTENCE:
-            if one := _stripped(text, start, end):
-                yield one
-        else:
-            yield from _pieces(text, start, end)
+        yield from _pieces(text, start, end)
         start = end
     yield from _pieces(text, start, length)
 
@@ -219,18 +215,13 @@ def _pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         if end - start > _LONGEST_SENTENCE:
             space = text.rfind(" ", start + 1, start + _LONGEST_SENTENCE)
             cut = space if space > 0 else start + _LONGEST_SENTENCE
-        if one := _stripped(text, start, cut):
-            yield one
+        visible = text[start:cut].lstrip()
+        if visible[:1] in _BULLETS:
+            visible = _BULLET.sub("", visible)
+        first = cut - len(visible)
+        if visible := visible.rstrip():
+            yield first, first + len(visible)
         start = cut
-
-
-def _stripped(text: str, start: int, end: int) -> tuple[int, int] | None:
-    visible = text[start:end].lstrip()
-    if visible[:1] in _BULLETS:
-        visible = _BULLET.sub("", visible)
-    first = end - len(visible)
-    visible = visible.rstrip()
-    return (first, first + len(visible)) if visible else None
 
 
 UNSPACED_SCRIPTS = frozenset({"CJK", "KANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR"})
@@ -245,12 +236,14 @@ _CLEAR_LEAD = 1.6
 
 def language_of(text: str, folded: list[str]) -> str | None:
     """A language in Latin script, or a script as Unicode calls it: "LATIN" if the language is not known. None: several."""
-    sample = text[:: len(text) // _SAMPLE + 1]
-    script = "LATIN" if sample.isascii() or max(sample) < "\u0370" else _script_of(sample)
+    script = _script_of(text)
     return _latin_language(folded[:: len(folded) // _SAMPLE + 1]) if script == "LATIN" else script
 
 
-def _script_of(sample: str) -> str | None:
+def _script_of(text: str) -> str | None:
+    sample = text[:: len(text) // _SAMPLE + 1]
+    if sample.isascii() or max(sample) < "\u0370":
+        return "LATIN"
     letters: dict[str, float] = defaultdict(float)
     for character in filter(str.isalpha, sample):
         script = unicodedata.name(character, "?").partition(" ")[0]
@@ -283,15 +276,11 @@ def _votes(folded: Sequence[str]) -> dict[str, float]:
 
 def table_language(text: str, folded: list[str]) -> str:
     """The language whose word tables fit best, however short the text: function words decide, English where there are none."""
-    sample = text[:: len(text) // _SAMPLE + 1]
-    if not sample.isascii() and max(sample) >= "\u0370":
-        script = _script_of(sample)
-        if script == "CJK":
-            return "zh"
-        if script not in ("LATIN", None):
-            return script or ""
-        if script is None and any("\u3400" <= sign <= "\u9fff" for sign in text[:_SAMPLE]):
-            return "zh"
+    script = _script_of(text)
+    if script == "CJK" or (script is None and any("\u3400" <= sign <= "\u9fff" for sign in text[:_SAMPLE])):
+        return "zh"
+    if script not in ("LATIN", None):
+        return script or ""
     votes = _votes(folded[:: len(folded) // _SAMPLE + 1])
     return max(votes, key=lambda language: votes[language])
 

@@ -384,7 +384,7 @@ def _common_options(plan: Plan, on_cpu: bool) -> dict[str, Any]:
         "revision": config.revision,
         "trust_remote_code": config.trust_remote_code,
         "dtype": choose_dtype(plan, on_cpu).dtype,
-        "max_model_len": plan.encoder.max_length + plan.reserved_tokens,
+        "max_model_len": plan.max_model_len,
         "enable_prefix_caching": True,
         "scheduling_policy": "priority",
         "disable_log_stats": True,
@@ -428,8 +428,7 @@ def _cpu_options(plan: Plan, instructions: str | None) -> dict[str, Any]:
     }
     if not hybrid:
         # Short prompts do not wait until a long one is read: it gets half of a step.
-        length = plan.encoder.max_length + plan.reserved_tokens
-        options["long_prefill_token_threshold"] = min(512, length)
+        options["long_prefill_token_threshold"] = min(512, plan.max_model_len)
     return options
 
 
@@ -462,5 +461,4 @@ def _cache_bytes(plan: Plan) -> int:
     if plan.checkpoint.kv_elements_per_token is None:
         return max_bytes
     a_token = plan.checkpoint.kv_elements_per_token * (4 if choose_dtype(plan, on_cpu=True).dtype == "float32" else 2)
-    length = plan.encoder.max_length + plan.reserved_tokens
-    return max(min(max_bytes, _CACHED_TOKENS * a_token), (length + _BLOCK) * a_token * 17 // 16)
+    return max(min(max_bytes, _CACHED_TOKENS * a_token), (plan.max_model_len + _BLOCK) * a_token * 17 // 16)
