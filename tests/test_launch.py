@@ -14,7 +14,8 @@ from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import CheckpointError, InvalidRequest
 from whyrank.runtimes.vllm_compat import vllm_name
-from whyrank.serving.launch import config_file_flags, mask_secrets, model_in_config_file, serve, vllm_command
+from whyrank.serving.flags import config_file_flags, mask_secrets, model_in_config_file, vllm_command
+from whyrank.serving.launch import serve
 
 FlagsOf = Callable[..., Namespace]
 
@@ -55,6 +56,14 @@ def test_the_users_flags_win(flags_of: FlagsOf) -> None:
     )
     assert (parsed.enable_prefix_caching, parsed.scheduling_policy) == (False, "fcfs")
     assert (parsed.shutdown_timeout, parsed.port) == (2, 99)
+
+
+def test_steps_are_short_where_tenants_share_the_engine_on_a_cpu(flags_of: FlagsOf) -> None:
+    one, two = ("--api-key", "K1"), ("--api-key", "K1", "K2")
+    sizes = [flags_of(*keys, on_cpu=True).max_num_batched_tokens for keys in ((), one, two)]
+    assert sizes == [1024, 1024, 512]
+    assert flags_of(*two, "--max-num-batched-tokens", "2048", on_cpu=True).max_num_batched_tokens == 2048
+    assert flags_of(*two).max_num_batched_tokens == flags_of().max_num_batched_tokens  # on a GPU
 
 
 def test_norms_on_a_cpu(flags_of: FlagsOf) -> None:

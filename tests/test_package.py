@@ -158,7 +158,11 @@ def test_pure_rooms_know_nothing_above_them() -> None:
     pure["prompting/identity"] = set()
     pure["prompting/rendering"] = {"errors", "prompting/formats", "prompting/identity", "types"}
     pure["prompting/splitting"] = {"prompting/rendering"}
-    pure["prompting/tokens"] = {"errors", "prompting/formats", "prompting/rendering", "prompting/splitting", "types"}
+    pure["prompting/encoded"] = {"prompting/rendering"}
+    pure["prompting/fitting"] = {"errors", "prompting/encoded", "prompting/formats", "types"}
+    pure["prompting/tokens"] = {"errors", "types"} | {
+        f"prompting/{name}" for name in ("encoded", "fitting", "formats", "rendering", "splitting")
+    }
     pure["prompting/templates"] = {"config", "errors", "prompting/formats", "prompting/rendering", "types"}
     pure["options"] = {"errors"}
     pure["request"] = {"errors", "options", "types"}

@@ -115,7 +115,7 @@ def serve(
     """
     with reported():
         try:
-            from whyrank.serving.launch import model_in_config_file
+            from whyrank.serving.flags import model_in_config_file
             from whyrank.serving.launch import serve as launch
         except ImportError as cause:
             raise EngineNotInstalled(f"the engine is not installed ({cause}): {INSTALL_ENGINE}") from cause

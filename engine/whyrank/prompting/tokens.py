@@ -7,73 +7,36 @@ Three promises, each with its mechanism here:
 - *User text is never control.* The control tokens of a part must be the frame's own, each in its own place. If text of a
   query, document or instruction forms one, alone or together with the adjacent frame, the run is encoded again in pieces,
   by a tokenizer that does not know control tokens (`_encode_escaped`).
-- *The frame is never truncated.* The ids of query and document are known by position; only they are cut (`_fit`).
+- *The frame is never truncated.* The ids of query and document are known by position; only they are cut (`fitting.py`).
 """
 
 from __future__ import annotations
 
 import json
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import accumulate
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from whyrank.errors import CheckpointError, InvalidRequest
+from whyrank.prompting.encoded import Encoded, Ids, Offsets, joined, located, placed
+from whyrank.prompting.fitting import LEAST_ROOM, Bounds, EncodedDocument, Prompt, fit
 from whyrank.prompting.rendering import Run, Span, instruction_text, render
 from whyrank.prompting.splitting import EDGES, RunSplitter
-from whyrank.types import Document, DocumentError, Truncation, TruncationPolicy, Window
+from whyrank.types import Document, DocumentError, TruncationPolicy
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from whyrank.prompting.formats import PromptFormat
 
-__all__ = ["Bounds", "EncodedDocument", "LabelIds", "Prompt", "PromptEncoder", "common_prefix"]
-
-# Less room than this beside the frame is a misconfiguration.
-_LEAST_ROOM = 8
-
-Ids = tuple[int, ...]
+__all__ = ["Bounds", "EncodedDocument", "Ids", "LabelIds", "Prompt", "PromptEncoder", "common_prefix"]
 
 Control = tuple[int, int, int]
 """A control token, and the start and end of its characters in the text."""
 
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Maximum tokens of the document, of the query, and of the whole prompt; maximum windows of a document.
-
-    `cut_query`: cut a query that is too long, too; otherwise it is an error. The bound `query` always cuts."""
-
-    document: int | None = None
-    query: int | None = None
-    prompt: int | None = None
-    windows: int | None = None
-    cut_query: bool = True
-
-
 _UNBOUND = Bounds()
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One engine request: the ids, and which part of the document they contain."""
-
-    ids: Ids
-    truncation: Truncation
-    read: tuple[tuple[int, int], ...] | None = None
-    """The characters of the document that the ids cover, if not all of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedDocument:
-    """A document's prompts: one, or one per window. `neutralised`: whether user text contained control tokens."""
-
-    prompts: tuple[Prompt, ...]
-    neutralised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,50 +49,6 @@ class LabelIds:
     def ids(self) -> list[int]:
         """From the most to the least relevant."""
         return [self.positive] if self.negative is None else [self.positive, *self.between, self.negative]
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Ids, and which of them are the query's and the document's.
-
-    `offsets`: character offsets of the ids in the text that contains the document. There, the document's ids begin at index
-    `first` and its characters at `origin`.
-    `shared`: number of tokens with characters of both frame and document (" Water" after "<Document>:"). They are never cut.
-    """
-
-    ids: list[int]
-    query: range = range(0)
-    document: range = range(0)
-    offsets: Sequence[tuple[int, int]] = ()
-    first: int = 0
-    origin: int = 0
-    shared: int = 0
-    neutralised: bool = False
-    is_hostile: bool = False
-    """The control tokens are not just the frame's: the ids must not be used."""
-
-    @property
-    def places(self) -> tuple[range, range, int, int, int]:
-        return self.query, self.document, self.first, self.origin, self.shared
-
-
-class _Offsets(Sequence[tuple[int, int]]):
-    """Start and end of each token's characters, looked up on demand: a list of all costs as much as the ids themselves.
-
-    `encode` makes the encoding, and is called at the first look-up."""
-
-    def __init__(self, encode: Callable[[], Any]) -> None:
-        self._encode = encode
-
-    @cached_property
-    def _encoding(self) -> Any:
-        return self._encode()
-
-    def __len__(self) -> int:
-        return len(self._encoding)
-
-    def __getitem__(self, place: Any) -> Any:
-        return self._encoding.token_to_chars(place)
 
 
 class PromptEncoder:
@@ -172,7 +91,10 @@ class PromptEncoder:
         limits = [limit for limit in (self.max_length, bounds.document, bounds.prompt) if limit is not None]
         encoded = self._encode_all(runs_of_all, min(limits))
         return [
-            runs if isinstance(runs, DocumentError) else self._fit(next(encoded), policy, bounds) for runs in rendered
+            runs
+            if isinstance(runs, DocumentError)
+            else fit(next(encoded), self.format, self.max_length, policy, bounds)
+            for runs in rendered
         ]
 
     def _find_shared_prefix(self, instruction: str | None) -> Ids:
@@ -209,21 +131,21 @@ class PromptEncoder:
 
     # Encoding.
 
-    def _encode_all(self, rendered: list[list[Run]], room: int) -> Iterator[_Encoded]:
+    def _encode_all(self, rendered: list[list[Run]], room: int) -> Iterator[Encoded]:
         """One row per document. A part of a run that several documents share is encoded once.
 
         `room`: documents with more characters may have to be cut; shorter ones hardly ever."""
         parts = {run: self.splitter.split(run) for runs in rendered for run in runs}
         encoded = self._encode_parts({part: None for each in parts.values() for part in each}, room)
         rows = {run: self._checked(run, [encoded[part] for part in each]) for run, each in parts.items()}
-        return (_joined([row for run in runs for row in rows[run]]) for runs in rendered)
+        return (joined([row for run in runs for row in rows[run]]) for runs in rendered)
 
-    def _encode_parts(self, parts: Iterable[Run], room: int) -> dict[Run, _Encoded]:
-        encoded: dict[Run, _Encoded] = {}
+    def _encode_parts(self, parts: Iterable[Run], room: int) -> dict[Run, Encoded]:
+        encoded: dict[Run, Encoded] = {}
         short, others = list[Run](), list[Run]()
         for part in parts:
             if len(part) == 1 and part[0].trusted:
-                encoded[part] = _Encoded(self._encode_trusted(part[0].text)[0])
+                encoded[part] = Encoded(self._encode_trusted(part[0].text)[0])
             elif part[-1].owner == "document" and len(part[-1].text) <= room and self._is_locating(part[:-1]):
                 short.append(part)
             else:
@@ -240,21 +162,21 @@ class PromptEncoder:
         encodings = self._tokenizer.encode_batch(_texts(others), add_special_tokens=False)
         return encoded | {part: self._encode_part(part, e) for part, e in zip(others, encodings, strict=True)}
 
-    def _encode_part(self, part: Run, encoding: Any) -> _Encoded:
+    def _encode_part(self, part: Run, encoding: Any) -> Encoded:
         ids = encoding.ids
         controls = self._controls(ids, encoding)
         if controls == self._frame_controls(part):
-            return _located(part, ids, _Offsets(lambda: encoding))
-        return _Encoded([], neutralised=_any_inside_user_text(controls, part), is_hostile=True)
+            return located(part, ids, Offsets(lambda: encoding))
+        return Encoded([], neutralised=_any_inside_user_text(controls, part), is_hostile=True)
 
-    def _located_by_frame(self, part: Run, ids: list[int]) -> _Encoded:
-        """`_located` without offsets, for a document after a frame of at most one token: the first token is either the frame's,
+    def _located_by_frame(self, part: Run, ids: list[int]) -> Encoded:
+        """`located` without offsets, for a document after a frame of at most one token: the first token is either the frame's,
         or has characters of both."""
         frame, (text,) = part[:-1], _texts([part])
         shared = sum(ids[:1] != self._encode_trusted(span.text)[0] for span in frame)
         origin = sum(len(span.text) for span in frame)
-        offsets = _Offsets(lambda: self._tokenizer.encode(text, add_special_tokens=False))
-        return _Encoded(ids, range(0), range(len(frame), len(ids)), offsets, len(frame), origin, shared)
+        offsets = Offsets(lambda: self._tokenizer.encode(text, add_special_tokens=False))
+        return Encoded(ids, range(0), range(len(frame), len(ids)), offsets, len(frame), origin, shared)
 
     def _find_whether_locating(self, frame: Run) -> bool:
         """Whether `_located_by_frame` is correct after this frame: tested on documents with all beginnings that are known to
@@ -265,11 +187,11 @@ class PromptEncoder:
         parts = [(*frame, Span(text, "document", trusted=False)) for text in texts]
         encodings = self._tokenizer.encode_batch(_texts(parts), add_special_tokens=False)
         return all(
-            self._located_by_frame(part, e.ids).places == _located(part, e.ids, e.offsets).places
+            self._located_by_frame(part, e.ids).places == located(part, e.ids, e.offsets).places
             for part, e in zip(parts, encodings, strict=True)
         )
 
-    def _checked(self, run: Run, parts: list[_Encoded]) -> list[_Encoded]:
+    def _checked(self, run: Run, parts: list[Encoded]) -> list[Encoded]:
         """The run's parts, or one escaped encoding of the whole run if any part is hostile."""
         if not any(part.is_hostile for part in parts):
             return parts
@@ -279,7 +201,7 @@ class PromptEncoder:
         """The control tokens that the run should have: those of its trusted text."""
         return [
             (token, at + start, at + end)
-            for span, at in _placed(run)
+            for span, at in placed(run)
             if span.trusted
             for token, start, end in self._encode_trusted(span.text)[1]
         ]
@@ -296,7 +218,7 @@ class PromptEncoder:
             return []
         return [(token, *encoding.token_to_chars(at)) for at, token in enumerate(ids) if token in self._control]
 
-    def _encode_escaped(self, run: Run, frame: Sequence[Control], neutralised: bool) -> _Encoded:
+    def _encode_escaped(self, run: Run, frame: Sequence[Control], neutralised: bool) -> Encoded:
         """Keeps the frame's control tokens; all text between them goes through the tokenizer without control tokens."""
         text = "".join(span.text for span in run)
         ids: list[int] = []
@@ -308,7 +230,7 @@ class PromptEncoder:
             offsets.append((start, end))
             done = end
         self._encode_plain(text, done, len(text), ids, offsets)
-        return _located(run, ids, offsets, neutralised)
+        return located(run, ids, offsets, neutralised)
 
     def _encode_plain(self, text: str, start: int, end: int, ids: list[int], offsets: list[tuple[int, int]]) -> None:
         """Append text[start:end]. Some vocabularies have a control token as one piece even so: it is broken up."""
@@ -322,83 +244,14 @@ class PromptEncoder:
                 self._encode_plain(text, start + low + 1, start + high, ids, offsets)
             # A control token of a single character cannot be broken up: that character is dropped.
 
-    # Fitting: what is cut when the prompt is too long.
-
-    def _fit(self, row: _Encoded, policy: TruncationPolicy, bounds: Bounds) -> EncodedDocument | DocumentError:
-        query, document = len(row.query), len(row.document)
-        frame = len(row.ids) - query - document
-        wanted = document if bounds.document is None else min(document, max(1, bounds.document - row.shared))
-        wanted_query = query if bounds.query is None else min(query, bounds.query)
-        query_room, document_room = self._share(self._room(frame, bounds.prompt), wanted_query, wanted)
-        if query_room < wanted_query and not bounds.cut_query:
-            raise InvalidRequest(
-                f"query has {query} tokens, of which the model reads {query_room} beside a document of {document}: shorten "
-                "it, or set truncate_query to cut off its end"
-            )
-        if (query_room, document_room) == (query, document):
-            tokens = document + row.shared
-            return EncodedDocument((Prompt(tuple(row.ids), Truncation(tokens, tokens, policy)),), row.neutralised)
-        prompts = []
-        windows = _kept(document, document_room, policy)
-        if bounds.windows is not None and len(windows) > bounds.windows:
-            return DocumentError(
-                "too_large",
-                f"the document makes {len(windows)} windows of {document_room} tokens; at most {bounds.windows} are read: "
-                "shorten it, or raise max_tokens_per_doc",
-            )
-        for kept in windows:
-            start = row.document.start
-            parts = {
-                row.document.start: [i for low, high in kept for i in row.ids[start + low : start + high]],
-                row.query.start: row.ids[row.query.start : row.query.start + query_room],
-            }
-            used = sum(high - low for low, high in kept)
-            window = read = None
-            if used < document:
-                read = tuple(
-                    (row.offsets[row.first + low][0] - row.origin, row.offsets[row.first + high - 1][1] - row.origin)
-                    for low, high in kept
-                    if high > low
-                )
-                window = Window(*read[0]) if policy == "windows" else None
-            prompts.append(
-                Prompt(
-                    _replaced(row, parts),
-                    Truncation(document + row.shared, used + row.shared, policy, query - query_room, window),
-                    read,
-                )
-            )
-        return EncodedDocument(tuple(prompts), row.neutralised)
-
-    def _room(self, frame: int, max_prompt_tokens: int | None) -> int:
-        """Tokens for query and document beside the frame."""
-        room = self.max_length - frame
-        if max_prompt_tokens is not None:
-            room = min(room, max_prompt_tokens - frame)
-            if room < _LEAST_ROOM:
-                raise InvalidRequest(
-                    f"max_prompt_tokens is {max_prompt_tokens}: the frame of prompt '{self.format.name}' alone takes {frame}; "
-                    f"give at least {frame + _LEAST_ROOM}"
-                )
-        return room
-
-    def _share(self, room: int, query: int, document: int) -> tuple[int, int]:
-        """Tokens for query and document. The document is cut first, down to a quarter of the room; then the query."""
-        query = min(query, self.format.budget.query or query)
-        document = min(document, self.format.budget.document or document)
-        if query + document > room:
-            document = min(document, max(room - query, room // 4))
-            query = min(query, room - document)
-        return query, document
-
     # Checks at start.
 
     def _require_room(self, instruction: str, why: str, error: type[Exception]) -> None:
         frame = render(self.format, "", Document(""), instruction)
         assert not isinstance(frame, DocumentError)  # an empty document has no features that could be wrong
         size = len(next(self._encode_all([frame], room=0)).ids)
-        if size + _LEAST_ROOM > self.max_length:
-            needed, reserved = size + _LEAST_ROOM, self._reserved_tokens
+        if size + LEAST_ROOM > self.max_length:
+            needed, reserved = size + LEAST_ROOM, self._reserved_tokens
             answer = f"; with the {reserved} tokens that are kept for the answer {needed + reserved}" * (reserved > 1)
             raise error(
                 f"{why}: the frame of prompt '{self.format.name}' takes {size} tokens without query and document; "
@@ -467,80 +320,10 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
     return card, Tokenizer.from_str(json.dumps(table)), control
 
 
-def _placed(run: Run) -> Iterator[tuple[Span, int]]:
-    """Each span with the position of its first character in the run's text."""
-    return zip(run, accumulate((len(span.text) for span in run), initial=0), strict=False)
-
-
 def _texts(parts: Iterable[Run]) -> list[str]:
     return ["".join(span.text for span in part) for part in parts]
 
 
 def _any_inside_user_text(controls: Sequence[Control], run: Run) -> bool:
-    user_text = [(at, at + len(span.text)) for span, at in _placed(run) if not span.trusted]
+    user_text = [(at, at + len(span.text)) for span, at in placed(run) if not span.trusted]
     return any(start <= low and high <= end for _, low, high in controls for start, end in user_text)
-
-
-def _located(run: Run, ids: list[int], offsets: Sequence[tuple[int, int]], neutralised: bool = False) -> _Encoded:
-    """Finds the query's and the document's ids by their characters."""
-    located: dict[str, range] = {}
-    at = shared = origin = 0
-    for span in run:
-        end = at + len(span.text)
-        if span.owner != "frame":
-            first = bisect_left(offsets, at, key=lambda o: o[0])
-            last = max(first, bisect_right(offsets, end, key=lambda o: o[1]))
-            located[span.owner] = range(first, last)
-            if span.owner == "document":
-                origin = at
-                ends = (offsets[i] for i in (first - 1, last) if 0 <= i < len(offsets))
-                shared = sum(low < end and high > at for low, high in ends)
-        at = end
-    query, document = located.get("query", range(0)), located.get("document", range(0))
-    return _Encoded(ids, query, document, offsets, document.start, origin, shared, neutralised)
-
-
-def _joined(rows: Sequence[_Encoded]) -> _Encoded:
-    """Joins the parts of a prompt. Query and document are each in one of them."""
-    ids: list[int] = []
-    query = document = range(0)
-    of_document = rows[0]
-    for row in rows:
-        if row.query:
-            query = range(len(ids) + row.query.start, len(ids) + row.query.stop)
-        if row.document:
-            document = range(len(ids) + row.document.start, len(ids) + row.document.stop)
-            of_document = row
-        ids.extend(row.ids)
-    shared = sum(row.shared for row in rows)
-    neutralised = any(row.neutralised for row in rows)
-    return _Encoded(
-        ids, query, document, of_document.offsets, of_document.first, of_document.origin, shared, neutralised
-    )
-
-
-def _replaced(row: _Encoded, parts: dict[int, list[int]]) -> Ids:
-    """The row's ids with query and document replaced by what is kept of them."""
-    ids: list[int] = []
-    done = 0
-    for span in sorted(filter(None, (row.query, row.document)), key=lambda s: s.start):
-        ids += row.ids[done : span.start] + parts[span.start]
-        done = span.stop
-    return tuple(ids + row.ids[done:])
-
-
-def _kept(length: int, room: int, policy: TruncationPolicy) -> list[list[tuple[int, int]]]:
-    """Which of the document's tokens are read, as (start, end) ranges: one list of them, or one per window."""
-    if length <= room:
-        return [[(0, length)]]
-    match policy:
-        case "tail":
-            return [[(0, room)]]
-        case "head":
-            return [[(length - room, length)]]
-        case "middle":
-            return [[(0, room - room // 2), (length - room // 2, length)]]
-        case "windows":
-            step = max(1, room - room // 4)  # neighbouring windows overlap by a quarter
-            starts = [*range(0, length - room, step), length - room]
-            return [[(start, start + room)] for start in starts]
