@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 
 from server_process import Server
 from whyrank import Ranking, RerankRequest, TooLarge, Unauthorized, Unreachable
-from whyrank.batch import Tally, count_rows, rejects_beside, rerank_file
+from whyrank.batch import Reply, Row, Tally, answer_file, count_rows, rejects_beside, rerank_file
 from whyrank.cli.batch import PATIENCE, Waiting
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.jsonl import LineFile
@@ -246,6 +246,49 @@ def test_two_runs_never_write_to_one_file(tmp_path: Path) -> None:
             return await super().rerank_many(requests)
 
     assert run(source, Nested()) == Tally(5, 0)
+
+
+class Engine(Counting):
+    """Takes several requests; its rows are complete."""
+
+    async def rerank_many(self, requests: Iterable[RerankRequest]) -> list[Ranking | PermanentError]:
+        answers = list[Ranking | PermanentError]()
+        for request in requests:
+            (answer,) = await super().rerank_many([request])
+            if isinstance(answer, Ranking):
+                answer = replace(answer, results=tuple(replace(row, margin=row.score) for row in answer.results))
+            answers.append(answer)
+        return answers
+
+
+@pytest.mark.parametrize("options", [{}, {"top_n": 1}])
+def test_engines_on_ray_write_the_same_files(options: dict[str, Any], tmp_path: Path) -> None:
+    """Without Ray: its tables are handed over one after the other."""
+    pytest.importorskip("pyarrow", reason="comes with Ray")
+    from whyrank.cluster import ray_data
+
+    class Actor(ray_data._LineEngine):
+        def __init__(self) -> None:
+            self._reranker: Any = Engine(fails={"big": TooLarge("too many documents")})
+            self._options, self._starting, self._has_started = options, asyncio.Lock(), True
+
+    async def answer(rows: Iterator[Row]) -> AsyncGenerator[Reply, None]:
+        actor = Actor()
+        for table in ray_data._tables(rows):
+            async for answered in actor(table):
+                for line in answered.to_pylist():
+                    yield ray_data._reply(line, options)
+
+    source, folder = write_rows(tmp_path / "in.jsonl", 150, bad=[7]), tmp_path / "ray"
+    strange = '{"query": "ok", "documents": [{"text": "a", "id": "d\\ud800"}], "top_n": 2, "id": [1]}'
+    more = "\n".join([strange, *BAD]).encode(errors="surrogateescape")
+    source.write_bytes(source.read_bytes() + more)
+    folder.mkdir()
+    tally = run(source, Engine(fails={"big": TooLarge("too many documents")}), **options)
+    files = source, folder / "out.jsonl", folder / "out.rejects.jsonl"
+    assert asyncio.run(answer_file(*files, answer, options)) == tally == Tally(150, 1 + len(BAD))
+    for file in files[1:]:
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()
 
 
 SCRIPT = """
