@@ -57,6 +57,14 @@ def test_the_users_flags_win(flags_of: FlagsOf) -> None:
     assert (parsed.shutdown_timeout, parsed.port) == (2, 99)
 
 
+def test_engines_in_parallel_and_gpus_that_share_a_model(flags_of: FlagsOf) -> None:
+    parsed = flags_of("--tensor-parallel-size", "4", "--data-parallel-size=2", "--api-server-count", "3")
+    assert (parsed.tensor_parallel_size, parsed.data_parallel_size, parsed.api_server_count) == (4, 2, 3)
+    assert flags_of("-tp", "8").tensor_parallel_size == 8
+    assert flags_of(tensor_parallel_size=2).tensor_parallel_size == 2
+    assert flags_of("--tensor_parallel_size=4", tensor_parallel_size=2).tensor_parallel_size == 4
+
+
 def test_norms_on_a_cpu(flags_of: FlagsOf) -> None:
     """vLLM refuses to take an order of preference from two places."""
     given = '{"rms_norm": ["native"]}'
