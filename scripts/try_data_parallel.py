@@ -6,9 +6,9 @@ in the cache?
     scripts/try_data_parallel.py --no-server     # half a minute; a test runs this
 
 The engines serve a hybrid with random weights and one group of layers, where a hit in the cache takes a request that ended
-there. Calls of one slice of documents must find as many tokens as with one engine, evidence included; a large call is spread, and
-the second engine computes its query once more. The server has two HTTP processes and two engines: one instance id, one `/metrics`,
-one set of limits.
+there. Calls of one slice of documents must find as many tokens as with one engine, evidence included; a large call is spread,
+and the second engine computes its query once more. The server has two HTTP processes and two engines: one instance id, one
+`/metrics`, one set of limits.
 
 Exit code 1 if one of that is not so. The last line of stdout is one JSON document with the counts.
 """
@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import json
 import re
+import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -31,7 +32,6 @@ import psutil
 
 import server_process
 from server_process import SMALL_CACHE, Server
-from tiny_checkpoint import write_checkpoint
 from whyrank import Ranking, Reranker
 from whyrank.checkpoints import make_plan
 from whyrank.process import prepare_process
@@ -159,10 +159,19 @@ def faults_of_server(seen: dict[str, Any]) -> list[str]:
         "prompt_tokens_of_engines": len(seen["prompt_tokens_of_engines"]) == 2
         and min(seen["prompt_tokens_of_engines"].values()) > 0,
         "statuses_of_a_crowd": seen["statuses_of_a_crowd"].keys() == {"200", "429"},
-        "refusals": any(f"accepts {_WAITING // 2} at once in each of its 2 processes" in text for text in seen["refusals"]),
+        "refusals": any(
+            f"accepts {_WAITING // 2} at once in each of its 2 processes" in text for text in seen["refusals"]
+        ),
         "ready_lines": seen["ready_lines"] == 1,
     }
     return [name for name, holds in expected.items() if not holds]
+
+
+def write_checkpoint(kind: str, folder: Path) -> Path:
+    """In a process of its own: in this one, torch must not have computed anything before engines are forked from it."""
+    script = Path(__file__).with_name("tiny_checkpoint.py")
+    subprocess.run([sys.executable, str(script), kind, str(folder)], check=True, stdout=sys.stderr)
+    return folder
 
 
 def main() -> int:
@@ -175,12 +184,11 @@ def main() -> int:
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         if not options.no_engines:
-            write_checkpoint("qwen3_5", Path(name) / "hybrid")
-            report["engines"] = asyncio.run(try_engines(Path(name) / "hybrid"))
+            report["engines"] = asyncio.run(try_engines(write_checkpoint("qwen3_5", Path(name) / "hybrid")))
             faults += faults_of_engines(report["engines"])
         if not options.no_server:
-            write_checkpoint("qwen3", Path(name) / "model")
-            report["server"] = asyncio.run(try_server(Path(name) / "model", Path(name) / "log"))
+            folder = write_checkpoint("qwen3", Path(name) / "model")
+            report["server"] = asyncio.run(try_server(folder, Path(name) / "log"))
             faults += faults_of_server(report["server"])
     print(json.dumps({**report, "faults": faults}))
     return 1 if faults else 0

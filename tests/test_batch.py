@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,24 @@ def test_the_command_against_a_server(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 2 and "other options" in done.stderr and "Traceback" not in done.stderr
     done = whyrank(source, output, "--url", server.url, "--top-n", 2, "--fresh")
     assert done.returncode == 1 and all(len(line["results"]) == 2 for line in read(output))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(
+            ["-m", "demo"],
+            "--ray needs Ray (No module named 'ray'): pip install 'whyrank[ray]'",
+            marks=pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed"),
+        ),
+        (["--url", "http://localhost:9"], "give --model, and no --url"),
+    ],
+)
+def test_ray_and_a_model_are_needed_for_engines_on_ray(flags: list[str], message: str, tmp_path: Path) -> None:
+    source, output = write_rows(tmp_path / "in.jsonl", 1), tmp_path / "out.jsonl"
+    done = whyrank(source, output, *flags, "--ray")
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert not output.exists()
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(server: Server, tmp_path: Path) -> None:
