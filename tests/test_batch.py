@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 
 from server_process import Server
 from whyrank import Ranking, RerankRequest, TooLarge, Unauthorized, Unreachable
-from whyrank.batch import Tally, count_rows, rejects_beside, rerank_file
+from whyrank.batch import Reply, Row, Tally, answer_file, count_rows, rejects_beside, rerank_file
 from whyrank.cli.batch import PATIENCE, Waiting
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.jsonl import LineFile
@@ -248,6 +249,49 @@ def test_two_runs_never_write_to_one_file(tmp_path: Path) -> None:
     assert run(source, Nested()) == Tally(5, 0)
 
 
+class Engine(Counting):
+    """Takes several requests; its rows are complete."""
+
+    async def rerank_many(self, requests: Iterable[RerankRequest]) -> list[Ranking | PermanentError]:
+        answers = list[Ranking | PermanentError]()
+        for request in requests:
+            (answer,) = await super().rerank_many([request])
+            if isinstance(answer, Ranking):
+                answer = replace(answer, results=tuple(replace(row, margin=row.score) for row in answer.results))
+            answers.append(answer)
+        return answers
+
+
+@pytest.mark.parametrize("options", [{}, {"top_n": 1}])
+def test_engines_on_ray_write_the_same_files(options: dict[str, Any], tmp_path: Path) -> None:
+    """Without Ray: its tables are handed over one after the other."""
+    pytest.importorskip("pyarrow", reason="comes with Ray")
+    from whyrank.cluster import ray_data
+
+    class Actor(ray_data._LineEngine):
+        def __init__(self) -> None:
+            self._reranker: Any = Engine(fails={"big": TooLarge("too many documents")})
+            self._options, self._starting, self._has_started = options, asyncio.Lock(), True
+
+    async def answer(rows: Iterator[Row]) -> AsyncGenerator[Reply, None]:
+        actor = Actor()
+        for table in ray_data._tables(rows):
+            async for answered in actor(table):
+                for line in answered.to_pylist():
+                    yield ray_data._reply(line, options)
+
+    source, folder = write_rows(tmp_path / "in.jsonl", 150, bad=[7]), tmp_path / "ray"
+    strange = '{"query": "ok", "documents": [{"text": "a", "id": "d\\ud800"}], "top_n": 2, "id": [1]}'
+    more = "\n".join([strange, *BAD]).encode(errors="surrogateescape")
+    source.write_bytes(source.read_bytes() + more)
+    folder.mkdir()
+    tally = run(source, Engine(fails={"big": TooLarge("too many documents")}), **options)
+    files = source, folder / "out.jsonl", folder / "out.rejects.jsonl"
+    assert asyncio.run(answer_file(*files, answer, options)) == tally == Tally(150, 1 + len(BAD))
+    for file in files[1:]:
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()
+
+
 SCRIPT = """
 import asyncio, sys
 from pathlib import Path
@@ -310,6 +354,24 @@ def test_the_command_against_a_server(server: Server, tmp_path: Path) -> None:
     assert done.returncode == 2 and "other options" in done.stderr and "Traceback" not in done.stderr
     done = whyrank(source, output, "--url", server.url, "--top-n", 2, "--fresh")
     assert done.returncode == 1 and all(len(line["results"]) == 2 for line in read(output))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        pytest.param(
+            ["-m", "demo"],
+            "--ray needs Ray (No module named 'ray'): pip install 'whyrank[ray]'",
+            marks=pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed"),
+        ),
+        (["--url", "http://localhost:9"], "give --model, and no --url"),
+    ],
+)
+def test_ray_and_a_model_are_needed_for_engines_on_ray(flags: list[str], message: str, tmp_path: Path) -> None:
+    source, output = write_rows(tmp_path / "in.jsonl", 1), tmp_path / "out.jsonl"
+    done = whyrank(source, output, *flags, "--ray")
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert not output.exists()
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(server: Server, tmp_path: Path) -> None:

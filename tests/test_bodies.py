@@ -159,6 +159,26 @@ def test_bytes_count_when_they_arrive() -> None:
         hold(MIB)
 
 
+def test_processes_of_a_server_share_its_limits() -> None:
+    admission = Admission(Limits(waiting_documents=100, body_mib=1), processes=4)
+    with (
+        admission.admitted(25),
+        pytest.raises(Overloaded, match="the server accepts 25 at once in each of its 4 processes"),
+        admission.admitted(1),
+    ):
+        pytest.fail("more than its share")
+    with admission.admitted(100):
+        pass  # a call that is alone is always let in
+    with admission.holding("one") as hold, admission.holding("another") as hold_another:
+        hold(MIB)
+        with pytest.raises(Overloaded):
+            hold(1)
+        hold_another(MIB)
+        with pytest.raises(Overloaded), admission.holding("third") as hold_third:
+            hold_third(1)
+            hold_third(1)
+
+
 def test_idle_time_does_not_slow_the_pace() -> None:
     now = 0.0
     admission = Admission(Limits(waiting_documents=100), clock=lambda: now)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from whyrank import Reranker
+from whyrank import EngineConfig, Reranker
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: scripts/test --cluster installs it")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own code warns of its future
@@ -67,6 +67,29 @@ async def test_scores_are_those_of_a_reranker(
             ranked = json.loads(answer["ranking"])["results"]
             assert {one["index"]: one["score"] for one in ranked} == pytest.approx(expected, abs=1e-5)
             assert answer["reject"] is None and answer["query"] == row["query"]
+
+
+async def test_a_batch_file_gets_the_same_answers_on_ray(
+    answers: None, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from whyrank.batch import Tally, answer_file, rerank_file
+    from whyrank.cluster.ray_data import answer_rows
+
+    ray.data.DataContext.get_current().checkpoint_config = None  # that of `answers`
+    config, options = EngineConfig(str(checkpoint("qwen3")), **ENGINE), {"top_n": 3}
+    source = tmp_path / "in.jsonl"
+    lines = [json.dumps(row) for row in (*ROWS, NO_DOCUMENTS, *ROWS)]
+    source.write_text("\n".join([*lines[:5], "{broken", *lines[5:]]))
+    files = {name: (source, tmp_path / f"{name}.jsonl", tmp_path / f"{name}.rejects.jsonl") for name in ("one", "ray")}
+    async with Reranker(config) as reranker:
+        tally = await rerank_file(*files["one"], reranker, options)
+    assert await answer_file(*files["ray"], answer_rows(config, options), options) == tally == Tally(2 * len(ROWS), 2)
+    assert files["ray"][2].read_bytes() == files["one"][2].read_bytes()
+    rows, expected = ([json.loads(line) for line in one[1].read_text().splitlines()] for one in files.values())
+    for row, other in zip(rows, expected, strict=True):
+        assert (row["row"], row["hash"], row["id"]) == (other["row"], other["hash"], other["id"])
+        margins, others = ({one["index"]: one["margin"] for one in each["results"]} for each in (row, other))
+        assert margins == pytest.approx(others, abs=1e-4)
 
 
 @pytest.mark.parametrize("row", [NO_QUERY, NO_DOCUMENTS])

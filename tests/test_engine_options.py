@@ -21,6 +21,7 @@ from whyrank.config import EngineConfig
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.runtimes.vllm_compat import SUPPORTED_VERSIONS, unsupported_versions
+from whyrank.serving.launch import vllm_command
 
 CPU_ONLY = {"enforce_eager", "block_size", "ir_op_priority"}
 Options = Callable[..., dict[str, Any]]
@@ -50,6 +51,16 @@ ENGINES = [
     pytest.param(("qwen3-reranker",), {"route": "classify"}, id="converted"),
     pytest.param(("qanchor",), {}, id="own head"),
 ]
+
+
+@pytest.mark.parametrize(("family", "config"), ENGINES)
+def test_gpus_that_share_a_model_reach_vllm(
+    options: Options, plan: Callable[..., Plan], family: tuple[str, ...], config: dict[str, Any]
+) -> None:
+    assert options(*family, **config, tensor_parallel_size=4)["tensor_parallel_size"] == 4
+    assert "tensor_parallel_size" not in options(*family, **config)
+    made = plan(*family, **config, tensor_parallel_size=4)
+    assert vllm_command(made, [], on_cpu=False).count("--tensor-parallel-size") == 1
 
 
 def test_on_a_cpu_a_long_prompt_gets_half_of_a_step(options: Options) -> None:

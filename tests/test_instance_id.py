@@ -3,6 +3,7 @@ not."""
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -61,7 +62,19 @@ def test_a_commit_of_the_hub_is_the_same_wherever_it_lies(folder: Path, tmp_path
     assert len(ids) == 1
 
 
-def test_a_checkpoint_that_cannot_be_looked_at_is_like_no_other(folder: Path) -> None:
+def test_a_checkpoint_that_cannot_be_looked_at_is_the_same_in_one_server_only(folder: Path) -> None:
     plan = prism_plan(folder)
     unknown = replace(plan, config=replace(plan.config, model="nobody/nothing"))
-    assert id_of(unknown) != id_of(unknown)
+    process = multiprocessing.current_process()
+    key, here = process.authkey, id_of(unknown)
+    context = multiprocessing.get_context("fork")
+    ids = context.SimpleQueue()
+    child = context.Process(target=lambda: ids.put(id_of(unknown)))
+    child.start()
+    assert ids.get() == here == id_of(unknown)
+    child.join()
+    try:
+        process.authkey = b"that of another server's processes"
+        assert id_of(unknown) != here
+    finally:
+        process.authkey = key

@@ -66,6 +66,14 @@ def test_steps_are_short_where_tenants_share_the_engine_on_a_cpu(flags_of: Flags
     assert flags_of(*two).max_num_batched_tokens == flags_of().max_num_batched_tokens  # on a GPU
 
 
+def test_engines_in_parallel_and_gpus_that_share_a_model(flags_of: FlagsOf) -> None:
+    parsed = flags_of("--tensor-parallel-size", "4", "--data-parallel-size=2", "--api-server-count", "3")
+    assert (parsed.tensor_parallel_size, parsed.data_parallel_size, parsed.api_server_count) == (4, 2, 3)
+    assert flags_of("-tp", "8").tensor_parallel_size == 8
+    assert flags_of(tensor_parallel_size=2).tensor_parallel_size == 2
+    assert flags_of("--tensor_parallel_size=4", tensor_parallel_size=2).tensor_parallel_size == 4
+
+
 def test_norms_on_a_cpu(flags_of: FlagsOf) -> None:
     """vLLM refuses to take an order of preference from two places."""
     given = '{"rms_norm": ["native"]}'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +16,10 @@ from whyrank.checkpoints import make_plan
 from whyrank.config import EngineConfig
 from whyrank.errors import EngineNotInstalled, EnginePaused
 from whyrank.runtimes import vllm_compat
+from whyrank.runtimes.base import GenerationParams
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.generate import GenerateRuntime
-from whyrank.types import DocumentError
+from whyrank.types import DocumentError, Usage
 
 PACKAGE = Path(__file__).parents[1] / "engine" / "whyrank"
 
@@ -93,7 +94,11 @@ class FailingEngine:
         self.vllm_config = SimpleNamespace(
             scheduler_config=SimpleNamespace(policy="priority", max_num_seqs=4),
             parallel_config=SimpleNamespace(
-                data_parallel_size=1, data_parallel_size_local=1, local_engines_only=False, _api_process_count=1
+                data_parallel_size=1,
+                data_parallel_size_local=1,
+                local_engines_only=False,
+                _api_process_rank=0,
+                _api_process_count=1,
             ),
             cache_config=SimpleNamespace(enable_prefix_caching=True, prefix_match_unit=16),
             observability_config=SimpleNamespace(otlp_traces_endpoint=None),
@@ -121,8 +126,9 @@ class FailingBatches(FailingEngine):
         supported_tasks: Any,
         lora_request: Any = None,
         trace_headers: Any = None,
+        data_parallel_rank: int | None = None,
     ) -> Any:
-        return SimpleNamespace()
+        return SimpleNamespace(data_parallel_rank=data_parallel_rank)
 
     def _run_output_handler(self) -> None: ...
 
@@ -180,37 +186,102 @@ class Answering(FailingBatches):
     def __init__(self, **parallel: Any) -> None:
         super().__init__(ValueError())
         vars(self.vllm_config.parallel_config).update(parallel)
-        self.submitted: list[tuple[int, int | None]] = []
+        self.read: list[tuple[int, int | None]] = []
+        self.written: list[int | None] = []
 
     async def _add_request(self, request: Any, prompt: None, parent_req: None, index: int, queue: Any) -> None:
-        self.submitted.append((len(request.prompt_token_ids), request.data_parallel_rank))
-        values = {i: SimpleNamespace(logprob=-1.0) for i in range(5000)}
-        completion = SimpleNamespace(logprobs=[values], finish_reason="length")
-        ids = request.prompt_token_ids
-        queue.put(SimpleNamespace(outputs=[completion], prompt_token_ids=ids, num_cached_tokens=len(ids) - 1))
+        self.read.append((len(request.prompt_token_ids), request.data_parallel_rank))
+        queue.put(_output(request.prompt_token_ids))
+
+    async def generate(self, *arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
+        self.written.append(named["data_parallel_rank"])
+        yield _output(arguments[0]["prompt_token_ids"])
+
+
+def _output(ids: Sequence[int]) -> Any:
+    values = {i: SimpleNamespace(logprob=-1.0) for i in range(5000)}
+    completion = SimpleNamespace(logprobs=[values], finish_reason="length", index=0, token_ids=[1], text="a")
+    return SimpleNamespace(outputs=[completion], prompt_token_ids=ids, num_cached_tokens=len(ids) - 1)
+
+
+HybridRuntime = Callable[..., tuple[Answering, GenerateRuntime]]
+
+
+@pytest.fixture
+def hybrid(checkpoint: Callable[[str], Path]) -> HybridRuntime:
+    def made(**parallel: Any) -> tuple[Answering, GenerateRuntime]:
+        engine = Answering(**parallel)
+        return engine, GenerateRuntime(engine, make_plan(EngineConfig(str(checkpoint("qwen3_5")), prompt="prism")))
+
+    return made
+
+
+FRAME = tuple(range(40))
+PROMPTS = [(*FRAME, 50, 51, n) for n in range(8)]
 
 
 @pytest.mark.parametrize(
     ("parallel", "ranks"),
     [
-        ({}, [0]),
+        ({}, [None]),
         ({"data_parallel_size": 3}, [0, 1, 2]),
         ({"data_parallel_size": 8, "data_parallel_size_local": 2, "local_engines_only": True}, [0, 1]),
+        ({"data_parallel_size": 2, "_api_process_rank": 1, "_api_process_count": 2}, [1, 0]),
     ],
 )
-async def test_a_prefix_is_warmed_in_every_engine_that_may_read_it(
-    checkpoint: Callable[[str], Path], parallel: dict[str, Any], ranks: list[int]
+async def test_every_engine_is_warmed_when_it_gets_its_first_slice(
+    hybrid: HybridRuntime, parallel: dict[str, Any], ranks: list[int | None]
 ) -> None:
-    engine, frame = Answering(**parallel), tuple(range(40))
-    runtime = GenerateRuntime(engine, make_plan(EngineConfig(str(checkpoint("qwen3_5")), prompt="prism")))
-    prompts = [(*frame, 50, 51, n) for n in range(8)]
-    usage = await runtime.warm_prefix(prompts, frame, None)
-    assert engine.submitted == [(length, rank) for length in (41, 43) for rank in ranks]
-    assert usage.prompt_tokens == len(ranks) * (41 + 43)
-    await runtime.warm_prefix(
-        prompts[:2], frame, None
-    )  # the frame is warm, and two prompts are too few for their query
-    assert len(engine.submitted) == 2 * len(ranks)
+    """Which begins is another one in each of the server's processes."""
+    engine, runtime = hybrid(**parallel)
+    for rank in ranks:
+        chosen = runtime.choose()
+        usage = await chosen.warm_prefix(PROMPTS, FRAME, None)
+        assert engine.read == [(41, rank), (43, rank)]
+        assert usage.prompt_tokens == 41 + 43
+        await chosen.warm_prefix(PROMPTS[:2], FRAME, None)  # the frame is warm, and two prompts are too few
+        assert len(engine.read) == 2
+        engine.read.clear()
+    assert await runtime.choose().warm_prefix(PROMPTS[:2], FRAME, None) == Usage()
+    assert (await runtime.choose().warm_prefix(PROMPTS[:2], FRAME, "tenant")).prompt_tokens == 41
+
+
+async def test_a_slice_is_read_by_one_engine_and_continued_there(hybrid: HybridRuntime) -> None:
+    engine, runtime = hybrid(data_parallel_size=2)
+    slices = [[(*FRAME, 50 + call, n) for n in range(4)] for call in range(6)]
+    readers = {}
+    for prompts in slices:
+        before = len(engine.read)
+        async for _ in runtime.choose().read(prompts, [0] * len(prompts), None):
+            pass
+        (readers[prompts[0]],) = {rank for _, rank in engine.read[before:]}
+    assert sorted(readers.values()) == [0, 0, 0, 1, 1, 1]
+    chosen = [prompts[0] for prompts in slices]
+    order = GenerationParams(["{}"] * len(chosen), max_tokens=8, temperature=0.0, live=False, salt=None)
+    async for _ in runtime.write([(*ids, 7, 8, 9) for ids in chosen], order):  # behind an opening
+        pass
+    assert engine.written == [readers[ids] for ids in chosen]
+
+
+async def test_an_engine_with_much_to_do_gets_less(hybrid: HybridRuntime) -> None:
+    _, runtime = hybrid(data_parallel_size=2)
+    first, second = runtime.engines
+    long = first.read([tuple(range(3000))], [0], None)
+    await anext(long)
+    assert [runtime.choose() for _ in range(3)] == [second] * 3
+    await long.aclose()
+    assert {id(runtime.choose()) for _ in range(2)} == {id(first), id(second)}
+
+
+async def test_an_adapter_has_the_same_engines_and_their_load(hybrid: HybridRuntime) -> None:
+    engine, runtime = hybrid(data_parallel_size=2)
+    adapted = runtime.with_adapter("legal")
+    reading = runtime.engines[0].read([tuple(range(3000))], [0], None)
+    await anext(reading)
+    assert adapted.choose() is adapted.engines[1]
+    await adapted.engines[1].warm_prefix(PROMPTS, FRAME, None)
+    assert engine.read[-2:] == [(41, 1), (43, 1)]
+    await reading.aclose()
 
 
 def test_an_engine_of_another_make_gets_its_prompts_one_by_one() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,18 @@ from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.wire import ranking_to_dict
 
-__all__ = ["Tally", "check_outputs", "count_rows", "rejects_beside", "rerank_file"]
+__all__ = [
+    "AnswerRows",
+    "Reply",
+    "Row",
+    "Tally",
+    "answer_file",
+    "check_outputs",
+    "count_rows",
+    "parse_row",
+    "rejects_beside",
+    "rerank_file",
+]
 
 _SECONDS_BETWEEN_SYNCS = 1.0
 _KEYS = frozenset({"query", "documents", "id"}) | options_of(RerankRequest).keys()
@@ -44,18 +55,22 @@ class Tally:
     documents_without_score: int = 0
 
 
-class _Row(NamedTuple):
+class Row(NamedTuple):
     number: int
     hash: str
     raw: bytes
 
 
-class _Reply(NamedTuple):
+class Reply(NamedTuple):
     """A row and its outcome: a ranking, or the reason for its rejection."""
 
-    row: _Row
+    row: Row
     ident: Any
     outcome: Ranking | str
+
+
+AnswerRows = Callable[[Iterator[Row]], AsyncGenerator[Reply, None]]
+"""Answers rows, in their order. An error that may go away is raised."""
 
 
 def rejects_beside(output: Path) -> Path:
@@ -84,6 +99,23 @@ async def rerank_file(
     on_progress: Callable[[], None] = lambda: None,
     fresh: bool = False,
 ) -> Tally:
+    """`answer_file` by calls to a reranker, `max_concurrency` of them at the same time."""
+
+    def answer(rows: Iterator[Row]) -> AsyncGenerator[Reply, None]:
+        return map_ordered((_reply(row, reranker, options) for row in rows), max_concurrency)
+
+    return await answer_file(source, output, rejects, answer, options, on_progress, fresh)
+
+
+async def answer_file(
+    source: Path,
+    output: Path,
+    rejects: Path,
+    answer: AnswerRows,
+    options: Mapping[str, Any],
+    on_progress: Callable[[], None] = lambda: None,
+    fresh: bool = False,
+) -> Tally:
     """`options` apply unless a row sets them itself. `on_progress` is called once per row, done now or before. `fresh`: delete
     what earlier runs have written.
 
@@ -94,8 +126,7 @@ async def rerank_file(
         answers, refusals = (stack.enter_context(closing(_Journal(path, fresh))) for path in (output, rejects))
         same = SameModel(output, answers.model())
         waiting = _left(_rows(source, options), answers, refusals, tally, on_progress)
-        work = (_reply(row, reranker, options) for row in waiting)
-        async with aclosing(map_ordered(work, max_concurrency)) as replies:
+        async with aclosing(answer(waiting)) as replies:
             async for reply in replies:
                 if isinstance(reply.outcome, Ranking):
                     same.check(reply.outcome.model, file_part(reply.outcome.prompt))  # rows may differ in instruction
@@ -123,16 +154,16 @@ def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{source}: {cause.strerror}") from cause
 
 
-def _rows(source: Path, options: Mapping[str, Any]) -> Iterator[_Row]:
+def _rows(source: Path, options: Mapping[str, Any]) -> Iterator[Row]:
     """The hash covers everything that determines the request."""
     salt = json.dumps(options, sort_keys=True).encode()
     for number, raw in _lines(source):
-        yield _Row(number, hashlib.blake2b(salt + b"\n" + raw, digest_size=8).hexdigest(), raw)
+        yield Row(number, hashlib.blake2b(salt + b"\n" + raw, digest_size=8).hexdigest(), raw)
 
 
 def _left(
-    rows: Iterable[_Row], answers: _Journal, refusals: _Journal, tally: Tally, on_progress: Callable[[], None]
-) -> Iterator[_Row]:
+    rows: Iterable[Row], answers: _Journal, refusals: _Journal, tally: Tally, on_progress: Callable[[], None]
+) -> Iterator[Row]:
     """The rows that no earlier run has done: the first such row, and all after it."""
     rows = iter(rows)
     for row in rows:
@@ -151,22 +182,23 @@ def _left(
     refusals.check_at_end()
 
 
-async def _reply(row: _Row, reranker: BaseReranker, options: Mapping[str, Any]) -> _Reply:
+async def _reply(row: Row, reranker: BaseReranker, options: Mapping[str, Any]) -> Reply:
     ident = None
     try:
-        ident, request = _request(row.raw, options)
+        ident, request = parse_row(row.raw, options)
         (outcome,) = await reranker.rerank_many([request])
         if isinstance(outcome, PermanentError):
             raise outcome
     except (InvalidRequest, TooLarge) as error:
-        return _Reply(row, ident, str(error))
+        return Reply(row, ident, str(error))
     for ranked in outcome.results:
         if ranked.error and ranked.error.code == "unreachable":
             raise Unreachable(f"line {row.number}: {ranked.error.message}")
-    return _Reply(row, ident, outcome)
+    return Reply(row, ident, outcome)
 
 
-def _request(raw: bytes, options: Mapping[str, Any]) -> tuple[Any, RerankRequest]:
+def parse_row(raw: bytes, options: Mapping[str, Any]) -> tuple[Any, RerankRequest]:
+    """The row's id and its request."""
     try:
         value = json.loads(raw)
     except ValueError as cause:
@@ -180,12 +212,12 @@ def _request(raw: bytes, options: Mapping[str, Any]) -> tuple[Any, RerankRequest
     return value.pop("id", None), RerankRequest.of(**{**options, **value})
 
 
-def _answer_line(reply: _Reply, ranking: Ranking) -> str:
+def _answer_line(reply: Reply, ranking: Ranking) -> str:
     record = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, **ranking_to_dict(ranking)}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _reject_line(reply: _Reply, reason: str) -> str:
+def _reject_line(reply: Reply, reason: str) -> str:
     line = reply.row.raw.decode("utf-8", "replace")
     record = {"row": reply.row.number, "hash": reply.row.hash, "id": reply.ident, "reason": reason, "line": line}
     return json.dumps(record, ensure_ascii=False) + "\n"
@@ -211,7 +243,7 @@ class _Journal:
         self._next = next(self._past, None)
         self._unsynced_since: float | None = None
 
-    def holds(self, row: _Row) -> bool:
+    def holds(self, row: Row) -> bool:
         if self._next is None or self._next[0] > row.number:
             return False
         if self._next[:2] != (row.number, row.hash):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from whyrank.batch import Tally, check_outputs, count_rows, rejects_beside, rerank_file
+from whyrank.batch import Tally, answer_file, check_outputs, count_rows, rejects_beside, rerank_file
 from whyrank.cli import render
 from whyrank.cli.common import ApiKey, AsJson, OptionalModel, Url, app, kept, opened, reported
 from whyrank.cli.flags import Flags, flags_of
@@ -49,6 +49,12 @@ class Waiting:
 PATIENCE: Mapping[str, Any] = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolicy(sys.maxsize, waits=Waiting())}
 """Options of the client. The number of attempts is not limited, only their time."""
 
+MaxConcurrency = Annotated[int, typer.Option(min=1, help="Rows in progress, and in memory, at the same time.")]
+OnRay = Annotated[
+    bool, typer.Option("--ray", help="Unfinished (docs/cluster.md): by engines on a Ray cluster. Needs whyrank[ray].")
+]
+Engines = Annotated[int, typer.Option(min=1, help="With --ray: how many.")]
+
 
 @app.command()
 @flags_of("options", RerankRequest)
@@ -62,10 +68,10 @@ def batch(
     rejects: Annotated[
         Path | None, typer.Option(help="For rows that cannot be answered: OUTPUT.rejects.jsonl by default.")
     ] = None,
-    max_concurrency: Annotated[
-        int, typer.Option(min=1, help="Rows in progress, and in memory, at the same time.")
-    ] = 32,
+    max_concurrency: MaxConcurrency = 32,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier output instead of resuming.")] = False,
+    on_ray: OnRay = False,
+    engines: Engines = 1,
     *,
     options: Flags,
     engine: Flags,
@@ -85,17 +91,44 @@ def batch(
     reasons) or a document in OUTPUT has no score (its `error` says why).
     """
     with reported() as stdout:
-        connection = open_reranker(model, url or (), api_key, engine, **PATIENCE)
         RerankRequest.of("query", ["document"], **options)
-        files = (source, output, rejects or rejects_beside(output))
-        if len({path.resolve() for path in files}) < len(files):
-            raise InvalidRequest("input, output and rejects must be three different files")
+        files = _files(source, output, rejects)
+        if on_ray:
+            work = _answer_on_ray(_config_on_ray(model, url, engine), files, options, engines, fresh)
+        else:
+            connection = open_reranker(model, url or (), api_key, engine, **PATIENCE)
+            work = _answer(connection, model or "the client", files, options, max_concurrency, fresh)
         prepare_process()
         with kept("answered"):
-            tally = asyncio.run(_answer(connection, model or "the client", files, options, max_concurrency, fresh))
+            tally = asyncio.run(work)
         _show(Terminal(file=stdout), tally, files, as_json)
     if tally.rejected or tally.documents_without_score:
         raise typer.Exit(1)
+
+
+def _files(source: Path, output: Path, rejects: Path | None) -> tuple[Path, Path, Path]:
+    files = (source, output, rejects or rejects_beside(output))
+    if len({path.resolve() for path in files}) < len(files):
+        raise InvalidRequest("input, output and rejects must be three different files")
+    return files
+
+
+def _config_on_ray(model: str | None, urls: list[str] | None, engine: Flags) -> EngineConfig:
+    if model is None or urls:
+        raise InvalidRequest("--ray: the engines are started on the cluster: give --model, and no --url")
+    return EngineConfig(model, **engine)
+
+
+async def _answer_on_ray(
+    config: EngineConfig, files: tuple[Path, Path, Path], options: Flags, engines: int, fresh: bool
+) -> Tally:
+    from whyrank.cluster.ray_data import answer_rows
+
+    answer = answer_rows(config, options, engines=engines)
+    count = count_rows(files[0])
+    check_outputs(*files[1:])
+    with render.progress("rows", count) as on_progress:
+        return await answer_file(*files, answer, options, on_progress, fresh)
 
 
 async def _answer(

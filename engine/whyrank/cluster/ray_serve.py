@@ -19,12 +19,13 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
-from ray.serve.config import RequestRouterConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 from ray.serve.handle import DeploymentHandle
 
 from whyrank.checkpoints import make_plan
+from whyrank.cluster.autoscaling import QueuedTokens
 from whyrank.cluster.remote import RemoteGenerativeRuntime, RemoteRuntime, Tile, TileAnswers, WrittenPiece
 from whyrank.cluster.replica import Description, EngineReplica, gpus_of
 from whyrank.config import EngineConfig
@@ -57,6 +58,12 @@ class ClusterOptions(BaseModel):
     engine: dict[str, Any] = Field(default={}, description="Further fields of EngineConfig.")
     replicas: Annotated[int, Field(ge=1, description="Engines; with max_replicas the fewest.")] = 1
     max_replicas: Annotated[int | None, Field(ge=1, description="Let Ray start up to so many under load.")] = None
+    target_tokens: Annotated[
+        int,
+        Field(
+            ge=1, description="With max_replicas: tokens in progress or waiting, for each replica that there should be."
+        ),
+    ] = 32768
     num_gpus: Annotated[float | None, Field(ge=0, description="Of a replica: one by default, none on a CPU.")] = None
     num_cpus: Annotated[float, Field(gt=0, description="Of a replica; on a CPU its threads, too.")] = 1
     tiles_per_replica: Annotated[int, Field(ge=1, description="Messages that one engine works on at once.")] = 8
@@ -89,6 +96,9 @@ class Replica:
 
     async def check_health(self) -> None:
         await self._engine.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return self._engine.load()
 
 
 class RayReplicas:
@@ -144,7 +154,11 @@ class Ingress:
         kind = RemoteGenerativeRuntime if plan.route == "generate" else RemoteRuntime
         runtime = kind(RayReplicas(handle), description.facts)
         limits = Limits.from_environment()
-        service = Service(runtime, plan, limits, options.api_keys, config.model, strict_model=options.strict_model)
+        service = Service(
+            *(runtime, plan, limits, options.api_keys, config.model),
+            strict_model=options.strict_model,
+            processes=options.ingresses,
+        )
         await service.warm_up()
         _publish(make_app(service, options.protect_metrics))
 
@@ -172,18 +186,9 @@ def app(options: ClusterOptions) -> serve.Application:
     """The application, for `serve run`, `serve build` and config files."""
     config = options.config
     num_gpus = gpus_of(config) if options.num_gpus is None else options.num_gpus
-    size: dict[str, Any] = {"num_replicas": options.replicas}
-    if options.max_replicas is not None:
-        size = {
-            "autoscaling_config": {
-                "min_replicas": options.replicas,
-                "max_replicas": max(options.replicas, options.max_replicas),
-                "target_ongoing_requests": max(1.0, options.tiles_per_replica / 2),
-            }
-        }
     replicas = serve.deployment(
         Replica,
-        **size,
+        **replica_count(options),
         max_ongoing_requests=options.tiles_per_replica,
         health_check_timeout_s=_HEALTH_SECONDS,
         graceful_shutdown_timeout_s=_DRAIN_SECONDS,
@@ -199,6 +204,18 @@ def app(options: ClusterOptions) -> serve.Application:
         ray_actor_options={"num_cpus": 0},
     )
     return ingress.bind(options, replicas)
+
+
+def replica_count(options: ClusterOptions) -> dict[str, Any]:
+    if options.max_replicas is None:
+        return {"num_replicas": options.replicas}
+    policy = AutoscalingPolicy(
+        policy_function=QueuedTokens, policy_kwargs={"target_tokens": float(options.target_tokens)}
+    )
+    config = AutoscalingConfig(
+        min_replicas=options.replicas, max_replicas=max(options.replicas, options.max_replicas), policy=policy
+    )
+    return {"autoscaling_config": config}
 
 
 def run(options: ClusterOptions, host: str, port: int) -> None:

@@ -13,19 +13,17 @@ from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from whyrank.errors import EngineDead
 from whyrank.fan_out import fan_out
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta
+from whyrank.runtimes.ranks import Readers
 from whyrank.serving import metrics
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["RemoteGenerativeRuntime", "RemoteRuntime", "Replicas", "Tile", "TileAnswers", "WrittenPiece"]
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 WrittenPiece = tuple[str, int, TextDelta | Generation]
 """The replica that wrote it, the prompt's position, and what was written."""
@@ -35,10 +33,7 @@ _PAUSES = (0.1, 0.5)
 _LOST = DocumentError(
     "unreachable", f"{len(_PAUSES) + 1} replicas in a row were lost while they read this document: try again"
 )
-# Of what is remembered: where prompts were read, and the prompts' common beginnings.
-_MAX_READERS = 1 << 16
 _MAX_FRAMES = 64
-_LONGEST_OPENING = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +69,15 @@ class RemoteRuntime:
     def __init__(self, replicas: Replicas, facts: Mapping[str, str | int]) -> None:
         self._replicas, self._facts = replicas, dict(facts)
         self._frames: dict[Ids, None] = {}
-        self._readers: dict[int, tuple[str, str]] = {}
+        self._readers = Readers[tuple[str, str]]()
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Each replica does this for its tiles, so that the one that reads them is the one that is warm. The tokens that it
         takes are in no usage."""
-        _remember(self._frames, frame, None, _MAX_FRAMES)
+        self._frames.pop(frame, None)
+        self._frames[frame] = None
+        if len(self._frames) > _MAX_FRAMES:
+            del self._frames[next(iter(self._frames))]
         return Usage()
 
     async def read(
@@ -97,8 +95,7 @@ class RemoteRuntime:
                 if pause is not None:
                     await asyncio.sleep(pause)
                 continue
-            for ids in prompts:
-                _remember(self._readers, hash(ids), (key, read.replica), _MAX_READERS)
+            self._readers.remember(prompts, (key, read.replica))
             answers = read.answers
             break
         yield answers
@@ -116,7 +113,7 @@ class RemoteGenerativeRuntime(RemoteRuntime):
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
-        readers = [self._reader(ids) or (_key(ids, order.salt), "") for ids in prompts]
+        readers = [self._readers.find(ids) or (_key(ids, order.salt), "") for ids in prompts]
         groups: dict[tuple[str, str], list[int]] = {}
         for place, reader in enumerate(readers):
             groups.setdefault(reader, []).append(place)
@@ -129,11 +126,6 @@ class RemoteGenerativeRuntime(RemoteRuntime):
         async with aclosing(fan_out(write_group, len(parts), max(1, len(parts)))) as pieces:
             async for _, piece in pieces:
                 yield piece
-
-    def _reader(self, ids: Ids) -> tuple[str, str] | None:
-        """Where it was read. What is written continues what was read, behind an opening of a few tokens."""
-        ends = range(len(ids), max(0, len(ids) - _LONGEST_OPENING), -1)
-        return next((self._readers[part] for end in ends if (part := hash(ids[:end])) in self._readers), None)
 
     async def _write_group(
         self,
@@ -175,11 +167,3 @@ class RemoteGenerativeRuntime(RemoteRuntime):
 def _key(ids: Ids, salt: str | None) -> str:
     """The first prompt of a tile stands for the tile: its query is in it, and its first document."""
     return hashlib.blake2b(array("q", ids).tobytes() + (salt or "").encode(), digest_size=16).hexdigest()
-
-
-def _remember(known: dict[K, V], key: K, value: V, max_size: int) -> None:
-    """Of what came before, the oldest is forgotten."""
-    known.pop(key, None)
-    known[key] = value
-    if len(known) > max_size:
-        del known[next(iter(known))]

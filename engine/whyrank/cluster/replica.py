@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +15,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import EngineDead, EnginePaused
 from whyrank.process import is_cpu_build, prepare_process
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Answer, GenerationParams, GenerativeRuntime
+from whyrank.runtimes.base import Answer, GenerationParams, GenerativeRuntime, next_engine
 from whyrank.start import Started, start_checked
 
 __all__ = ["Description", "EngineReplica", "gpus_of"]
@@ -40,6 +40,7 @@ class Description:
 class EngineReplica:
     def __init__(self, name: str, started: Started) -> None:
         self.name, self._started, self._runtime = name, started, started.runtime
+        self._tokens = self._messages = 0
 
     @classmethod
     async def start(cls, name: str, config: EngineConfig) -> EngineReplica:
@@ -51,19 +52,35 @@ class EngineReplica:
         choice = plan.choices.index(plan.format) if len(plan.choices) > 1 else None
         return Description(self._runtime.facts(), choice)
 
+    def load(self) -> dict[str, float]:
+        """The messages in progress, and the tokens to read and, at most, to write for them."""
+        return {"tokens": self._tokens, "messages": self._messages}
+
+    @contextmanager
+    def _working(self, tokens: int) -> Iterator[None]:
+        self._tokens += tokens
+        self._messages += 1
+        try:
+            yield
+        finally:
+            self._tokens -= tokens
+            self._messages -= 1
+
     async def read(self, tile: Tile) -> TileAnswers:
-        answers = list[Answer]()
-        await self._runtime.warm_prefix(tile.prompts, tile.frame, tile.salt)
-        async with aclosing(self._runtime.read(tile.prompts, tile.priorities, tile.salt)) as batches:
-            async for some in batches:
-                answers += some
+        answers, engine = list[Answer](), next_engine(self._runtime)
+        with self._working(sum(map(len, tile.prompts))):
+            await engine.warm_prefix(tile.prompts, tile.frame, tile.salt)
+            async with aclosing(engine.read(tile.prompts, tile.priorities, tile.salt)) as batches:
+                async for some in batches:
+                    answers += some
         return TileAnswers(self.name, answers)
 
     async def write(self, prompts: Sequence[Ids], order: GenerationParams) -> AsyncGenerator[WrittenPiece, None]:
         runtime = cast(GenerativeRuntime, self._runtime)  # the ingress asks nobody else
-        async with aclosing(runtime.write(prompts, order)) as pieces:
-            async for place, piece in pieces:
-                yield self.name, place, piece
+        with self._working(order.max_tokens * order.samples * len(prompts)):
+            async with aclosing(runtime.write(prompts, order)) as pieces:
+                async for place, piece in pieces:
+                    yield self.name, place, piece
 
     async def check(self) -> None:
         """Raises EngineDead where the engine is gone, or gives a known pair another score than at the start."""

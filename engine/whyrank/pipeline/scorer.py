@@ -17,7 +17,7 @@ from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.turns import CallTurns, Tenant
 from whyrank.prompting.tokens import Bounds, EncodedDocument, Ids, PromptEncoder
 from whyrank.request import RerankRequest
-from whyrank.runtimes.base import Runtime
+from whyrank.runtimes.base import Runtime, next_engine
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
 __all__ = ["Refusal", "Scorer", "refuse_none"]
@@ -64,6 +64,7 @@ class Scorer:
         self._slices = [slice(at, at + _SLICE) for at in range(0, len(request.documents), _SLICE)]
         self._turn = asyncio.Lock()
         self._windows = 0
+        self._warmed = set[int]()
         self.warm_usage = Usage()
 
     async def read(self, state: RequestState, deadline: Deadline) -> AsyncGenerator[Sequence[RankedDocument], None]:
@@ -72,9 +73,10 @@ class Scorer:
         async def read_slice(number: int, emit: Callable[[Sequence[RankedDocument]], None]) -> None:
             async with self._turn:  # in order: one finished slice is worth more than two half-finished ones
                 prompts = await self._prepare(number, state, emit)
-                priorities = [self._turns.priority_of(len(ids)) for ids in prompts.values()]
-            numbers, ids = list(prompts), list(prompts.values())
-            async with aclosing(self._runtime.read(ids, priorities, self._request.cache_salt)) as batches:
+                numbers, ids = list(prompts), list(prompts.values())
+                engine = await self._warmed_engine(ids)
+                priorities = [self._turns.priority_of(len(one)) for one in ids]
+            async with aclosing(engine.read(ids, priorities, self._request.cache_salt)) as batches:
                 async for answers in batches:
                     emit([row for place, read in answers for row in state.record(numbers[place], read)])
 
@@ -89,19 +91,25 @@ class Scorer:
     async def _prepare(
         self, number: int, state: RequestState, emit: Callable[[Sequence[RankedDocument]], None]
     ) -> dict[int, Ids]:
-        """The prompts of a slice by their numbers, and what they share in the cache."""
-        request, part = self._request, self._slices[number]
-        documents = request.documents[part]
+        """The prompts of a slice by their numbers."""
+        part = self._slices[number]
+        documents = self._request.documents[part]
         size = sum(len(document.content) for document in documents)
         executor = self._large_texts if size > _LARGE else None
         encoded = self._within_bound(await asyncio.get_running_loop().run_in_executor(executor, self._encode, part))
         prompts, known = state.add(part.start, encoded)
         if known:
             emit(known)
-        if number == 0:
-            frame = self._encoder.shared_prefix(request.instruction)
-            self.warm_usage = await self._runtime.warm_prefix([*prompts.values()], frame, request.cache_salt)
         return prompts
+
+    async def _warmed_engine(self, prompts: Sequence[Ids]) -> Runtime:
+        """The engine for a slice, with what the call's prompts share in its cache."""
+        engine = next_engine(self._runtime)
+        if prompts and id(engine) not in self._warmed:
+            self._warmed.add(id(engine))
+            frame = self._encoder.shared_prefix(self._request.instruction)
+            self.warm_usage += await engine.warm_prefix(prompts, frame, self._request.cache_salt)
+        return engine
 
     def _within_bound(self, rows: list[EncodedDocument | DocumentError]) -> list[EncodedDocument | DocumentError]:
         """Documents in one piece are always read; their number is what a caller sees and others bound."""

@@ -2,6 +2,7 @@
 
 base.py      the Protocol
 vllm_engine.py   what the two vLLM routes share: start, submit, abort, errors
+ranks.py     which of vLLM's parallel engines reads a slice of prompts, and which one has read a prompt
 generate.py  causal models, label log-probabilities at the answer position
 classify.py  vLLM's pooling runner, one logit from a head
 encoder.py   plain transformers: DeBERTa, checkpoints with their own code

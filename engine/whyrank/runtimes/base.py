@@ -15,8 +15,11 @@ __all__ = [
     "Generation",
     "GenerationParams",
     "GenerativeRuntime",
+    "ParallelRuntime",
     "Runtime",
     "TextDelta",
+    "engines_of",
+    "next_engine",
 ]
 
 Answer = tuple[int, LabelRead | DocumentError]
@@ -44,6 +47,29 @@ class Runtime(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class ParallelRuntime(Runtime, Protocol):
+    """A runtime that may consist of several engines, each with a prefix cache of its own."""
+
+    @property
+    def engines(self) -> Sequence[Runtime]:
+        """All of them; the runtime itself if there is only one."""
+        ...
+
+    def choose(self) -> Runtime:
+        """The engine with the least to do: it warms the prefix of the next slice of prompts, and reads them."""
+        ...
+
+
+def engines_of(runtime: Runtime) -> Sequence[Runtime]:
+    return runtime.engines if isinstance(runtime, ParallelRuntime) else (runtime,)
+
+
+def next_engine(runtime: Runtime) -> Runtime:
+    """The engine for the next slice of prompts."""
+    return runtime.choose() if isinstance(runtime, ParallelRuntime) else runtime
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from whyrank.checkpoints import Plan
 from whyrank.dtypes import choose_dtype
@@ -15,7 +15,7 @@ from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Generation, GenerationParams, TextDelta
 from whyrank.runtimes.cpu_kernels import LABEL_IDS
 from whyrank.runtimes.fair_semaphore import FairSemaphore
-from whyrank.runtimes.vllm_compat import vllm_name
+from whyrank.runtimes.vllm_compat import api_process, vllm_name
 from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
@@ -48,9 +48,20 @@ class GenerateRuntime(VllmRuntime):
 
     def _submit(self, prompt: Any, params: Any, request_id: str, priority: int) -> AsyncGenerator[Any, None]:
         outputs: AsyncGenerator[Any, None] = self.engine.generate(
-            prompt, params, request_id, priority=priority, **self._request_arguments()
+            prompt,
+            params,
+            request_id,
+            priority=priority,
+            data_parallel_rank=self._rank,
+            **self._request_arguments(),
         )
         return outputs
+
+    def _copy(self, rank: int | None, adapter: Any) -> Self:
+        runtime = super()._copy(rank, adapter)
+        if rank != self._rank:  # an engine has its own slots, whatever adapter uses them
+            runtime._places = FairSemaphore(self._places.count)
+        return runtime
 
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
         completion = output.outputs[0]
@@ -67,19 +78,20 @@ class GenerateRuntime(VllmRuntime):
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
         params = {grammar: _generation_params(order, grammar) for grammar in set(order.grammars)}
-        call = object()
+        engines, call = [self._reader(prompt) for prompt in prompts], object()
 
         async def generate(index: int, emit: Callable[[TextDelta | Generation], None]) -> None:
-            prompt, sampling = prompts[index], params[order.grammars[index]]
+            engine, prompt, sampling = engines[index], prompts[index], params[order.grammars[index]]
             written = [_Sample() for _ in range(order.samples)]
             try:
-                async with self._places.place(call, order.samples):
+                async with engine._places.place(call, order.samples):
                     # Ahead of all scoring: the caller is waiting for this text.
-                    async for output in self._outputs(prompt, sampling, priority=-1, salt=order.salt):
-                        for completion in output.outputs:
-                            written[completion.index].add(completion)
-                            if order.live and completion.index == 0:
-                                emit(TextDelta(completion.text, completion.token_ids))
+                    with engine._working([prompt]):
+                        async for output in engine._outputs(prompt, sampling, priority=-1, salt=order.salt):
+                            for completion in output.outputs:
+                                written[completion.index].add(completion)
+                                if order.live and completion.index == 0:
+                                    emit(TextDelta(completion.text, completion.token_ids))
             except Refused:
                 emit(Generation(written[0].ids, "error"))
                 return
@@ -87,9 +99,15 @@ class GenerateRuntime(VllmRuntime):
             first, *others = (Generation(sample.ids, sample.reason) for sample in written)
             emit(replace(first, usage=usage, others=tuple(others)))
 
-        async with aclosing(fan_out(generate, len(prompts), self._places.count)) as pieces:
+        places = sum(engine._places.count for engine in self.engines)
+        async with aclosing(fan_out(generate, len(prompts), places)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    def _reader(self, ids: Ids) -> Self:
+        """The engine that has read the prompt which these continue."""
+        rank = self._readers.find(ids) if len(self.engines) > 1 else None
+        return self.choose() if rank is None else self.engines[rank]
 
 
 @dataclass(slots=True)
@@ -105,11 +123,11 @@ class _Sample:
 
 
 def max_concurrent_generations(config: Any) -> int:
-    """How many texts this process generates concurrently as evidence. Each occupies its slot for hundreds of steps and
-    makes all of them longer, while scores need free slots and short steps: so at most half of the engine's slots. Processes
-    that share an engine share its slots."""
-    engines, processes = config.parallel_config.data_parallel_size, config.parallel_config._api_process_count
-    places: int = config.scheduler_config.max_num_seqs * engines // 2 // processes
+    """How many texts this process generates concurrently as evidence on one engine. Each occupies its slot for hundreds of
+    steps and makes all of them longer, while scores need free slots and short steps: so at most half of the engine's slots.
+    Processes that share an engine share its slots."""
+    _, processes = api_process(config)
+    places: int = config.scheduler_config.max_num_seqs // 2 // processes
     return max(1, places)
 
 

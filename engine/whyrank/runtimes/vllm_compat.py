@@ -30,11 +30,13 @@ __all__ = [
     "NAMES",
     "NO_MEMORY_FOR_CACHE",
     "OUT_OF_MEMORY",
+    "PROCESS_DIED",
     "PROMPT_LARGER_THAN_CACHE",
     "QUANTIZED_HEAD",
     "SUPPORTED_VERSIONS",
     "TOO_FEW_STATES",
     "Batch",
+    "api_process",
     "can_batch",
     "docs_folder",
     "parallel_engines",
@@ -112,10 +114,12 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "AsyncLLM.abort": ("request_id",),
     "AsyncLLM.encode": ("prompt", "pooling_params", "request_id", "lora_request", "trace_headers", "priority"),
     "AsyncLLM.from_vllm_config": ("vllm_config", "disable_log_stats"),
-    "AsyncLLM.generate": ("prompt", "sampling_params", "request_id", "lora_request", "trace_headers", "priority"),
+    "AsyncLLM.generate": (
+        *("prompt", "sampling_params", "request_id", "lora_request", "trace_headers", "priority", "data_parallel_rank"),
+    ),
     "AsyncLLM.shutdown": ("timeout",),
     "InputProcessor.process_inputs": (
-        *("request_id", "prompt", "params", "supported_tasks", "lora_request", "trace_headers"),
+        *("request_id", "prompt", "params", "supported_tasks", "lora_request", "trace_headers", "data_parallel_rank"),
     ),
     "LogitsProcessor._apply_head": ("lm_head", "hidden_states", "embedding_bias"),
     "PoolingParams": ("task", "use_activation"),
@@ -156,6 +160,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "vllm.config.observability.ObservabilityConfig": ("otlp_traces_endpoint",),
     "vllm.config.parallel.ParallelConfig": (
         "_api_process_count",
+        "_api_process_rank",
         "data_parallel_size",
         "data_parallel_size_local",
         "local_engines_only",
@@ -179,7 +184,6 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "vllm.outputs.RequestOutput": ("num_cached_tokens", "outputs", "prompt_token_ids"),
     "vllm.v1.engine.EngineCoreRequest": (
         "arrival_time",
-        "data_parallel_rank",
         "external_req_id",
         "priority",
         "prompt_token_ids",
@@ -212,8 +216,12 @@ NO_MEMORY_FOR_CACHE = "No available memory for the cache blocks"
 GPU_TOO_FULL = "less than desired GPU memory utilization"
 TOO_FEW_STATES = "exceeds available Mamba cache"
 QUANTIZED_HEAD = "supported for an unquantized lm_head"
-ERROR_TEXTS = (PROMPT_LARGER_THAN_CACHE, NO_MEMORY_FOR_CACHE, GPU_TOO_FULL, TOO_FEW_STATES, QUANTIZED_HEAD)
-"""Parts of vLLM's errors to which whyrank adds a remedy of its own."""
+PROCESS_DIED = ("died unexpectedly", "died with exit code")
+ERROR_TEXTS = (
+    *(PROMPT_LARGER_THAN_CACHE, NO_MEMORY_FOR_CACHE, GPU_TOO_FULL, TOO_FEW_STATES, QUANTIZED_HEAD),
+    *PROCESS_DIED,
+)
+"""Parts of vLLM's errors to which whyrank adds a remedy of its own, or makes another error of them."""
 
 OUT_OF_MEMORY = "CUDA out of memory"
 """In torch's error, which vLLM passes on, or says itself of its warm-up."""
@@ -305,6 +313,12 @@ def parallel_engines(config: Any) -> int:
     return engines
 
 
+def api_process(config: Any) -> tuple[int, int]:
+    """Which of the server's HTTP processes this is, and how many there are (--api-server-count)."""
+    parallel = config.parallel_config
+    return max(0, parallel._api_process_rank), parallel._api_process_count
+
+
 class Batch:
     """Submits prompts with the same parameters to an AsyncLLM. AsyncLLM's `generate` and `encode` validate and copy everything
     for each prompt and wake a task for each output; a batch validates once, and takes all outputs that have arrived."""
@@ -328,16 +342,13 @@ class Batch:
     def unfinished(self) -> int:
         return len(self._unfinished)
 
-    async def submit(
-        self, place: int, request_id: str, ids: Sequence[int], priority: int, rank: int | None = None
-    ) -> None:
-        """`place`: what the prompt's output is to be known by. `request_id`: unique among all processes that use the engine.
-        `rank`: which of several parallel engines is to have it; vLLM chooses otherwise."""
+    async def submit(self, place: int, request_id: str, ids: Sequence[int], priority: int) -> None:
+        """`place`: what the prompt's output is to be known by. `request_id`: unique among all processes that use the engine."""
         if self._engine.errored:
             raise self._engine.dead_error
         request = copy(self._template)
         request.request_id = request.external_req_id = request_id
-        request.prompt_token_ids, request.priority, request.data_parallel_rank = list(ids), priority, rank
+        request.prompt_token_ids, request.priority = list(ids), priority
         # Of two requests with the same priority the earlier one goes first.
         request.arrival_time = time.time()
         self._unfinished[place] = request_id

@@ -11,8 +11,8 @@ import secrets
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from copy import copy
 from http import HTTPStatus
 from typing import Any, Self
@@ -36,6 +36,7 @@ from whyrank.prompting.tokens import Ids, common_prefix
 from whyrank.quantize import int8_instructions
 from whyrank.runtimes.base import Answer
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities, register_cpu_kernels
+from whyrank.runtimes.ranks import Ranks, Readers
 from whyrank.runtimes.vllm_compat import (
     GPU_TOO_FULL,
     OUT_OF_MEMORY,
@@ -43,6 +44,7 @@ from whyrank.runtimes.vllm_compat import (
     QUANTIZED_HEAD,
     TOO_FEW_STATES,
     Batch,
+    api_process,
     can_batch,
     parallel_engines,
     require_device,
@@ -91,7 +93,10 @@ class Refused(Exception):
 
 
 class VllmRuntime(ABC):
-    """A vLLM engine client: of an engine process of our own, or of the `vllm serve` process we run in."""
+    """A vLLM engine client: of an engine process of our own, or of the `vllm serve` process we run in.
+
+    Where vLLM runs several engines in parallel, this stands for all of them, and `engines` has one like it for each. They have
+    their own prefix caches, so the prompts of a slice are read by one of them: `choose` says by which."""
 
     label_params: Any
     """The engine's parameters for reading the labels, the same object for every prompt."""
@@ -107,12 +112,34 @@ class VllmRuntime(ABC):
         )
         self._warmed_frames: set[tuple[str | None, Ids]] = set()
         self._adapter: Any = None
+        self._rank: int | None = None
+        self._engines: Sequence[Self] = ()
+        self._ranks = Ranks(parallel_engines(engine.vllm_config), *api_process(engine.vllm_config))
+        self._readers = Readers[int]()
         self._is_traced = engine.vllm_config.observability_config.otlp_traces_endpoint is not None
 
     def with_adapter(self, adapter: Any) -> Self:
         """The same engine with a LoRA adapter, a LoRARequest of vLLM, which keeps its part of the prefix cache apart."""
+        engines = [one._copy(one._rank, adapter) for one in self.engines]
+        if len(engines) == 1:
+            return engines[0]
+        runtime = self._copy(None, adapter)
+        runtime._engines = engines
+        return runtime
+
+    @property
+    def engines(self) -> Sequence[Self]:
+        if not self._engines:
+            count = 1 if self._rank is not None else parallel_engines(self.engine.vllm_config)
+            self._engines = [self._copy(rank, self._adapter) for rank in range(count)] if count > 1 else [self]
+        return self._engines
+
+    def choose(self) -> Self:
+        return self if len(self.engines) == 1 else self.engines[self._ranks.choose()]
+
+    def _copy(self, rank: int | None, adapter: Any) -> Self:
         runtime = copy(self)
-        runtime._adapter, runtime._warmed_frames = adapter, set()
+        runtime._rank, runtime._adapter, runtime._engines, runtime._warmed_frames = rank, adapter, (), set()
         return runtime
 
     @classmethod
@@ -163,8 +190,9 @@ class VllmRuntime(ABC):
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Full attention shares blocks even within one batch: nothing to do. For hybrids a hit is possible only where an
         earlier request ended. So one request ends with the frame, once for all calls, the next with the query, and the
-        documents then start there. Each is one token longer than what it shares: the last token is always computed anew."""
-        if not self._needs_warming or not prompts:
+        documents then start there. Each is one token longer than what it shares: the last token is always computed anew.
+        Of several engines only the one that reads the prompts is warmed."""
+        if not self._needs_warming or not prompts or len(self.engines) > 1:
             return Usage()
         usage = Usage()
         if (salt, frame) not in self._warmed_frames and len(frame) >= MATCH_UNIT:
@@ -177,14 +205,11 @@ class VllmRuntime(ABC):
         return usage
 
     async def _warm_one(self, ids: Ids, salt: str | None) -> Usage:
-        """Warms every engine that may get one of the prompts, if several run in parallel."""
-        ranks = range(parallel_engines(self.engine.vllm_config))
         batch = await self._open_batch([ids], salt)
         if batch is None:
             reads = [await self._read_one(ids, 0, salt)]
         else:
-            answers = self._read_batch(batch, [ids] * len(ranks), [0] * len(ranks), ranks)
-            reads = [read async for some in answers for _, read in some]
+            reads = [read async for some in self._read_batch(batch, [ids], [0]) for _, read in some]
         return sum((Usage(r.prompt_tokens, r.cached_tokens) for r in reads if isinstance(r, LabelRead)), Usage())
 
     def _forget_frames(self, answers: Sequence[Answer], salt: str | None) -> None:
@@ -195,16 +220,28 @@ class VllmRuntime(ABC):
     async def read(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[Answer], None]:
-        batch = await self._open_batch(prompts, salt)
-        if batch is None:
-            answers = self._read_one_by_one(prompts, priorities, salt)
-        else:
-            answers = self._read_batch(batch, prompts, priorities)
-        async with aclosing(answers):
-            async for some in answers:
-                if self._warmed_frames:
-                    self._forget_frames(some, salt)
-                yield some
+        if self._rank is not None:
+            self._readers.remember(prompts, self._rank)
+        with self._working(prompts):
+            batch = await self._open_batch(prompts, salt)
+            if batch is None:
+                answers = self._read_one_by_one(prompts, priorities, salt)
+            else:
+                answers = self._read_batch(batch, prompts, priorities)
+            async with aclosing(answers):
+                async for some in answers:
+                    if self._warmed_frames:
+                        self._forget_frames(some, salt)
+                    yield some
+
+    @contextmanager
+    def _working(self, prompts: Sequence[Ids]) -> Iterator[None]:
+        """While this engine of several has these prompts, others are chosen."""
+        if self._rank is None:
+            yield
+            return
+        with self._ranks.working(self._rank, sum(map(len, prompts))):
+            yield
 
     async def _open_batch(self, prompts: Sequence[Ids], salt: str | None) -> Batch | None:
         """None if the engine does not support batches, or would refuse one of the prompts."""
@@ -213,7 +250,9 @@ class VllmRuntime(ABC):
         longest = max(prompts, key=len)
         try:
             prompt = vllm_name("tokens_input")(list(longest), cache_salt=salt)
-            return await Batch.of(self.engine, prompt, self.label_params, **self._request_arguments())
+            return await Batch.of(
+                self.engine, prompt, self.label_params, data_parallel_rank=self._rank, **self._request_arguments()
+            )
         except (vllm_name("VLLMError"), ValueError):
             return None
 
@@ -222,18 +261,16 @@ class VllmRuntime(ABC):
         return {"lora_request": self._adapter, "trace_headers": trace_headers() if self._is_traced else None}
 
     async def _read_batch(
-        self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int], ranks: Sequence[int] | None = None
+        self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int]
     ) -> AsyncGenerator[Sequence[Answer], None]:
-        """`ranks`: which of several parallel engines each prompt is for; vLLM chooses otherwise."""
         waiting = deque(range(len(prompts)))
         try:
             while waiting or batch.unfinished:
                 answers: list[Answer] = []
                 while waiting and batch.unfinished < _MAX_CONCURRENCY:
                     place = waiting.popleft()
-                    rank, priority = ranks[place] if ranks else None, self._priority(priorities[place])
                     try:
-                        await batch.submit(place, self._new_id(), prompts[place], priority, rank)
+                        await batch.submit(place, self._new_id(), prompts[place], self._priority(priorities[place]))
                     except (vllm_name("VLLMError"), ValueError) as cause:
                         answers.append((place, _document_error(cause)))
                     if place % _SUBMITTED_AT_ONCE == _SUBMITTED_AT_ONCE - 1:

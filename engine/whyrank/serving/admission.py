@@ -89,11 +89,20 @@ class Admission:
 
     `tenants`: how many there are. Each has a reserved share of the documents, and may hold at most half of all, so that one
     with much work, or with calls that never end, takes nothing from the others. In the engine, tenants with few calls
-    do not wait for the many of another."""
+    do not wait for the many of another.
 
-    def __init__(self, limits: Limits, tenants: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+    `processes`: how many HTTP processes the server has. Connections are spread evenly over them, so each accepts an equal
+    share of what the server does."""
+
+    def __init__(
+        self, limits: Limits, tenants: int = 1, processes: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limits = limits
         self._tenants = max(1, tenants)
+        self._processes = processes
+        self._max_documents = max(1, limits.waiting_documents // processes)
+        self._bodies_of_one = max(1, _BODIES_OF_ONE // processes)
+        self._bodies_at_once = max(2, _BODIES_AT_ONCE // processes)
         self._clock = clock
         self._pace = _Pace()
         self._bytes = Counter[str]()
@@ -118,7 +127,8 @@ class Admission:
         if inside and not self._has_room(documents, tenant):
             raise Overloaded(
                 f"{inside} documents are in progress and this request has {documents}; "
-                f"the server accepts {self._limits.waiting_documents} at once"
+                f"the server accepts {self._max_documents} at once"
+                f"{f' in each of its {self._processes} processes' if self._processes > 1 else ''}"
                 f"{', at most half of them from one API key' if self._tenants > 1 else ''}. Try again later",
                 self._retry_after(),
             )
@@ -136,7 +146,7 @@ class Admission:
             self._pace.end(self._clock(), self.documents, began, documents)
 
     def _has_room(self, documents: int, tenant: str | None) -> bool:
-        limit, wanted = self._limits.waiting_documents, self._documents[tenant] + documents
+        limit, wanted = self._max_documents, self._documents[tenant] + documents
         if self._tenants == 1:
             return wanted <= limit
         return wanted <= limit // self._tenants or (wanted <= limit // 2 and self.documents + documents <= limit)
@@ -146,13 +156,16 @@ class Admission:
         """Accounts for a body's bytes from their arrival until its response is sent. Yields a function to call with the size
         of each part.
 
-        A sender may hold two of the largest bodies, all senders together eight. The first part is always accepted."""
+        A sender may hold two of the largest bodies, all senders together eight, if there is one process. The first part is
+        always accepted."""
         held, largest = 0, self._limits.body_mib * _MIB
 
         def hold(size: int) -> None:
             nonlocal held
             before, together = self._bytes[sender], self._bytes.total()
-            if before and (before + size > _BODIES_OF_ONE * largest or together + size > _BODIES_AT_ONCE * largest):
+            if before and (
+                before + size > self._bodies_of_one * largest or together + size > self._bodies_at_once * largest
+            ):
                 raise Overloaded("too many large requests are in progress. Try again later", self._retry_after())
             self._bytes[sender] += size
             held += size

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ def instance_id(plan: Plan, runtime: Runtime, model: str, adapters: Mapping[str,
 
 def _checkpoint(config: EngineConfig) -> Iterator[Any]:
     """For a checkpoint from the hub, its commit. For a folder, the name, size and time of its weights, and the content of
-    the files beside them. If neither is found, a random value, which equals no other."""
+    the files beside them. If neither is found, a value that equals no other server's."""
     folder = _folder(config)
     if folder is None:
-        yield secrets.token_hex(8)
+        yield _this_server()
     elif _COMMIT_FOLDER.fullmatch(f"{folder.parent.name}/{folder.name}"):
         yield folder.name
     else:
@@ -54,13 +54,18 @@ def _checkpoint(config: EngineConfig) -> Iterator[Any]:
 
 def _content(folder: Path) -> Iterator[Any]:
     if not folder.is_dir():
-        yield secrets.token_hex(8)
+        yield _this_server()
         return
     for path in sorted(folder.iterdir()):
         if path.suffix in _WEIGHTS:
             yield path.name, path.stat().st_size, path.stat().st_mtime_ns
         elif path.suffix == ".json":
             yield path.name, _digest(path)
+
+
+def _this_server() -> str:
+    """Random, but the same in all HTTP processes of a server: they are started by one process, which gives them its key."""
+    return hashlib.sha256(b"whyrank" + multiprocessing.current_process().authkey).hexdigest()
 
 
 def _folder(config: EngineConfig) -> Path | None:

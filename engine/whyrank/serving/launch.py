@@ -22,6 +22,7 @@ from whyrank.process import hide_warnings, is_cpu_build, plugins_with_ours, retu
 from whyrank.runtimes.vllm_compat import (
     NO_MEMORY_FOR_CACHE,
     OUT_OF_MEMORY,
+    PROCESS_DIED,
     PROMPT_LARGER_THAN_CACHE,
     QUANTIZED_HEAD,
     require_device,
@@ -50,6 +51,7 @@ _ENGINE_FLAGS = {
     "--quantization": str,
     "--gpu-memory-utilization": float,
 }
+_DIED = "the server ended because {} died: see the log above, then start it again"
 _MORE_CACHE = "with whyrank: a larger --kv-cache-memory-bytes, or a smaller --max-model-len"
 # Where vLLM or torch names no remedy, or settings that vLLM takes no account of where the cache's size is given.
 _REMEDIES = {
@@ -169,12 +171,20 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
             subcommand.validate(args)
             subcommand.cmd(args)
     except (ValueError, RuntimeError, OSError) as cause:
+        if _process_died(cause):
+            raise EngineDead(_DIED.format("one of its processes")) from cause
         reason = first_line(cause)
         message = "; ".join([reason, *(remedy for part, remedy in _REMEDIES.items() if part in reason)])
         raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {message}") from cause
     client = WhyrankPlugin.engine_client
     if client is not None and not client.stopped:  # vLLM's server returns without an error
-        raise EngineDead("the server ended because the engine's process died: see the log above, then start it again")
+        raise EngineDead(_DIED.format("the engine's process"))
+
+
+def _process_died(cause: BaseException) -> bool:
+    """vLLM says so where the server has several processes. EngineErrors may have put the dead one's own error in its place."""
+    errors = filter(None, (cause, cause.__cause__))
+    return any(text in str(error) for error in errors for text in PROCESS_DIED)
 
 
 def _plain_server_flags(usage: str, more: Mapping[str, Any], flags: Sequence[str]) -> Namespace:

@@ -23,7 +23,7 @@ from whyrank.runtimes.base import Runtime
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities
 from whyrank.runtimes.generate import GenerateRuntime
-from whyrank.runtimes.vllm_compat import warn_of_versions
+from whyrank.runtimes.vllm_compat import api_process, warn_of_versions
 from whyrank.runtimes.vllm_engine import MATCH_UNIT, VllmRuntime
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import END_SECONDS, end_within, limited_connections
@@ -95,8 +95,13 @@ class WhyrankPlugin:
         runtime, plan = await choose_labels(kind(engine_client, plan), plan)
         adapters = _adapters(runtime, state.openai_serving_models.lora_requests)
         verifier = await _verifier(engine_client.vllm_config, plan)
+        _, processes = api_process(engine_client.vllm_config)
         service = Service(
-            runtime, plan, limits, keys, *names, strict_model=strict, verifier=verifier, adapters=adapters
+            *(runtime, plan, limits, keys, *names),
+            strict_model=strict,
+            verifier=verifier,
+            adapters=adapters,
+            processes=processes,
         )
         await service.warm_up()
         replace_key_check(self._app)
@@ -117,7 +122,7 @@ async def _verifier(config: Any, plan: Plan) -> Verifier | None:
     verifier_plan = await asyncio.to_thread(make_verifier_plan, plan)
     if verifier_plan is None:
         return None
-    processes = config.parallel_config._api_process_count
+    _, processes = api_process(config)
     if processes > 1:
         raise CheckpointError(
             f"verifier {plan.config.verifier!r}: each of the {processes} API server processes would load it: start with "

@@ -24,7 +24,7 @@ from whyrank.prompting.rendering import prompt_identity
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
-from whyrank.runtimes.base import GenerativeRuntime, Runtime
+from whyrank.runtimes.base import GenerativeRuntime, Runtime, engines_of
 from whyrank.serving import metrics
 from whyrank.serving.admission import Admission, Limits
 from whyrank.serving.instance import instance_id
@@ -83,11 +83,12 @@ class Service:
         strict_model: bool = False,
         verifier: Verifier | None = None,
         adapters: Mapping[str, Adapter] = MappingProxyType({}),
+        processes: int = 1,
     ) -> None:
         """`keys`: the API keys that are let in, each a tenant; none: everybody is. `model`: the name that answers give;
         `other_names`: further ones that requests may give. `strict_model`: requests with yet another name are refused.
         `verifier`: a second engine, which judges evidence; its owner closes it. `adapters`: by the names with which requests
-        choose them."""
+        choose them. `processes`: how many processes the server has; the limits are those of all of them together."""
         config = replace(plan.config, model=model)
         self.reranker = Reranker.from_runtime(runtime, plan.encoder, config, limits.refusal, verifier)
         self.verifier = verifier
@@ -104,7 +105,7 @@ class Service:
             for name, adapter in adapters.items()
         }
         self.strict_model = strict_model
-        self.admission = Admission(limits, len([key for key in keys if key]))
+        self.admission = Admission(limits, len([key for key in keys if key]), processes)
         self.instance_id = instance_id(plan, runtime, model, {name: one.source for name, one in adapters.items()})
         self._stopping = False
         self._keys = [hashlib.sha256(key.encode()).digest() for key in keys if key]
@@ -129,15 +130,21 @@ class Service:
         return next((name for name in self._adapters if model is not None and _is_named(model, name)), self.model)
 
     async def warm_up(self) -> None:
-        """The first score and the first grammar take longer than later ones: get them done before the first request."""
+        """The first score and the first grammar take longer than later ones: get them done before the first request, in each
+        engine. Of several engines, calls that come one after the other, or side by side, get different ones."""
         sys.setswitchinterval(_SWITCH_SECONDS)
-        self._expected = await canary_margin(self._uncalibrated, self.model)
+        engines = len(engines_of(self.runtime))
+        margins = [await canary_margin(self._uncalibrated, self.model) for _ in range(engines)]
+        self._expected = margins[0]
         for name, adapted in self._adapters.items():
             await canary_margin(adapted, name)
         if self.writes:
-            await self._uncalibrated.rerank(
-                CANARY_QUERY, [CANARY_TEXT], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
-            )
+            await asyncio.gather(*(self._warm_grammar() for _ in range(engines)))
+
+    async def _warm_grammar(self) -> None:
+        await self._uncalibrated.rerank(
+            CANARY_QUERY, [CANARY_TEXT], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
+        )
 
     def tenant(self, key: str | None) -> str | None:
         """The cache salt of the key's tenant. With a single key, or none, all callers share the cache."""

@@ -19,7 +19,8 @@ from whyrank import __version__
 from whyrank.checkpoints import Plan
 from whyrank.dtypes import choose_dtype
 from whyrank.label_choice import choice_text
-from whyrank.runtimes.base import Runtime
+from whyrank.runtimes.base import Runtime, engines_of
+from whyrank.runtimes.vllm_compat import api_process
 from whyrank.serving.service import Service
 
 __all__ = ["Start", "announced", "print_start", "print_when_ready", "server_url"]
@@ -91,7 +92,9 @@ def _prefix_cache(runtime: Runtime) -> str:
     if not cache.enable_prefix_caching:
         return "off"
     size = f"{cache.kv_cache_memory_bytes / (1 << 30):.2f} GiB for " if cache.kv_cache_memory_bytes else ""
-    return f"{size}{(cache.num_gpu_blocks or 0) * cache.block_size:,} tokens"
+    engines = len(engines_of(runtime))
+    each = f" in each of {engines} engines" if engines > 1 else ""
+    return f"{size}{(cache.num_gpu_blocks or 0) * cache.block_size:,} tokens{each}"
 
 
 def server_url(host: str | None, port: int, tls: bool = False) -> str:
@@ -105,7 +108,8 @@ def server_url(host: str | None, port: int, tls: bool = False) -> str:
 async def announced(app: FastAPI) -> AsyncIterator[None]:
     """Lifespan that prints these lines in vLLM's own server, if `whyrank serve` started it."""
     start = Start.from_environment()
-    if start is not None:
+    process, _ = api_process(app.state.engine_client.vllm_config)
+    if start is not None and process == 0:  # one speaks for all
         args: Any = app.state.args
         url = None if args.uds else server_url(args.host, args.port, tls=bool(args.ssl_keyfile and args.ssl_certfile))
         docs = not args.disable_fastapi_docs
