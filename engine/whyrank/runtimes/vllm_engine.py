@@ -11,11 +11,12 @@ import secrets
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from copy import copy
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from whyrank.checkpoints import Plan
 from whyrank.config import EngineConfig
@@ -86,6 +87,18 @@ _REMEDIES = {
 }
 
 
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[R]):
+    """What is read of prompts. `params`: the engine's parameters, the same object for every prompt. `result`: the value in its
+    output."""
+
+    params: Any
+    result: Callable[[Any], R | DocumentError]
+
+
 class Refused(Exception):
     """The engine refused or failed one prompt; others are not affected."""
 
@@ -94,7 +107,7 @@ class VllmRuntime(ABC):
     """A vLLM engine client: of an engine process of our own, or of the `vllm serve` process we run in."""
 
     label_params: Any
-    """The engine's parameters for reading the labels, the same object for every prompt."""
+    """The engine's parameters for reading the labels."""
 
     def __init__(self, engine: Any, plan: Plan) -> None:
         self.engine = engine
@@ -179,13 +192,14 @@ class VllmRuntime(ABC):
     async def _warm_one(self, ids: Ids, salt: str | None) -> Usage:
         """Warms every engine that may get one of the prompts, if several run in parallel."""
         ranks = range(parallel_engines(self.engine.vllm_config))
-        batch = await self._open_batch([ids], salt)
+        reading = Reading(self.label_params, _usage_of)
+        batch = await self._open_batch(reading, [ids], salt)
         if batch is None:
-            reads = [await self._read_one(ids, 0, salt)]
+            reads = [await self._read_one(reading, ids, 0, salt)]
         else:
-            answers = self._read_batch(batch, [ids] * len(ranks), [0] * len(ranks), ranks)
+            answers = self._read_batch(reading, batch, [ids] * len(ranks), [0] * len(ranks), ranks)
             reads = [read async for some in answers for _, read in some]
-        return sum((Usage(r.prompt_tokens, r.cached_tokens) for r in reads if isinstance(r, LabelRead)), Usage())
+        return sum((read for read in reads if isinstance(read, Usage)), Usage())
 
     def _forget_frames(self, answers: Sequence[Answer], salt: str | None) -> None:
         """If a hybrid's prompt finds nothing in the cache, its frame has been evicted: it is warmed again next time."""
@@ -195,25 +209,33 @@ class VllmRuntime(ABC):
     async def read(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[Answer], None]:
-        batch = await self._open_batch(prompts, salt)
-        if batch is None:
-            answers = self._read_one_by_one(prompts, priorities, salt)
-        else:
-            answers = self._read_batch(batch, prompts, priorities)
+        answers = self._read_all(Reading(self.label_params, self._label_read), prompts, priorities, salt)
         async with aclosing(answers):
             async for some in answers:
                 if self._warmed_frames:
                     self._forget_frames(some, salt)
                 yield some
 
-    async def _open_batch(self, prompts: Sequence[Ids], salt: str | None) -> Batch | None:
+    async def _read_all(
+        self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
+        batch = await self._open_batch(reading, prompts, salt)
+        if batch is None:
+            answers = self._read_one_by_one(reading, prompts, priorities, salt)
+        else:
+            answers = self._read_batch(reading, batch, prompts, priorities)
+        async with aclosing(answers):
+            async for some in answers:
+                yield some
+
+    async def _open_batch(self, reading: Reading[R], prompts: Sequence[Ids], salt: str | None) -> Batch | None:
         """None if the engine does not support batches, or would refuse one of the prompts."""
         if not prompts or not self._can_batch:
             return None
         longest = max(prompts, key=len)
         try:
             prompt = vllm_name("tokens_input")(list(longest), cache_salt=salt)
-            return await Batch.of(self.engine, prompt, self.label_params, **self._request_arguments())
+            return await Batch.of(self.engine, prompt, reading.params, **self._request_arguments())
         except (vllm_name("VLLMError"), ValueError):
             return None
 
@@ -222,13 +244,18 @@ class VllmRuntime(ABC):
         return {"lora_request": self._adapter, "trace_headers": trace_headers() if self._is_traced else None}
 
     async def _read_batch(
-        self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int], ranks: Sequence[int] | None = None
-    ) -> AsyncGenerator[Sequence[Answer], None]:
+        self,
+        reading: Reading[R],
+        batch: Batch,
+        prompts: Sequence[Ids],
+        priorities: Sequence[int],
+        ranks: Sequence[int] | None = None,
+    ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
         """`ranks`: which of several parallel engines each prompt is for; vLLM chooses otherwise."""
         waiting = deque(range(len(prompts)))
         try:
             while waiting or batch.unfinished:
-                answers: list[Answer] = []
+                answers: list[tuple[int, R | DocumentError]] = []
                 while waiting and batch.unfinished < _MAX_CONCURRENCY:
                     place = waiting.popleft()
                     rank, priority = ranks[place] if ranks else None, self._priority(priorities[place])
@@ -240,7 +267,7 @@ class VllmRuntime(ABC):
                         await asyncio.sleep(0)
                 if not answers:
                     answers = [
-                        (place, _document_error(out) if isinstance(out, Exception) else self._label_read(out))
+                        (place, _document_error(out) if isinstance(out, Exception) else reading.result(out))
                         for place, out in await batch.outputs()
                     ]
                 yield answers
@@ -248,22 +275,22 @@ class VllmRuntime(ABC):
             await batch.close()
 
     async def _read_one_by_one(
-        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
-    ) -> AsyncGenerator[Sequence[Answer], None]:
-        async def read_one(place: int) -> LabelRead | DocumentError:
-            return await self._read_one(prompts[place], priorities[place], salt)
+        self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
+        async def read_one(place: int) -> R | DocumentError:
+            return await self._read_one(reading, prompts[place], priorities[place], salt)
 
         async with aclosing(as_completed(read_one, len(prompts), _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
                 yield [answer]
 
-    async def _read_one(self, ids: Ids, priority: int, salt: str | None) -> LabelRead | DocumentError:
+    async def _read_one(self, reading: Reading[R], ids: Ids, priority: int, salt: str | None) -> R | DocumentError:
         try:
-            async for output in self._outputs(ids, self.label_params, priority, salt):
+            async for output in self._outputs(ids, reading.params, priority, salt):
                 last = output
         except Refused as refusal:
             return DocumentError("engine", f"the engine refused this document: {refusal}")
-        return self._label_read(last)
+        return reading.result(last)
 
     async def _outputs(self, ids: Ids, params: Any, priority: int, salt: str | None) -> AsyncGenerator[Any, None]:
         """The engine's outputs for one prompt, with its errors mapped to ours."""
@@ -306,6 +333,10 @@ class VllmRuntime(ABC):
         if self.engine.output_handler is not None:
             self.engine.output_handler.cancel()
         await asyncio.to_thread(self.engine.shutdown)
+
+
+def _usage_of(output: Any) -> Usage:
+    return Usage(len(output.prompt_token_ids), output.num_cached_tokens or 0)
 
 
 def _cpu_facts(config: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, has_drifted
+from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, canary_row, has_drifted
 from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, EnginePaused, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, collect_ranking
@@ -94,6 +94,7 @@ class Service:
         self._uncalibrated = self.reranker.without_calibration()
         self.runtime = runtime
         self.plan = plan
+        self._method = plan.format.methods[0]
         self.limits = limits
         self.model = model
         self.names = (model, *other_names, *adapters)
@@ -131,9 +132,9 @@ class Service:
     async def warm_up(self) -> None:
         """The first score and the first grammar take longer than later ones: get them done before the first request."""
         sys.setswitchinterval(_SWITCH_SECONDS)
-        self._expected = await canary_margin(self._uncalibrated, self.model)
+        self._expected = await canary_margin(self._uncalibrated, self.model, self._method)
         for name, adapted in self._adapters.items():
-            await canary_margin(adapted, name)
+            await canary_margin(adapted, name, self._method)
         if self.writes:
             await self._uncalibrated.rerank(
                 CANARY_QUERY, [CANARY_TEXT], mode="evidence", evidence_min_score=0, deadline_ms=_WARM_UP_MS
@@ -262,12 +263,13 @@ class Service:
     async def _examine(self) -> Health:
         try:
             async with asyncio.timeout(self.canary_seconds):
-                (row,) = await self._uncalibrated.score(CANARY_QUERY, [CANARY_TEXT])
+                row = await canary_row(self._uncalibrated, self._method)
         except (TimeoutError, EnginePaused):
             return Health("busy", None, self._expected)
         except EngineDead:
             return Health("dead", None, self._expected)
-        return Health("wrong" if has_drifted(row.margin, self._expected) else "ok", row.margin, self._expected)
+        wrong = row.error is not None or has_drifted(row.margin, self._expected)
+        return Health("wrong" if wrong else "ok", row.margin, self._expected)
 
 
 def _is_named(model: str, name: str) -> bool:
