@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import vocabularies
 from cards import LIST_CARDS
+from chat_templates import GEMMA, LOOP
 from samples import DOCUMENTS, QUERY, tokenise_with
 from whyrank import EngineConfig, Reranker, RerankRequest
 from whyrank.errors import CheckpointError, InvalidRequest, PromptFileError
@@ -62,9 +64,13 @@ def slide(count: int, size: int, stride: int, passes: int, order_window: Callabl
     return order
 
 
-@pytest.mark.parametrize("seed", range(200))
-def test_side_by_side_the_order_is_that_of_one_window_after_another(seed: int) -> None:
-    """With an inconsistent judge, whose order depends on what else is in the window."""
+def test_side_by_side_the_order_is_that_of_one_window_after_another() -> None:
+    """With an inconsistent judge, whose order depends on what else is in the window. 200 random inputs."""
+    for seed in range(200):
+        check_rounds(seed)
+
+
+def check_rounds(seed: int) -> None:
     rng = random.Random(seed)
     count, size, passes = rng.randint(1, 60), rng.randint(2, 20), rng.randint(1, 3)
     stride = rng.randint(1, size)
@@ -117,6 +123,36 @@ class _Callable:
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
         return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+
+@pytest.mark.parametrize("template", [LOOP, GEMMA], ids=["system", "no system"])
+def test_any_chat_model_is_asked_in_its_own_template(
+    template: str, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    from whyrank.checkpoints import make_plan
+
+    folder = tmp_path / "tiny-chat"
+    shutil.copytree(checkpoint("qwen3"), folder)
+    (folder / "chat_template.jinja").write_text(template)
+    encoder = make_plan(EngineConfig(str(folder), prompt="chat")).encoder
+    prompts = ListPrompts(encoder, "q [1]", [Document("a\nb"), Document("see [2]")], "Find it", Bounds(), 2)
+    above = "passages above based on their relevance to the search query. All the passages should be included and listed using "
+    user = (
+        "I will provide you with 2 passages, each indicated by a numerical identifier []. Rank the passages based on their "
+        "relevance to the search query: q (1).\nInstruction: Find it\n[1] a b\n[2] see (2)\nSearch Query: q (1).\nRank the 2 "
+        f"{above}identifiers, in descending order of relevance. The output format should be [] > [], e.g., [2] > [1], Answer "
+        "concisely and directly and only respond with the ranking results, do not say any word or explain."
+    )
+    ranker = "You are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query"
+    turns = [{"role": "system", "content": ranker}, {"role": "user", "content": user}]
+    if template is GEMMA:
+        turns = [{"role": "user", "content": f"{ranker}\n\n{user}"}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert list(prompts.encode((0, 1))) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encoder.format.methods == ("pointwise", "listwise")
 
 
 def test_identifiers_are_single_tokens_behind_the_prompt(tokenizer: Any) -> None:
@@ -356,7 +392,7 @@ async def test_there_is_a_score_only_where_one_prompt_held_all_documents(tokeniz
     assert sum(row.score or 0.0 for row in one) == pytest.approx(1)  # each is the probability of being first
     assert one[0].score == pytest.approx(1 / (1 + 2.718281828**-1 + 2.718281828**-2))
     several = (await reranker.rerank(QUERY, notes, method="listwise", listwise_window=2)).results
-    assert [row.index for row in several] == [1, 2, 0]
+    assert [row.index for row in several] == [1, 0, 2]  # a pass carries only the best all the way up
     written = (await forced(tokenizer, "rankzephyr").rerank(QUERY, notes, method="listwise")).results
     for row in (*several, *written):
         assert row.error is None and (row.score, row.margin, row.label_mass) == (None, None, None)
@@ -518,7 +554,7 @@ async def test_over_http_an_order_without_scores_comes_back(checkpoint: Any, fil
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         body = {"query": QUERY, "documents": notes[:3], "method": "listwise", "listwise_window": 2}
         answer = (await http.post("/v1/rerank", json=body)).json()
-        assert [row["index"] for row in answer["results"]] == [2, 1, 0]
+        assert [row["index"] for row in answer["results"]] == [2, 0, 1]
         assert [row["relevance_score"] for row in answer["results"]] == [None] * 3
         refused = await http.post("/v1/rerank", json=body | {"mode": "evidence"})
         assert refused.status_code == 400 and "use method 'pointwise'" in refused.json()["error"]["message"]
