@@ -342,7 +342,7 @@ class Forced:
             text, _, written = self.encoder.decode(ids).rpartition("<|assistant|>\n")
             values = valued(text)
             left = [one for one in values if f"[{one}]" not in written]
-            best = sorted(left, key=lambda one, values=values: -values[one])[: stage_size(len(left))]
+            best = sorted(left, key=values.__getitem__, reverse=True)[: stage_size(len(left))]
             answer = (" > " if written else "") + " > ".join(f"[{one}]" for one in best)
             yield at, Generation(self.encoder.encode_frame(answer), "stop", Usage(len(ids), 0, len(best)))
 
@@ -363,6 +363,10 @@ def forced(tokenizer: Any, name: str) -> Reranker:
     return Reranker.from_runtime(Forced(encoder), encoder, EngineConfig("forced"))
 
 
+def best_first(values: Sequence[int], window: list[int]) -> list[int]:
+    return sorted(window, key=lambda at: -values[at])
+
+
 @pytest.mark.parametrize("name", ["first", "rankzephyr"])
 async def test_orders_equal_the_sliding_window_in_plain_python(name: str, tokenizer: Any) -> None:
     """100 random inputs for each readout; equal values keep the order that they have."""
@@ -371,7 +375,7 @@ async def test_orders_equal_the_sliding_window_in_plain_python(name: str, tokeni
         values = [rng.randint(0, 30) for _ in range(rng.randint(1, 40))]
         size, passes = rng.randint(2, 20), rng.randint(1, 2)
         stride = rng.randint(1, size)
-        expected = slide(len(values), size, stride, passes, partial(sorted, key=lambda at, values=values: -values[at]))
+        expected = slide(len(values), size, stride, passes, partial(best_first, values))
         ranking = await reranker.rerank(
             QUERY,
             [f"note {value}" for value in values],

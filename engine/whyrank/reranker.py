@@ -123,14 +123,12 @@ class Reranker(BaseReranker):
 
         tenant: on whose behalf, where several share the engine."""
         runtime, encoder = self._started()
-        if self.config.features == "auto":
-            wanted = encoder.format.features.keys()
-            request = replace(request, documents=with_features(request.query, request.documents, wanted))
         if request.method == "listwise":
             async with aclosing(self._listed(request, tenant)) as events:
                 async for event in events:
                     yield event
             return
+        request = self._with_features(request)
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
@@ -163,6 +161,12 @@ class Reranker(BaseReranker):
             usage += explainer.usage
             ranking = replace(ranking, results=state.results(), usage=usage, evidence_usage=explainer.usage)
         yield Finished(ranking)
+
+    def _with_features(self, request: RerankRequest) -> RerankRequest:
+        if self.config.features != "auto":
+            return request
+        wanted = self._started()[1].format.features.keys()
+        return replace(request, documents=with_features(request.query, request.documents, wanted))
 
     async def _listed(self, request: RerankRequest, tenant: Tenant | None) -> AsyncGenerator[Event, None]:
         """With method "listwise": no row is known before all are."""

@@ -220,8 +220,10 @@ class VllmRuntime(ABC):
         self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
         batch = await self._open_batch(reading, prompts, salt)
-        one_by_one = self._read_one_by_one(reading, prompts, priorities, salt)
-        answers = one_by_one if batch is None else self._read_batch(reading, batch, prompts, priorities)
+        answers = self._read_one_by_one(reading, prompts, priorities, salt)
+        if batch is not None:
+            batched = self._read_batch(reading, batch, prompts, priorities)
+            answers = batched
         async with aclosing(answers):
             async for some in answers:
                 yield some
