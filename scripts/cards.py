@@ -3,9 +3,10 @@ one shows when both are compared. Tests and checks compare whyrank's ids with th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
-__all__ = ["CARDS", "INSTRUCTED", "Tokenise"]
+__all__ = ["CARDS", "INSTRUCTED", "LIST_CARDS", "Tokenise"]
 
 PRISM_INSTRUCTION = (
     'Judge if the document is relevant to the query. Reply "yes" or "no".\n'
@@ -140,3 +141,70 @@ CARDS: dict[str, Callable[..., list[int]]] = {
 
 INSTRUCTED = ("qwen3-reranker", "mxbai-v2", "zerank", "ctxl-v2", "claims-chatml")
 """Cards whose recipe takes an instruction."""
+
+
+Passages = Sequence[tuple[str | None, str]]
+"""Titles and texts."""
+
+_RANKER = "You are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query"
+_ABOVE = (
+    "passages above based on their relevance to the search query. All the passages should be included and listed using "
+    "identifiers, in descending order of relevance. The output format should be [] > [], e.g.,"
+)
+
+
+def _content(title: str | None, text: str) -> str:
+    """In the corpora of RankLLM and FIRST."""
+    content = f"Title: {title} Content: {text}" if title else text
+    return " ".join(content.strip().split()[:300])
+
+
+def _zephyr(tok: Tokenise, user: str, answer: str = "") -> list[int]:
+    return tok("<s>") + tok(f"<|system|>\n{_RANKER}</s>\n<|user|>\n{user}</s>\n<|assistant|>\n{answer}")
+
+
+def _rank_zephyr(tok: Tokenise, q: str, passages: Passages, safe: bool = True) -> list[int]:
+    def plain(text: str) -> str:
+        return re.sub(r"\[(\d+)\]", r"(\1)", text) if safe else text
+
+    count, query = len(passages), plain(q)
+    user = f"I will provide you with {count} passages, each indicated by a numerical identifier []. "
+    user += f"Rank the passages based on their relevance to the search query: {query}.\n"
+    for rank, (title, text) in enumerate(passages, 1):
+        user += f"[{rank}] {plain(_content(title, text))}\n"
+    user += f"Search Query: {query}.\nRank the {count} {_ABOVE} [2] > [1], "
+    user += "Answer concisely and directly and only respond with the ranking results, do not say any word or explain."
+    return _zephyr(tok, user)
+
+
+def _first(tok: Tokenise, q: str, passages: Passages, safe: bool = True) -> list[int]:
+    count = len(passages)
+    user = f"I will provide you with {count} passages, each indicated by a alphabetical identifier []. "
+    user += f"Rank the passages based on their relevance to the search query: {q}.\n\n"
+    for letter, (title, text) in zip("ABCDEFGHIJKLMNOPQRST", passages, strict=False):
+        content = _content(title, text)
+        safe_content = re.sub(r"\[([A-z]+)\]", r"(\1)", content) if safe else content
+        user += f"[{letter}] {safe_content}\n"
+    user += f"Search Query: {q}.\nRank the {count} {_ABOVE} [B] > [A], "
+    user += "Only respond with the ranking results, do not say any word or explain."
+    return _zephyr(tok, user, answer="[")
+
+
+def _lighton(tok: Tokenise, q: str, passages: Passages, safe: bool = True, thought: str = "") -> list[int]:
+    texts = [f"{title} {text}" if title else text for title, text in passages]
+    body = "\n".join(f"[{rank}]: {text}" for rank, text in enumerate(texts, 1))
+    user = f"Query: {q}\n\nRank these passages from most to least relevant:\n{body}\n\nRanking:"
+    return tok(f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{thought}")
+
+
+def _lighton_4b(tok: Tokenise, q: str, passages: Passages, safe: bool = True) -> list[int]:
+    return _lighton(tok, q, passages, safe, thought="<think>\n\n</think>\n\n")
+
+
+LIST_CARDS: dict[str, Callable[..., list[int]]] = {
+    "first": _first,
+    "lighton-lw": _lighton,
+    "lighton-lw-4b": _lighton_4b,
+    "rankzephyr": _rank_zephyr,
+}
+"""Each recipe for lists: (tokenise, query, passages) → ids. With `safe=False`, as a template without any care would be."""

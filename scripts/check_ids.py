@@ -146,7 +146,9 @@ def _whole_strings(encoder: PromptEncoder, query: str, documents: list[Document]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", nargs="+", default=[DEMO, *vocabularies.TINY], help=vocabularies.NAMES)
-    parser.add_argument("--format", nargs="+", default=sorted(builtin_formats()), metavar="NAME")
+    parser.add_argument(
+        "--format", nargs="+", default=[name for name, fmt in builtin_formats().items() if fmt.runs], metavar="NAME"
+    )
     parser.add_argument("--texts", type=int, default=20_000, help="so many of each vocabulary")
     parser.add_argument("--seed", default="")
     options = parser.parse_args()

@@ -33,6 +33,9 @@ def test_the_families_of_the_plan_are_there() -> None:
         "bge-v2-gemma",
         "claims-chatml",
         "ctxl-v2",
+        "first",
+        "lighton-lw",
+        "lighton-lw-4b",
         "minicheck-7b",
         "minicheck-deberta",
         "minicheck-roberta",
@@ -42,6 +45,7 @@ def test_the_families_of_the_plan_are_there() -> None:
         "qanchor",
         "querit",
         "qwen3-reranker",
+        "rankzephyr",
         "zerank",
     }
 
@@ -107,6 +111,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("zeroentropy/zerank-1-small", "Qwen3ForCausalLM", "zerank"),
         ("ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b", "Qwen3ForCausalLM", "ctxl-v2"),
         ("/models/prism-tuned/", "Qwen3ForCausalLM", "prism"),
+        ("castorini/rank_zephyr_7b_v1_full", "MistralForCausalLM", "rankzephyr"),
+        ("rryisthebest/First_Model", "MistralForCausalLM", "first"),
+        ("lightonai/LightOn-rerank-LW-0.8B", "Qwen3_5ForConditionalGeneration", "lighton-lw"),
+        ("lightonai/LightOn-rerank-LW-4B", "Qwen3_5ForConditionalGeneration", "lighton-lw-4b"),
         ("bespokelabs/Bespoke-MiniCheck-7B", "InternLM2ForCausalLM", "minicheck-7b"),
         ("lytang/MiniCheck-RoBERTa-Large", "RobertaForSequenceClassification", "minicheck-roberta"),
         ("lytang/MiniCheck-DeBERTa-v3-Large", "DebertaV2ForSequenceClassification", "minicheck-deberta"),

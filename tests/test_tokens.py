@@ -17,7 +17,7 @@ from whyrank.prompting.formats import Budget, builtin_formats, load_format
 from whyrank.prompting.tokens import Bounds, EncodedDocument, Prompt, PromptEncoder, common_prefix
 from whyrank.types import Document, DocumentError, TruncationPolicy
 
-FORMATS = sorted(builtin_formats())
+FORMATS = sorted(fmt.name for fmt in builtin_formats().values() if fmt.runs)
 Encoder = tuple[PromptEncoder, Any]
 
 

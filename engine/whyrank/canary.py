@@ -7,8 +7,9 @@ import logging
 from whyrank.base import BaseReranker
 from whyrank.errors import CheckpointError
 from whyrank.prompting.scoring import MIN_LABEL_MASS
+from whyrank.types import Method, RankedDocument
 
-__all__ = ["CANARY_QUERY", "CANARY_TEXT", "canary_margin", "has_drifted"]
+__all__ = ["CANARY_QUERY", "CANARY_TEXT", "canary_margin", "canary_row", "has_drifted"]
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +20,22 @@ _OFF_TOPIC = "Bread rises because yeast turns sugar into gas."
 _TOLERANCE = 0.25
 
 
-async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
-    """The margin of the relevant pair. Raises CheckpointError if a score is not a number, or if both texts get the same one;
-    which of the two is higher is not checked. `reranker` must have no calibration."""
-    row, other = await reranker.score(CANARY_QUERY, [CANARY_TEXT, _OFF_TOPIC])
+async def canary_row(reranker: BaseReranker, method: Method) -> RankedDocument:
+    """The relevant text's, of a running engine."""
+    texts = [CANARY_TEXT] if method == "pointwise" else [CANARY_TEXT, _OFF_TOPIC]
+    row, *_ = await reranker.score(CANARY_QUERY, texts, method=method)
+    return row
+
+
+async def canary_margin(reranker: BaseReranker, model: str, method: Method) -> float | None:
+    """The margin of the relevant pair; None for an order without scores. Raises CheckpointError if a score is not a number, or
+    if both texts get the same one; which of the two is higher is not checked. `reranker` must have no calibration."""
+    row, other = await reranker.score(CANARY_QUERY, [CANARY_TEXT, _OFF_TOPIC], method=method)
     for one in (row, other):
         if one.error is not None:
             raise CheckpointError(f"{model}: the warm-up pair has no score: {one.error.message}")
+    if row.margin is None:
+        return None
     if row.margin == other.margin:
         raise CheckpointError(
             f"{model} gives different texts the same score, {row.score:.4f} (margin {row.margin:.4f}): "
@@ -43,4 +53,6 @@ async def canary_margin(reranker: BaseReranker, model: str) -> float | None:
 
 def has_drifted(margin: float | None, expected: float | None) -> bool:
     """Whether a running engine gives the relevant pair another margin than at its start."""
-    return margin is None or expected is None or abs(margin - expected) > _TOLERANCE
+    if margin is None or expected is None:
+        return margin is not expected  # an order has neither
+    return abs(margin - expected) > _TOLERANCE

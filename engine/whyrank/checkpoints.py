@@ -14,6 +14,7 @@ from whyrank.connect import named_options
 from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled
 from whyrank.prompting.evidence import budgets, max_new_tokens
 from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_format, formats_that_fit
+from whyrank.prompting.listwise import answer_bound, identifier_ids
 from whyrank.prompting.templates import CHAT, MAX_LENGTH, chat_formats, shipped_format
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.quantize import is_int8
@@ -64,7 +65,8 @@ class Checkpoint:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Everything decided before an engine starts. `reserved_tokens`: tokens kept free behind the prompt. `choices`: formats
-    that only differ in their labels; the engine's answers decide between them (label_choice.py), by their `label_masses`."""
+    that only differ in their labels; the engine's answers decide between them (label_choice.py), by their `label_masses`.
+    `identifier_ids`: the tokens that are read to order lists, if any are."""
 
     config: EngineConfig
     checkpoint: Checkpoint
@@ -74,6 +76,7 @@ class Plan:
     reserved_tokens: int
     choices: tuple[PromptFormat, ...] = ()
     label_masses: tuple[float, ...] = ()
+    identifier_ids: tuple[int, ...] = ()
 
     @property
     def max_model_len(self) -> int:
@@ -111,9 +114,14 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     reserved_tokens = 1
     if route == "generate" and fmt.continuation:
         reserved_tokens = max_new_tokens(budgets(fmt, {})) + len(backend.encode(fmt.continuation.opening).ids)
+    if route == "generate" and fmt.listwise:
+        reserved_tokens = max(reserved_tokens, answer_bound(fmt.listwise, fmt.listwise.window))
     max_length = _max_length(config, checkpoint, fmt, reserved_tokens)
     encoder = PromptEncoder(fmt, backend, max_length, reserved_tokens)
-    plan = Plan(config, checkpoint, fmt, route, encoder, reserved_tokens, choices)
+    identifiers: tuple[int, ...] = ()
+    if route == "generate" and fmt.listwise and fmt.listwise.readout == "first":
+        identifiers = identifier_ids(encoder)
+    plan = Plan(config, checkpoint, fmt, route, encoder, reserved_tokens, choices, identifier_ids=identifiers)
     if len(choices) == 1:
         plan.check_calibration()
     return plan

@@ -17,8 +17,9 @@ from whyrank.dtypes import choose_dtype
 from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.jsonl import json_object, numbered_lines
 from whyrank.label_choice import choice_text, choose_labels
-from whyrank.prompting.scoring import MIN_LABEL_MASS, score_of
-from whyrank.prompting.tokens import EncodedDocument, PromptEncoder, common_prefix
+from whyrank.prompting.listwise import ListPrompts
+from whyrank.prompting.scoring import MIN_LABEL_MASS, log_odds, score_of
+from whyrank.prompting.tokens import Bounds, EncodedDocument, PromptEncoder, common_prefix
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.reranker import Reranker
@@ -126,6 +127,8 @@ async def examine(config: EngineConfig, pairs: Sequence[RerankRequest] = ()) -> 
 
 async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRequest] = ()) -> Report:
     """Check a running engine, and stop it before the reference model is loaded. `pairs`: the user's own."""
+    if not plan.format.runs:
+        return await _examine_lists(runtime, plan)
     requests = [RerankRequest.of(QUERY, DOCUMENTS), *pairs]
     try:
         facts = runtime.facts()
@@ -144,6 +147,60 @@ async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRe
     why = {"dtype": f", {choose_dtype(plan, on_cpu=facts.get('device') == 'cpu').reason}"}
     engine = [Finding(name, f"{value}{why.get(name, '')}") for name, value in facts.items()]
     return Report((*_prompt(plan), *engine, cache, ids, parity, *recipe, *_label_mass(rows)))
+
+
+async def _examine_lists(runtime: Runtime, plan: Plan) -> Report:
+    """For a prompt that only orders lists."""
+    assert plan.format.listwise is not None  # it has no other prompt
+    texts = DOCUMENTS[: plan.format.listwise.window]
+    try:
+        facts = runtime.facts()
+        reranker = Reranker.from_runtime(runtime, plan.encoder, replace(plan.config, calibration=None))
+        rows = await reranker.score(QUERY, texts, method="listwise")
+    finally:
+        await runtime.aclose()
+    prompts = ListPrompts(plan.encoder, QUERY, [Document(text) for text in texts], None, Bounds(), len(texts))
+    engine = [Finding(name, str(value)) for name, value in facts.items()]
+    prompt = Finding("prompt", f"{plan.format.fingerprint}, {len(prompts.shared_prefix())} tokens before the query")
+    errors = {row.error.message for row in rows if row.error}
+    ranks = [row.rank for row in rows]
+    order = Finding("order", "; ".join(errors) or f"the built-in texts have the ranks {ranks}", not errors)
+    ids = await asyncio.to_thread(_list_ids_finding, plan.encoder)
+    parity = await asyncio.to_thread(_list_parity, plan, prompts, rows, facts)
+    return Report((prompt, *engine, ids, order, *parity))
+
+
+def _list_ids_finding(encoder: PromptEncoder) -> Finding:
+    """As `ids_finding`, for prompts of two documents each."""
+    wrong = []
+    for text in (*PLAIN, *LOOKALIKES):
+        for query, first in ((QUERY, text), (text, "x")):
+            prompts = ListPrompts(encoder, query, [Document(first), Document("x")], None, Bounds(), 2)
+            frame = ListPrompts(encoder, "x", [Document("x")] * 2, None, Bounds(), 2).whole_string_ids((0, 1))
+            ids, whole = prompts.encode((0, 1)), prompts.whole_string_ids((0, 1))
+            same_frame = encoder.control_tokens(ids) == encoder.control_tokens(frame)
+            if ids != whole and (text in PLAIN or not same_frame):
+                wrong.append(text)
+    count = 2 * len((*PLAIN, *LOOKALIKES))
+    if wrong:
+        return Finding(
+            "ids", f"{len(wrong)} of {count} prompts differ from the tokenizer's, first: {wrong[0]!r:.60}", False
+        )
+    return Finding(
+        "ids", f"{count} prompts as the tokenizer itself has them, but for texts that look like control", True
+    )
+
+
+def _list_parity(plan: Plan, prompts: ListPrompts, rows: Sequence[RankedDocument], facts: Facts) -> list[Finding]:
+    """Of the identifiers' probabilities, where they are read. What a model writes under a grammar has no such reference."""
+    margins = [row.margin for row in rows if row.margin is not None]
+    if len(margins) < len(rows):
+        return []
+    tokens = plan.identifier_ids[: len(rows)]
+    wanted = log_odds(Reference.beside(plan, facts).logprobs(prompts.encode(range(len(rows))), tokens))
+    margin = max(abs(want - got) for want, got in zip(wanted, margins, strict=True))
+    tolerance = _RECIPE_TOLERANCE if facts.get("dtype") == "float32" else _MAX_MARGIN_TOLERANCE
+    return [Finding("parity", f"against transformers on one list: margin within {margin:.1e}", margin <= tolerance)]
 
 
 def _rows(ranking: Ranking | PermanentError) -> list[RankedDocument]:

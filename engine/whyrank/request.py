@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypedDict, Unpack
 
 from whyrank.errors import InvalidRequest
 from whyrank.options import Option, check_options
-from whyrank.types import Document, DocumentLike, TruncationPolicy
+from whyrank.types import Document, DocumentLike, Method, TruncationPolicy
 
 __all__ = ["EvidenceStyle", "Mode", "RerankOptions", "RerankRequest", "Verify"]
 
@@ -27,6 +27,10 @@ class RerankOptions(TypedDict, total=False):
     instruction: str | None
     top_n: int | None
     min_score: float | None
+    method: Method
+    listwise_window: int | None
+    listwise_stride: int | None
+    listwise_passes: int
     truncation: TruncationPolicy
     max_tokens_per_doc: int | None
     max_tokens_per_query: int | None
@@ -64,6 +68,26 @@ class RerankRequest:
     min_score: Annotated[
         float | None, Option("Return only scores of at least this (0 to 1).", minimum=0, maximum=1)
     ] = None
+    method: Annotated[
+        Method,
+        Option(
+            "pointwise: score each document by itself. listwise: have the model order the documents, several in one "
+            "prompt, with models and prompts that can."
+        ),
+    ] = "pointwise"
+    listwise_window: Annotated[
+        int | None, Option("Documents of one listwise prompt; by default the prompt file's number.", minimum=2)
+    ] = None
+    listwise_stride: Annotated[
+        int | None,
+        Option("By how many documents the next listwise prompt is further up; by default half a window.", minimum=1),
+    ] = None
+    listwise_passes: Annotated[
+        int,
+        Option(
+            "How often a listwise call goes through the documents, from the last to the first.", minimum=1, maximum=10
+        ),
+    ] = 1
     truncation: Annotated[
         TruncationPolicy,
         Option("Which part of an over-long document is dropped; windows: none, the best window's score counts."),
@@ -154,11 +178,29 @@ class RerankRequest:
                 f"max_tokens_per_doc is {request.max_tokens_per_doc}: with truncation 'windows' it is the size of a window, "
                 f"and at least {_MIN_WINDOW}"
             )
+        if request.method == "listwise":
+            _check_listwise(request)
         return request
 
     def to_score(self, documents: Iterable[Document]) -> RerankRequest:
         """The same request for scores only, of these documents, all of them returned."""
-        return replace(self, documents=tuple(documents), mode="score", top_n=None, min_score=None)
+        return replace(self, documents=tuple(documents), mode="score", method="pointwise", top_n=None, min_score=None)
+
+
+def _check_listwise(request: RerankRequest) -> None:
+    if request.mode != "score":
+        raise InvalidRequest(
+            f"mode is {request.mode!r} and method 'listwise', which only orders documents: use method 'pointwise'"
+        )
+    if request.min_score is not None:
+        raise InvalidRequest(
+            f"min_score is {request.min_score:g}: method 'listwise' gives an order, not scores for a threshold: give top_n, or "
+            "use method 'pointwise'"
+        )
+    if request.truncation != "tail":
+        raise InvalidRequest(
+            f"truncation is {request.truncation!r}: method 'listwise' cuts the end of long documents; leave it out"
+        )
 
 
 def _is_salt(value: str) -> bool:

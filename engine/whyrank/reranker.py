@@ -24,6 +24,7 @@ from whyrank.events import Event, Finished, Ranked, Scored, collect_ranking
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.evidence_generator import EvidenceGenerator
 from whyrank.pipeline.features import with_features
+from whyrank.pipeline.listwise import ListRanker
 from whyrank.pipeline.request_state import RequestState
 from whyrank.pipeline.scorer import Refusal, Scorer, refuse_none
 from whyrank.pipeline.spans import SpanFinder
@@ -122,9 +123,12 @@ class Reranker(BaseReranker):
 
         tenant: on whose behalf, where several share the engine."""
         runtime, encoder = self._started()
-        if self.config.features == "auto":
-            wanted = encoder.format.features.keys()
-            request = replace(request, documents=with_features(request.query, request.documents, wanted))
+        if request.method == "listwise":
+            async with aclosing(self._listed(request, tenant)) as events:
+                async for event in events:
+                    yield event
+            return
+        request = self._with_features(request)
         prompt = prompt_identity(encoder.format, request.instruction)
         if self.calibration is not None:
             self.calibration.check_instruction(prompt)
@@ -156,6 +160,28 @@ class Reranker(BaseReranker):
                     yield event
             usage += explainer.usage
             ranking = replace(ranking, results=state.results(), usage=usage, evidence_usage=explainer.usage)
+        yield Finished(ranking)
+
+    def _with_features(self, request: RerankRequest) -> RerankRequest:
+        if self.config.features != "auto":
+            return request
+        wanted = self._started()[1].format.features.keys()
+        return replace(request, documents=with_features(request.query, request.documents, wanted))
+
+    async def _listed(self, request: RerankRequest, tenant: Tenant | None) -> AsyncGenerator[Event, None]:
+        """With method "listwise": no row is known before all are."""
+        runtime, encoder = self._started()
+        ranker = ListRanker(request, runtime, encoder, self._refusal, tenant)
+        deadline = Deadline(request.deadline_ms)
+        self._under_way.add(deadline)
+        rows = await ranker.rank(deadline)
+        for row in rows:
+            yield Scored(row)
+        prompt = prompt_identity(encoder.format, request.instruction, request.method)
+        cut = (row for row in rows if row.truncation is not None and row.truncation.truncated)
+        results = tuple(row for row in rows if row.error or request.top_n is None or (row.rank or 0) <= request.top_n)
+        ranking = Ranking(results, ranker.usage, self.config.model, prompt, first_cut=next(cut, None))
+        yield Ranked(ranking)
         yield Finished(ranking)
 
     def _evidence_verifier(self, request: RerankRequest, tenant: Tenant | None) -> EvidenceVerifier:

@@ -30,7 +30,8 @@ async def start_checked(plan: Plan) -> Started:
     try:
         runtime, plan = await choose_labels(runtime, plan)
         reranker = Reranker.from_runtime(runtime, plan.encoder, replace(plan.config, calibration=None))
-        return Started(runtime, plan, reranker, await canary_margin(reranker, plan.config.model))
+        margin = await canary_margin(reranker, plan.config.model, plan.format.methods[0])
+        return Started(runtime, plan, reranker, margin)
     except BaseException:
         await runtime.aclose()
         raise

@@ -19,6 +19,7 @@ __all__ = [
     "Finish",
     "Grounding",
     "GroundingFlag",
+    "Method",
     "RankedDocument",
     "ScoredSpan",
     "SourceSpan",
@@ -43,6 +44,9 @@ def text_between(document: str, end: int, start: int) -> str:
 
 TruncationPolicy = Literal["tail", "head", "middle", "windows"]
 """Which part of an over-long document is dropped; `windows` drops none and uses the best window's score."""
+
+Method = Literal["pointwise", "listwise"]
+"""pointwise: every document is scored by itself. listwise: the model orders documents, several in one prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,6 +281,8 @@ class RankedDocument:
     `margin` is the log-odds (or raw logit) by which results are sorted; `score` is its sigmoid, scaled by the format, from 0 to
     1; `label_mass` is P(yes) + P(no), if the route provides it. `rank` starts at 1. `calibrated_score`, if the engine has a
     calibration for the call's prompt, is the share of such documents that are relevant. A document in error has none of them.
+    With method "listwise" there is only a rank, except where one prompt held all documents and the model's probabilities of
+    their identifiers were read: then `score` is the probability that this document comes first, `margin` its log-odds.
     `neutralised`: query or document contained what the model would have read as control tokens; it was read as plain text.
     """
 

@@ -239,7 +239,10 @@ def _row_from_dict(body: Mapping[str, Any], documents: Sequence[Document]) -> Ra
     index = body["index"]
     if type(index) is not int or not 0 <= index < len(documents):
         raise ValueError(f"no document has the index {index!r:.20}")
-    if body["error"] is None and not (_is_finite(body["score"]) and _is_finite(body["margin"])):
+    scored = _is_finite(body["score"]) and _is_finite(body["margin"])
+    # An order may come without scores.
+    placed = type(body["rank"]) is int and body["score"] is None and body["margin"] is None
+    if body["error"] is None and not (scored or placed):
         raise ValueError(f"documents[{index}] has neither a score nor an error")
     evidence = body if "finish" in body else None
     return _ROW.validate_python({**body, "document": documents[index], "evidence": evidence})

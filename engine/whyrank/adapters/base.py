@@ -91,7 +91,7 @@ class BaseAdapter(OptionsRequest):
         for place, (query, _) in enumerate(pairs):
             places.setdefault(query, []).append(place)
         # Every pair's score is wanted, and nothing but scores.
-        whole = self._all(options) | RerankOptions(mode="score", top_n=None, min_score=None)
+        whole = self._all(options) | RerankOptions(mode="score", method="pointwise", top_n=None, min_score=None)
         requests = [
             RerankRequest.of(query, [pairs[at][1] for at in positions], **whole) for query, positions in places.items()
         ]
@@ -150,7 +150,7 @@ class BaseAdapter(OptionsRequest):
 def numbers_of(row: RankedDocument, name: str) -> tuple[float, float]:
     """Score and margin, for frameworks whose results have no field for a missing score: raises if there is none."""
     if row.score is None or row.margin is None:
-        raise WhyrankError(f"{name} has no score: {row.error.message if row.error else 'the server returned none'}")
+        raise WhyrankError(f"{name} has no score: {row.error.message if row.error else 'an order has none (method)'}")
     return row.score, row.margin
 
 

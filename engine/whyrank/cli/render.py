@@ -162,7 +162,8 @@ def ranking_table(ranking: Ranking, query: str) -> Table:
     table.add_column("id", no_wrap=True, max_width=24)
     table.add_column("document", overflow="fold")
     for row in ranking.results:
-        table.add_row(str(row.rank or "–"), _bar(row.score), _number(row.margin), escape(_name(row)), _text(row))
+        score = "" if row.score is None and row.error is None else _bar(row.score)
+        table.add_row(str(row.rank or "–"), score, _number(row.margin), escape(_name(row)), _text(row))
     return table
 
 
@@ -201,7 +202,7 @@ def formats_table(formats: Iterable[PromptFormat]) -> Table:
     for fmt in formats:
         labels = fmt.labels
         shown = (
-            "head"
+            ("head" if fmt.runs else "list")
             if labels is None
             else " / ".join(str(x) for x in (labels.positive, *labels.between, labels.negative) if x is not None)
         )

@@ -140,7 +140,7 @@ class AsyncClient(BaseReranker):
                     for event in calibrating.after(received):
                         yield event
         except TooLarge as error:
-            if len(split(documents)) > 1:
+            if len(split(documents)) > 1 and request.method == "pointwise":
                 error.args = (
                     f"{error}. A stream is always one request; `rerank` splits large calls, evidence included",
                 )
@@ -156,15 +156,15 @@ class AsyncClient(BaseReranker):
         return time.monotonic() + seconds
 
     async def _ranked(self, request: RerankRequest, end: float) -> Ranking:
-        if request.mode == "score" and request.deadline_ms is None:
+        if request.mode == "score" and request.method == "pointwise" and request.deadline_ms is None:
             return await self._scorer.score(request, end)
         # Evidence takes long anyway, and a deadline leaves no time to lose: neither waits to be batched.
         documents = encode_documents(request)
         try:
             return await self._rerank_at_once(request, documents, end)
         except TooLarge:
-            if len(parts := split(documents)) == 1:
-                raise
+            if len(parts := split(documents)) == 1 or request.method == "listwise":
+                raise  # an order of all documents cannot be put together from those of parts
 
         def send(part: RerankRequest, part_documents: Sequence[bytes]) -> Awaitable[Ranking]:
             return self._rerank_at_once(part, part_documents, end)

@@ -8,7 +8,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from whyrank.canary import CANARY_QUERY, CANARY_TEXT, has_drifted
+from whyrank.canary import canary_row, has_drifted
 from whyrank.checkpoints import make_plan
 from whyrank.cluster.remote import Tile, TileAnswers, WrittenPiece
 from whyrank.config import EngineConfig
@@ -86,10 +86,10 @@ class EngineReplica:
         """Raises EngineDead where the engine is gone, or gives a known pair another score than at the start."""
         try:
             async with asyncio.timeout(_CANARY_SECONDS):
-                (row,) = await self._started.uncalibrated.score(CANARY_QUERY, [CANARY_TEXT])
+                row = await canary_row(self._started.uncalibrated, self._started.plan.format.methods[0])
         except (TimeoutError, EnginePaused):
             return
-        if has_drifted(row.margin, self._started.margin):
+        if row.error is not None or has_drifted(row.margin, self._started.margin):
             raise EngineDead(
                 f"{self.name}: a known pair has the margin {row.margin}, at the start {self._started.margin}"
             )

@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,9 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from whyrank.config import Route
 from whyrank.errors import CheckpointError, PromptFileError
 from whyrank.prompting.scoring import ScoreRule
+from whyrank.types import Method
 
 __all__ = [
     "FeatureKind",
+    "Listwise",
     "Piece",
     "PromptFormat",
     "SectionName",
@@ -130,8 +133,71 @@ class Continuation(_Table):
     sections: list[Section] = Field(min_length=1)
 
 
+class Listwise(_Table):
+    """A prompt with several passages, which the model orders: `start`, `head`, `passage` for each, and `tail`, tokenised as one
+    string but for `start`. An identifier stands between `open` and `close`, in the prompt as in the answer, where `between`
+    separates them.
+
+    `readout`: "first" reads the probabilities of all identifiers at the first one's position; with "permutation" the model
+    writes them all. `window`, `stride`: passages of a prompt, and by how many the next prompt is further up. `title`: what
+    precedes the text of a document that has a title. `one_line`, `max_words`: white space becomes single blanks; words beyond
+    are left out."""
+
+    identifiers: Literal["letters", "numbers"]
+    readout: Literal["first", "permutation"]
+    window: int = Field(ge=2)
+    stride: int = Field(ge=1)
+    start: str = ""
+    head: list[Piece] = Field(min_length=1)
+    passage: list[Piece] = Field(min_length=1)
+    tail: list[Piece] = Field(min_length=1)
+    open: str = Field(default="[", min_length=1)
+    close: str = Field(default="]", min_length=1)
+    between: str = Field(default=" > ", min_length=1)
+    title: str = "{title} "
+    one_line: bool = False
+    max_words: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        around, within = _fields(self.head + self.tail), _fields(self.passage)
+        if unknown := (set(around) - {"query", "instruction", "count"}) | (set(within) - {"identifier", "document"}):
+            raise ValueError(
+                f"no such field {sorted(unknown)}; known are query, instruction and count, in passage identifier and document"
+            )
+        if "query" not in around or sorted(within) != ["document", "identifier"]:
+            raise ValueError("head or tail has the field 'query', and passage 'identifier' and 'document', each once")
+        if not self.tail[-1].text:
+            raise ValueError("tail ends with a literal text, behind which the answer follows")
+        if self.stride > self.window:
+            raise ValueError(f"stride is {self.stride}: it would leave passages out; at most the window, {self.window}")
+        if self.readout == "first" and self.identifiers != "letters":
+            raise ValueError("readout 'first' needs identifiers of one token: letters")
+        if self.window > len(self.all_identifiers):
+            raise ValueError(f"window is {self.window}: there are only {len(self.all_identifiers)} {self.identifiers}")
+        return self
+
+    @property
+    def all_identifiers(self) -> tuple[str, ...]:
+        """From the first passage on: as many as a window may have."""
+        return tuple(ascii_uppercase) if self.identifiers == "letters" else _NUMBERS
+
+    @property
+    def pieces(self) -> list[Piece]:
+        return [*self.head, *self.passage, *self.tail]
+
+
+_NUMBERS = tuple(str(number) for number in range(1, 101))
+
+
+def _fields(pieces: Iterable[Piece]) -> list[str]:
+    return [piece.field for piece in pieces if piece.field]
+
+
 class PromptFormat(_Table):
     """One prompt file, checked. `fingerprint` changes when anything that can change a score does.
+
+    `runs` is the prompt for one document, `listwise` that for several; a format has one of them, or both.
 
     `judges`: what a score means. With "claims", the query is a claim, and the score says whether the document backs it."""
 
@@ -141,17 +207,37 @@ class PromptFormat(_Table):
     fits: Fits
     routes: list[Route] = Field(min_length=1)
     max_length: int = Field(ge=16)
-    runs: list[Annotated[list[Piece], Field(min_length=1)]] = Field(min_length=1)
+    runs: list[Annotated[list[Piece], Field(min_length=1)]] = []
     instruction: Instruction | None = None
     labels: Labels | None = None
     score: Rule = Rule()
     budget: Budget = Budget()
     features: dict[str, FeatureKind] = {}
     continuation: Continuation | None = None
+    listwise: Listwise | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        fields = [piece.field for run in self.runs for piece in run if piece.field]
+        if self.listwise is not None:
+            self._check_listwise(self.listwise)
+        if self.runs:
+            self._check_runs()
+        elif self.listwise is None:
+            raise ValueError("runs: Field required, or the table listwise")
+        return self
+
+    def _check_listwise(self, listwise: Listwise) -> None:
+        if "generate" not in self.routes:
+            raise ValueError('listwise: needs "generate" in routes')
+        if "instruction" in _fields(listwise.pieces) and self.instruction is None:
+            raise ValueError("listwise: the field 'instruction' needs the table instruction")
+        if not self.runs and (self.labels or self.continuation or self.features or self.routes != ["generate"]):
+            raise ValueError(
+                'listwise: without runs, there are no labels, features or continuation, and routes = ["generate"]'
+            )
+
+    def _check_runs(self) -> None:
+        fields = [field for run in self.runs for field in _fields(run)]
         known = {"query", "document", "instruction", *self.features}
         named = {*fields, *(piece.when for run in self.runs for piece in run if piece.when)}
         if unknown := named - known:
@@ -170,12 +256,23 @@ class PromptFormat(_Table):
             raise ValueError('labels.between: grades need labels.negative, and routes = ["generate"]')
         if self.labels is None and "generate" in self.routes:
             raise ValueError("labels: the generate route reads label tokens; name them")
-        return self
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """How it can rank documents: each by itself, or in lists."""
+        return (*(("pointwise",) if self.runs else ()), *(("listwise",) if self.listwise else ()))
+
+    @property
+    def frame_texts(self) -> list[str]:
+        """All its literal texts."""
+        listwise = [] if self.listwise is None else [self.listwise.start, *(one.text for one in self.listwise.pieces)]
+        return [text for text in [*(piece.text for run in self.runs for piece in run), *listwise] if text]
 
     @property
     def can_judge_claims(self) -> bool:
         """Whether its scores can say that a document backs a claim: by design, or with an instruction for that."""
-        return self.judges == "claims" or (self.instruction is not None and not self.instruction.fixed)
+        can_ask = self.instruction is not None and not self.instruction.fixed
+        return bool(self.runs) and (self.judges == "claims" or can_ask)
 
     @property
     def claim_instruction(self) -> str | None:
@@ -189,13 +286,22 @@ class PromptFormat(_Table):
     @cached_property
     def fingerprint(self) -> str:
         """`name@` and 12 hex digits of a hash over all that reaches the model or turns its answer into a score."""
+        if not self.runs:
+            return self.listwise_fingerprint
         scored = self.model_dump_json(include={"runs", "instruction", "labels", "score", "features", "budget"})
         return f"{self.name}@{hashlib.sha256(scored.encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def listwise_fingerprint(self) -> str:
+        """That of the prompt for several documents."""
+        read = self.model_dump_json(include={"listwise", "instruction"})
+        return f"{self.name}-listwise@{hashlib.sha256(read.encode()).hexdigest()[:12]}"
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """The copy computes its own fingerprint: pydantic copies cached values, too."""
         copied = super().model_copy(update=update, deep=deep)
-        vars(copied).pop("fingerprint", None)
+        for name in ("fingerprint", "listwise_fingerprint"):
+            vars(copied).pop(name, None)
         return copied
 
     def fits_name(self, model: str) -> bool:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from whyrank.errors import InvalidRequest
 from whyrank.prompting.identity import with_instruction
-from whyrank.types import Document, DocumentError
+from whyrank.types import Document, DocumentError, Method
 
 if TYPE_CHECKING:
     from whyrank.prompting.formats import FeatureKind, Piece, PromptFormat
 
-__all__ = ["Run", "Span", "instruction_text", "prompt_identity", "render"]
+__all__ = ["Run", "Span", "instruction_text", "merged", "prompt_identity", "render", "well_formed"]
 
 
 class Span(NamedTuple):
@@ -38,13 +38,14 @@ def instruction_text(fmt: PromptFormat, instruction: str | None) -> str:
         return known.default
     if known.fixed:
         raise InvalidRequest(f"instruction: fixed for prompt '{fmt.name}': {known.fixed}; leave it out")
-    return _well_formed(instruction)
+    return well_formed(instruction)
 
 
-def prompt_identity(fmt: PromptFormat, instruction: str | None) -> str:
+def prompt_identity(fmt: PromptFormat, instruction: str | None, method: Method = "pointwise") -> str:
     """The fingerprint of format and instruction, as `Ranking.prompt` has it."""
     text, default = instruction_text(fmt, instruction), instruction_text(fmt, None)
-    return fmt.fingerprint if text == default else with_instruction(fmt.fingerprint, text)
+    fingerprint = fmt.listwise_fingerprint if method == "listwise" else fmt.fingerprint
+    return fingerprint if text == default else with_instruction(fingerprint, text)
 
 
 def render(fmt: PromptFormat, query: str, document: Document, instruction: str) -> list[Run] | DocumentError:
@@ -53,10 +54,10 @@ def render(fmt: PromptFormat, query: str, document: Document, instruction: str) 
         features = {name: _feature(name, kind, document.metadata.get(name)) for name, kind in fmt.features.items()}
     except ValueError as cause:
         return DocumentError("bad_feature", str(cause))
-    values = {**features, "query": _well_formed(query), "document": _well_formed(document.content)}
+    values = {**features, "query": well_formed(query), "document": well_formed(document.content)}
     values["instruction"] = instruction
     return [
-        _merged(_span(fmt, piece, values) for piece in run if piece.when is None or values[piece.when])
+        merged(_span(fmt, piece, values) for piece in run if piece.when is None or values[piece.when])
         for run in fmt.runs
     ]
 
@@ -75,7 +76,7 @@ def _span(fmt: PromptFormat, piece: Piece, values: Mapping[str, str]) -> Span:
             return Span(values[feature], "frame", trusted=fmt.features[feature] in ("integer", "word"))
 
 
-def _merged(spans: Iterable[Span]) -> Run:
+def merged(spans: Iterable[Span]) -> Run:
     """Joins neighbouring trusted spans: a control token of the format may span both."""
     run: list[Span] = []
     for span in spans:
@@ -86,7 +87,7 @@ def _merged(spans: Iterable[Span]) -> Run:
     return tuple(run)
 
 
-def _well_formed(text: str) -> str:
+def well_formed(text: str) -> str:
     """Replaces lone surrogates by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
@@ -100,7 +101,7 @@ def _feature(name: str, kind: FeatureKind, value: Any) -> str:
     if kind == "word" and isinstance(value, str) and value.replace("_", "").isalnum() and value.isascii():
         return value
     if kind == "list" and isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return ",".join(_well_formed(part) for part in value)
+        return ",".join(well_formed(part) for part in value)
     if kind == "flag" and isinstance(value, bool):
         return "true" if value else ""
     wanted = {

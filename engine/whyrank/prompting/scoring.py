@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["MIN_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "score_of", "yes_and_no"]
+__all__ = ["MIN_LABEL_MASS", "LabelRead", "Score", "ScoreRule", "log_odds", "score_of", "sigmoid", "yes_and_no"]
 
 MIN_LABEL_MASS = 0.5
 """Below this, most of the probability is on tokens that are not labels: the prompt or the checkpoint is wrong."""
@@ -63,6 +63,11 @@ def _log_of_sum(logs: Sequence[float]) -> float:
     return largest + math.log(sum(math.exp(one - largest) for one in logs))
 
 
+def log_odds(logprobs: Sequence[float]) -> list[float]:
+    """Of each of several answers, the log-odds against all the others together."""
+    return [value - _log_of_sum([*logprobs[:at], *logprobs[at + 1 :]]) for at, value in enumerate(logprobs)]
+
+
 def score_of(read: LabelRead, rule: ScoreRule) -> Score:
     """A value that is not finite gives a score that is not finite; the caller makes it the row's error."""
     if read.negative is None:
@@ -71,9 +76,9 @@ def score_of(read: LabelRead, rule: ScoreRule) -> Score:
         margin = read.positive - read.negative
         # The sum of two rounded probabilities may exceed 1 by an ulp.
         mass = min(1.0, math.exp(read.positive) + math.exp(read.negative))
-    return Score(margin, _sigmoid(rule.scale * (margin - rule.offset)), mass)
+    return Score(margin, sigmoid(rule.scale * (margin - rule.offset)), mass)
 
 
-def _sigmoid(x: float) -> float:
+def sigmoid(x: float) -> float:
     # exp overflows for a large positive number, but not for a large negative one.
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -7,7 +7,7 @@ are the fields. The resulting format must then render a few awkward texts exactl
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product, takewhile
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from whyrank.prompting.formats import (
     Fits,
     Instruction,
     Labels,
+    Listwise,
     Piece,
     PromptFormat,
     Rule,
@@ -266,6 +267,16 @@ _VARIABLES = {
     "strftime_now": lambda _: "1 January 2026",
     "date_string": "1 January 2026",
 }
+# The public single-turn prompt of RankZephyr, with a place for an instruction.
+_RANKER = "You are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query"
+_LIST_MARKS = {name: f"whyrankMarks{name.capitalize()}" for name in ("count", "passages")}
+_LIST_REQUEST = (
+    "I will provide you with {count} passages, each indicated by a numerical identifier []. Rank the passages based on their "
+    "relevance to the search query: {query}.\nInstruction: {instruction}\n{passages}Search Query: {query}.\nRank the {count} "
+    "passages above based on their relevance to the search query. All the passages should be included and listed using "
+    "identifiers, in descending order of relevance. The output format should be [] > [], e.g., [2] > [1], Answer concisely and "
+    "directly and only respond with the ranking results, do not say any word or explain."
+)
 # How vocabularies write a word's beginning: not at all, or with a mark for the space before it.
 _BEGINNINGS = (("", ""), ("▁", " "), ("Ġ", " "))
 _ANSWER_MARK = "whyrankMarksAnswer"
@@ -287,6 +298,7 @@ def chat_formats(
     parts = re.split(f"({'|'.join(_MARKS.values())})", prompt)
     if parts[1::2] != list(_MARKS.values()):
         raise CheckpointError("its chat template does not write a user's message once and unchanged")
+    listwise = _chat_listwise(template)
     second_turn = _answered(_behind_answer([*turns("x"), ("assistant", _ANSWER_MARK), ("user", _EVIDENCE)], template))
     formats = [
         PromptFormat(
@@ -299,6 +311,7 @@ def chat_formats(
             instruction=Instruction(default=_INSTRUCTION),
             labels=labels,
             continuation=Continuation(opening=answer + second_turn, sections=_SECTIONS),
+            listwise=listwise,
         )
         for labels, answer in _labels(question, tokenizer)
     ]
@@ -307,6 +320,39 @@ def chat_formats(
     if _is_stripped(formats[0], ask):
         raise CheckpointError("its chat template changes white space within a user's message")
     return formats
+
+
+def _chat_listwise(template: Template) -> Listwise:
+    """The question for an order, in the same chat template."""
+    marks = {**_MARKS, **_LIST_MARKS}
+    turns = _turns(template, _RANKER)
+    prompt = _answered(template(turns(_LIST_REQUEST.format_map(marks)), **_VARIABLES))
+    head, mark, tail = prompt.partition(marks["passages"])
+    if not mark or marks["passages"] in tail:
+        raise CheckpointError("its chat template does not write a user's message once and unchanged")
+    return Listwise(
+        identifiers="numbers",
+        readout="permutation",
+        window=20,
+        stride=10,
+        head=_marked_pieces(head, marks),
+        passage=[
+            Piece(text="["),
+            Piece(field="identifier"),
+            Piece(text="] "),
+            Piece(field="document"),
+            Piece(text="\n"),
+        ],
+        tail=_marked_pieces(tail, marks),
+        one_line=True,
+        max_words=300,
+    )
+
+
+def _marked_pieces(text: str, marks: Mapping[str, str]) -> list[Piece]:
+    fields = {mark: name for name, mark in marks.items()}
+    parts = re.split(f"({'|'.join(fields)})", text)
+    return [Piece(field=fields[part]) if part in fields else Piece(text=part) for part in parts if part]
 
 
 def _turns(template: Template, system: str) -> Callable[[str], list[Message]]:

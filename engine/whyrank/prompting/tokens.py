@@ -65,7 +65,8 @@ class PromptEncoder:
         self.splitter = RunSplitter(self._tokenizer, self._edges_of_controls)
         self.shared_prefix = lru_cache(64)(self._find_shared_prefix)
         self.labels = self._label_ids()
-        self._require_room(instruction_text(fmt, None), f"max_length {max_length} is too short", CheckpointError)
+        if fmt.runs:
+            self._require_room(instruction_text(fmt, None), f"max_length {max_length} is too short", CheckpointError)
 
     def with_labels(self, fmt: PromptFormat) -> Self:
         """For a format that differs from this one's in its labels, or in what follows them."""
@@ -83,6 +84,10 @@ class PromptEncoder:
         bounds: Bounds = _UNBOUND,
     ) -> list[EncodedDocument | DocumentError]:
         """One result per document, in order. Raises InvalidRequest if the query or the instruction is at fault."""
+        if not self.format.runs:
+            raise InvalidRequest(
+                f"prompt '{self.format.name}' orders lists of documents and scores none by itself: give method 'listwise'"
+            )
         instruction_used = instruction_text(self.format, instruction)
         if instruction is not None:
             self._require_room(instruction_used, "instruction is too long", InvalidRequest)
@@ -96,6 +101,19 @@ class PromptEncoder:
             else fit(next(encoded), self.format, self.max_length, policy, bounds)
             for runs in rendered
         ]
+
+    def encode_runs(self, rendered: Sequence[Run]) -> Ids:
+        """A prompt of several documents. They differ too much from each other for parts of them to be encoded only once."""
+        encoded = self._encode_parts(dict.fromkeys(rendered), room=0)
+        return tuple(i for run in rendered for row in self._checked(run, [encoded[run]]) for i in row.ids)
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Any]:
+        """User texts, each by itself, with offsets: for their lengths, and for places where they may be cut."""
+        return list(self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
+
+    def length_beside(self, answer: int) -> int:
+        """Tokens of the longest prompt whose answer takes this many."""
+        return min(self.max_length, self.max_length + self._reserved_tokens - answer)
 
     def _find_shared_prefix(self, instruction: str | None) -> Ids:
         """The ids that every prompt with this instruction begins with, whatever the query."""
@@ -305,7 +323,7 @@ def _two_tokenizers(tokenizer: Tokenizer, fmt: PromptFormat) -> tuple[Tokenizer,
     trained = set(model["vocab"] if isinstance(model["vocab"], dict) else (piece for piece, _ in model["vocab"]))
     # The unknown token stands for characters, not for control; depending on the model type, it is named by text or by id.
     unknown = model.get("unk_id", card.token_to_id(model.get("unk_token") or ""))
-    frame = {i for run in fmt.runs for piece in run for i in card.encode(piece.text, add_special_tokens=False).ids}
+    frame = {i for text in fmt.frame_texts for i in card.encode(text, add_special_tokens=False).ids}
     control = frozenset(
         token["id"]
         for token in table["added_tokens"]

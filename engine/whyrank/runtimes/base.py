@@ -18,12 +18,23 @@ __all__ = [
     "ParallelRuntime",
     "Runtime",
     "TextDelta",
+    "TokenRead",
+    "TokenRuntime",
     "engines_of",
     "next_engine",
 ]
 
 Answer = tuple[int, LabelRead | DocumentError]
 """A prompt's position in the call, and its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRead:
+    """The log-probabilities (or raw logits) of requested tokens at the answer position, and the tokens used to read them."""
+
+    logprobs: tuple[float, ...]
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
 
 
 class Runtime(Protocol):
@@ -115,4 +126,15 @@ class GenerativeRuntime(Runtime, Protocol):
         self, prompts: Sequence[Ids], order: GenerationParams
     ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
         """(position, TextDelta) while text is generated if `order.live`, of first samples; then (position, Generation)."""
+        ...
+
+
+@runtime_checkable
+class TokenRuntime(Runtime, Protocol):
+    """A runtime that can also read other tokens than the labels."""
+
+    def read_tokens(
+        self, prompts: Sequence[Ids], tokens: Sequence[int], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[tuple[int, TokenRead | DocumentError]], None]:
+        """`read` for other tokens than the labels: of each prompt the same ones."""
         ...

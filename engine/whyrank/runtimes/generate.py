@@ -12,11 +12,11 @@ from whyrank.dtypes import choose_dtype
 from whyrank.fan_out import fan_out
 from whyrank.prompting.scoring import LabelRead, yes_and_no
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Generation, GenerationParams, TextDelta
+from whyrank.runtimes.base import Generation, GenerationParams, TextDelta, TokenRead
 from whyrank.runtimes.cpu_kernels import LABEL_IDS
 from whyrank.runtimes.fair_semaphore import FairSemaphore
 from whyrank.runtimes.vllm_compat import api_process, vllm_name
-from whyrank.runtimes.vllm_engine import Refused, VllmRuntime
+from whyrank.runtimes.vllm_engine import Reading, Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
 __all__ = ["GenerateRuntime"]
@@ -25,8 +25,8 @@ __all__ = ["GenerateRuntime"]
 class GenerateRuntime(VllmRuntime):
     def __init__(self, engine: Any, plan: Plan) -> None:
         super().__init__(engine, plan)
-        assert plan.encoder.labels is not None  # formats.py requires labels for this route
-        self._label_ids = plan.encoder.labels.ids
+        # A format for lists alone has none.
+        self._label_ids = plan.encoder.labels.ids if plan.encoder.labels is not None else []
         self.label_params = _label_params(self._label_ids)
         self._places = FairSemaphore(max_concurrent_generations(engine.vllm_config))
 
@@ -64,15 +64,22 @@ class GenerateRuntime(VllmRuntime):
         return runtime
 
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
-        completion = output.outputs[0]
-        values = completion.logprobs[0] if completion.logprobs else {}
-        logprobs = [values[i].logprob for i in self._label_ids if i in values]
-        if len(logprobs) < len(self._label_ids):
-            return DocumentError(
-                "no_label", f"the engine gave no value for the label tokens (finish: {completion.finish_reason})"
-            )
+        logprobs = _values_of(output, self._label_ids)
+        if isinstance(logprobs, DocumentError):
+            return logprobs
         positive, negative = yes_and_no(logprobs) if len(logprobs) > 1 else (logprobs[0], None)
         return LabelRead(positive, negative, len(output.prompt_token_ids), output.num_cached_tokens or 0)
+
+    def read_tokens(
+        self, prompts: Sequence[Ids], tokens: Sequence[int], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[tuple[int, TokenRead | DocumentError]], None]:
+        def result(output: Any) -> TokenRead | DocumentError:
+            values = _values_of(output, tokens)
+            if isinstance(values, DocumentError):
+                return values
+            return TokenRead(tuple(values), len(output.prompt_token_ids), output.num_cached_tokens or 0)
+
+        return self._read_all(Reading(_label_params([*tokens]), result), prompts, priorities, salt)
 
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams
@@ -144,10 +151,23 @@ def _generation_params(order: GenerationParams, grammar: str) -> Any:
     )
 
 
+def _values_of(output: Any, tokens: Sequence[int]) -> list[float] | DocumentError:
+    """The log-probabilities of these tokens, which the request has named."""
+    completion = output.outputs[0]
+    values = completion.logprobs[0] if completion.logprobs else {}
+    logprobs = [values[i].logprob for i in tokens if i in values]
+    if len(logprobs) < len(tokens):
+        return DocumentError(
+            "no_label", f"the engine gave no value for the label tokens (finish: {completion.finish_reason})"
+        )
+    return logprobs
+
+
 def _all_label_ids(plan: Plan) -> list[int]:
-    """Those of every choice: which it will be is not known before the engine runs."""
+    """Those of every choice, because which it will be is not known before the engine runs; and those of lists."""
     encoders = [plan.encoder, *(plan.encoder.with_labels(choice) for choice in plan.choices)]
-    return list(dict.fromkeys(i for encoder in encoders if encoder.labels for i in encoder.labels.ids))
+    ids = [i for encoder in encoders if encoder.labels for i in encoder.labels.ids]
+    return list(dict.fromkeys([*ids, *plan.identifier_ids]))
 
 
 def _label_params(label_ids: list[int]) -> Any:
@@ -155,7 +175,7 @@ def _label_params(label_ids: list[int]) -> Any:
         max_tokens=1,
         temperature=0.0,
         # Exact for ids outside any top-k, and before every mask and penalty; `logprobs` must stay unset.
-        logprob_token_ids=label_ids,
+        logprob_token_ids=label_ids or None,
         detokenize=False,
         output_kind=vllm_name("RequestOutputKind").FINAL_ONLY,
         skip_clone=True,

@@ -21,7 +21,7 @@ class Reference:
 
     def __init__(self, plan: Plan, dtype: str, float32_head: bool = False) -> None:
         self.plan = plan
-        self._causal = plan.encoder.labels is not None and plan.route != "encoder"
+        self._causal = plan.route == "generate" or (plan.encoder.labels is not None and plan.route != "encoder")
         self.model = _load_causal(plan, dtype) if self._causal else load_classifier(plan, dtype)
         self.model.config.pad_token_id = None  # a lone prompt has no padding to look for
         if float32_head:
@@ -32,6 +32,15 @@ class Reference:
         """The reference that computes in the same way as the engine with these facts."""
         in_float32 = "float32" in (facts.get("head_dtype"), facts.get("label_dtype"))
         return cls(plan, str(facts["dtype"]), float32_head=in_float32)
+
+    def logprobs(self, ids: Ids, tokens: Sequence[int]) -> list[float]:
+        """Of the next token."""
+        import torch
+
+        with torch.inference_mode():
+            logits = self.model(input_ids=torch.tensor([ids], device=self.model.device)).logits[0, -1]
+        values: list[float] = logits.float().log_softmax(-1)[[*tokens]].tolist()
+        return values
 
     def read(self, ids: Ids) -> LabelRead:
         """The expected result for these ids: log-probabilities of both labels, or the raw logit."""

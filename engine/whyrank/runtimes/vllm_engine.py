@@ -11,11 +11,12 @@ import secrets
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from copy import copy
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from whyrank.checkpoints import Plan
 from whyrank.config import EngineConfig
@@ -88,6 +89,18 @@ _REMEDIES = {
 }
 
 
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[R]):
+    """What is read of prompts. `params`: the engine's parameters, the same object for every prompt. `result`: the value in its
+    output."""
+
+    params: Any
+    result: Callable[[Any], R | DocumentError]
+
+
 class Refused(Exception):
     """The engine refused or failed one prompt; others are not affected."""
 
@@ -99,7 +112,7 @@ class VllmRuntime(ABC):
     their own prefix caches, so the prompts of a slice are read by one of them: `choose` says by which."""
 
     label_params: Any
-    """The engine's parameters for reading the labels, the same object for every prompt."""
+    """The engine's parameters for reading the labels."""
 
     def __init__(self, engine: Any, plan: Plan) -> None:
         self.engine = engine
@@ -205,12 +218,13 @@ class VllmRuntime(ABC):
         return usage
 
     async def _warm_one(self, ids: Ids, salt: str | None) -> Usage:
-        batch = await self._open_batch([ids], salt)
+        reading = Reading(self.label_params, _usage_of)
+        batch = await self._open_batch(reading, [ids], salt)
         if batch is None:
-            reads = [await self._read_one(ids, 0, salt)]
+            reads = [await self._read_one(reading, ids, 0, salt)]
         else:
-            reads = [read async for some in self._read_batch(batch, [ids], [0]) for _, read in some]
-        return sum((Usage(r.prompt_tokens, r.cached_tokens) for r in reads if isinstance(r, LabelRead)), Usage())
+            reads = [read async for some in self._read_batch(reading, batch, [ids], [0]) for _, read in some]
+        return sum((read for read in reads if isinstance(read, Usage)), Usage())
 
     def _forget_frames(self, answers: Sequence[Answer], salt: str | None) -> None:
         """If a hybrid's prompt finds nothing in the cache, its frame has been evicted: it is warmed again next time."""
@@ -222,12 +236,8 @@ class VllmRuntime(ABC):
     ) -> AsyncGenerator[Sequence[Answer], None]:
         if self._rank is not None:
             self._readers.remember(prompts, self._rank)
+        answers = self._read_all(Reading(self.label_params, self._label_read), prompts, priorities, salt)
         with self._working(prompts):
-            batch = await self._open_batch(prompts, salt)
-            if batch is None:
-                answers = self._read_one_by_one(prompts, priorities, salt)
-            else:
-                answers = self._read_batch(batch, prompts, priorities)
             async with aclosing(answers):
                 async for some in answers:
                     if self._warmed_frames:
@@ -243,7 +253,19 @@ class VllmRuntime(ABC):
         with self._ranks.working(self._rank, sum(map(len, prompts))):
             yield
 
-    async def _open_batch(self, prompts: Sequence[Ids], salt: str | None) -> Batch | None:
+    async def _read_all(
+        self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
+        batch = await self._open_batch(reading, prompts, salt)
+        if batch is None:
+            answers = self._read_one_by_one(reading, prompts, priorities, salt)
+        else:
+            answers = self._read_batch(reading, batch, prompts, priorities)
+        async with aclosing(answers):
+            async for some in answers:
+                yield some
+
+    async def _open_batch(self, reading: Reading[R], prompts: Sequence[Ids], salt: str | None) -> Batch | None:
         """None if the engine does not support batches, or would refuse one of the prompts."""
         if not prompts or not self._can_batch:
             return None
@@ -251,7 +273,7 @@ class VllmRuntime(ABC):
         try:
             prompt = vllm_name("tokens_input")(list(longest), cache_salt=salt)
             return await Batch.of(
-                self.engine, prompt, self.label_params, data_parallel_rank=self._rank, **self._request_arguments()
+                self.engine, prompt, reading.params, data_parallel_rank=self._rank, **self._request_arguments()
             )
         except (vllm_name("VLLMError"), ValueError):
             return None
@@ -261,12 +283,12 @@ class VllmRuntime(ABC):
         return {"lora_request": self._adapter, "trace_headers": trace_headers() if self._is_traced else None}
 
     async def _read_batch(
-        self, batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int]
-    ) -> AsyncGenerator[Sequence[Answer], None]:
+        self, reading: Reading[R], batch: Batch, prompts: Sequence[Ids], priorities: Sequence[int]
+    ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
         waiting = deque(range(len(prompts)))
         try:
             while waiting or batch.unfinished:
-                answers: list[Answer] = []
+                answers: list[tuple[int, R | DocumentError]] = []
                 while waiting and batch.unfinished < _MAX_CONCURRENCY:
                     place = waiting.popleft()
                     try:
@@ -277,7 +299,7 @@ class VllmRuntime(ABC):
                         await asyncio.sleep(0)
                 if not answers:
                     answers = [
-                        (place, _document_error(out) if isinstance(out, Exception) else self._label_read(out))
+                        (place, _document_error(out) if isinstance(out, Exception) else reading.result(out))
                         for place, out in await batch.outputs()
                     ]
                 yield answers
@@ -285,22 +307,22 @@ class VllmRuntime(ABC):
             await batch.close()
 
     async def _read_one_by_one(
-        self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
-    ) -> AsyncGenerator[Sequence[Answer], None]:
-        async def read_one(place: int) -> LabelRead | DocumentError:
-            return await self._read_one(prompts[place], priorities[place], salt)
+        self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
+        async def read_one(place: int) -> R | DocumentError:
+            return await self._read_one(reading, prompts[place], priorities[place], salt)
 
         async with aclosing(as_completed(read_one, len(prompts), _MAX_CONCURRENCY)) as answers:
             async for answer in answers:
                 yield [answer]
 
-    async def _read_one(self, ids: Ids, priority: int, salt: str | None) -> LabelRead | DocumentError:
+    async def _read_one(self, reading: Reading[R], ids: Ids, priority: int, salt: str | None) -> R | DocumentError:
         try:
-            async for output in self._outputs(ids, self.label_params, priority, salt):
+            async for output in self._outputs(ids, reading.params, priority, salt):
                 last = output
         except Refused as refusal:
             return DocumentError("engine", f"the engine refused this document: {refusal}")
-        return self._label_read(last)
+        return reading.result(last)
 
     async def _outputs(self, ids: Ids, params: Any, priority: int, salt: str | None) -> AsyncGenerator[Any, None]:
         """The engine's outputs for one prompt, with its errors mapped to ours."""
@@ -343,6 +365,10 @@ class VllmRuntime(ABC):
         if self.engine.output_handler is not None:
             self.engine.output_handler.cancel()
         await asyncio.to_thread(self.engine.shutdown)
+
+
+def _usage_of(output: Any) -> Usage:
+    return Usage(len(output.prompt_token_ids), output.num_cached_tokens or 0)
 
 
 def _cpu_facts(config: Any) -> dict[str, str]:

@@ -13,7 +13,7 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, has_drifted
+from whyrank.canary import CANARY_QUERY, CANARY_TEXT, canary_margin, canary_row, has_drifted
 from whyrank.checkpoints import Plan
 from whyrank.errors import EngineDead, EnginePaused, Stopping, Unauthorized, WhyrankError
 from whyrank.events import Event, EvidenceDone, Finished, Scored, collect_ranking
@@ -95,6 +95,7 @@ class Service:
         self._uncalibrated = self.reranker.without_calibration()
         self.runtime = runtime
         self.plan = plan
+        self._method = plan.format.methods[0]
         self.limits = limits
         self.model = model
         self.names = (model, *other_names, *adapters)
@@ -134,10 +135,10 @@ class Service:
         engine. Of several engines, calls that come one after the other, or side by side, get different ones."""
         sys.setswitchinterval(_SWITCH_SECONDS)
         engines = len(engines_of(self.runtime))
-        margins = [await canary_margin(self._uncalibrated, self.model) for _ in range(engines)]
+        margins = [await canary_margin(self._uncalibrated, self.model, self._method) for _ in range(engines)]
         self._expected = margins[0]
         for name, adapted in self._adapters.items():
-            await canary_margin(adapted, name)
+            await canary_margin(adapted, name, self._method)
         if self.writes:
             await asyncio.gather(*(self._warm_grammar() for _ in range(engines)))
 
@@ -269,12 +270,13 @@ class Service:
     async def _examine(self) -> Health:
         try:
             async with asyncio.timeout(self.canary_seconds):
-                (row,) = await self._uncalibrated.score(CANARY_QUERY, [CANARY_TEXT])
+                row = await canary_row(self._uncalibrated, self._method)
         except (TimeoutError, EnginePaused):
             return Health("busy", None, self._expected)
         except EngineDead:
             return Health("dead", None, self._expected)
-        return Health("wrong" if has_drifted(row.margin, self._expected) else "ok", row.margin, self._expected)
+        wrong = row.error is not None or has_drifted(row.margin, self._expected)
+        return Health("wrong" if wrong else "ok", row.margin, self._expected)
 
 
 def _is_named(model: str, name: str) -> bool:
