@@ -56,7 +56,7 @@ def write_rows(folder: Path, queries: int, documents: int) -> None:
         parquet.write_table(part, folder / f"{start:08}.parquet")
 
 
-def job(folder: Path, address: str, queries: int) -> None:
+def job(folder: Path, address: str) -> None:
     """What a user's own program does."""
     import ray
     from ray.data.checkpoint import CheckpointConfig
@@ -68,10 +68,10 @@ def job(folder: Path, address: str, queries: int) -> None:
     context.checkpoint_config = CheckpointConfig(
         id_column="id", checkpoint_path=str(folder / "checkpoint"), delete_checkpoint_on_success=False
     )
-    blocks = -(-queries // _ROWS_OF_A_BLOCK)
-    dataset = ray.data.read_parquet(str(folder / "queries"), override_num_blocks=blocks)
+    dataset = ray.data.read_parquet(str(folder / "queries"))
     (model,) = folder.glob("prism-*")
-    rerank(dataset, str(model), engine={"kv_cache_gib": _KV_GIB}).write_parquet(str(folder / "rankings"))
+    rankings = rerank(dataset, str(model), engine={"kv_cache_gib": _KV_GIB}, block_rows=_ROWS_OF_A_BLOCK)
+    rankings.write_parquet(str(folder / "rankings"))
 
 
 def written(folder: Path, *columns: str) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def written(folder: Path, *columns: str) -> list[dict[str, Any]]:
 def run_and_kill(folder: Path, address: str, options: argparse.Namespace) -> int:
     """Until the job is done. Returns the most memory of the actor, in bytes, its engine's process included."""
     most, kills = 0, 0
-    command = [sys.executable, __file__, "--job", str(folder), address, "--queries", str(options.queries)]
+    command = [sys.executable, __file__, "--job", str(folder), address]
     end = time.monotonic() + _JOB_SECONDS
     while True:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(folder / "log").open("ab"))
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--job", nargs=2, metavar=("FOLDER", "ADDRESS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
-        job(Path(options.job[0]), options.job[1], options.queries)
+        job(Path(options.job[0]), options.job[1])
         return
     with tempfile.TemporaryDirectory() as folder:
         results = rehearse(Path(folder), options)

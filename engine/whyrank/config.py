@@ -125,7 +125,7 @@ class ServeOptions:
     ray: Annotated[
         bool,
         Option(
-            "Unfinished (docs/cluster.md): serve with Ray, on this machine's cluster or on one of its own. Needs whyrank[ray]."
+            "Serve with Ray, on this machine's cluster or on one of its own. Needs whyrank[ray]."
         ),
     ] = False
     replicas: Annotated[int, Option("With --ray: engines behind this address.", minimum=1)] = 1

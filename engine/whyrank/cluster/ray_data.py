@@ -12,7 +12,7 @@ own checkpoint, by a column that identifies rows:
     context = ray.data.DataContext.get_current()
     context.checkpoint_config = CheckpointConfig(id_column="id", checkpoint_path="checkpoint/")
 
-Whole blocks are resumed, of which a file has few: `read_parquet("queries/", override_num_blocks=1000)` makes smaller ones.
+Blocks of `block_rows` rows are resumed as a whole.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def rerank(
     num_gpus: float | None = None,
     num_cpus: float = 1,
     batch_size: int = 16,
+    block_rows: int = 256,
     **options: Unpack[RerankOptions],
 ) -> Dataset:
     """Replaces each row's column `documents` by three others:
@@ -61,12 +62,14 @@ def rerank(
 
     Rows hold `query`, `documents` (strings, or {"text", "id", "title"}), and whatever else, which stays. `engine`: further
     fields of EngineConfig. `engines`: how many, each on `num_gpus` GPUs. `batch_size`: rows that go to an engine together; it
-    works on two batches at once.
+    works on two batches at once. `block_rows`: rows that an engine gets to work on before another does, that are written
+    together, and that a checkpoint resumes together.
     """
     config = EngineConfig(model, **engine or {})
     RerankRequest.of("a query", ["a document"], **options)  # its faults are told now, not on a worker
     resources = _resources(config, engines, num_gpus, num_cpus)
-    return dataset.map_batches(
+    # Ray may read a whole dataset of texts as one block, which would be the work of one engine.
+    return dataset.repartition(target_num_rows_per_block=block_rows).map_batches(
         _QueryEngine, fn_constructor_args=(config, dict(options)), batch_size=batch_size, **resources
     )
 

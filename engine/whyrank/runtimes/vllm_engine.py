@@ -257,6 +257,7 @@ class VllmRuntime(ABC):
         self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
         batch = await self._open_batch(reading, prompts, salt)
+        answers: AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]
         if batch is None:
             answers = self._read_one_by_one(reading, prompts, priorities, salt)
         else:
