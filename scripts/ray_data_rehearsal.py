@@ -81,6 +81,11 @@ def written(folder: Path, *columns: str) -> list[dict[str, Any]]:
     return [one for file in files for one in parquet.ParquetFile(file).read(list(columns)).to_pylist()]
 
 
+def blocks_done(folder: Path) -> int:
+    """By the checkpoint: rankings may be half written."""
+    return sum(".pending" not in file.name for file in (folder / "checkpoint").rglob("*.parquet"))
+
+
 def run_and_kill(folder: Path, address: str, options: argparse.Namespace) -> int:
     """Until the job is done. Returns the most memory of the actor, in bytes, its engine's process included."""
     most, kills = 0, 0
@@ -94,8 +99,8 @@ def run_and_kill(folder: Path, address: str, options: argparse.Namespace) -> int
             if time.monotonic() > end:
                 os.kill(process.pid, signal.SIGKILL)
                 raise RuntimeError(f"the job was not done in {_JOB_SECONDS:.0f} s: {folder / 'log'}")
-            done = len(written(folder, "id")) if kills < options.kills else 0
-            if done > options.queries * (kills + 1) // (options.kills + 2):
+            done = blocks_done(folder) * _ROWS_OF_A_BLOCK
+            if kills < options.kills and done > options.queries * (kills + 1) // (options.kills + 2):
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
                 print(f"killed at {done} rows", file=sys.stderr, flush=True)

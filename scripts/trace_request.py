@@ -97,7 +97,7 @@ async def follow_against(url: str, trace: Trace, ways: Sequence[str]) -> dict[st
         async with AsyncClient(url) as client:
             followed["client"] = await trace.follow(lambda: client.score(_QUERY, _DOCUMENTS))
     if "cli" in ways:
-        command = ["rerank", "--url", url, _QUERY, *_DOCUMENTS]
+        command = ["rerank", "--url", url, "--query", _QUERY, *_DOCUMENTS]
         followed["cli"] = await trace.follow(lambda: asyncio.to_thread(command_line, command, standalone_mode=False))
     return followed
 
