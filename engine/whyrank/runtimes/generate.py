@@ -38,9 +38,9 @@ class GenerateRuntime(VllmRuntime):
         elif not on_cpu:
             # bf16 logits near 20 come in steps of 0.125: ties, and scores that differ from the card's.
             options["hf_overrides"] = {"head_dtype": "float32"}
-        elif choose_dtype(plan, on_cpu).dtype != "float32":
+        elif choose_dtype(plan, on_cpu).dtype != "float32" and (ids := _all_label_ids(plan)):
             # There vLLM would convert all weights of the head at every step; our plugin does it for those of the labels.
-            options["hf_overrides"] = {LABEL_IDS: _all_label_ids(plan)}
+            options["hf_overrides"] = {LABEL_IDS: ids}
         if plan.format.score.rule == "logit":
             # The raw logit cannot be recovered from a log-probability.
             options["logprobs_mode"] = "raw_logits"
