@@ -27,7 +27,7 @@ NEARLY_VERBATIM = ("verbatim", "near_verbatim")
 REWORDED = ("condensed", "reworded")
 FORMATS = ("unit_format", "date_format", "number_format")
 VERDICTS = ("supported", "altered", "unverified")
-TABLES = {"first": "", "second": "second-"}
+TABLES = {"first": "", "second": "second-", "third": "third-"}
 """Each with the prefix of its files' names."""
 
 Row = dict[str, Any]

@@ -87,14 +87,14 @@ def test_planted_facts_are_called_altered(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_faithful_rewrites_are_not_called_altered(name: str) -> None:
-    """They are free rewrites: judged by words alone, about half of their sentences are supported and most others unverified."""
+    """They are free rewrites, so that nearly all of their sentences are unverified: no proof holds for them."""
     groundings = [
         ground(evidence, pair["document"], pair["query"]) for pair in pairs(name) for evidence in pair["evidence"]
     ]
     verdicts = [sentence.verdict for one in groundings for sentence in one.sentences]
     altered = [sentence for one in groundings for sentence in one.sentences if sentence.verdict == "altered"]
     assert len(altered) <= 0.09 * len(verdicts), altered
-    assert verdicts.count("supported") >= 0.45 * len(verdicts)
+    assert verdicts.count("unverified") >= 0.85 * len(verdicts)
     flagged = [one for one in groundings if set(one.flags) - {"unsupported_entities"}]
     assert len(flagged) <= 0.05 * len(groundings), flagged
 
@@ -253,7 +253,7 @@ def test_a_sentence_that_joins_distant_ones_has_both_stretches() -> None:
         "The mill was built in 1850 by the miller Jonas Reed.",
         "Nowadays a bakery uses the building.",
     ]
-    assert grounding.supported == 1.0
+    assert (grounding.unverified, grounding.unsupported) == (1.0, ())
 
 
 def test_a_sentence_that_joins_neighbours_has_one_stretch() -> None:
@@ -265,7 +265,11 @@ def test_a_sentence_that_joins_neighbours_has_one_stretch() -> None:
 
 
 def test_supported_is_a_share_of_visible_characters() -> None:
-    good, wrong, made_up = "A bakery uses the building.", "The mill was built in 1851.", "Tourists love ducks nearby."
+    good, wrong, made_up = (
+        "Nowadays a bakery uses the building.",
+        "The mill was built in 1851.",
+        "Tourists love ducks nearby.",
+    )
     grounding = ground(f"{good}  {wrong}\n{made_up} Yes.", DOCUMENT)
     sizes = [len("".join(part.split())) for part in (good, wrong, made_up)]
     # "Yes." claims nothing; the wrong year has a source and still does not count.
@@ -444,7 +448,7 @@ VERDICTS = [
     ("It was raised by Edwin Lacey.", "It was raised by Basil Quill and sold by Edwin Lacey.", "altered", "joined"),
     ("Holm had given Lind permission.", "Lind, the driver, had given Holm permission.", "altered", "role"),
     ("Mrs Tomlin lets the garage.", "The garage is let to Mrs Tomlin.", "altered", "role"),
-    ("The council was lent the map by the museum.", "The museum lent the council the map.", "supported", None),
+    ("The council was lent the map by the museum.", "The museum lent the council the map.", "unverified", None),
     ("The drawings were lent by the council.", "The museum lent the council the drawings.", "altered", "role"),
     ("It flowers a week after 'Carver'.", "It flowers a week before 'Carver'.", "altered", "comparative"),
 ]
@@ -484,9 +488,10 @@ CLAIM_FILES = {
 
 @pytest.mark.parametrize("name", CLAIM_FILES)
 def test_faithful_and_unfaithful_evidence(name: str) -> None:
-    """The figures for which the rules were developed; scripts/eval_grounding.py prints them by kind.
+    """The halves for development; scripts/eval_grounding.py prints the figures by kind.
 
-    In the second table many changes of format come with changed words as well, so that they are unverified."""
+    Nearly verbatim texts and other formats mostly come with changed words as well, so that no proof holds: formats alone are
+    tested by generated values (test_grounding_formats), and what a proof admits in test_grounding_proof."""
     rows = [row for path in CLAIM_FILES[name] for row in rows_of(path)]
     texts = {row["id"]: row["text"] for row in rows if "text" in row}
     judged = []
@@ -497,12 +502,11 @@ def test_faithful_and_unfaithful_evidence(name: str) -> None:
                 (row, "altered" if "altered" in verdicts else "supported" if verdicts == {"supported"} else "other")
             )
     unfaithful = [(row, verdict) for row, verdict in judged if not row["faithful"]]
-    assert sum(verdict == "supported" for _, verdict in unfaithful) <= 0.02 * len(unfaithful)
+    assert not [row["evidence"] for row, verdict in unfaithful if verdict == "supported"]
     shared = [verdict for row, verdict in unfaithful if row["shares_wording"]]
     assert shared.count("altered") >= 0.9 * len(shared)
     faithful = [verdict for row, verdict in judged if row["faithful"]]
     assert faithful.count("altered") <= 0.02 * len(faithful)
-    verbatim = [verdict for row, verdict in judged if row["kind"] in ("verbatim", "near_verbatim")]
-    assert verbatim.count("supported") >= 0.97 * len(verbatim)
-    formats = [verdict for row, verdict in judged if row["kind"].endswith("_format")]
-    assert formats.count("supported") >= (0.65 if name == "second" else 0.85) * len(formats)
+    assert not [row["evidence"] for row, verdict in judged if row["kind"] == "verbatim" and verdict != "supported"]
+    nearly = [verdict for row, verdict in judged if row["kind"] == "near_verbatim"]
+    assert nearly.count("supported") >= 0.3 * len(nearly)

@@ -1,12 +1,14 @@
 """Compares evidence with its document: each sentence is supported, altered or unverified, with the reason.
 
-Evidence is a rewrite, so looking for quotations would not be enough. Without a model, word by word:
+Without a model, word by word:
 
 1. a sentence is read as words, amounts, dates, code, and what governs them: negation, quantifier, modal, condition (`reading`,
    with the word tables of `tables/`);
-2. it is aligned with the one to three sentences of the document that share most words with it (`source`, `alignment`);
-3. the differences are classified (`differences`). A certain difference makes the sentence *altered*; an uncertain one, or a
-   word that the document lacks, leaves it *unverified*; a sentence is *supported* only if nothing differs.
+2. it is *supported* only if there is a proof: the document has all its words in the same order, up to a small closed class
+   that changes nothing (`proof`);
+3. otherwise it is aligned with the one to three sentences of the document that share most words with it (`source`,
+   `alignment`), and a difference that is found makes it *altered* (`differences`);
+4. all others are *unverified*.
 
 An `unverified` sentence may be true: a good paraphrase is unverified. Tables exist for English, German, French, Spanish and
 Chinese; in other languages no negation or quantifier is known, so only sentences in the document's own words are supported.

@@ -54,14 +54,6 @@ class Alignment:
     ordered: list[bool]
     used: set[int]
 
-    @property
-    def share(self) -> float:
-        return sum(place is not None for place in self.places) / len(self.places) if self.places else 0.0
-
-    @property
-    def ordered_share(self) -> float:
-        return sum(self.ordered) / len(self.places) if self.places else 0.0
-
 
 def align(reading: Reading, sources: Sources) -> Alignment:
     tokens, others = reading.tokens, sources.tokens

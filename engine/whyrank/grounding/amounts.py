@@ -16,7 +16,8 @@ _CASED = frozenset(
     {"a", "v", "w", "ma", "pa", "mpa", "to", "go", "mo", "ko", "b", "j", "mi"}
 )  # a unit only with a capital
 _UNIT_WORD = re.compile(
-    r"[ \u00a0\u202f-]{0,2}(?:de |d['’])?([%％‰€$£¥℃]|°?[CF]\b|[^\W\d_]+[²³23]?(?:/[^\W\d_]+[²³3]?)?)"
+    r"[ \u00a0\u202f-]{0,2}(?:de |d['’])?([%％‰€$£¥℃]|°?[CF](?![a-zA-Z])|[^\W\d_\u3000-\u9fff]+[²³23]?"
+    r"(?:/[^\W\d_\u3000-\u9fff]+[²³3]?)?|[\u3000-\u9fff]+(?:/[\u3000-\u9fff]+)?)"
 )
 _NEXT_WORD = re.compile(r"[ \u00a0-]([^\W\d_]+)")
 _PER = re.compile(r"(?:/| (?:per|pro|par|por) |每)")
@@ -25,7 +26,7 @@ _UNCOUNTED = ("time", "months", "share")  # "per day" is an amount of its own: a
 
 def amount_of_digits(text: str, start: int, end: int, language: Language) -> tuple[Amount, int] | None:
     """None: it is no number but a version or an address."""
-    plain, step = readings_of(text[start:end])
+    plain, step = readings_of(text[start:end], language.point)
     if not plain:
         return None
     return amount_of(plain, text, end, language, step, text[max(0, start - 2) : start].strip()[-1:])

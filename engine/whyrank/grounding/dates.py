@@ -72,7 +72,7 @@ def _dates(match: re.Match[str]) -> list[tuple[int, int, Dates]]:
     month = int(parts["m"]) if parts["m"].isdigit() else MONTHS.get(parts["m"].lower(), 0)
     slashed, fraction = day is not None and parts.get("mark") == "/", None
     if slashed and year is None:
-        plain = readings_of(match.group())[0]
+        plain = readings_of(match.group(), ".")[0]
         fraction = Amount(plain, plain)
     readings = [(year, month, day), *([(year, day or 0, month)] if slashed else [])]
     if not (valid := _valid(readings)):
@@ -116,4 +116,5 @@ def times(text: str, language: Language) -> Iterator[tuple[int, int, Time]]:
 def _small_number(written: str, language: Language) -> int:
     if written.isdigit():
         return int(written)
-    return int(language.numbers[written] if written in language.numbers else han_number(written))
+    words = re.split("[ -]", written)
+    return int(sum(language.numbers[word] for word in words) if words[0] in language.numbers else han_number(written))

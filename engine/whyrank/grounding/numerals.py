@@ -15,12 +15,14 @@ HAN_NUMBER = re.compile(
 )
 
 
-def readings_of(written: str) -> tuple[tuple[float, ...], float]:
-    """What a number in digits may mean (1,500 is 1500 or 1.5), and half its last digit. Nothing: a version, an address."""
+def readings_of(written: str, point: str) -> tuple[tuple[float, ...], float]:
+    """What a number in digits may mean (1,500 is 1500 or 1.5), the likeliest first, and half its last digit.
+
+    Nothing: a version, an address. `point`: the decimal mark of the language."""
     whole = written.rstrip(FRACTION_SIGNS)
     if whole != written:
         part = unicodedata.numeric(written[-1])
-        return tuple(value + part for value in readings_of(whole)[0]) if whole else (part,), 0.0
+        return tuple(value + part for value in readings_of(whole, point)[0]) if whole else (part,), 0.0
     if "/" in written:
         *before, above, below = re.split(r"[\s/]+", written)
         share = int(above) / int(below) if int(below) else 0.0
@@ -33,8 +35,9 @@ def readings_of(written: str) -> tuple[tuple[float, ...], float]:
     if marks[-1] not in marks[:-1]:
         values.append(float(f"{''.join(groups)}.{last}"))
         step *= 10.0 ** -len(last)
-    if len(set(marks)) == 1 and len(groups[0]) <= 3 and all(len(group) == 3 for group in [*groups[1:], last]):
-        values.append(float("".join(groups) + last))
+    is_grouped = len(groups[0]) <= 3 and groups[0] != "0" and all(len(group) == 3 for group in [*groups[1:], last])
+    if len(set(marks)) == 1 and is_grouped:
+        values.insert(len(values) if marks[-1] == point else 0, float("".join(groups) + last))
     return tuple(values), step
 
 
@@ -42,10 +45,12 @@ def number_of_words(numbers: Sequence[float]) -> float:
     """The value of a run of number words: one hundred and twenty, quatre-vingt-dix, three quarters."""
     total = current = 0.0
     for value in numbers:
-        if value >= 100 or (value == 20 and current == 4):
+        if value >= 1000:
+            total, current = total + max(1.0, current) * value, 0.0
+        elif value == 100:
             current = max(1.0, current) * value
-            if value >= 1000:
-                total, current = total + current, 0.0
+        elif value == 20 and current % 100 == 4:
+            current += 76
         elif 0 < value < 1 and current:
             current = current * value if current < 1 else current + value
         else:
@@ -54,11 +59,15 @@ def number_of_words(numbers: Sequence[float]) -> float:
 
 
 def goes_on(before: float, following: float, joined: bool) -> bool:
-    """Whether two number words are one number: twenty three, not ten twelve."""
-    if following >= 100:
+    """Whether two number words are one number: twenty three, not ten twelve; mil novecientos, not cien novecientos."""
+    if following >= 1000:
         return before < following
+    if following >= 100:
+        return before >= 1000 or (following == 100 and before < 100)
     if 0 < following < 1 or (before == 4 and following == 20):
         return not joined or before >= 1
+    if before == 10:
+        return following in (7, 8, 9)  # dix-sept
     return before >= 100 or (before in range(20, 100, 10) and following < 20)
 
 

@@ -36,14 +36,14 @@ class _Reader:
 
     def __init__(self, text: str, start: int, end: int, language: Language, is_inside: Callable[[str], bool]) -> None:
         self._text, self._language, self._offset = text[start:end], language, start
-        self.reading = Reading(start, end)
+        self._items = items = scan(self._text)
+        self.reading = Reading(start, end, items)
         self._is_inside = is_inside
         self._waiting: list[Mark] = []
         self._opened_pair = False
         self._before = self._last_small = self._preposition = ""
         self._seen = 0
         self._open_clause(start, False)
-        self._items = items = scan(self._text)
         self._fixed: dict[int, tuple[TokenKind, int, Value]] = {}
         if language.name == "zh" or _DIGIT.search(self._text):
             self._fixed.update((begin, ("date", stop, date)) for begin, stop, date in dates(self._text, language))
@@ -256,7 +256,8 @@ class _Reader:
         while after < len(items.kinds):
             step = 2 if items.words[after] == language.number_joiner and after + 1 < len(items.kinds) else 1
             word = items.words[after + step - 1]
-            following = language.numbers.get(word, 1.0 if step == 2 and word in language.articles else None)
+            is_one = word in language.articles and (step == 2 or (values[-1] >= 100 and word not in ("a", "an")))
+            following = language.numbers.get(word, 1.0 if is_one else None)
             close = items.starts[after] - items.ends[after - 1] <= 1
             if following is None or not close or not goes_on(values[-1], following, step == 2):
                 break

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 
-from whyrank.grounding.alignment import Alignment
+from whyrank.grounding.proof import Unit, proves, units_of
 from whyrank.grounding.reading import read
 from whyrank.grounding.scan import holds_code, squeezed
 from whyrank.grounding.tables import LANGUAGES, Language, language_table
 from whyrank.grounding.tokens import Reading, Token
-from whyrank.grounding.values import Amount, Dates, Time, Value, same_value
+from whyrank.grounding.values import Value, same_value
 from whyrank.grounding.words import Vocabulary, content_keys, folded_words, sentences, table_language
 
 __all__ = ["MAX_TOKENS", "Source", "plain"]
@@ -34,6 +36,7 @@ class Source:
         self.words: list[str] = []
         self._places = places = dict[str, set[int]]()
         self._readings: dict[int, Reading] = {}
+        self._units: dict[int, list[Unit]] = {}
         self._known: dict[Value, bool] = {}
         for place, (start, end) in enumerate(self.sentences):
             words = folded_words(document[start:end])
@@ -80,25 +83,6 @@ class Source:
             rest = {key: places for key, places in rest.items() if best not in places}
         return sorted(chosen)
 
-    def further_sentences(self, alignment: Alignment, chosen: Sequence[int]) -> list[int]:
-        """Sentences with a value of the evidence that the chosen ones lack, if they share a word with it."""
-        places: list[int] = []
-        keys = {token.key for token in alignment.reading.tokens if token.kind == "word" and not token.light}
-        for token, aligned in zip(alignment.reading.tokens, alignment.places, strict=True):
-            if aligned is not None or not isinstance(token.value, Amount | Dates | Time) or _is_one(token.value):
-                continue
-            places += (
-                place
-                for place in self._places_of(token.value)
-                if place not in chosen and any(place in self._places.get(key, ()) for key in keys)
-            )
-        return list(dict.fromkeys(places))[: _MAX_SOURCES - 1]
-
-    def _places_of(self, value: Value) -> Iterator[int]:
-        for place in self._some_places:
-            if any(same_value(value, other.value) for other in self.reading(place).tokens):
-                yield place
-
     def is_name(self, written: str) -> bool:
         """It has its capital inside a sentence as well; in German, all nouns have one."""
         if self.language.name == "de":
@@ -117,7 +101,7 @@ class Source:
         if place not in self._readings:
             reading = read(self.document, *self.sentences[place], self.language, self.is_name)
             self._readings[place] = (
-                reading if len(reading.tokens) <= MAX_TOKENS else Reading(reading.start, reading.end)
+                reading if len(reading.tokens) <= MAX_TOKENS else replace(reading, tokens=[], clauses=[])
             )
         return self._readings[place]
 
@@ -125,6 +109,36 @@ class Source:
         """Which of these sentences it is, to the letter and whole; a part of one may leave out what matters."""
         wanted = plain(sentence)
         return next((place for place in places if plain(self.document[slice(*self.sentences[place])]) == wanted), None)
+
+    def proven_by(
+        self, reading: Reading, text: str, chosen: Sequence[int], places_of: dict[str, set[int]]
+    ) -> tuple[int, int] | None:
+        """The first and the last of the sentences that the sentence just repeats, up to what changes nothing."""
+        excused = set(self.language.proof.known)
+        for token in reading.tokens:
+            if token.kind != "word" or token.named:
+                excused.update(folded_words(text[token.start : token.end]))
+        needed = [places for key, places in places_of.items() if key not in excused and key < "\u0e00"]
+        likely = [first for first in chosen if _are_in_order(needed, first)]
+        claim = units_of(text, reading, self.language) if likely else []
+        for first in likely:
+            last = min(len(self.sentences), first + _MAX_SOURCES)
+            row = takewhile(bool, map(self._units_of, range(first, last)))
+            count = proves(claim, row, self.language, self._first_names)
+            if count is not None:
+                return first, first + count - 1
+        return None
+
+    def _first_names(self, name: str) -> set[str]:
+        """The words with a capital that stand before this one."""
+        found = re.findall(rf"(?<!\w)([^\W\d_]+)\.? {re.escape(name)}(?!\w)", self.document, re.IGNORECASE)
+        return {word.lower() for word in found if word.istitle() and word.lower() not in self.language.functions}
+
+    def _units_of(self, place: int) -> list[Unit]:
+        if place not in self._units:
+            reading = self.reading(place)
+            self._units[place] = units_of(self.document, reading, self.language) if reading.tokens else []
+        return self._units[place]
 
     @cached_property
     def plain_sentences(self) -> frozenset[str]:
@@ -181,8 +195,15 @@ class Source:
         return range(min(len(self.sentences), _MAX_READ))
 
 
-def _is_one(value: Value) -> bool:
-    return isinstance(value, Amount) and value.plain == (1.0,)
+def _are_in_order(places_of_words: Sequence[set[int]], place: int) -> bool:
+    """Whether each word stands in this sentence or a following one, never before the word before it; quicker than a proof."""
+    last = place + _MAX_SOURCES
+    for places in places_of_words:
+        while place not in places:
+            place += 1
+            if place == last:
+                return False
+    return True
 
 
 def plain(sentence: str) -> str:

@@ -61,6 +61,24 @@ class TimeForm(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class ProofWords:
+    """What a proof may add or leave out (see `proof`). `few`: "a few" is not "few"; `known`: all of these words;
+    `asides`: two commas set an aside off; `spelled`: short forms."""
+
+    fillers: frozenset[str]
+    ands: frozenset[str]
+    contrasts: frozenset[str]
+    connectors: frozenset[str]
+    reasons: frozenset[str]
+    relatives: frozenset[str]
+    pronouns: frozenset[str]
+    few: frozenset[str]
+    known: frozenset[str]
+    asides: bool
+    spelled: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Language:
     """Words are looked up in `entries`; a phrase by its first two words in `phrases`, longest first.
 
@@ -81,6 +99,7 @@ class Language:
     than: frozenset[str]
     number_joiner: str
     decimal: frozenset[str]
+    point: str
     contractions: dict[str, str]
     only_pair: tuple[frozenset[str], ...]
     times: tuple[TimeForm, ...]
@@ -89,6 +108,7 @@ class Language:
     functions: frozenset[str]
     small: frozenset[str]
     known: frozenset[str]
+    proof: ProofWords
 
 
 def _units() -> tuple[dict[str, Unit], dict[str, float]]:
@@ -123,6 +143,7 @@ UNITS, SCALES = _units()
 """By name."""
 
 
+_PROOF_SETS = ("fillers", "ands", "contrasts", "connectors", "reasons", "relatives", "pronouns", "few")
 _WORD_SETS = ("joiners", "breaks", "passive", "limits", "determiners", "settings", "than")
 _KINDS: tuple[Kind, ...] = ("degree", "bound", "quantifier", "modal", "condition")
 
@@ -139,6 +160,7 @@ def language_table(name: str) -> Language:
     singles = {name: entry for name, entry in entries.items() if " " not in name}
     phrases = _phrases(entries)
     sets = {name: frozenset(tables.get(name, "").split()) for name in _WORD_SETS}
+    contractions = dict(_names(tables.get("contractions", "")))
     articles, decimal = (frozenset(numbers.get(name, "").split()) for name in ("articles", "decimal"))
     only_pair = tuple(frozenset(words.split()) for words in tables.get("only_pair", ()))
     special = frozenset().union(*only_pair, (name for name, _ in _names_of(tables, "breaks", "passive")))
@@ -152,16 +174,25 @@ def language_table(name: str) -> Language:
         articles=articles,
         number_joiner=numbers.get("and", ""),
         decimal=decimal,
-        contractions=dict(_names(tables.get("contractions", ""))),
+        point=numbers.get("point", "."),
+        contractions=contractions,
         only_pair=only_pair,
         times=tuple(_time_form(line, numbers) for line in numbers.get("times", ())),
         time_hint=re.compile(numbers.get("times_hint", "(?!)")),
         longest=max(map(len, singles), default=1),
         functions=functions,
         small=functions - special,
+        proof=_proof_words(tables.get("proof", {}), contractions),
         known=frozenset([*singles, *phrases, *articles, *(name for name in UNITS if len(name) > 1), *MONTHS]),
         **sets,
     )
+
+
+def _proof_words(listed: dict[str, Any], contractions: dict[str, str]) -> ProofWords:
+    spelled = contractions | dict(_names(listed.get("spelled", "")))
+    sets = {name: frozenset(listed.get(name, "").split()) for name in _PROOF_SETS}
+    known = frozenset().union(*sets.values(), spelled)
+    return ProofWords(**sets, known=known, asides=listed.get("asides", False), spelled=spelled)
 
 
 def _phrases(entries: dict[str, Entry]) -> dict[str, dict[str, list[Phrase]]]:
@@ -228,7 +259,9 @@ def _time_form(line: str, numbers: dict[str, Any]) -> TimeForm:
     """Of a line such as "half past {h} = h:30": what is written, and the time that it means."""
     written, _, meaning = line.rpartition(" = ")
     words = [name for name, value in _names(numbers.get("words", "")) if float(value or 99) in range(60)]
-    number = "|".join([r"\d{1,2}", "[一二三四五六七八九十两]{1,3}", *sorted(words, key=len, reverse=True)])
+    plain = "|".join(sorted(words, key=len, reverse=True))
+    tens = "|".join(name for name, value in _names(numbers.get("words", "")) if value in ("20", "30", "40", "50"))
+    number = rf"\d{{1,2}}|[一二三四五六七八九十两]{{1,3}}|(?:{tens or '(?!)'})[ -](?:{plain})|{plain}"
     parts = {"{h}": f"(?P<h>{number})", "{m}": f"(?P<m>{number})", "{d}": r"(?P<h>\d{1,2})", "{mm}": r"(?P<m>\d{2})"}
     for sign, group in parts.items():
         written = written.replace(sign, group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from whyrank.grounding.scan import Items
 from whyrank.grounding.values import Value
 
 __all__ = ["Clause", "Mark", "Reading", "Token", "TokenKind"]
@@ -60,7 +61,10 @@ class Clause:
 
 @dataclass(slots=True)
 class Reading:
+    """`items`: the words and signs that the tokens were read from."""
+
     start: int
     end: int
+    items: Items
     tokens: list[Token] = field(default_factory=list)
     clauses: list[Clause] = field(default_factory=list)

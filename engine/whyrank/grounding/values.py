@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Amount", "Date", "Dates", "Time", "Unit", "Value", "same_value"]
+__all__ = ["Amount", "Date", "Dates", "Time", "Unit", "Value", "implies", "same_value"]
 
 _CONVERTED = 0.02  # so far may an amount in another system of units be rounded: 5 miles are 8 km
 
@@ -136,3 +136,20 @@ def same_value(mine: Value | None, theirs: Value | None) -> bool:
         year = mine.unit is None and any(date[0] in mine.plain for date in theirs.readings)
         return year or (theirs.fraction is not None and mine.equals(theirs.fraction))
     return isinstance(mine, Dates) and mine.fraction is not None and same_value(mine.fraction, theirs)
+
+
+def implies(source: Value | None, claim: Value | None) -> bool:
+    """Whether the source's value is the claim's, or says more: stricter than `same_value`, which finds what to compare.
+
+    No unit, divisor or year may be new, and of a number's readings the likeliest counts."""
+    if isinstance(source, Amount) and isinstance(claim, Amount):
+        same_kind = source.dimension == claim.dimension and (source.per is None) == (claim.per is None)
+        likeliest = (one._replace(values=one.values[:1], plain=one.plain[:1]) for one in (source, claim))
+        return same_kind and next(likeliest).equals(next(likeliest))
+    if isinstance(source, Dates) and isinstance(claim, Dates):
+        return any(
+            _is_within(mine, theirs) and (mine[0] is None or theirs[0] is not None)
+            for mine in claim.readings
+            for theirs in source.readings
+        )
+    return isinstance(source, Time) and isinstance(claim, Time) and source.equals(claim)

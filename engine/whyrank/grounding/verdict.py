@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from whyrank.grounding.facts import Fact, facts
 from whyrank.grounding.leads import end_of_lead
 from whyrank.grounding.reading import read
 from whyrank.grounding.source import MAX_TOKENS, Source, plain
-from whyrank.grounding.tokens import Token
+from whyrank.grounding.tokens import Reading, Token
 from whyrank.grounding.words import content_keys, fold, folded_words
 from whyrank.types import CheckedSentence, SourceSpan, Unsupported
 
@@ -50,15 +50,13 @@ def _judge(evidence: str, start: int, end: int, source: Source) -> Judged | None
     )
     quoted = source.quoted_from(evidence[start:end], held_by)
     if quoted is not None:
-        checked = tuple(facts(reading, evidence, source, range(start, end)))
-        span = SourceSpan(start, end, *source.sentences[quoted], 1.0)
-        return Judged(CheckedSentence(start, end, "supported", None, span.start, span.end), (span,), (), checked)
+        return _supported(reading, evidence, source, quoted, quoted)
     if len(reading.tokens) > MAX_TOKENS:
         return Judged(CheckedSentence(start, end, "unverified", "wording"))
+    proof = source.proven_by(reading, evidence, held_by, places_of)
+    if proof is not None and reading.tokens:
+        return _supported(reading, evidence, source, *proof)
     alignment = align(reading, Sources.of([source.reading(place) for place in held_by]))
-    if further := source.further_sentences(alignment, held_by):
-        held_by = sorted([*held_by, *further])
-        alignment = align(reading, Sources.of([source.reading(place) for place in held_by]))
     placed = {token.start for token, place in zip(reading.tokens, alignment.places, strict=True) if place is not None}
     checked = tuple(facts(reading, evidence, source, placed))
     if not keys and not checked:
@@ -75,49 +73,37 @@ def _judge(evidence: str, start: int, end: int, source: Source) -> Judged | None
         return source.knows(token, fold(evidence[token.start : token.end]))
 
     comparison = Comparison(evidence, source.document, alignment, source.language, is_known, is_topic, source.values)
+    missing = [fact for fact in checked if not fact.held and not _is_placed(comparison, fact)]
     differing = list(differences(comparison))
-    differing += _missing(comparison, checked, {one.start for one in differing if one.kind in ("number", "date")})
+    if comparison.share >= ENOUGH:
+        differing += [_absent(fact) for fact in missing if fact.kind not in ("number", "date")]
     similarity = round(comparison.share, 6)
     spans = tuple(_spans(start, end, held_by, source, similarity)) if similarity >= _BACKED else ()
-    certain = [difference for difference in differing if difference.certain]
-    sentence = _sentence(start, end, comparison, differing, certain, spans)
-    shown = certain or [
-        item for item in differing if any(item.start == fact.start and not fact.held for fact in checked)
-    ]
+    place = (spans[0].start, spans[0].end) if spans else (None, None)
+    if differing:
+        sentence = CheckedSentence(start, end, "altered", differing[0].kind, *place)
+    else:
+        sentence = CheckedSentence(start, end, "unverified", "wording", *place)
+    shown = differing or [_absent(fact) for fact in missing]
     return Judged(sentence, spans, tuple(_unsupported(evidence, shown)), checked)
 
 
-def _sentence(
-    start: int,
-    end: int,
-    comparison: Comparison,
-    differing: Sequence[Difference],
-    certain: Sequence[Difference],
-    spans: Sequence[SourceSpan],
-) -> CheckedSentence:
-    place = (spans[0].start, spans[0].end) if spans else (None, None)
-    if certain:
-        return CheckedSentence(start, end, "altered", certain[0].kind, *place)
-    if spans and not differing and comparison.share >= 0.999:
-        return CheckedSentence(start, end, "supported", None, *place)
-    reason = next((one.kind for one in differing if one.kind != "inserted"), "wording")
-    return CheckedSentence(start, end, "unverified", reason if spans else "wording", *place)  # type: ignore[arg-type]
+def _supported(reading: Reading, evidence: str, source: Source, first: int, last: int) -> Judged:
+    start, end = reading.start, reading.end
+    checked = tuple(facts(reading, evidence, source, range(start, end)))
+    span = SourceSpan(start, end, source.sentences[first][0], source.sentences[last][1], 1.0)
+    return Judged(CheckedSentence(start, end, "supported", None, span.start, span.end), (span,), (), checked)
 
 
-def _missing(comparison: Comparison, checked: Sequence[Fact], judged: Container[int]) -> Iterator[Difference]:
-    """Facts that the document lacks, except those that are already judged or whose words are aligned with the source."""
-    alignment = comparison.alignment
-    for fact in checked:
-        if fact.held or fact.start in judged:
-            continue
-        inside = [
-            mine
-            for mine, token in enumerate(alignment.reading.tokens)
-            if token.start < fact.end and fact.start < token.end
-        ]
-        if inside and all(alignment.places[mine] is not None for mine in inside):
-            continue
-        yield Difference(fact.kind, fact.start, fact.end, certain=comparison.share >= ENOUGH)
+def _is_placed(comparison: Comparison, fact: Fact) -> bool:
+    """Whether all its words are aligned with the source."""
+    tokens, places = comparison.tokens, comparison.alignment.places
+    inside = [mine for mine, token in enumerate(tokens) if token.start < fact.end and fact.start < token.end]
+    return bool(inside) and all(places[mine] is not None for mine in inside)
+
+
+def _absent(fact: Fact) -> Difference:
+    return Difference(fact.kind, fact.start, fact.end)
 
 
 def _spans(start: int, end: int, held_by: Sequence[int], source: Source, similarity: float) -> Iterator[SourceSpan]:

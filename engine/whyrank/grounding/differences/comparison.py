@@ -14,6 +14,7 @@ from whyrank.types import DifferenceKind
 
 __all__ = [
     "ENOUGH",
+    "NEARLY_ALL",
     "NEARLY_VERBATIM",
     "PART",
     "Comparison",
@@ -30,6 +31,7 @@ __all__ = [
 PART = re.compile(r"[\u3400-\u9fff]|[^\W\d_]+")
 ENOUGH = 0.6  # of the words are shared: what stands in one place can be compared
 NEARLY_VERBATIM = 0.8
+NEARLY_ALL = 0.9  # of the words are shared: parts of them have been put together otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,6 @@ class Difference:
     end: int
     source_start: int | None = None
     source_end: int | None = None
-    certain: bool = True
 
 
 @dataclass(slots=True)
@@ -175,7 +176,7 @@ def first_of(comparison: Comparison, clause: Clause) -> Token:
     return comparison.tokens[clause.tokens[0]]
 
 
-def between(kind: DifferenceKind, mine: Token | Mark, source: Token | Mark | None, certain: bool) -> Difference:
+def between(kind: DifferenceKind, mine: Token | Mark, source: Token | Mark | None) -> Difference:
     if source is None:
-        return Difference(kind, mine.start, mine.end, certain=certain)
-    return Difference(kind, mine.start, mine.end, source.start, source.end, certain)
+        return Difference(kind, mine.start, mine.end)
+    return Difference(kind, mine.start, mine.end, source.start, source.end)

@@ -1,4 +1,4 @@
-"""Words that the source lacks."""
+"""Words that the source lacks, where they are added to it or stand for a name."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def inserted_words(comparison: Comparison) -> Iterator[Difference]:
         token = comparison.tokens[mine]
         gap = [alignment.sources.tokens[place] for place in comparison.gap(mine)]
         unit = next((other for other in gap if other.key.startswith("unit ")), None)
-        if token.key.startswith("unit ") and unit is not None:
-            yield between("unit", token, unit, comparison.share >= ENOUGH)
+        if token.key.startswith("unit ") and unit is not None and comparison.share >= ENOUGH:
+            yield between("unit", token, unit)
         named = next((other for other in gap if other.named), None)
         if token.light or (comparison.is_topic(token) and not (token.named and named and comparison.share >= 0.9)):
             continue
@@ -37,13 +37,12 @@ def inserted_words(comparison: Comparison) -> Iterator[Difference]:
             and (token.named or (named and comparison.text[token.start].isupper()))
             and (not known or named)
         ):
-            yield between("name", token, named, not known or len(gap) <= 2)
+            if not known or len(gap) <= 2:
+                yield between("name", token, named)
         elif _is_other_name(comparison, mine, gap):
-            yield between("name", token, gap[0], True)
-        elif not gap and _is_insertion(comparison, mine):
-            yield between("inserted", token, None, not known or _is_joined(comparison, mine))
-        else:
-            yield between("inserted", token, next(iter(gap), None), False)
+            yield between("name", token, gap[0])
+        elif not gap and (not known or _is_joined(comparison, mine)) and _is_insertion(comparison, mine):
+            yield between("inserted", token, None)
 
 
 def _is_other_name(comparison: Comparison, mine: int, gap: list[Token]) -> bool:

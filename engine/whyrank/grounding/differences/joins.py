@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from whyrank.grounding.differences.comparison import PART, Comparison, Difference, between
-from whyrank.grounding.differences.parts import Meeting, Piece, is_adjunct, is_coordinated, is_noun, is_verb, pieces
+from whyrank.grounding.differences.parts import Meeting, Piece, is_coordinated, is_noun, is_verb, pieces
 from whyrank.grounding.tokens import Clause, Token
 from whyrank.grounding.values import Amount
 from whyrank.types import DifferenceKind
@@ -19,8 +19,6 @@ __all__ = ["cut_off", "joins"]
 
 
 def cut_off(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Difference]:
-    if comparison.share < 0.75:
-        return
     for one, other, _ in met:
         if one.clause != other.clause and not is_coordinated(comparison, one.last, other.first):
             yield from _cut_and_joined(comparison, one, other)
@@ -31,8 +29,6 @@ def cut_off(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Differen
         if before is not None and parts:
             yield from _across(comparison, before, parts[0])
         before = parts[-1] if parts else before
-    if comparison.language.name == "zh":
-        yield from _cut_words(comparison)
 
 
 def _skips(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
@@ -49,32 +45,29 @@ def _skips(comparison: Comparison, clause: Clause) -> Iterator[Difference]:
         if len(skipped) < 2 or not source.preposition or not _alike(comparison, source, skipped[0]):
             continue
         if any(not is_noun(comparison, other) and not other.preposition and not other.named for other in skipped[1:]):
-            yield between("joined", comparison.tokens[following], skipped[0], comparison.share >= 0.9)
+            yield between("joined", comparison.tokens[following], skipped[0])
 
 
 def _cut_and_joined(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Difference]:
-    token, sure = comparison.tokens[other.first], comparison.share >= 0.9
+    token, last = comparison.tokens[other.first], comparison.tokens[one.last]
     after, before = _cut_off(comparison, one.last, 1), _cut_off(comparison, other.first, -1)
-    if before and before[-1].key == comparison.tokens[one.last].key:
+    if before and before[-1].key == last.key:
         return  # the same is said of it there
     subject = _cut_subject(comparison, other)
     if before and _is_other_object(comparison, other, after):
-        yield between("joined", token, before[-1], sure)
+        yield between("joined", token, before[-1])
     elif comparison.language.name == "zh":
-        if len(after) > 1 and len(before) > 1:
-            yield between("joined", token, after[0], False)
-    elif after and is_verb(comparison, comparison.tokens[one.last]) and _is_in_place_of(comparison, token, after[0]):
-        yield between("joined", token, after[0], sure and (token.value is None or _is_rival(token, after[0])))
-    elif (rival := _rival_value(comparison, one, other)) is not None:
-        yield between("joined", token, rival, False)
-    elif subject is not None and comparison.tokens[one.last].named:
-        yield between("joined", comparison.tokens[one.last], subject, sure)
-    elif before and _alike(comparison, comparison.tokens[one.last], before[-1]):
-        yield between("joined", comparison.tokens[one.last], before[-1], sure and before[-1].named)
-    elif comparison.tokens[one.last].named and (behind := _subject_behind(comparison, other)) is not None:
-        yield between("joined", comparison.tokens[one.last], behind, sure and not before)
-    elif after and before and after[-1] is not before[-1] and not is_adjunct(comparison, other):
-        yield between("joined", token, before[0], False)
+        return
+    elif after and is_verb(comparison, last) and _is_in_place_of(comparison, token, after[0]):
+        if token.value is None or _is_rival(token, after[0]):
+            yield between("joined", token, after[0])
+    elif subject is not None and last.named:
+        yield between("joined", last, subject)
+    elif before and _alike(comparison, last, before[-1]):
+        if before[-1].named:
+            yield between("joined", last, before[-1])
+    elif last.named and not before and (behind := _subject_behind(comparison, other)) is not None:
+        yield between("joined", last, behind)
 
 
 def _subject_behind(comparison: Comparison, piece: Piece) -> Token | None:
@@ -113,7 +106,7 @@ def _across(comparison: Comparison, one: Piece, other: Piece) -> Iterator[Differ
         return
     source = sources.tokens[row[0]]
     if source.named and source.key != token.key:
-        yield between("joined", token, source, comparison.share >= 0.9)
+        yield between("joined", token, source)
 
 
 def _cut_off(comparison: Comparison, mine: int, step: int) -> list[Token]:
@@ -128,25 +121,6 @@ def _is_in_place_of(comparison: Comparison, one: Token, other: Token) -> bool:
     if one.kind in ("date", "time"):
         return False
     return _alike(comparison, one, other) or (bool(one.preposition) and one.preposition == other.preposition)
-
-
-def _rival_value(comparison: Comparison, one: Piece, other: Piece) -> Token | None:
-    """350 on Sundays, where the source has 200 beside "Sundays", perhaps after a comma."""
-    place, alignment = comparison.alignment.places[one.last] or 0, comparison.alignment
-    values = [token for token in comparison.tokens[other.first : other.last + 1] if isinstance(token.value, Amount)]
-    if (alignment.places[other.first] or 0) - 1 in alignment.used:
-        return None  # it belongs to what stands before it
-    first, sources = alignment.places[one.first] or 0, alignment.sources
-    for at in (place + 1, place + 2, first - 1):
-        if (
-            not 0 <= at < len(sources.tokens)
-            or at in alignment.used
-            or sources.sentence_of[at] != sources.sentence_of[place]
-        ):
-            continue
-        if any(_is_rival(token, sources.tokens[at]) for token in values):
-            return sources.tokens[at]
-    return None
 
 
 def _is_rival(one: Token, other: Token) -> bool:
@@ -169,23 +143,10 @@ def _alike(comparison: Comparison, one: Token, other: Token) -> bool:
     return one.before in determiners and other.before in determiners
 
 
-def _cut_words(comparison: Comparison) -> Iterator[Difference]:
-    """What a Chinese clause begins with may be one word with the next sign: the vice-director is not the director."""
-    alignment, clause_of = comparison.alignment, comparison.alignment.sources.clause_of
-    for clause in alignment.reading.clauses:
-        place = next((alignment.places[mine] for mine in clause.tokens[:1]), None)
-        if not place or place - 1 in alignment.used or clause_of[place - 1] != clause_of[place]:
-            continue
-        cut, source = alignment.sources.tokens[place - 1], alignment.sources.tokens[place]
-        opens = place == 1 or clause_of[place - 2] != clause_of[place]
-        if opens and cut.kind == "word" and cut.end == source.start:
-            yield between("dropped", comparison.tokens[clause.tokens[0]], cut, False)
-
-
 def joins(comparison: Comparison) -> Iterator[Difference]:
     """Within one clause, words of distant sentences alternate."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
-    if len(sources.first_clauses) > 1:
+    if len(sources.first_clauses) > 1 and comparison.share >= 0.95 and comparison.nearly_verbatim:
         for clause in alignment.reading.clauses:
             drawn_from = [
                 place
@@ -196,7 +157,7 @@ def joins(comparison: Comparison) -> Iterator[Difference]:
             turns = sum(home != following for home, following in pairwise([*homes, -1]))
             often = [home for home in set(homes) if homes.count(home) >= 2]
             if (len(often) >= 2 and turns >= 3) or len(set(homes)) >= 3:
-                yield _over(comparison, clause, "joined", comparison.share >= 0.95 and comparison.nearly_verbatim)
+                yield _over(comparison, clause, "joined")
     several = sum(bool(clause.tokens) for clause in alignment.reading.clauses) > 1
     if several and comparison.share >= 0.9 and not all(alignment.ordered):
         yield from _exchanged_halves(comparison)
@@ -210,10 +171,10 @@ def _exchanged_halves(comparison: Comparison) -> Iterator[Difference]:
             places = [place for mine in clause.tokens if (place := alignment.places[mine]) is not None]
             homes = {sources.clause_of[place] for place in places}
             if len(homes) >= 2 and homes in drawn:
-                yield _over(comparison, clause, "role", True)
+                yield _over(comparison, clause, "role")
             drawn.append(homes)
 
 
-def _over(comparison: Comparison, clause: Clause, kind: DifferenceKind, certain: bool) -> Difference:
+def _over(comparison: Comparison, clause: Clause, kind: DifferenceKind) -> Difference:
     first, last = comparison.tokens[clause.tokens[0]], comparison.tokens[clause.tokens[-1]]
-    return Difference(kind, first.start, last.end, certain=certain)
+    return Difference(kind, first.start, last.end)

@@ -10,26 +10,22 @@ from whyrank.grounding.tokens import Clause
 
 __all__ = ["conditions", "cut_short", "narrowing"]
 
-_SETTING = 4  # words of a phrase such as "in winter"; more are a statement
-
 
 def conditions(comparison: Comparison) -> Iterator[Difference]:
     sources, alignment = comparison.alignment.sources, comparison.alignment
     mine = {clause.condition for clause in alignment.reading.clauses if clause.condition}
     marks = {mark.key for clause in alignment.reading.clauses for mark in clause.marks}
     negated = bool(negations_of(alignment.reading.clauses))
+    verbatim = comparison.nearly_verbatim and not mine and None not in alignment.places
     for number, clause in enumerate(sources.clauses):
         if not clause.condition:
             continue
         held = [at for at in sources.tokens_of(number) if at in alignment.used]
         size = len(clause.tokens)
-        main = _main_clause(number, comparison)
         if clause.condition == "else" or (clause.condition == "setting" and 2 * len(held) >= size > 0):
-            if 2 * len(held) >= size > 0 and not mine:
-                yield _lost(comparison, clause, held, comparison.share >= 0.75)
+            if 2 * len(held) >= size > 0 and not mine and comparison.share >= 0.75:
+                yield _lost(comparison, clause, held)
             continue
-        if clause.condition == "if" and not held and number in sources.first_clauses and not mine:
-            yield from _far_condition(comparison, number)
         turned = negated and not negations_of(sources.clauses[max(0, number - 1) : number + 2])
         lost_marker = held and "except" not in mine and not turned and not marks & {"only", "must", "need"}
         if (
@@ -38,39 +34,20 @@ def conditions(comparison: Comparison) -> Iterator[Difference]:
             and 4 * len(held) >= size
             and _draws_on_beside(number, comparison)
         ):
-            yield _lost(comparison, clause, held, comparison.share >= 0.7)
-        elif main and (len(held) * 4 < size or not held or (2 * len(held) <= size and not mine)):
-            limits = clause.condition in ("if", "except", "setting")
-            certain = (
-                comparison.nearly_verbatim
-                and limits
-                and not mine
-                and None not in alignment.places
-                and len(held) * 4 < max(1, size)
-            )
-            yield _lost(comparison, clause, main, certain)
-    yield from _lost_limits(comparison)
-
-
-def _far_condition(comparison: Comparison, number: int) -> Iterator[Difference]:
-    """A condition that opens its sentence holds for the clauses after the next one, too."""
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    sentence = next((sources.sentence_of[at] for at in sources.tokens_of(number)), None)
-    for later in range(number + 2, len(sources.clauses)):
-        places = list(sources.tokens_of(later))
-        if not places or sources.sentence_of[places[0]] != sentence:
-            continue
-        held = [at for at in places if at in alignment.used]
-        if held and 4 * len(held) >= 3 * len(places):
-            yield _lost(comparison, sources.clauses[number], held, False)
+            if comparison.share >= 0.7:
+                yield _lost(comparison, clause, held)
+        elif verbatim and clause.condition in ("if", "except", "setting") and len(held) * 4 < max(1, size):
+            main = _main_clause(number, comparison)
+            yield from [_lost(comparison, clause, main)] if main else []
+    if comparison.nearly_verbatim:
+        yield from _lost_limits(comparison)
 
 
 def _lost_limits(comparison: Comparison) -> Iterator[Difference]:
-    """ "Only with consent", or a setting that opens the sentence, is left out with all its words."""
+    """ "Only with consent" is left out with all its words."""
     alignment, sources = comparison.alignment, comparison.alignment.sources
     mine = {mark.key for clause in alignment.reading.clauses for mark in clause.marks}
-    drawn_on = {sources.clause_of[place] for place in alignment.used}
-    for number in drawn_on:
+    for number in {sources.clause_of[place] for place in alignment.used}:
         for mark in sources.clauses[number].marks:
             at = next((place for place, token in enumerate(sources.tokens) if token is mark.token), 0)
             gone = mark.token is not None and at not in alignment.used and at - 1 in alignment.used
@@ -83,20 +60,7 @@ def _lost_limits(comparison: Comparison) -> Iterator[Difference]:
                 and "only" not in mine
                 and sources.clause_of[at - 1] == sources.clause_of[at] == number
             ):
-                yield between("dropped", comparison.tokens[-1], mark, comparison.nearly_verbatim)
-    for number in sources.first_clauses:
-        clause = sources.clauses[number]
-        beginning = comparison.document[clause.start :][:20].lower().split()
-        if (
-            number + 1 in drawn_on
-            and len(clause.tokens) <= _SETTING
-            and number not in drawn_on
-            and beginning
-            and beginning[0] in comparison.language.settings
-        ):
-            yield Difference(
-                "dropped", comparison.tokens[0].start, comparison.tokens[0].end, clause.start, clause.start, False
-            )
+                yield between("dropped", comparison.tokens[-1], mark)
 
 
 def _is_modifier(place: int, places: list[int], used: set[int], comparison: Comparison) -> bool:
@@ -142,12 +106,10 @@ def cut_short(comparison: Comparison) -> Iterator[Difference]:
     following = sources.tokens[last + 1]
     contiguous = all(after == before + 1 for before, after in pairwise(alignment.places))  # type: ignore[operator]
     quoted = contiguous and all(is_exact(comparison, mine) for mine in range(len(comparison.tokens)))
-    if quoted and not following.light and following.before not in comparison.language.joiners:
-        sure = (
-            comparison.document[sources.tokens[last].end : following.start].lower().strip()
-            in comparison.language.limits
-        )
-        yield between("dropped", comparison.tokens[-1], following, sure)
+    linked_by = comparison.document[sources.tokens[last].end : following.start].lower().strip()
+    goes_on = not following.light and following.before not in comparison.language.joiners
+    if quoted and goes_on and linked_by in comparison.language.limits:
+        yield between("dropped", comparison.tokens[-1], following)
 
 
 def _draws_on_beside(number: int, comparison: Comparison) -> bool:
@@ -171,10 +133,10 @@ def _main_clause(number: int, comparison: Comparison) -> list[int]:
     return held if whole and places[-1 if follows else 0] in held else []
 
 
-def _lost(comparison: Comparison, clause: Clause, held: list[int], certain: bool) -> Difference:
+def _lost(comparison: Comparison, clause: Clause, held: list[int]) -> Difference:
     places = [mine for mine, place in enumerate(comparison.alignment.places) if place in held]
     token = comparison.tokens[places[-1] if places else -1]
-    return Difference("dropped", token.start, token.end, clause.condition_start, clause.condition_end, certain)
+    return Difference("dropped", token.start, token.end, clause.condition_start, clause.condition_end)
 
 
 def narrowing(comparison: Comparison) -> Iterator[Difference]:
@@ -208,13 +170,8 @@ def narrowing(comparison: Comparison) -> Iterator[Difference]:
             before = sources.tokens[place - 1] if place - 1 in held else None
             universal = before is not None and before.kind == "word" and any(mark.key == "all" for mark in before.marks)
             if bounded or universal or condition in ("if", "until", "except"):
-                mine = alignment.places.index(max((at for at in held if at < place), default=held[0]))
-                yield between(
-                    "dropped",
-                    comparison.tokens[mine],
-                    token,
-                    bounded
-                    or universal
-                    or (condition == "if" and kept and _is_modifier(place, places, in_order, comparison)),
-                )
+                narrowed = condition == "if" and kept and _is_modifier(place, places, in_order, comparison)
+                if bounded or universal or narrowed:
+                    mine = alignment.places.index(max((at for at in held if at < place), default=held[0]))
+                    yield between("dropped", comparison.tokens[mine], token)
                 break

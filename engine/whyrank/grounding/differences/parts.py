@@ -13,7 +13,6 @@ __all__ = [
     "Meeting",
     "Piece",
     "changed",
-    "is_adjunct",
     "is_coordinated",
     "is_genitive",
     "is_noun",
@@ -22,8 +21,6 @@ __all__ = [
     "meetings",
     "pieces",
 ]
-
-_OF = frozenset({"of", "von", "de"})
 
 
 class Piece(NamedTuple):
@@ -65,14 +62,6 @@ def pieces(comparison: Comparison, clause: Clause) -> Iterator[Piece]:
 
 def _is_topic(comparison: Comparison, piece: Piece) -> bool:
     return all(comparison.is_topic(token) for token in comparison.tokens[piece.first : piece.last + 1])
-
-
-def is_adjunct(comparison: Comparison, piece: Piece) -> bool:
-    """It has kept its preposition, or is a date: it may stand anywhere in its clause."""
-    token, source = comparison.tokens[piece.first], comparison.source(piece.first)
-    if token.kind in ("date", "time") or (piece.first and token.preposition in _OF):
-        return True
-    return bool(token.preposition) and source is not None and source.preposition == token.preposition
 
 
 def changed(comparison: Comparison, one: Piece, other: Piece) -> tuple[list[int], list[int]]:

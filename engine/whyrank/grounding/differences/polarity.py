@@ -24,12 +24,14 @@ def negations(comparison: Comparison) -> Iterator[Difference]:
     drawn_on = [sources.clauses[number] for number in {sources.clause_of[place] for place in alignment.used}]
     hedged = _turns_about(alignment.reading.clauses) or _turns_about(drawn_on)
     certain = comparison.share >= 0.7 and (not hedged or comparison.nearly_verbatim)
-    yield from _added_negations(comparison, drawn_on, certain)
-    yield from _doubled_negations(comparison)
+    if certain and (comparison.nearly_verbatim or comparison.share >= 0.85):
+        yield from _added_negations(comparison, drawn_on)
+    if comparison.nearly_verbatim:
+        yield from _doubled_negations(comparison)
     yield from _lost_negations(comparison, drawn_on, certain)
 
 
-def _added_negations(comparison: Comparison, drawn_on: list[Clause], certain: bool) -> Iterator[Difference]:
+def _added_negations(comparison: Comparison, drawn_on: list[Clause]) -> Iterator[Difference]:
     sources = comparison.alignment.sources
     stated = [comparison.mine_at(mark.token) for mark in negations_of(drawn_on) if mark.token is not None]
     for clause in comparison.alignment.reading.clauses:
@@ -48,10 +50,8 @@ def _added_negations(comparison: Comparison, drawn_on: list[Clause], certain: bo
             mostly = 2 * used >= sum(len(one.tokens) for one in against)
             beside = sources.clauses[min(numbers) : max(numbers) + 2]
             excepted = any(one.condition == "except" for one in beside) or clause.condition == "until"
-            alike = comparison.nearly_verbatim or comparison.share >= 0.85
-            yield between(
-                "negation", mark, first_source(comparison, clause), certain and mostly and alike and not excepted
-            )
+            if mostly and not excepted:
+                yield between("negation", mark, first_source(comparison, clause))
 
 
 def _doubled_negations(comparison: Comparison) -> Iterator[Difference]:
@@ -60,7 +60,7 @@ def _doubled_negations(comparison: Comparison) -> Iterator[Difference]:
         mine = _on(token, "negation") if token.marks else []
         theirs = _on(comparison.source(place), "negation") if mine else []
         if mine and theirs and len(mine) != len(theirs):
-            yield between("negation", mine[0], theirs[0], comparison.nearly_verbatim)
+            yield between("negation", mine[0], theirs[0])
 
 
 def _lost_negations(comparison: Comparison, drawn_on: list[Clause], certain: bool) -> Iterator[Difference]:
@@ -70,37 +70,20 @@ def _lost_negations(comparison: Comparison, drawn_on: list[Clause], certain: boo
     for clause in drawn_on:
         for mark in negations_of([clause]):
             mine = comparison.mine_at(mark.token)
-            at = mine if mine is not None else _any_of(comparison, clause)
-            if at is None:
+            if mine is None:
                 continue
-            here = clauses[comparison.tokens[at].clause]
+            here = clauses[comparison.tokens[mine].clause]
             if negations_of([here]) or _is_bounded(here.marks, clause.marks) or here.condition == "except":
                 continue
             whole = all(
                 alignment.places[other] is not None or comparison.tokens[other].kind != "word" for other in here.tokens
             )
-            sure = mine is not None and (comparison.nearly_verbatim or (certain and whole))
-            yield between("negation", comparison.tokens[at], mark, sure)
+            if comparison.nearly_verbatim or (certain and whole):
+                yield between("negation", comparison.tokens[mine], mark)
 
 
 def _on(token: Token | None, kind: str) -> list[Mark]:
     return [mark for mark in token.marks if mark.kind == kind] if token is not None else []
-
-
-def _any_of(comparison: Comparison, clause: Clause) -> int | None:
-    """The first token of the evidence from a clause of the source, if the evidence has much of that clause."""
-    alignment, sources = comparison.alignment, comparison.alignment.sources
-    number = next(number for number, other in enumerate(sources.clauses) if other is clause)
-    drawing = [
-        mine
-        for mine, place in enumerate(alignment.places)
-        if place is not None and sources.clause_of[place] == number and not comparison.is_topic(comparison.tokens[mine])
-    ]
-    sign = negations_of([clause])[0].token
-    governed = next((place for place, token in enumerate(sources.tokens) if token is sign), None)
-    if governed is not None and governed not in alignment.used and governed + 1 not in alignment.used:
-        return None  # what it governs is not there
-    return drawing[0] if drawing and 2 * len(drawing) >= len(clause.tokens) else None
 
 
 def _turns_about(clauses: list[Clause]) -> bool:
@@ -177,8 +160,8 @@ def _lost_modal(mark: Mark, clause: Clause, comparison: Comparison) -> Iterator[
     same = same and not any(other.key == "max" for other in clause.marks)
     all_but = comparison.share == 1 and comparison.ordered_share >= 0.9
     likely = comparison.nearly_verbatim or comparison.share >= 0.9
-    sure = same and (likely if mark.key == "may" else all_but)
-    yield between("modality", first_of(comparison, clause), mark, sure)
+    if same and (likely if mark.key == "may" else all_but):
+        yield between("modality", first_of(comparison, clause), mark)
 
 
 def _strength(mark: Mark) -> str:
@@ -196,6 +179,7 @@ def _changed_modal(
     if same and not (weakened and key == "must"):
         return
     if theirs:
-        yield between("modality", mark, theirs[0], comparison.share >= 0.7 and (weakened or not mine & keys))
-    elif key not in ("must", "should") and not negated:
-        yield between("modality", mark, None, comparison.nearly_verbatim and key == "will")
+        if comparison.share >= 0.7 and (weakened or not mine & keys):
+            yield between("modality", mark, theirs[0])
+    elif key == "will" and not negated and comparison.nearly_verbatim:
+        yield between("modality", mark, None)

@@ -9,7 +9,6 @@ from whyrank.grounding.differences.parts import (
     Meeting,
     Piece,
     changed,
-    is_adjunct,
     is_coordinated,
     is_genitive,
     is_noun,
@@ -35,7 +34,7 @@ def roles(comparison: Comparison) -> Iterator[Difference]:
         if swapped is not None:
             source = sources.tokens[alignment.places[swapped]]  # type: ignore[index]
             kind: DifferenceKind = "role" if comparison.tokens[swapped].value is None else "joined"
-            yield between(kind, comparison.tokens[swapped], source, True)
+            yield between(kind, comparison.tokens[swapped], source)
 
 
 def _blocks(row: list[int], comparison: Comparison) -> list[tuple[int, int]]:
@@ -99,21 +98,14 @@ def _looks_like_noun(comparison: Comparison, mine: int) -> bool:
 
 
 def changed_sides(comparison: Comparison, met: Sequence[Meeting]) -> Iterator[Difference]:
-    if comparison.share < 0.75:
-        return
-    sources = comparison.alignment.sources
     for one, other, clause in met:
         if one.clause != other.clause or is_coordinated(comparison, one.last, other.first):
             continue
         if _is_pure_swap(comparison, one, other) or _has_lost_preposition(comparison, one, other, clause.passive):
-            yield between("role", comparison.tokens[one.first], comparison.source(one.first), comparison.share >= 0.9)
-        elif clause.passive == sources.clauses[one.clause].passive and _is_exchange(comparison, one, other):
-            yield between("role", comparison.tokens[other.first], comparison.source(other.first), False)
+            yield between("role", comparison.tokens[one.first], comparison.source(one.first))
     if not all(comparison.alignment.ordered):
         yield from _argument_flips(comparison)
-    if comparison.language.name == "de":
-        yield from _cases(comparison)
-    elif comparison.language.name != "zh":
+    if comparison.language.name not in ("de", "zh"):
         yield from _agents(comparison)
 
 
@@ -132,19 +124,11 @@ def _is_pure_swap(comparison: Comparison, one: Piece, other: Piece) -> bool:
     return all(any(is_noun_in_both(comparison, mine) for mine in part) for part in (moved, passed))
 
 
-def _is_exchange(comparison: Comparison, one: Piece, other: Piece) -> bool:
-    """Whether both are participants: no adjuncts, and each with a noun that both texts have as a noun."""
-    if is_adjunct(comparison, one) or is_adjunct(comparison, other):
-        return False
-    parts = changed(comparison, one, other)
-    return all(any(is_noun_in_both(comparison, mine) for mine in part) for part in parts)
-
-
 def _has_lost_preposition(comparison: Comparison, one: Piece, other: Piece, passive: bool) -> bool:
     """Who was sold to now sells."""
     places, sources = comparison.alignment.places, comparison.alignment.sources
     mine = next((mine for mine in changed(comparison, one, other)[1] if comparison.tokens[mine].named), None)
-    if mine is None or sources.clauses[one.clause].passive != passive or comparison.share < 0.9:
+    if mine is None or sources.clauses[one.clause].passive != passive:
         return False
     token, place = comparison.tokens[mine], places[mine] or 0
     if is_genitive(comparison, token):
@@ -180,14 +164,13 @@ def _argument_flips(comparison: Comparison) -> Iterator[Difference]:
         after = [mine for mine, place in inside if mine > verb and place < at and not tokens[mine].preposition]
         voice = clauses[tokens[verb].clause].passive == sources.clauses[sources.clause_of[at]].passive
         if before and after and voice:
-            sure = (
-                comparison.share >= 0.9 and tokens[before[0]].clause == tokens[verb].clause == tokens[after[0]].clause
-            )
+            together = tokens[before[0]].clause == tokens[verb].clause == tokens[after[0]].clause
             quoted = any(
                 sign in comparison.document[sources.tokens[min(place for _, place in inside)].start :][:300]
                 for sign in '“”"«»„'
             )
-            yield between("role", tokens[before[0]], comparison.source(before[0]), sure and not quoted)
+            if together and not quoted:
+                yield between("role", tokens[before[0]], comparison.source(before[0]))
             return
 
 
@@ -215,7 +198,8 @@ def _agents(comparison: Comparison) -> Iterator[Difference]:
         else:
             continue
         if turned:
-            yield between("role", token, source, acted and comparison.share >= 0.9)
+            if acted:
+                yield between("role", token, source)
             return
 
 
@@ -227,11 +211,3 @@ def _done_by(comparison: Comparison, text: str, tokens: Sequence[Token], agent: 
     if at < 0 or not is_verb(comparison, tokens[at]) or tokens[at].before in comparison.language.determiners:
         return None
     return at if len(PART.findall(text[tokens[at].end : tokens[at + 1].start])) <= 2 else None
-
-
-def _cases(comparison: Comparison) -> Iterator[Difference]:
-    """Der Kunde is now den Kunden."""
-    for mine, token in enumerate(comparison.tokens):
-        source = comparison.source(mine)
-        if source is not None and {token.before, source.before} in ({"der", "den"}, {"der", "dem"}):
-            yield between("role", token, source, False)

@@ -13,6 +13,8 @@ __all__ = ["degrees", "opposites", "orders", "quantifiers"]
 def opposites(comparison: Comparison) -> Iterator[Difference]:
     """larger for smaller. If the two that are compared have changed places as well, the meaning is the same."""
     alignment = comparison.alignment
+    if comparison.share < 0.75 or comparison.ordered_share < 0.6:
+        return
     theirs = [
         (place, token.poles, token.start, token.end)
         for place, token in enumerate(alignment.sources.tokens)
@@ -35,23 +37,26 @@ def opposites(comparison: Comparison) -> Iterator[Difference]:
                 continue
             opposite = next(((s, e) for _, other, s, e in theirs if against in other), None)
             if opposite:
-                certain = comparison.share >= 0.75 and comparison.ordered_share >= 0.6
-                yield Difference("comparative", start, end, *opposite, certain=certain)
+                yield Difference("comparative", start, end, *opposite)
                 break
 
 
 def orders(comparison: Comparison) -> Iterator[Difference]:
     """after for before, beside the same word."""
+    if comparison.ordered_share < 0.75:
+        return
     for mine, token in enumerate(comparison.tokens):
         source = comparison.source(mine) if token.marks else None
         for mark in token.marks if source is not None else ():
             against = [other for other in source.marks if mark.kind == other.kind == "order"]  # type: ignore[union-attr]
             if against and not set(mark.poles) & set(against[0].poles):
-                yield between("comparative", mark, against[0], comparison.ordered_share >= 0.75)
+                yield between("comparative", mark, against[0])
 
 
 def degrees(comparison: Comparison) -> Iterator[Difference]:
     """more for less, beside the same word."""
+    if comparison.share < 0.7:
+        return
     for mine, token in enumerate(comparison.tokens):
         if not token.marks:
             continue
@@ -59,20 +64,18 @@ def degrees(comparison: Comparison) -> Iterator[Difference]:
         degrees = [mark for mark in token.marks if mark.kind == "degree"]
         theirs = [mark for mark in source.marks if mark.kind == "degree"] if source is not None else []
         if degrees and theirs and degrees[-1].key != theirs[-1].key:
-            yield between("comparative", degrees[-1], theirs[-1], comparison.share >= 0.7)
-        elif degrees and source is not None and not theirs:
+            yield between("comparative", degrees[-1], theirs[-1])
+        elif degrees and source is not None and not theirs and comparison.share >= 0.85:
             clause = comparison.alignment.sources.clauses[
                 comparison.alignment.sources.clause_of[comparison.alignment.places[mine] or 0]
             ]
             others = [mark for mark in clause.marks if mark.kind == "degree"]
-            if not any(other.key == degrees[-1].key for other in others):
-                yield between(
-                    "comparative", degrees[-1], others[0] if others else None, bool(others) and comparison.share >= 0.85
-                )
+            if others and not any(other.key == degrees[-1].key for other in others):
+                yield between("comparative", degrees[-1], others[0])
 
 
 _OPPOSITE_BOUNDS = ({"min", "max"}, {"over", "under"}, {"min", "under"}, {"over", "max"})
-_NARROW = frozenset({"most", "some", "few", "only", "many"})
+_NARROW = frozenset({"most", "some", "few", "only"})
 
 
 def quantifiers(comparison: Comparison) -> Iterator[Difference]:
@@ -91,7 +94,8 @@ def quantifiers(comparison: Comparison) -> Iterator[Difference]:
             changed = mark.key not in keys or _is_turned(mark, clause.tokens, comparison)
             if mark.kind in ("quantifier", "bound") and changed and not (rate and mark.key == "all"):
                 yield from _changed_mark(mark, comparison, theirs, negated)
-    yield from _lost_quantifiers(comparison)
+    if comparison.nearly_verbatim:
+        yield from _lost_quantifiers(comparison)
 
 
 def _is_turned(mark: Mark, places: list[int], comparison: Comparison) -> bool:
@@ -110,20 +114,20 @@ def _changed_mark(mark: Mark, comparison: Comparison, theirs: list[Mark], negate
     if mark.kind == "bound":
         against = next((o for o in same_kind if {o.key, mark.key} in _OPPOSITE_BOUNDS), None)
         if against and not negated:
-            yield between("quantifier", mark, against, True)
-        elif not against and not same_kind and mark.token is not None and mark.token.kind == "amount" and not negated:
-            yield between("quantifier", mark, source, False)
+            yield between("quantifier", mark, against)
         return
     if {other.key for other in same_kind} & {"all"} and mark.key in ("many", "most", "some"):
-        yield between("quantifier", mark, same_kind[0], comparison.nearly_verbatim and not negated)
+        if comparison.nearly_verbatim and not negated:
+            yield between("quantifier", mark, same_kind[0])
     elif same_kind:
-        yield between("quantifier", mark, same_kind[0], comparison.share >= 0.7)
-    elif mark.key in ("all", "most", "only", "exact", "few") and not negated:
+        if comparison.share >= 0.7:
+            yield between("quantifier", mark, same_kind[0])
+    elif mark.key in ("all", "most", "exact", "few") and not negated and comparison.nearly_verbatim:
         elsewhere = any(
             other.key == mark.key for clause in comparison.alignment.sources.clauses for other in clause.marks
         )
-        certain = comparison.nearly_verbatim and mark.key != "only" and not elsewhere
-        yield between("quantifier", mark, source, certain)
+        if not elsewhere:
+            yield between("quantifier", mark, source)
 
 
 def _lost_quantifiers(comparison: Comparison) -> Iterator[Difference]:
@@ -138,13 +142,7 @@ def _lost_quantifiers(comparison: Comparison) -> Iterator[Difference]:
         for mark in source.marks:
             if mark.kind != "quantifier" or mark.key not in _NARROW or any(other.key == mark.key for other in here):
                 continue
-            if mark.key in ("only", "some") and token.value is not None:
-                continue
             if bool(negations_of([clauses[token.clause]])) != any(other.kind == "negation" for other in theirs):
                 continue
-            certain = (
-                comparison.nearly_verbatim
-                and not any(other.kind == "quantifier" for other in here)
-                and token.value is None
-            )
-            yield between("quantifier", token, mark, certain and mark.key != "many")
+            if not any(other.kind == "quantifier" for other in here) and token.value is None:
+                yield between("quantifier", token, mark)
