@@ -30,7 +30,7 @@ from whyrank.runtimes.vllm_compat import (
     require_device,
     vllm_name,
 )
-from whyrank.runtimes.vllm_engine import SHARE_BESIDE_OTHERS
+from whyrank.runtimes.vllm_engine import SHARE_BESIDE_OTHERS, remark_of_quantised
 from whyrank.serving.admission import Limits
 from whyrank.serving.plugin import PROTECT_METRICS, STRICT_MODEL, VLLM_ROUTES, WhyrankPlugin
 from whyrank.serving.start_lines import Start, print_start
@@ -54,7 +54,8 @@ _REMEDIES = {
     PROMPT_LARGER_THAN_CACHE: _MORE_CACHE,
     NO_MEMORY_FOR_CACHE: _MORE_CACHE,
     OUT_OF_MEMORY: "a smaller --gpu-memory-utilization leaves room for other programs and for the model's activations; where "
-    "the weights alone are too large, --quantization fp8 halves them and --tensor-parallel-size spreads them over several GPUs",
+    "the weights alone are too large, --quantization fp8_per_tensor halves them and --tensor-parallel-size spreads them over "
+    "several GPUs",
     QUANTIZED_HEAD: """--hf-overrides '{"head_dtype": "model"}' leaves the head as it is""",
 }
 # Whoever gives one of these wants to see vLLM's log, or the second kind: uvicorn's line for each request.
@@ -190,6 +191,7 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
     except (ValueError, RuntimeError, OSError) as cause:
         reason = first_line(cause)
         message = "; ".join([reason, *(remedy for part, remedy in _REMEDIES.items() if part in reason)])
+        message += remark_of_quantised(plan)
         raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {message}") from cause
     client = WhyrankPlugin.engine_client
     if client is not None and not client.stopped:  # vLLM's server returns without an error
