@@ -110,7 +110,7 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     if route == "generate" and fmt.continuation:
         reserved_tokens = max_new_tokens(budgets(fmt, {})) + len(backend.encode(fmt.continuation.opening).ids)
     max_length = _max_length(config, checkpoint, fmt, reserved_tokens)
-    encoder = PromptEncoder(fmt, backend, max_length, reserved_tokens)
+    encoder = PromptEncoder(fmt, backend, max_length, reserved_tokens, refuses_media=checkpoint.has_vision)
     plan = Plan(config, checkpoint, fmt, route, encoder, reserved_tokens, choices)
     if len(choices) == 1:
         plan.check_calibration()
@@ -121,6 +121,11 @@ def _route(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat) -> R
     route = config.route or fmt.routes[0]
     if route not in fmt.routes:
         raise CheckpointError(f"route {route}: prompt '{fmt.name}' allows {', '.join(fmt.routes)}")
+    if route == "classify" and checkpoint.has_vision and checkpoint.has_linear_attention:
+        raise CheckpointError(
+            f"route classify: vLLM makes no classifier of {', '.join(checkpoint.architectures)}, which has a vision tower; use "
+            "route generate"
+        )
     if checkpoint.remote_code and route == "encoder" and not config.trust_remote_code:
         raise CheckpointError(
             f"{config.model} needs the Python code that it ships: read that code, then give --trust-remote-code"

@@ -88,11 +88,11 @@ def _compressed_tensors(table: _Table) -> Quantization:
 def _group(group: _Table) -> str:
     weights, inputs = group.get("weights") or {}, group.get("input_activations")
     size, block = weights.get("group_size"), weights.get("block_structure")
-    strategy = weights.get("strategy")
+    strategy = str(weights.get("strategy"))
     if strategy == "group" and size:
         per = f"{size} inputs"
     else:
-        per = f"block of {' × '.join(map(str, block))}" if block else _PER.get(strategy, str(strategy))
+        per = f"block of {' × '.join(map(str, block))}" if block else _PER.get(strategy, strategy)
     text = f"{_kind(weights)} weights with a scale per {per}"
     if not inputs:
         return f"{text}, inputs not rounded"

@@ -85,9 +85,14 @@ def _compute_head_in_float32(model: Any) -> None:
 
 
 def _load_causal(plan: Plan, dtype: str) -> Any:
+    """Of a model that can also read images, the text model alone where transformers has it, else all of it."""
     import transformers
 
-    return load_whole(transformers.AutoModelForCausalLM, plan, dtype)
+    causal, whole = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    source, revision, consent = plan.config.source, plan.config.revision, plan.config.trust_remote_code
+    config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=consent)
+    has_only_whole = type(config) not in causal._model_mapping and type(config) in whole._model_mapping
+    return load_whole(whole if has_only_whole else causal, plan, dtype)
 
 
 def cross_encoder_margins(plan: Plan, dtype: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
