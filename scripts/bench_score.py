@@ -350,7 +350,7 @@ def main() -> None:
     parser.add_argument("--patience", type=float, default=300, help="seconds after which a count is not repeated again")
     parser.add_argument("--without", nargs="+", default=[], metavar="SYSTEM", help="leave these systems out")
     parser.add_argument("--route", choices=["generate", "classify"])
-    parser.add_argument("--quantization", help="of whyrank's engine and vLLM's, e.g. fp8")
+    parser.add_argument("--quantization", help="of whyrank's engine and vLLM's, e.g. fp8_per_tensor")
     parser.add_argument(
         "--engine-options",
         type=json.loads,

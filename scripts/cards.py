@@ -23,6 +23,7 @@ PRISM_INSTRUCTION = (
     "</evidence>"
 )
 _WEB_SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
+_CANDIDATES = "Given a search query, retrieve relevant candidates that answer the query."
 _JUDGE = "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
 _ONLY = 'Note that the answer can only be "yes" or "no".'
 _NO_THINK = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -49,6 +50,13 @@ def _prism(tok: Tokenise, q: str, d: str) -> list[int]:
 def _qwen3_reranker(tok: Tokenise, q: str, d: str, instruction: str = _WEB_SEARCH) -> list[int]:
     prefix = tok(f"<|im_start|>system\n{_JUDGE}{_ONLY}<|im_end|>\n<|im_start|>user\n")
     return prefix + tok(f"<Instruct>: {instruction}\n<Query>: {q}\n<Document>: {d}") + tok(_NO_THINK)
+
+
+def _qwen3_vl_reranker(tok: Tokenise, q: str, d: str, instruction: str = _CANDIDATES) -> list[int]:
+    """Of text parts, which the chat template joins without anything between them."""
+    parts = [f"<Instruct>: {instruction}", "<Query>:", q, "\n<Document>:", d]
+    user = f"<|im_start|>user\n{''.join(parts)}<|im_end|>\n"
+    return tok(f"<|im_start|>system\n{_JUDGE}{_ONLY}<|im_end|>\n{user}<|im_start|>assistant\n")
 
 
 def _qanchor(tok: Tokenise, q: str, d: str) -> list[int]:
@@ -124,6 +132,7 @@ def _claims_chatml(tok: Tokenise, q: str, d: str, instruction: str = _STATES) ->
 CARDS: dict[str, Callable[..., list[int]]] = {
     "prism": _prism,
     "qwen3-reranker": _qwen3_reranker,
+    "qwen3-vl-reranker": _qwen3_vl_reranker,
     "qanchor": _qanchor,
     "querit": _querit,
     "multi-hop": _multi_hop,
@@ -139,7 +148,7 @@ CARDS: dict[str, Callable[..., list[int]]] = {
 }
 """Each card's recipe: (tokenise, query, document) → ids."""
 
-INSTRUCTED = ("qwen3-reranker", "mxbai-v2", "zerank", "ctxl-v2", "claims-chatml")
+INSTRUCTED = ("qwen3-reranker", "qwen3-vl-reranker", "mxbai-v2", "zerank", "ctxl-v2", "claims-chatml")
 """Cards whose recipe takes an instruction."""
 
 

@@ -89,7 +89,7 @@ done
 
 step fp8 6 "1.2 to 1.6 times the documents/s of the same shape in bf16" \
   "if scores do not agree with transformers within 0.5: advise against it in docs/operations.md" \
-  "${engine[@]}" --shape "${all[-1]}" --counts "${few[@]}" --quantization fp8
+  "${engine[@]}" --shape "${all[-1]}" --counts "${few[@]}" --quantization fp8_per_tensor
 
 for options in '{"max_num_seqs": 512}' '{"max_num_seqs": 1024}' '{"block_size": 32}' '{"max_num_batched_tokens": 8192}'; do
   name=$(tr -dc 'a-z_0-9' <<<"$options")

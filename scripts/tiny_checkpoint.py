@@ -50,6 +50,9 @@ def write_checkpoint(kind: str, folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     if kind == "querit":
         _add_own_code(folder)
+    if "vision_config" in json.loads((folder / "config.json").read_text()):
+        # Real ones have this file, too; this one cannot be loaded, and nothing that reads texts only should try.
+        (folder / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": "NotToBeLoaded"}))
     return folder
 
 
@@ -208,6 +211,19 @@ def _qwen3_5_vision() -> tuple[Any, Any]:
     return tokenizer, Qwen3_5ForConditionalGeneration(config).to(torch.bfloat16)
 
 
+def _qwen3_vl() -> tuple[Any, Any]:
+    """Full attention with positions of three dimensions, which are the same for texts, beside a vision tower."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    tokenizer = _qwen_tokenizer()
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    shape = _decoder_shape(tokenizer) | {"rope_parameters": rope}
+    vision: dict[str, Any] = {"depth": 1, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2}
+    vision |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0], "out_hidden_size": shape["hidden_size"]}
+    config = Qwen3VLConfig(text_config=shape, vision_config=vision, tie_word_embeddings=True)
+    return tokenizer, Qwen3VLForConditionalGeneration(config)
+
+
 def _gemma() -> tuple[Any, Any]:
     from transformers import GemmaConfig, GemmaForCausalLM
 
@@ -305,6 +321,7 @@ _KINDS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "qwen3-seq-cls": _qwen3_seq_cls,
     "qwen3_5": _qwen3_5,
     "qwen3_5-vision": _qwen3_5_vision,
+    "qwen3-vl": _qwen3_vl,
     "qwen2": _qwen2,
     "gemma": _gemma,
     "deberta": _deberta,

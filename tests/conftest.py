@@ -34,6 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 KIND_OF = {
     "prism": "qwen3",
     "qwen3-reranker": "qwen3",
+    "qwen3-vl-reranker": "qwen3-vl",
     "zerank": "qwen3",
     "ctxl-v2": "qwen3",
     "qanchor": "qwen3-seq-cls",

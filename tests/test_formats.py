@@ -45,6 +45,7 @@ def test_the_families_of_the_plan_are_there() -> None:
         "qanchor",
         "querit",
         "qwen3-reranker",
+        "qwen3-vl-reranker",
         "rankzephyr",
         "zerank",
     }
@@ -98,6 +99,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         # Its authors' own harness mistakes this one for a Qwen3-Reranker.
         ("infgrad/Prism-Qwen3-Reranker-4B-exp", "Qwen3ForCausalLM", "prism"),
         ("Qwen/Qwen3-Reranker-0.6B", "Qwen3ForCausalLM", "qwen3-reranker"),
+        ("Qwen/Qwen3-VL-Reranker-2B", "Qwen3VLForConditionalGeneration", "qwen3-vl-reranker"),
         ("tomaarsen/Qwen3-Reranker-0.6B-seq-cls", "Qwen3ForSequenceClassification", "qanchor"),
         ("souflex56/qanchor-reranker-qwen3-0.6b-merged", "Qwen3ForSequenceClassification", "qanchor"),
         ("Querit/Querit", "QueritModel", "querit"),

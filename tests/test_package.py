@@ -214,7 +214,7 @@ def test_pure_rooms_know_nothing_above_them() -> None:
 LAYERS = (
     "errors fan_out loop_thread engine_process torchvision_ops",
     "types options jsonl process checkpoint_files engine_install",
-    "config request packing grounding",
+    "config request packing grounding quantization",
     "ranking prompting quantize",
     "events calibration shipped",
     "base wire",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -13,14 +15,16 @@ from conftest import Serve, Served
 from samples import DOCUMENTS, QUERY, hostile_texts
 from whyrank import Document, RankedDocument, Reranker
 from whyrank.checkpoints import make_plan
+from whyrank.config import EngineConfig
 from whyrank.prompting.scoring import Score, score_of
 from whyrank.prompting.tokens import EncodedDocument
-from whyrank.types import TruncationPolicy
+from whyrank.types import DocumentError, TruncationPolicy
 
 ROUTES = [
     pytest.param(("prism",), id="prism"),
     pytest.param(("qwen3-reranker",), id="qwen3-reranker"),
     pytest.param(("prism", "qwen3_5"), id="prism-hybrid"),
+    pytest.param(("qwen3-vl-reranker",), id="qwen3-vl-reranker"),
     pytest.param(("zerank",), id="zerank"),
     pytest.param(("ctxl-v2",), id="ctxl-v2"),
     pytest.param(("mxbai-v2",), id="mxbai-v2"),
@@ -90,14 +94,52 @@ async def test_in_a_batch_of_mixed_lengths(served: Served) -> None:
     assert_equal(served, tuple(rows[text] for text in known), [served.expected(QUERY, text) for text in known])
 
 
-async def test_of_a_checkpoint_that_could_see_only_the_text_model_is_used(serve: Serve) -> None:
-    served: Served = await serve("prism", "qwen3_5-vision")
-    assert served.plan.checkpoint.has_vision and served.plan.checkpoint.has_linear_attention
+@pytest.mark.parametrize(
+    "family",
+    [
+        ("prism", "qwen3_5-vision"),
+        ("qwen3-vl-reranker", "qwen3-vl", "classify"),
+    ],
+    ids="-".join,
+)
+async def test_of_a_checkpoint_that_could_see_only_the_text_model_is_used(
+    family: tuple[str, ...], serve: Serve
+) -> None:
+    """Nothing tries to load an image processor: those of the tiny checkpoints cannot be loaded."""
+    served: Served = await serve(*family)
+    assert served.plan.checkpoint.has_vision
     texts = [*DOCUMENTS.values()]
-    ranking = await served.reranker.rerank(QUERY, texts)
-    rows = tuple(sorted(ranking.results, key=lambda row: row.index))
+    rows = await served.reranker.score(QUERY, texts)
     assert_equal(served, rows, [served.expected(QUERY, text) for text in texts])
-    assert ranking.usage.cached_tokens > 0
+
+
+async def test_what_could_see_reuses_prefixes_like_what_cannot(serve: Serve) -> None:
+    cached = []
+    for kind in ("qwen3_5", "qwen3_5-vision"):
+        served: Served = await serve("prism", kind)
+        texts = [*DOCUMENTS.values()]
+        rankings = [await served.reranker.rerank(QUERY, texts, cache_salt="this test") for _ in range(2)]
+        cached.append([(ranking.usage.cached_tokens, ranking.usage.prompt_tokens) for ranking in rankings])
+    assert cached[0] == cached[1] and cached[0][0][0] > 0
+
+
+def test_an_image_is_the_error_of_its_document(checkpoint: Callable[[str], Path]) -> None:
+    """Of a model that could see it; to others it is metadata."""
+    image = Document("a lamp", metadata={"image": "https://example.com/lamp.png"})
+    bad, *good = encoded(
+        "qwen3-vl", checkpoint, [image, Document("a lamp"), Document("a lamp", metadata={"image": None})]
+    )
+    assert isinstance(bad, DocumentError) and bad.code == "media"
+    assert "has 'image', and whyrank reads texts only, of this model, too: leave it out, or give" in bad.message
+    assert isinstance(good[0], EncodedDocument) and good[0] == good[1]
+    assert isinstance(encoded("qwen3", checkpoint, [image])[0], EncodedDocument)
+
+
+def encoded(
+    kind: str, checkpoint: Callable[[str], Path], documents: list[Document]
+) -> list[EncodedDocument | DocumentError]:
+    prompt = {"qwen3-vl": "qwen3-vl-reranker", "qwen3": "prism"}[kind]
+    return make_plan(EngineConfig(str(checkpoint(kind)), prompt=prompt)).encoder.encode(QUERY, documents, None, "tail")
 
 
 async def test_under_concurrent_calls(served: Served) -> None:

@@ -93,7 +93,8 @@ def test_everything_beside_the_weights_is_copied(checkpoint: Checkpoint, tmp_pat
     table, before = (json.loads((folder / "config.json").read_text()) for folder in (out, source))
     assert {key: value for key, value in table.items() if key != "quantization_config"} == before
     checkpoint_read = read_checkpoint(EngineConfig(str(out)))
-    assert checkpoint_read.is_int8 and not checkpoint_read.has_quantized_head
+    assert checkpoint_read.quantization is not None
+    assert checkpoint_read.quantization.is_int8 and not checkpoint_read.has_quantized_head
     assert not [*out.parent.glob(".*")]
 
 
@@ -245,5 +246,5 @@ def test_a_processor_that_may_overflow_is_refused(quantised: Checkpoint) -> None
     plan = make_plan(EngineConfig(str(quantised("qwen3")), prompt="prism"))
     with pytest.raises(CheckpointError, match="neither VNNI nor AMX: give the checkpoint that it was made from"):
         _cpu_options(plan, None)
-    bare = replace(plan, checkpoint=replace(plan.checkpoint, is_int8=False))
+    bare = replace(plan, checkpoint=replace(plan.checkpoint, quantization=None))
     assert _cpu_options(bare, None)["enforce_eager"]

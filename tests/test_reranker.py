@@ -350,6 +350,11 @@ async def test_starting_an_engine_leaves_nothing_in_the_environment(serve: Serve
         ("qwen3", {"prompt": "prism", "max_length": 20000}, "has 16384 positions"),
         ("qwen3_5", {"prompt": "prism", "dtype": "float32"}, "whose CPU kernels support only bfloat16"),
         ("querit", {"prompt": "querit"}, "needs the Python code that it ships"),
+        (
+            "qwen3_5-vision",
+            {"prompt": "prism", "route": "classify"},
+            "vLLM makes no classifier of Qwen3_5ForConditionalGen",
+        ),
         ("gemma", {"prompt": "zerank"}, "its architecture is GemmaForCausalLM"),
     ],
 )

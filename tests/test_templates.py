@@ -204,6 +204,22 @@ def test_a_template_may_want_content_in_parts(parts: bool, ship: Ship) -> None:
     assert texts(derived(folder)) == expected
 
 
+def test_a_recipe_beside_a_vision_tower_reads_texts(ship: Ship) -> None:
+    """As the rerankers made of Qwen3.5 are published: content in parts, of which some may be images."""
+    parts = (
+        "{% for part in m.content %}{% if part.type == 'image' %}<|vision_start|>{% else %}{{ part.text }}{% endif %}"
+    )
+    turns = "{% for m in messages %}{{ m.role }}: " + parts + "{% endfor %}{{ '\\n' }}{% endfor %}"
+    template = f"<|im_start|>user\n{turns}Relevant?<|im_end|>\n<|im_start|>assistant\n\n"  # jinja drops the last one
+    wanted = {**TRANSFORMER, "modality_config": {"message": {"format": "structured"}}}
+    plan = make_plan(
+        EngineConfig(str(ship(template, kind="qwen3_5-vision", modules=MODULES, sentence_bert_config=wanted)))
+    )
+    assert plan.checkpoint.has_vision and plan.route == "generate" and plan.format.routes == ["generate"]
+    expected = "query: QUERY\ndocument: DOCUMENT\nRelevant?<|im_end|>\n<|im_start|>assistant\n"
+    assert texts(plan.format) == f"<|im_start|>user\n{expected}"
+
+
 def test_our_own_file_goes_before_a_recipe_and_a_file_of_the_users_before_both(ship: Ship, tmp_path: Path) -> None:
     folder = ship(QWEN3)
     named = folder.rename(tmp_path / "qwen3-reranker-mine")
@@ -298,6 +314,29 @@ def test_a_template_is_refused_by_what_is_in_its_way(template: str, message: str
 def test_a_recipe_is_refused_by_what_is_in_its_way(files: Mapping[str, Any], reason: str, ship: Ship) -> None:
     message = refusal(ship(QWEN3, **files))
     assert reason in message and "tuned: " in message and "--prompt FILE" in message and "--prompt chat" in message
+
+
+@pytest.mark.parametrize(
+    ("template", "files", "reason"),
+    [
+        (PLAIN.partition(" \n")[0], {}, "its chat template has no place for the role 'document'"),
+        (LOOP + LOOP, {}, "its chat template writes the query 2 times"),
+        (PLAIN + "{% for tool in tools or [] %}{{ tool }}{% endfor %}", {}, "its chat template accepts tools"),
+        (PLAIN + '{{ strftime_now("%d %B %Y") }}', {}, "its chat template writes a date into the prompt"),
+        (
+            PLAIN,
+            {"1_LogitScore/config": {"true_token_id": [3, 4], "false_token_id": 5}},
+            "its LogitScore has true_token_id = [3, 4]; whyrank reads one token",
+        ),
+    ],
+    ids=["role", "loop", "tools", "date", "labels"],
+)
+def test_a_folder_is_refused_with_its_reason_and_a_remedy(
+    template: str, files: Mapping[str, Any], reason: str, ship: Ship
+) -> None:
+    message = refusal(ship(template, **files))
+    assert f"tuned: no prompt can be derived from it: {reason}" in message
+    assert "pass --prompt FILE, or use --prompt chat" in message
 
 
 def test_a_head_of_two_classes_is_refused(ship: Ship) -> None:

@@ -38,6 +38,13 @@ def test_documents_come_as_strings_objects_or_documents() -> None:
         ("q", 5, {}, "documents is a int: give a list"),
         ("q", ["d", 3], {}, "documents[1] is a int"),
         ("q", ["d", {"txt": "d"}], {}, "documents[1] has no 'text': its keys are ['txt']"),
+        ("q", ["d", {"image": "u"}], {}, "documents[1] has 'image' and no 'text': whyrank reads texts only; give what"),
+        (
+            "q",
+            [{"content": [{"type": "image_url"}]}],
+            {},
+            "documents[0] has 'content' and no 'text': whyrank reads texts",
+        ),
         ("q", [{"text": None}], {}, "documents[0]: 'text' must be a string, not NoneType"),
         ("q", [{"text": "d", "id": 1.5}], {}, "documents[0]: 'id' must be a string, not float"),
         ("q", [{"text": "d", "title": 1}], {}, "documents[0]: 'title' must be a string"),

@@ -17,7 +17,7 @@ from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_for
 from whyrank.prompting.listwise import answer_bound, identifier_ids
 from whyrank.prompting.templates import CHAT, MAX_LENGTH, chat_formats, shipped_format
 from whyrank.prompting.tokens import PromptEncoder
-from whyrank.quantize import is_int8
+from whyrank.quantization import Quantization, read_quantization
 from whyrank.shipped import chat_template, read_recipe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Checkpoint:
     `linear_head_sizes`: their head sizes, for keys and for values. `kv_elements_per_token`: numbers per token in the prefix
     cache, if all layers are of one kind and the config gives it. `stored_dtype`: that of the weights, if the config gives it.
     `head_outputs`: outputs of the classification head, if there is one. `has_vision`: can also read images.
-    `is_int8`: weights and activations are int8."""
+    `quantization`: how the weights are quantised, if they are."""
 
     architectures: tuple[str, ...]
     has_linear_attention: bool
@@ -56,10 +56,14 @@ class Checkpoint:
     kv_elements_per_token: int | None
     stored_dtype: str | None
     linear_head_sizes: frozenset[int]
-    has_quantized_head: bool
     head_outputs: int | None = None
     has_vision: bool = False
-    is_int8: bool = False
+    quantization: Quantization | None = None
+
+    @property
+    def has_quantized_head(self) -> bool:
+        """Whether the last layer, which computes the logits, is quantised, too, by vLLM's reading of the config."""
+        return self.quantization is not None and self.quantization.has_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +107,7 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     tokenizer = _tokenizer(config)
     choices = tuple(_formats(config, checkpoint, tokenizer))
     fmt = choices[0]
-    route = config.route or fmt.routes[0]
-    if route not in fmt.routes:
-        raise CheckpointError(f"route {route}: prompt '{fmt.name}' allows {', '.join(fmt.routes)}")
-    if checkpoint.remote_code and route == "encoder" and not config.trust_remote_code:
-        raise CheckpointError(
-            f"{config.model} needs the Python code that it ships: read that code, then give --trust-remote-code"
-        )
+    route = _route(config, checkpoint, fmt)
     backend = _backend(config, tokenizer)
     reserved_tokens = 1
     if route == "generate" and fmt.continuation:
@@ -117,7 +115,7 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     if route == "generate" and fmt.listwise:
         reserved_tokens = max(reserved_tokens, answer_bound(fmt.listwise, fmt.listwise.window))
     max_length = _max_length(config, checkpoint, fmt, reserved_tokens)
-    encoder = PromptEncoder(fmt, backend, max_length, reserved_tokens)
+    encoder = PromptEncoder(fmt, backend, max_length, reserved_tokens, refuses_media=checkpoint.has_vision)
     identifiers: tuple[int, ...] = ()
     if route == "generate" and fmt.listwise and fmt.listwise.readout == "first":
         identifiers = identifier_ids(encoder)
@@ -125,6 +123,22 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     if len(choices) == 1:
         plan.check_calibration()
     return plan
+
+
+def _route(config: EngineConfig, checkpoint: Checkpoint, fmt: PromptFormat) -> Route:
+    route = config.route or fmt.routes[0]
+    if route not in fmt.routes:
+        raise CheckpointError(f"route {route}: prompt '{fmt.name}' allows {', '.join(fmt.routes)}")
+    if route == "classify" and checkpoint.has_vision and checkpoint.has_linear_attention:
+        raise CheckpointError(
+            f"route classify: vLLM makes no classifier of {', '.join(checkpoint.architectures)}, which has a vision tower; use "
+            "route generate"
+        )
+    if checkpoint.remote_code and route == "encoder" and not config.trust_remote_code:
+        raise CheckpointError(
+            f"{config.model} needs the Python code that it ships: read that code, then give --trust-remote-code"
+        )
+    return route
 
 
 def derived_format(config: EngineConfig) -> PromptFormat:
@@ -252,10 +266,9 @@ def read_checkpoint(config: EngineConfig) -> Checkpoint:
         kv_elements_per_token=None if hybrid else _kv_elements_per_token(text),
         stored_dtype=_stored_dtype(table, text),
         linear_head_sizes=frozenset(text[key] for key in _LINEAR_HEAD_SIZES if key in text),
-        has_quantized_head=_has_quantized_head(table.get("quantization_config") or {}),
         head_outputs=_head_outputs(table) if any(name.endswith(_HEAD) for name in architectures) else None,
         has_vision="vision_config" in table,
-        is_int8=is_int8(table.get("quantization_config") or {}),
+        quantization=read_quantization(table),
     )
 
 
@@ -263,24 +276,6 @@ def _stored_dtype(*tables: dict[str, Any]) -> str | None:
     """Older checkpoints call it torch_dtype."""
     named = (table.get(key) for table in tables for key in ("dtype", "torch_dtype"))
     return next((name for name in named if isinstance(name, str)), None)
-
-
-def _has_quantized_head(quantization: dict[str, Any]) -> bool:
-    """Whether the last layer, which computes the logits, is quantised, too, by vLLM's reading of the quantisation config."""
-    method = str(quantization.get("quant_method"))
-    if method.startswith("modelopt"):
-        excluded = quantization.get("ignore") or quantization.get("exclude_modules") or []
-        return not _name_head(excluded)
-    if method == "compressed-tensors":
-        groups = (quantization.get("config_groups") or {}).values()
-        return any(_name_head(group.get("targets") or []) for group in groups) and not _name_head(
-            quantization.get("ignore") or []
-        )
-    return quantization.get("lm_head") is True  # GPTQ, AWQ
-
-
-def _name_head(names: list[str]) -> bool:
-    return any("lm_head" in name or name == "ParallelLMHead" for name in names)
 
 
 def _head_outputs(table: dict[str, Any]) -> int:

@@ -71,7 +71,9 @@ class EngineConfig:
         ),
     ] = None
     tensor_parallel_size: Annotated[int, Option("GPUs that share one model.", minimum=1)] = 1
-    quantization: Annotated[str | None, Option("How vLLM reads or makes quantised weights, e.g. fp8.")] = None
+    quantization: Annotated[str | None, Option("How vLLM reads or makes quantised weights, e.g. fp8_per_tensor.")] = (
+        None
+    )
     gpu_memory_utilization: Annotated[
         float | None, Option("Share of a GPU's memory that the engine may use.", minimum=0, maximum=1)
     ] = None
@@ -124,8 +126,6 @@ class ServeOptions:
     verbose: Annotated[bool, Option("Show the vLLM command, vLLM's own log and a line for each request.")] = False
     ray: Annotated[
         bool,
-        Option(
-            "Serve with Ray, on this machine's cluster or on one of its own. Needs whyrank[ray]."
-        ),
+        Option("Serve with Ray, on this machine's cluster or on one of its own. Needs whyrank[ray]."),
     ] = False
     replicas: Annotated[int, Option("With --ray: engines behind this address.", minimum=1)] = 1

@@ -18,7 +18,7 @@ from whyrank.errors import DataError, InvalidRequest, PermanentError
 from whyrank.jsonl import json_object, numbered_lines
 from whyrank.label_choice import choice_text, choose_labels
 from whyrank.prompting.listwise import ListPrompts
-from whyrank.prompting.scoring import MIN_LABEL_MASS, log_odds, score_of
+from whyrank.prompting.scoring import MIN_LABEL_MASS, Score, log_odds, score_of
 from whyrank.prompting.tokens import Bounds, EncodedDocument, PromptEncoder, common_prefix
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
@@ -67,12 +67,16 @@ DOCUMENTS = (
 # Maximum number of pairs read from a user's file: each is also scored by plain transformers, which is slow.
 _MAX_OWN_PAIRS = 200
 
+_PARITY = "parity"
+
 # fp32 engines agree to rounding. Others take sums in another order, too, and by how much that moves the log-odds depends on the
 # model: at least 0.05 is allowed, and otherwise a multiple of what the engine's own scores differ by from batch to batch. The
 # factor is for the largest of some hundred differences beside the median of a dozen. More than 0.5 is no rounding.
 _SCORE_TOLERANCE = 1e-5
 _MIN_MARGIN_TOLERANCE, _NOISE_FACTOR, _MAX_MARGIN_TOLERANCE = 0.05, 6, 0.5
 _RECIPE_TOLERANCE = 1e-3
+# With what transformers and the libraries beneath it refuse a quantised checkpoint, when they load it or at its first prompt.
+_NO_REFERENCE = (PermanentError, RuntimeError, ValueError, TypeError, AttributeError, KeyError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,20 @@ class Report:
         return all(finding.good is not False for finding in self.findings)
 
     @property
+    def is_compared(self) -> bool:
+        """Whether there was a reference for the scores."""
+        return all(finding.good is not None for finding in self.findings if finding.name == _PARITY)
+
+    @property
     def verdict(self) -> str:
         bad = [f"{finding.name}: {finding.value}" for finding in self.findings if finding.good is False]
-        return "can be trusted as served" if not bad else "do not trust these scores: " + "; ".join(bad)
+        if bad:
+            return "do not trust these scores: " + "; ".join(bad)
+        return (
+            "can be trusted as served"
+            if self.is_compared
+            else "shows no fault, but its scores were compared with nothing"
+        )
 
 
 def read_pairs(path: Path) -> list[RerankRequest]:
@@ -146,7 +161,8 @@ async def examine_running(runtime: Runtime, plan: Plan, pairs: Sequence[RerankRe
     recipe = await asyncio.to_thread(_recipe, plan, rows, facts, noise)
     why = {"dtype": f", {choose_dtype(plan, on_cpu=facts.get('device') == 'cpu').reason}"}
     engine = [Finding(name, f"{value}{why.get(name, '')}") for name, value in facts.items()]
-    return Report((*_prompt(plan), *engine, cache, ids, parity, *recipe, *_label_mass(rows)))
+    before = (*_prompt(plan), *engine, *_quantization(plan, facts))
+    return Report((*before, cache, ids, parity, *recipe, *_label_mass(rows)))
 
 
 async def _examine_lists(runtime: Runtime, plan: Plan) -> Report:
@@ -218,10 +234,6 @@ def _prompt(plan: Plan) -> list[Finding]:
         ),
         Finding("prompt", f"{plan.format.fingerprint}, {len(encoder.shared_prefix(None))} tokens before the query"),
     ]
-    if plan.route == "generate" and plan.checkpoint.has_quantized_head:
-        findings.append(
-            Finding("head", "quantised in the checkpoint and kept so: logits are coarse, which may cause ties")
-        )
     if labels is not None:
         of_head = plan.route == "encoder"
         named = (f"class {i}" if of_head else f"{encoder.token_text(i)!r} = {i}" for i in labels.ids)
@@ -229,6 +241,21 @@ def _prompt(plan: Plan) -> list[Finding]:
     if chosen := choice_text(plan):
         findings.append(Finding("chosen labels", chosen))
     return findings
+
+
+def _quantization(plan: Plan, facts: Facts) -> list[Finding]:
+    """What is quantised, what is not, and how precise the logits are."""
+    quantization = plan.checkpoint.quantization
+    if quantization is None:
+        return []
+    coarse = f"computed in {facts.get('head_dtype', facts['dtype'])}: logits are coarse, which may cause ties"
+    if quantization.has_head:
+        head = f"quantised like the other layers, and {coarse}"
+    elif "float32" in (facts.get("head_dtype"), facts.get("label_dtype")):
+        head = "not quantised; its logits are computed in float32"
+    else:
+        head = f"not quantised, but {coarse}"
+    return [Finding("quantised", str(quantization)), Finding("head", head)]
 
 
 async def _cache(reranker: Reranker, plan: Plan, facts: Facts) -> Finding:
@@ -322,18 +349,47 @@ def _parity(
 ) -> Finding:
     failed = [row.error.message for row in rows if row.error]
     if failed:
-        return Finding("parity", f"{len(failed)} of {len(rows)} pairs failed: {failed[0]}", good=False)
-    reference, rule = Reference.beside(plan, facts), plan.format.score_rule
-    encoded = [row for each in requests for row in plan.encoder.encode(each.query, each.documents, None, "tail")]
-    wanted = [score_of(reference.read(row.prompts[0].ids), rule) for row in encoded if isinstance(row, EncodedDocument)]
+        return Finding(_PARITY, f"{len(failed)} of {len(rows)} pairs failed: {failed[0]}", good=False)
+    try:
+        reference = Reference.beside(plan, facts)
+        wanted = _reference_scores(reference, plan, requests)
+    except _NO_REFERENCE as cause:
+        if plan.checkpoint.quantization is None:
+            raise
+        return Finding(_PARITY, _why_not_compared(plan, cause))
     score = max(abs(want.score - (row.score or 0.0)) for want, row in zip(wanted, rows, strict=True))
     margin = max(abs(want.margin - (row.margin or 0.0)) for want, row in zip(wanted, rows, strict=True))
-    value = f"against transformers on {len(rows)} pairs: score within {score:.1e}, margin within {margin:.1e}"
-    if facts.get("dtype") == "float32" and str(reference.model.dtype) == "torch.float32" and "matmul" not in facts:
-        return Finding("parity", value, score <= _SCORE_TOLERANCE)
-    tolerance = margin_tolerance(noise)
-    allowed = f"{value} ({tolerance:.2g} allowed; from batch to batch the engine itself differs by {noise:.1e})"
-    return Finding("parity", allowed, margin <= tolerance)
+    weights = " with the same quantised weights" if plan.checkpoint.quantization else ""
+    value = f"against transformers{weights} on {len(rows)} pairs: score within {score:.1e}, margin within {margin:.1e}"
+    if _is_exact(plan, facts, reference):
+        return Finding(_PARITY, value, score <= _SCORE_TOLERANCE)
+    if plan.checkpoint.quantization and plan.checkpoint.quantization.has_fp8_inputs:
+        tolerance, why = _MAX_MARGIN_TOLERANCE, "inputs are rounded to fp8, in steps of up to an eighth"
+    else:
+        tolerance, why = margin_tolerance(noise), f"from batch to batch the engine itself differs by {noise:.1e}"
+    return Finding(_PARITY, f"{value} ({tolerance:.2g} allowed; {why})", margin <= tolerance)
+
+
+def _reference_scores(reference: Reference, plan: Plan, requests: Sequence[RerankRequest]) -> list[Score]:
+    encoded = [row for each in requests for row in plan.encoder.encode(each.query, each.documents, None, "tail")]
+    ids = [row.prompts[0].ids for row in encoded if isinstance(row, EncodedDocument)]
+    return [score_of(reference.read(one), plan.format.score_rule) for one in ids]
+
+
+def _why_not_compared(plan: Plan, cause: BaseException) -> str:
+    model, reason = plan.config.model, (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    reason = reason.removeprefix(f"model {model!r}: ").removeprefix("transformers cannot load it: ")
+    return (
+        f"not compared: transformers cannot run this checkpoint ({reason:.200}). What quantising cost is shown by `whyrank "
+        f"compare ORIGINAL {model} --data house`"
+    )
+
+
+def _is_exact(plan: Plan, facts: Facts, reference: Reference) -> bool:
+    """Whether engine and reference differ in nothing but the order of sums of float32."""
+    if plan.checkpoint.quantization is not None or "matmul" in facts:
+        return False
+    return facts.get("dtype") == "float32" and str(reference.model.dtype) == "torch.float32"
 
 
 def _recipe(plan: Plan, rows: Sequence[RankedDocument], facts: Facts, noise: float) -> list[Finding]:

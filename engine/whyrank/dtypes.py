@@ -37,6 +37,9 @@ def choose_dtype_for_cpu(plan: Plan, instructions: str | None) -> Choice:
         return Choice("float32", "as encoders on a CPU always are")
     if checkpoint.has_linear_attention:
         return Choice("bfloat16", "the only one of this model's CPU kernels")
+    if checkpoint.quantization is not None and not checkpoint.quantization.takes_float32:
+        dtype = "float16" if checkpoint.stored_dtype == "float16" else "bfloat16"
+        return Choice(dtype, f"since vLLM computes layers in {checkpoint.quantization.method} in 16 bits only")
     if checkpoint.stored_dtype != "bfloat16":
         stored = f"is in {checkpoint.stored_dtype}" if checkpoint.stored_dtype else "names no dtype"
         return Choice("float32", f"since the checkpoint {stored}")

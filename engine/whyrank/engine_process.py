@@ -87,4 +87,5 @@ def first_line(cause: BaseException) -> str:
     faults = getattr(cause, "errors", None)
     if callable(faults) and (messages := faults()):
         return str(messages[0]["msg"]).removeprefix("Value error, ").splitlines()[0]
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    line = (str(cause).strip().splitlines() or [type(cause).__name__])[0].strip()
+    return line.removesuffix(" Reasons:")  # which vLLM gives for each kernel, on further lines

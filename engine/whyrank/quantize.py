@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from whyrank.checkpoint_files import check_folder
 from whyrank.config import EngineConfig
 from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled, InvalidRequest
+from whyrank.quantization import read_quantization
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Quantized", "int8_instructions", "is_int8", "quantize"]
+__all__ = ["Quantized", "has_amx", "int8_instructions", "quantize"]
 
 _LAYER = re.compile(r"(?:^|\.)layers\.\d+\.")
 _LINEAR = re.compile(r"\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight$")
@@ -65,16 +66,11 @@ def int8_instructions() -> str | None:
     return next((name for name, key in names.items() if capabilities.get(key)), None)
 
 
-def is_int8(quantization: Mapping[str, Any]) -> bool:
-    """Whether a quantization_config says that weights and activations are in int8."""
-    if quantization.get("quant_method") != "compressed-tensors":
-        return False
-    parts = [
-        group.get(part) or {}
-        for group in (quantization.get("config_groups") or {}).values()
-        for part in ("weights", "input_activations")
-    ]
-    return bool(parts) and all(part.get("num_bits") == 8 and part.get("type") == "int" for part in parts)
+def has_amx() -> bool:
+    """Whether this processor multiplies tiles, as vLLM's kernels for fp8 do."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("amx_tile"))
 
 
 def quantize(config: EngineConfig, out: Path) -> Quantized:
@@ -139,10 +135,9 @@ def _weight_files(config: EngineConfig, folder: Path) -> list[Path]:
 def _linear_layers(config: EngineConfig, table: Mapping[str, Any], files: list[Path]) -> frozenset[str]:
     """The names of the weights that are multiplied in int8. Layers with other matrices than a decoder's are refused: an engine
     may fuse, transpose or mix those."""
-    if "quantization_config" in table:
-        method = (table["quantization_config"] or {}).get("quant_method")
+    if (quantization := read_quantization(table)) is not None:
         raise CheckpointError(
-            f"model {config.model!r}: it is quantised already ({method}): give the one that it was made from"
+            f"model {config.model!r}: it is quantised already ({quantization.method}): give the one that it was made from"
         )
     matrices = [
         name for path in files for name, shape in _shapes(path).items() if _LAYER.search(name) and len(shape) > 1

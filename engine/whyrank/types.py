@@ -49,6 +49,10 @@ Method = Literal["pointwise", "listwise"]
 """pointwise: every document is scored by itself. listwise: the model orders documents, several in one prompt."""
 
 
+_MEDIA_KEYS = ("image", "image_url", "images", "video", "video_url")
+"""Keys with which the APIs of models that can see name what is not text."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """One candidate. `metadata` feeds prompts that use features (multi-hop) and is returned with the result."""
@@ -62,6 +66,11 @@ class Document:
     def content(self) -> str:
         """What the model reads: title and text joined by a space, as in BEIR's own rerankers."""
         return f"{self.title} {self.text}" if self.title else self.text
+
+    @property
+    def media_key(self) -> str | None:
+        """The key of its metadata that holds an image or a video, if there is one."""
+        return next((key for key in _MEDIA_KEYS if self.metadata.get(key)), None)
 
     @classmethod
     def of(cls, value: DocumentLike, where: str) -> Document:
@@ -89,6 +98,11 @@ DocumentLike = str | Mapping[str, Any] | Document
 def _document_from_mapping(value: Mapping[str, Any], where: str) -> Document:
     """Keys other than text, id, title and metadata are metadata too: JSON lines often have them flat."""
     if "text" not in value:
+        if key := next((key for key in (*_MEDIA_KEYS, "content") if value.get(key)), None):
+            raise InvalidRequest(
+                f"{where} has {key!r} and no 'text': whyrank reads texts only; give what is to be read (of an image, a caption "
+                "or its text) as 'text'"
+            )
         raise InvalidRequest(f"{where} has no 'text': its keys are {sorted(map(str, value))[:10]!r:.400}")
     nested = value.get("metadata") or {}
     if not isinstance(nested, Mapping):
@@ -130,7 +144,7 @@ class Truncation:
 class DocumentError:
     """Why one document has no score. `code` is for programs, `message` names item and remedy for people."""
 
-    code: Literal["bad_feature", "deadline", "engine", "no_label", "not_finite", "too_large", "unreachable"]
+    code: Literal["bad_feature", "deadline", "engine", "media", "no_label", "not_finite", "too_large", "unreachable"]
     message: str
 
 

@@ -54,11 +54,20 @@ class LabelIds:
 class PromptEncoder:
     """Turns (query, document) into ids for one format and one tokenizer. Safe to share between threads."""
 
-    def __init__(self, fmt: PromptFormat, tokenizer: Tokenizer, max_length: int, reserved_tokens: int = 0) -> None:
-        """`reserved_tokens`: tokens beyond max_length that are reserved for the answer."""
+    def __init__(
+        self,
+        fmt: PromptFormat,
+        tokenizer: Tokenizer,
+        max_length: int,
+        reserved_tokens: int = 0,
+        refuses_media: bool = False,
+    ) -> None:
+        """`reserved_tokens`: tokens beyond max_length that are reserved for the answer. `refuses_media`: documents with images
+        or videos are errors, because the model could read those; to another model they are metadata like any other."""
         self.format = fmt
         self.max_length = max_length
         self._reserved_tokens = reserved_tokens
+        self._refuses_media = refuses_media
         self._tokenizer, self._tokenizer_without_control, self._control = _two_tokenizers(tokenizer, fmt)
         self._encode_trusted = lru_cache(1024)(self._encode_and_locate)
         self._is_locating = lru_cache(64)(self._find_whether_locating)
@@ -91,7 +100,7 @@ class PromptEncoder:
         instruction_used = instruction_text(self.format, instruction)
         if instruction is not None:
             self._require_room(instruction_used, "instruction is too long", InvalidRequest)
-        rendered = [render(self.format, query, document, instruction_used) for document in documents]
+        rendered = [self._render(query, document, instruction_used) for document in documents]
         runs_of_all = [runs for runs in rendered if not isinstance(runs, DocumentError)]
         limits = [limit for limit in (self.max_length, bounds.document, bounds.prompt) if limit is not None]
         encoded = self._encode_all(runs_of_all, min(limits))
@@ -114,6 +123,15 @@ class PromptEncoder:
     def length_beside(self, answer: int) -> int:
         """Tokens of the longest prompt whose answer takes this many."""
         return min(self.max_length, self.max_length + self._reserved_tokens - answer)
+
+    def _render(self, query: str, document: Document, instruction: str) -> list[Run] | DocumentError:
+        if self._refuses_media and (key := document.media_key):
+            return DocumentError(
+                "media",
+                f"the document has {key!r}, and whyrank reads texts only, of this model, too: leave it out, or give what is "
+                "to be read of it in 'text'",
+            )
+        return render(self.format, query, document, instruction)
 
     def _find_shared_prefix(self, instruction: str | None) -> Ids:
         """The ids that every prompt with this instruction begins with, whatever the query."""

@@ -13,6 +13,8 @@ from whyrank.types import DocumentError
 
 __all__ = ["ClassifyRuntime"]
 
+_GENERATIVE = ("ForCausalLM", "ForConditionalGeneration")
+
 
 class ClassifyRuntime(VllmRuntime):
     @classmethod
@@ -38,14 +40,15 @@ class ClassifyRuntime(VllmRuntime):
 
 
 def _conversion(plan: Plan) -> dict[str, Any]:
-    """A causal checkpoint becomes a classifier whose row is W[positive] - W[negative], or W[positive] alone."""
+    """A generative checkpoint becomes a classifier whose row is W[positive] - W[negative], or W[positive] alone."""
     (architecture,) = plan.checkpoint.architectures[:1]
     labels = plan.encoder.labels
-    if labels is None or not architecture.endswith("ForCausalLM"):
+    kind = next((kind for kind in _GENERATIVE if architecture.endswith(kind)), None)
+    if labels is None or kind is None:
         return {}
     ids = [i for i in (labels.negative, labels.positive) if i is not None]
     return {
-        "architectures": [architecture.replace("ForCausalLM", "ForSequenceClassification")],
+        "architectures": [architecture.replace(kind, "ForSequenceClassification")],
         "classifier_from_token": [plan.encoder.token_text(i) for i in ids],
         "method": "from_2_way_softmax" if len(ids) == 2 else "no_post_processing",
     }

@@ -24,6 +24,8 @@ class Reference:
         self._causal = plan.route == "generate" or (plan.encoder.labels is not None and plan.route != "encoder")
         self.model = _load_causal(plan, dtype) if self._causal else load_classifier(plan, dtype)
         self.model.config.pad_token_id = None  # a lone prompt has no padding to look for
+        if plan.checkpoint.quantization is not None:
+            _round_inputs_like_vllm(self.model)
         if float32_head:
             _compute_head_in_float32(self.model)
 
@@ -66,6 +68,21 @@ class Reference:
         return LabelRead(*yes_and_no(logprobs[labels.ids].tolist()))
 
 
+def _round_inputs_like_vllm(model: Any) -> None:
+    """Where transformers rounds a layer's inputs to int8 as they come, because the checkpoint says so: a token's largest input
+    becomes 127.5 there and 127 in vLLM, which moves margins further than any difference between engines."""
+    for layer in model.modules():
+        inputs = getattr(getattr(layer, "quantization_scheme", None), "input_activations", None)
+        if inputs and (inputs.dynamic, inputs.type, inputs.num_bits, inputs.strategy) == (True, "int", 8, "token"):
+            layer.quantization_enabled = False  # its weights are plain numbers by then
+            layer.register_forward_pre_hook(_round_tokens)
+
+
+def _round_tokens(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    step = inputs[0].abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127
+    return ((inputs[0] / step).round() * step,)
+
+
 def _compute_head_in_float32(model: Any) -> None:
     """Uses a copy of the weight, which may be tied to the embedding."""
     from torch.nn import Linear
@@ -77,9 +94,14 @@ def _compute_head_in_float32(model: Any) -> None:
 
 
 def _load_causal(plan: Plan, dtype: str) -> Any:
+    """Of a model that can also read images, the text model alone where transformers has it, else all of it."""
     import transformers
 
-    return load_whole(transformers.AutoModelForCausalLM, plan, dtype)
+    causal, whole = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    source, revision, consent = plan.config.source, plan.config.revision, plan.config.trust_remote_code
+    config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=consent)
+    has_only_whole = type(config) not in causal._model_mapping and type(config) in whole._model_mapping
+    return load_whole(whole if has_only_whole else causal, plan, dtype)
 
 
 def cross_encoder_margins(plan: Plan, dtype: str, pairs: Sequence[tuple[str, str]]) -> list[float]:

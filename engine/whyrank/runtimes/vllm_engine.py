@@ -34,7 +34,8 @@ from whyrank.process import (
 )
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids, common_prefix
-from whyrank.quantize import int8_instructions
+from whyrank.quantization import REMEDY, Quantization
+from whyrank.quantize import has_amx, int8_instructions
 from whyrank.runtimes.base import Answer
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities, register_cpu_kernels
 from whyrank.runtimes.ranks import Ranks, Readers
@@ -55,7 +56,7 @@ from whyrank.runtimes.vllm_compat import (
 )
 from whyrank.types import DocumentError, Usage
 
-__all__ = ["MATCH_UNIT", "SHARE_BESIDE_OTHERS", "Refused", "VllmRuntime", "start_error_text"]
+__all__ = ["MATCH_UNIT", "SHARE_BESIDE_OTHERS", "Refused", "VllmRuntime", "remark_of_quantised", "start_error_text"]
 
 # Prompts of one call that the engine holds: enough to fill its batches; even a huge call leaves memory to others.
 _MAX_CONCURRENCY = 1024
@@ -83,7 +84,8 @@ _REMEDIES = {
     PROMPT_LARGER_THAN_CACHE: "that is a larger kv_cache_gib or a smaller max_length",
     GPU_TOO_FULL: "that is a kv_cache_gib which leaves room for what else is on the GPU",
     OUT_OF_MEMORY: "a smaller gpu_memory_utilization leaves room for other programs and for the model's activations; where the "
-    "weights alone are too large, quantization fp8 halves them and tensor_parallel_size spreads them over several GPUs",
+    "weights alone are too large, quantization fp8_per_tensor halves them and tensor_parallel_size spreads them over several "
+    "GPUs",
     TOO_FEW_STATES: "that is a larger kv_cache_gib, or engine_options={'max_num_seqs': ...}",
     QUANTIZED_HEAD: "engine_options={'hf_overrides': {'head_dtype': 'model'}} leaves the head as it is",
 }
@@ -172,7 +174,7 @@ class VllmRuntime(ABC):
                 engine = _start_engine(options)
             except (ValueError, RuntimeError, AssertionError) as cause:
                 raise CheckpointError(
-                    f"model {plan.config.model!r}: vLLM cannot serve it: {start_error_text(cause)}"
+                    f"model {plan.config.model!r}: vLLM cannot serve it: {start_error_text(cause)}{remark_of_quantised(plan)}"
                 ) from cause
         return cls(engine, plan)
 
@@ -432,6 +434,12 @@ def start_error_text(cause: BaseException) -> str:
     return "; with whyrank, ".join([line, *(ours for theirs, ours in _REMEDIES.items() if theirs in line)])
 
 
+def remark_of_quantised(plan: Plan) -> str:
+    """What to do if that is why a checkpoint cannot be served; vLLM's errors name kernels, types and sizes."""
+    quantization = plan.checkpoint.quantization
+    return "" if quantization is None else f"; if its weights are the reason ({quantization.method}), {REMEDY}"
+
+
 def _import_vllm() -> None:
     """Import all that a start needs; it takes seconds."""
     warn_of_versions()
@@ -476,11 +484,8 @@ def _cpu_options(plan: Plan, instructions: str | None) -> dict[str, Any]:
             f"dtype {config.dtype}: {config.model} has linear-attention layers, whose CPU kernels support only bfloat16; "
             "use --dtype bfloat16 or leave it out"
         )
-    if plan.checkpoint.is_int8 and instructions is None:
-        raise CheckpointError(
-            f"model {config.model!r} is in int8, and this processor has neither VNNI nor AMX: give the checkpoint that it "
-            "was made from"
-        )
+    if plan.checkpoint.quantization is not None:
+        _check_quantized(plan, plan.checkpoint.quantization, instructions)
     options = {
         "enforce_eager": True,
         "ir_op_priority": norm_priorities(),
@@ -494,6 +499,26 @@ def _cpu_options(plan: Plan, instructions: str | None) -> dict[str, Any]:
         # Short prompts do not wait until a long one is read: it gets half of a step.
         options["long_prefill_token_threshold"] = min(512, plan.max_model_len)
     return options
+
+
+def _check_quantized(plan: Plan, quantization: Quantization, instructions: str | None) -> None:
+    """Refuses what an engine on this processor would get wrong, or die of at its first prompt."""
+    config = plan.config
+    if config.dtype == "float32" and not quantization.takes_float32:
+        raise CheckpointError(
+            f"dtype float32: {config.model} is quantised ({quantization.method}), and vLLM multiplies such weights only in 16 "
+            "bits; use --dtype bfloat16 or leave it out"
+        )
+    if quantization.is_int8 and instructions is None:
+        raise CheckpointError(
+            f"model {config.model!r} is in int8, and this processor has neither VNNI nor AMX: give the checkpoint that it "
+            "was made from"
+        )
+    if quantization.method == "fp8" and not has_amx():
+        raise CheckpointError(
+            f"model {config.model!r} is in fp8, for which vLLM's kernels need a processor with AMX, and this one has none: "
+            f"{REMEDY}"
+        )
 
 
 def _gpu_options(plan: Plan, dtype: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from whyrank.runtimes.vllm_compat import (
     require_device,
     vllm_name,
 )
+from whyrank.runtimes.vllm_engine import remark_of_quantised
 from whyrank.serving.admission import Limits
 from whyrank.serving.flags import (
     ENGINE_LOG_FLAGS,
@@ -58,7 +59,8 @@ _REMEDIES = {
     PROMPT_LARGER_THAN_CACHE: _MORE_CACHE,
     NO_MEMORY_FOR_CACHE: _MORE_CACHE,
     OUT_OF_MEMORY: "a smaller --gpu-memory-utilization leaves room for other programs and for the model's activations; where "
-    "the weights alone are too large, --quantization fp8 halves them and --tensor-parallel-size spreads them over several GPUs",
+    "the weights alone are too large, --quantization fp8_per_tensor halves them and --tensor-parallel-size spreads them over "
+    "several GPUs",
     QUANTIZED_HEAD: """--hf-overrides '{"head_dtype": "model"}' leaves the head as it is""",
 }
 # File descriptors for connections, and for vLLM and its sockets.
@@ -175,6 +177,7 @@ def _run_vllm(command: Sequence[str], plan: Plan) -> None:
             raise EngineDead(_DIED.format("one of its processes")) from cause
         reason = first_line(cause)
         message = "; ".join([reason, *(remedy for part, remedy in _REMEDIES.items() if part in reason)])
+        message += remark_of_quantised(plan)
         raise CheckpointError(f"model {plan.config.model!r}: vLLM cannot serve it: {message}") from cause
     client = WhyrankPlugin.engine_client
     if client is not None and not client.stopped:  # vLLM's server returns without an error
