@@ -14,7 +14,7 @@ from whyrank.grounding.reading import read
 from whyrank.grounding.source import MAX_TOKENS, Source, plain
 from whyrank.grounding.tokens import Reading, Token
 from whyrank.grounding.words import content_keys, fold, folded_words
-from whyrank.types import CheckedSentence, SourceSpan, Unsupported
+from whyrank.types import CheckedSentence, SourceSpan, Unsupported, Verdict
 
 __all__ = ["Judged", "judge"]
 
@@ -80,10 +80,8 @@ def _judge(evidence: str, start: int, end: int, source: Source) -> Judged | None
     similarity = round(comparison.share, 6)
     spans = tuple(_spans(start, end, held_by, source, similarity)) if similarity >= _BACKED else ()
     place = (spans[0].start, spans[0].end) if spans else (None, None)
-    if differing:
-        sentence = CheckedSentence(start, end, "altered", differing[0].kind, *place)
-    else:
-        sentence = CheckedSentence(start, end, "unverified", "wording", *place)
+    verdict: Verdict = "altered" if differing else "unverified"
+    sentence = CheckedSentence(start, end, verdict, differing[0].kind if differing else "wording", *place)
     shown = differing or [_absent(fact) for fact in missing]
     return Judged(sentence, spans, tuple(_unsupported(evidence, shown)), checked)
 
