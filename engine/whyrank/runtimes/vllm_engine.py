@@ -259,11 +259,11 @@ class VllmRuntime(ABC):
         self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
         batch = await self._open_batch(reading, prompts, salt)
-        answers: AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]
-        if batch is None:
-            answers = self._read_one_by_one(reading, prompts, priorities, salt)
-        else:
-            answers = self._read_batch(reading, batch, prompts, priorities)
+        answers = (
+            self._read_one_by_one(reading, prompts, priorities, salt)
+            if batch is None
+            else self._read_batch(reading, batch, prompts, priorities)
+        )
         async with aclosing(answers):
             async for some in answers:
                 yield some
