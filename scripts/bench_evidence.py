@@ -109,15 +109,16 @@ class CardLoop:
             )
 
 
-async def measure(model: str, prompt: str | None, repeats: int) -> dict[str, Any]:
+async def measure(model: str, prompt: str | None, repeats: int, with_card: bool) -> dict[str, Any]:
     async with Reranker(model, prompt=prompt, kv_cache_gib=2) as reranker:
-        card = await asyncio.to_thread(CardLoop, make_plan(reranker.config))
         systems: dict[str, Callable[[int], Awaitable[Any]]] = {
             "whyrank": lambda seed: evidence_call(reranker, seed, CONTINUED),
             "every_document": lambda seed: evidence_call(reranker, seed, COUNT),
-            "card_loop_10_relevant": lambda seed: asyncio.to_thread(card.call, seed, 10),
-            "card_loop_50_relevant": lambda seed: asyncio.to_thread(card.call, seed, COUNT),
         }
+        if with_card:
+            card = await asyncio.to_thread(CardLoop, make_plan(reranker.config))
+            systems["card_loop_10_relevant"] = lambda seed: asyncio.to_thread(card.call, seed, 10)
+            systems["card_loop_50_relevant"] = lambda seed: asyncio.to_thread(card.call, seed, COUNT)
         await evidence_call(reranker, 0, CONTINUED)
         taken: dict[str, list[Any]] = {name: [] for name in systems}
         for repeat in range(repeats):
@@ -154,10 +155,11 @@ def main() -> None:
     parser.add_argument("--prompt", help="the prompt's name or file, where the model's name does not tell")
     parser.add_argument("--kind", default="qwen3", choices=["qwen3", "qwen3_5"], help="of the tiny checkpoint")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--without-card", action="store_true", help="leave the card's loop out")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = args.model or str(write_checkpoint(args.kind, Path(folder) / "prism-tiny"))
-        result = asyncio.run(measure(model, args.prompt, args.repeats))
+        result = asyncio.run(measure(model, args.prompt, args.repeats, not args.without_card))
     settings = {
         "documents": COUNT,
         "continued": CONTINUED,

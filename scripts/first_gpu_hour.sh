@@ -44,6 +44,11 @@ counts=(1 20 100 1000) repeats=3 few=(100 1000)
 if [ "$mode" = rehearse ]; then
   small_06=nano-qwen3 small_08=tiny-qwen3.5 all=(nano-qwen3) counts=(4) repeats=1 few=(4)
 fi
+# With a stub for a GPU (scripts/rehearse_cuda --first-hour) engines run, and no kernel does: nothing of plain transformers.
+plain=() card=()
+if [ -n "${REHEARSAL_FOLDER:-}" ]; then
+  plain=(--without transformers_loop transformers_batch32 cross_encoder) card=(--without-card)
+fi
 score=("$python" scripts/bench_score.py --repeats "$repeats" --patience 60)
 # The bare engine and ours alone: for comparing settings of the engine.
 engine=("${score[@]}" --without vllm_generate_text vllm_generative_scoring transformers_loop transformers_batch32 cross_encoder)
@@ -62,11 +67,11 @@ step start 6 "under 60 s the second time, when compiled graphs are kept (a guess
 
 step score 40 "on an H100 1,500 to 2,000 documents/s of qwen3-0.6b in calls of 1,000 (an estimate from CPU costs), 0.9 or more of vllm_generate" \
   "compare cpu_us_a_pair of scripts/rehearse_cuda: above 500 us a process is the limit; else nsys on the engine's process" \
-  "${score[@]}" --shape "${all[@]}" --counts "${counts[@]}"
+  "${score[@]}" --shape "${all[@]}" --counts "${counts[@]}" "${plain[@]}"
 
 step evidence 6 "first evidence within 0.5 s of the first score, 3 times the card's loop or more with 10 relevant documents" \
   "decoding is slow where graphs are not used: look for full graphs in --verbose; try --engine-options of other capture sizes" \
-  "$python" scripts/bench_evidence.py --repeats "$repeats"
+  "$python" scripts/bench_evidence.py --repeats "$repeats" "${card[@]}"
 
 for backend in triton flashinfer; do
   step "linear-attention-$backend" 6 "FlashInfer is faster on long prompts; its first prompt compiles for a minute or so, and needs nvcc" \
@@ -78,7 +83,7 @@ for async in false true; do
   step "classify-async-$async" 6 "true is faster by what the scheduler takes, some 10 % at 0.6B; scores agree" \
     "if true is faster and nothing fails: set async_scheduling in runtimes/classify.py" \
     "${score[@]}" --without transformers_batch32 cross_encoder --shape "$small_06" --route classify --counts "${few[@]}" \
-    --engine-options "{\"async_scheduling\": $async}"
+    --engine-options "{\"async_scheduling\": $async}" "${plain[@]}"
 done
 
 for servers in 1 2 4; do

@@ -57,6 +57,13 @@ def test_memory_that_runs_out_gets_a_remedy() -> None:
     assert start_error_text(RuntimeError("something else.")) == "something else"
 
 
+def test_a_process_that_has_used_cuda_is_told_to_spawn() -> None:
+    text = start_error_text(
+        RuntimeError("Cannot re-initialize CUDA in forked subprocess. To use CUDA, you must 'spawn'")
+    )
+    assert "; with whyrank, that is VLLM_WORKER_MULTIPROC_METHOD=spawn" in text
+
+
 def test_the_engine_of_a_server_that_was_killed_ends(
     checkpoint: Callable[[str], Path], start_server: StartServer
 ) -> None:

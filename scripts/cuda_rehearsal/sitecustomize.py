@@ -1,9 +1,12 @@
-"""In every process of a rehearsal: torch says of its GPU what the stub driver cannot. Python imports this by itself."""
+"""In every process of a rehearsal: torch says of its GPU what the stub driver cannot, and vLLM's GPU worker is the stub one.
+
+Python imports this by itself."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -34,26 +37,36 @@ def describe_gpu(torch: Any) -> None:
     torch.cuda.get_device_capability = lambda device=None: CAPABILITY
     torch.cuda.get_device_name = lambda device=None: HOPPER.name
     torch.cuda.current_device = lambda: 0
+    torch.cuda.synchronize = lambda device=None: None
     torch.accelerator.current_device_index = lambda: 0
 
 
-class AfterTorch(MetaPathFinder):
-    """Lets torch be imported as ever, and then describes the GPU to it."""
+def replace_worker(gpu_worker: Any) -> None:
+    from stub_worker import StubWorker
+
+    gpu_worker.Worker = StubWorker
+
+
+class AfterImport(MetaPathFinder):
+    """Lets some modules be imported as ever, and then changes them."""
+
+    def __init__(self, changes: dict[str, Callable[[ModuleType], None]]) -> None:
+        self._changes = changes
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch":
+        change = self._changes.pop(name, None)
+        if change is None:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec("torch")
+        spec = importlib.util.find_spec(name)
         assert spec is not None and spec.loader is not None
         execute = spec.loader.exec_module
 
-        def execute_and_describe(module: ModuleType) -> None:
+        def execute_and_change(module: ModuleType) -> None:
             execute(module)
-            describe_gpu(module)
+            change(module)
 
-        spec.loader.exec_module = execute_and_describe  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
         return spec
 
 
-sys.meta_path.insert(0, AfterTorch())
+sys.meta_path.insert(0, AfterImport({"torch": describe_gpu, "vllm.v1.worker.gpu_worker": replace_worker}))

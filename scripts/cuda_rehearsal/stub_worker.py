@@ -1,19 +1,23 @@
 """vLLM's GPU worker without a GPU: the model's layers are made, without weights, and no kernel runs.
 
 The engine's core, its scheduler and its block manager around this are vLLM's own. It writes what it was started with and each
-step it was given into the folder REHEARSAL_FOLDER, for rehearse.py.
+step it was given into the folder REHEARSAL_FOLDER, for rehearse.py. There, engines on the same GPU also see how much of its
+memory the others hold.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 from vllm import envs
@@ -23,9 +27,12 @@ from vllm.model_executor.model_loader.utils import initialize_model
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.outputs import AsyncModelRunnerOutput, LogprobsLists, ModelRunnerOutput
 from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
+from vllm.v1.worker.utils import request_memory
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
-_GPU_BYTES = 60 << 30
+_GPU_BYTES = 80 << 30
+# As long as a step would take on a large GPU with a model of 0.6B, roughly: prompts that arrive meanwhile make the next one.
+_SECONDS_PER_TOKEN = 2e-6
 # What a continuation without a grammar would say.
 _ANY_TOKEN = 5
 
@@ -41,13 +48,14 @@ class OnNoDevice(TorchFunctionMode):  # type: ignore[misc]
         return function(*args, **kwargs)
 
 
-class Finished(AsyncModelRunnerOutput):  # type: ignore[misc]
-    """A step's output that needs no waiting for. vLLM's async scheduling wants to wait."""
+class Step(AsyncModelRunnerOutput):  # type: ignore[misc]
+    """A step's output, which is there when its time is over. vLLM's async scheduling waits for it while it plans the next."""
 
-    def __init__(self, output: ModelRunnerOutput) -> None:
-        self._output = output
+    def __init__(self, output: ModelRunnerOutput, ends: float) -> None:
+        self._output, self._ends = output, ends
 
     def get_output(self) -> ModelRunnerOutput:
+        time.sleep(max(0.0, self._ends - time.monotonic()))
         return self._output
 
     def get_kv_connector_output(self) -> None:
@@ -77,9 +85,21 @@ class StubWorker(WorkerBase):  # type: ignore[misc]
             ensure_model_parallel_initialized(1, 1)
         self.device = torch.device("meta")
         self._folder = Path(os.environ["REHEARSAL_FOLDER"])
-        self._steps = (self._folder / f"steps-{os.getpid()}.jsonl").open("w")
+        self._steps, self._ends = (self._folder / f"steps-{os.getpid()}.jsonl").open("w"), 0.0
         self._is_pooling = self.model_config.runner_type == "pooling"
         self._prompts: dict[str, Prompt] = {}
+        free = _GPU_BYTES - self._bytes_of_others()
+        snapshot = SimpleNamespace(total_memory=_GPU_BYTES, free_memory=free, device_=torch.device("cuda", 0))
+        self._share = request_memory(snapshot, self.cache_config)
+
+    @property
+    def _gpu(self) -> str:
+        rank = self.parallel_config.data_parallel_rank_local
+        return f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', '')}-{self.local_rank}-{rank or 0}"
+
+    def _bytes_of_others(self) -> int:
+        files = {int(path.suffix[1:]): path for path in self._folder.glob(f"{self._gpu}.*")}
+        return sum(int(path.read_text()) for pid, path in files.items() if psutil.pid_exists(pid))
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         with self._meta():
@@ -98,10 +118,10 @@ class StubWorker(WorkerBase):  # type: ignore[misc]
         return get_kv_cache_spec(self.vllm_config)
 
     def determine_available_memory(self) -> int:
-        return self.cache_config.kv_cache_memory_bytes or _GPU_BYTES
+        return int(self.cache_config.kv_cache_memory_bytes or self._share)
 
     def initialize_from_config(self, kv_cache_config: Any) -> None:
-        pass
+        (self._folder / f"{self._gpu}.{os.getpid()}").write_text(str(self.determine_available_memory()))
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
         if (
@@ -163,10 +183,12 @@ class StubWorker(WorkerBase):  # type: ignore[misc]
         if not self._scheduled:
             return ModelRunnerOutput(req_ids=[], req_id_to_index={})
         print(len(self._scheduled), scheduled.total_num_scheduled_tokens, file=self._steps, flush=True)
-        return Finished(self._output(None)) if self._is_pooling else None
+        seconds = scheduled.total_num_scheduled_tokens * _SECONDS_PER_TOKEN
+        self._ends = max(time.monotonic(), self._ends) + seconds
+        return Step(self._output(None), self._ends) if self._is_pooling else None
 
     def sample_tokens(self, grammar: Any) -> Any:
-        return Finished(self._output(grammar))
+        return Step(self._output(grammar), self._ends)
 
     def _output(self, grammar: Any) -> ModelRunnerOutput:
         ids = list(self._scheduled)

@@ -22,6 +22,7 @@ from whyrank.errors import INSTALL_ENGINE, EngineNotInstalled
 
 __all__ = [
     "ARGUMENTS",
+    "CUDA_BEFORE_FORK",
     "DOCS_FILES",
     "ENVIRONMENT",
     "ERROR_TEXTS",
@@ -225,6 +226,9 @@ ERROR_TEXTS = (
 
 OUT_OF_MEMORY = "CUDA out of memory"
 """In torch's error, which vLLM passes on, or says itself of its warm-up."""
+
+CUDA_BEFORE_FORK = "Cannot re-initialize CUDA in forked subprocess"
+"""In torch's error."""
 
 _DOCS_FOLDER = "vllm/entrypoints/serve/instrumentator/static"
 DOCS_FILES = ("swagger-ui-bundle.js", "swagger-ui.css")

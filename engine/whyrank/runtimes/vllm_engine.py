@@ -40,6 +40,7 @@ from whyrank.runtimes.base import Answer
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities, register_cpu_kernels
 from whyrank.runtimes.ranks import Ranks, Readers
 from whyrank.runtimes.vllm_compat import (
+    CUDA_BEFORE_FORK,
     GPU_TOO_FULL,
     OUT_OF_MEMORY,
     PROMPT_LARGER_THAN_CACHE,
@@ -88,6 +89,7 @@ _REMEDIES = {
     "GPUs",
     TOO_FEW_STATES: "that is a larger kv_cache_gib, or engine_options={'max_num_seqs': ...}",
     QUANTIZED_HEAD: "engine_options={'hf_overrides': {'head_dtype': 'model'}} leaves the head as it is",
+    CUDA_BEFORE_FORK: f"that is {START_METHOD}=spawn in the environment, since this process has used CUDA already",
 }
 
 
