@@ -24,7 +24,9 @@ from typing import Any
 __all__ = ["native_parts"]
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
+_SERVERS = {"WHYRANK_A": "127.0.0.1:8001", "WHYRANK_B": "127.0.0.1:8002"}
 _TOOLS = [
+    ["haproxy", "-c", "-f", "haproxy.cfg"],
     ["promtool", "check", "config", "prometheus/prometheus.yml"],
     ["promtool", "check", "rules", "prometheus/alerts.yml"],
     ["promtool", "test", "rules", "prometheus/alerts_test.yml"],
@@ -79,7 +81,7 @@ def _complaint(check: Callable[[], object]) -> str | None:
 
 
 def run_tool(command: list[str]) -> str | None:
-    done = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True, env=os.environ, check=False)
+    done = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True, env=os.environ | _SERVERS, check=False)
     return None if done.returncode == 0 else (done.stdout + done.stderr).strip()[-1000:]
 
 

@@ -42,6 +42,8 @@ _HEALTH = "http://localhost:8000/health"
 _START_SECONDS = 300.0
 _STOP_SECONDS = 90.0
 _STEP_SECONDS = 1800.0
+# By its whole name: the image's PATH need not have it.
+_CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
 # Into a namespace of mounts of its own, so that none is left behind.
 _ENTER = 'mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && shift && exec "$@"'
 
@@ -174,7 +176,7 @@ class CleanRoot:
             inside = shlex.quote(str(self.path / folder.strip("/")))
             mounts += f"mkdir -p {inside} && mount --bind {shlex.quote(folder)} {inside} && "
         inner = f'cd {shlex.quote(self.image.folder)} && exec "$@"'
-        chroot = ["chroot", f"--userspec={self.image.user}", str(self.path), "/bin/sh", "-c", inner, "sh", *command]
+        chroot = [_CHROOT, f"--userspec={self.image.user}", str(self.path), "/bin/sh", "-c", inner, "sh", *command]
         (self.path / self.image.folder.strip("/")).mkdir(parents=True, exist_ok=True)
         unshared = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         return [*unshared, "sh", "-c", mounts + _ENTER, "sh", str(self.path), *chroot]
