@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-__all__ = ["SMALL_CACHE", "Server", "start"]
+__all__ = ["SMALL_CACHE", "Server", "free_port", "start"]
 
 SMALL_CACHE = ("--kv-cache-memory-bytes", str(512 << 20))
 _PATIENCE_SECONDS = 900  # 30 on an idle machine; on a GPU the first start compiles for minutes
@@ -34,13 +34,18 @@ class Server:
         return next(child for child in children if "EngineCore" in " ".join(child.cmdline()))
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def start(
     folder: Path, flags: Sequence[str], log: Path, patience: float = _PATIENCE_SECONDS, **environment: str
 ) -> Server:
     """On a free port; returns when /health says that it is well, and gives up after `patience` seconds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     whyrank = Path(sys.executable).parent / "whyrank"
     command = [str(whyrank), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
@@ -49,11 +54,12 @@ def start(
         )
     server = Server(f"http://127.0.0.1:{port}", process, log)
     end = time.monotonic() + patience
-    while process.poll() is None and time.monotonic() < end:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{server.url}/health").status_code == 200:
-                return server
-        time.sleep(0.2)
+    with httpx.Client() as client:  # one for all tries: to make one costs more than to ask
+        while process.poll() is None and time.monotonic() < end:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get(f"{server.url}/health").status_code == 200:
+                    return server
+            time.sleep(0.2)
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     for child in [*children, process]:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import random
+import re
 import socket
 import struct
 import time
@@ -448,6 +449,22 @@ async def test_rows_that_the_network_cost_are_marked() -> None:
     assert {rows[index].error.code for index in lost} == {"unreachable"}  # type: ignore[union-attr]
     assert all(rows[index].margin == margin("q", texts[index]) for index in set(rows) - lost)
     assert [row.rank for row in ranking.results] == [*range(1, 345), *[None] * 256]
+
+
+async def test_a_load_balancer_can_keep_equal_queries_together_without_reading_them() -> None:
+    sent: list[tuple[str, str]] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        sent.append((request.url.path, request.headers["X-Whyrank-Affinity"]))
+        body = json.loads(request.content) if request.content else None
+        return httpx.Response(200, json={"answers": [*map(ranking, body["requests"])]} if body else {})
+
+    for query in ("a secret query", "a secret query", "another"):
+        async with AsyncClient("http://balancer", transport=httpx.MockTransport(reply)) as client:
+            await client.score(query, ["a document"])
+    first, second, other = ([key for path, key in sent if path == "/v1/rerank/batch"][n] for n in range(3))
+    assert first == second != other
+    assert all(re.fullmatch("[0-9a-f]{16}", key) for _, key in sent)
 
 
 SECRET_URL = "http://user:hunter2@host.invalid:1/base"

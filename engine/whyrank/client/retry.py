@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from whyrank.errors import Overloaded, RetryableError
 
-__all__ = ["Breaker", "Replica", "RetryPolicy", "in_order_of_affinity", "next_replica"]
+__all__ = ["Breaker", "Replica", "RetryPolicy", "affinity_hash", "in_order_of_affinity", "next_replica"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,13 @@ def in_order_of_affinity(replicas: Sequence[Replica], key: str) -> list[Replica]
     if len(replicas) == 1:
         return list(replicas)
 
-    def weight(replica: Replica) -> bytes:
-        # backslashreplace keeps lone surrogates distinct; "replace" would turn them all into "?".
-        return hashlib.blake2b(f"{replica.url}\n{key}".encode("utf-8", "backslashreplace"), digest_size=8).digest()
+    return sorted(replicas, key=lambda replica: (not replica.breaker.closed, affinity_hash(f"{replica.url}\n{key}")))
 
-    return sorted(replicas, key=lambda replica: (not replica.breaker.closed, weight(replica)))
+
+def affinity_hash(text: str) -> str:
+    """16 hexadecimal digits: where a load balancer may see it, it must not be the text."""
+    # backslashreplace keeps lone surrogates distinct; "replace" would turn them all into "?".
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
 
 
 def next_replica(replicas: Sequence[Replica], key: str, tried: Mapping[str, int]) -> Replica:

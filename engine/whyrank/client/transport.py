@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from whyrank.client.decode import error_of
-from whyrank.client.retry import Breaker, Replica, RetryPolicy, in_order_of_affinity, next_replica
+from whyrank.client.retry import Breaker, Replica, RetryPolicy, affinity_hash, in_order_of_affinity, next_replica
 from whyrank.connect import masked
 from whyrank.errors import InvalidRequest, Overloaded, RetryableError, Unreachable, WhyrankError
 
@@ -175,7 +175,8 @@ class Transport:
                 pending.method,
                 replica.url + pending.path,
                 content=content,
-                headers={"Content-Type": "application/json"},
+                # A load balancer can keep equal queries together by the second (deploy/haproxy.cfg).
+                headers={"Content-Type": "application/json", "X-Whyrank-Affinity": affinity_hash(pending.affinity)},
             )
             answer = await self._http.send(request, stream=True, auth=replica.auth)
             try:
