@@ -255,7 +255,7 @@ async def test_a_slice_is_read_by_one_engine_and_continued_there(hybrid: HybridR
         async for _ in runtime.choose().read(prompts, [0] * len(prompts), None):
             pass
         (readers[prompts[0]],) = {rank for _, rank in engine.read[before:]}
-    assert sorted(readers.values()) == [0, 0, 0, 1, 1, 1]
+    assert [*readers.values()].count(0) == [*readers.values()].count(1) == 3
     chosen = [prompts[0] for prompts in slices]
     order = GenerationParams(["{}"] * len(chosen), max_tokens=8, temperature=0.0, live=False, salt=None)
     async for _ in runtime.write([(*ids, 7, 8, 9) for ids in chosen], order):  # behind an opening
@@ -289,5 +289,5 @@ def test_an_engine_of_another_make_gets_its_prompts_one_by_one() -> None:
     engine = FailingBatches(ValueError())
     assert vllm_compat.can_batch(engine)
     assert not vllm_compat.can_batch(FailingEngine(ValueError()))
-    engine.process_inputs = lambda request_id, prompt, params: None  # type: ignore[assignment]
+    engine.process_inputs = lambda request_id, prompt, params: None  # type: ignore[assignment,misc]
     assert not vllm_compat.can_batch(engine)
