@@ -45,7 +45,7 @@ _STEP_SECONDS = 1800.0
 # By its whole name: the image's PATH need not have it.
 _CHROOT = shutil.which("chroot") or "/usr/sbin/chroot"
 # Into a namespace of mounts of its own, so that none is left behind.
-_ENTER = 'mount -t proc proc "$1/proc" && mount --rbind /dev "$1/dev" && shift && exec "$@"'
+_ENTER = 'mount -t proc proc "$1/proc" && for f in dev sys; do mount --rbind "/$f" "$1/$f"; done && shift && exec "$@"'
 
 
 @dataclass(frozen=True, slots=True)
