@@ -364,7 +364,7 @@ def benchmark_cache(checkpoints: Checkpoints) -> dict[str, Any]:
     """The cache of bench_server.py: of real sizes, and what came of 1 GiB for each."""
     from bench_server import kv_cache_gib
 
-    starts = {}
+    starts: dict[str, Any] = {}
     for shape in ("qwen3-0.6b", "qwen3.5-0.8b"):
         kind, sizes = SHAPES[shape]
         case = Case("", kind, "prism", config=sizes | {"layer_types": None})

@@ -261,11 +261,10 @@ class VllmRuntime(ABC):
         self, reading: Reading[R], prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[tuple[int, R | DocumentError]], None]:
         batch = await self._open_batch(reading, prompts, salt)
-        answers = (
-            self._read_one_by_one(reading, prompts, priorities, salt)
-            if batch is None
-            else self._read_batch(reading, batch, prompts, priorities)
-        )
+        answers = self._read_one_by_one(reading, prompts, priorities, salt)
+        if batch is not None:
+            batched = self._read_batch(reading, batch, prompts, priorities)  # by itself: mypy infers its type from that
+            answers = batched
         async with aclosing(answers):
             async for some in answers:
                 yield some
