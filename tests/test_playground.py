@@ -184,15 +184,16 @@ async def test_the_example_runs(browser: Browser, server: Server) -> None:
 
 async def test_escape_stops_and_the_server_lives(browser: Browser, server: Server) -> None:
     async with opened(browser, f"{server.url}/playground") as page:
-        await fill(page, "water", DOCUMENTS, mode="evidence", evidence_min_score="0")
+        # Enough to write that it is not over before the key is pressed, however slowly the browser runs.
+        await fill(page, "water", DOCUMENTS * 15, mode="evidence", evidence_min_score="0", evidence_top_n="60")
         await page.click("#run")
         await expect(page.locator(".why").first).not_to_be_empty()
         await page.keyboard.press("Escape")
-        await expect(page.locator("#status")).to_contain_text("Stopped. 4 of 4 documents scored.")
+        await expect(page.locator("#status")).to_contain_text("Stopped. 60 of 60 documents scored.")
         await expect(page.locator("#stop")).to_be_disabled()
         await page.get_by_text("scores", exact=True).click()
         await page.click("#run")
-        await expect(page.locator("#status")).to_have_text("4 documents ranked.")
+        await expect(page.locator("#status")).to_have_text("60 documents ranked.")
 
 
 async def test_the_code_shown_does_the_same_call(browser: Browser, server: Server) -> None:
