@@ -189,12 +189,13 @@ async def _examine_lists(runtime: Runtime, plan: Plan) -> Report:
 def _list_ids_finding(encoder: PromptEncoder) -> Finding:
     """As `ids_finding`, for prompts of two documents each."""
     wrong = []
+    frame = ListPrompts(encoder, "x", [Document("x")] * 2, None, Bounds(), 2).whole_string_ids((0, 1))
+    of_frame = encoder.control_tokens(frame)
     for text in (*PLAIN, *LOOKALIKES):
         for query, first in ((QUERY, text), (text, "x")):
             prompts = ListPrompts(encoder, query, [Document(first), Document("x")], None, Bounds(), 2)
-            frame = ListPrompts(encoder, "x", [Document("x")] * 2, None, Bounds(), 2).whole_string_ids((0, 1))
             ids, whole = prompts.encode((0, 1)), prompts.whole_string_ids((0, 1))
-            same_frame = encoder.control_tokens(ids) == encoder.control_tokens(frame)
+            same_frame = encoder.control_tokens(ids) == of_frame
             if ids != whole and (text in PLAIN or not same_frame):
                 wrong.append(text)
     count = 2 * len((*PLAIN, *LOOKALIKES))

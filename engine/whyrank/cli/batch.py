@@ -51,7 +51,7 @@ PATIENCE: Mapping[str, Any] = {"timeout": _PATIENCE_SECONDS, "retry": RetryPolic
 
 MaxConcurrency = Annotated[int, typer.Option(min=1, help="Rows in progress, and in memory, at the same time.")]
 OnRay = Annotated[
-    bool, typer.Option("--ray", help="Unfinished (docs/cluster.md): by engines on a Ray cluster. Needs whyrank[ray].")
+    bool, typer.Option("--ray", help="By engines on a Ray cluster (docs/cluster.md). Needs whyrank[ray].")
 ]
 Engines = Annotated[int, typer.Option(min=1, help="With --ray: how many.")]
 

@@ -19,7 +19,7 @@ from whyrank.errors import EngineDead
 from whyrank.fan_out import fan_out
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta
-from whyrank.runtimes.ranks import Readers
+from whyrank.runtimes.ranks import Readers, remember
 from whyrank.serving import metrics
 from whyrank.types import DocumentError, Usage
 
@@ -74,10 +74,7 @@ class RemoteRuntime:
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         """Each replica does this for its tiles, so that the one that reads them is the one that is warm. The tokens that it
         takes are in no usage."""
-        self._frames.pop(frame, None)
-        self._frames[frame] = None
-        if len(self._frames) > _MAX_FRAMES:
-            del self._frames[next(iter(self._frames))]
+        remember(self._frames, frame, None, _MAX_FRAMES)
         return Usage()
 
     async def read(

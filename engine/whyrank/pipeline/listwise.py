@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from whyrank.errors import InvalidRequest
 from whyrank.pipeline.deadline import Deadline
-from whyrank.pipeline.scorer import Refusal
+from whyrank.pipeline.scorer import Refusal, bounds_of
 from whyrank.pipeline.turns import CallTurns, Tenant
 from whyrank.prompting.listwise import (
     ListPrompts,
@@ -25,7 +25,7 @@ from whyrank.prompting.listwise import (
     stage_size,
 )
 from whyrank.prompting.scoring import log_odds, sigmoid
-from whyrank.prompting.tokens import Bounds, Ids, PromptEncoder
+from whyrank.prompting.tokens import Ids, PromptEncoder
 from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Generation, GenerationParams, GenerativeRuntime, Runtime, TokenRead, TokenRuntime
 from whyrank.types import DocumentError, RankedDocument, Usage
@@ -232,14 +232,8 @@ class ListRanker:
 
     def _prompts(self, window: int) -> ListPrompts:
         request = self._request
-        bounds = Bounds(
-            request.max_tokens_per_doc,
-            request.max_tokens_per_query,
-            request.max_prompt_tokens,
-            cut_query=request.truncate_query,
-        )
         documents = [request.documents[index] for index in self._indexes]
-        return ListPrompts(self._encoder, request.query, documents, request.instruction, bounds, window)
+        return ListPrompts(self._encoder, request.query, documents, request.instruction, bounds_of(request), window)
 
     async def _read(self, prompts: ListPrompts, places: Sequence[Sequence[int]]) -> list[_Order]:
         ids = await asyncio.to_thread(lambda: [prompts.encode(each) for each in places])

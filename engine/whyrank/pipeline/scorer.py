@@ -20,7 +20,7 @@ from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Runtime, next_engine
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
 
-__all__ = ["Refusal", "Scorer", "refuse_none"]
+__all__ = ["Refusal", "Scorer", "bounds_of", "refuse_none"]
 
 Refusal = Callable[[Document], DocumentError | None]
 """Why a document is rejected before it is encoded, or None."""
@@ -43,6 +43,17 @@ _TOO_MANY_WINDOWS = DocumentError(
 
 def refuse_none(document: Document) -> None:
     pass
+
+
+def bounds_of(request: RerankRequest, windows: int | None = None) -> Bounds:
+    """How much of its texts is read. `windows`: of a document, at most."""
+    return Bounds(
+        request.max_tokens_per_doc,
+        request.max_tokens_per_query,
+        request.max_prompt_tokens,
+        windows,
+        request.truncate_query,
+    )
 
 
 class Scorer:
@@ -126,13 +137,7 @@ class Scorer:
         request, documents = self._request, self._request.documents[part]
         refusals = [self._refusal(document) for document in documents]
         taken = [document for document, refusal in zip(documents, refusals, strict=True) if refusal is None]
-        bounds = Bounds(
-            request.max_tokens_per_doc,
-            request.max_tokens_per_query,
-            request.max_prompt_tokens,
-            _MAX_WINDOWS_OF_A_DOCUMENT,
-            request.truncate_query,
-        )
+        bounds = bounds_of(request, _MAX_WINDOWS_OF_A_DOCUMENT)
         if self._queries is not None:
             pairs = zip(self._queries[part], documents, refusals, strict=True)
             return [refusal or self._encode_pair(query, document, bounds) for query, document, refusal in pairs]

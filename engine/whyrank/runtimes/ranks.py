@@ -8,8 +8,9 @@ from typing import Generic, TypeVar
 
 from whyrank.prompting.tokens import Ids
 
-__all__ = ["Ranks", "Readers"]
+__all__ = ["Ranks", "Readers", "remember"]
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _MAX_READERS = 1 << 16
@@ -41,6 +42,14 @@ class Ranks:
             self._tokens[rank] -= tokens
 
 
+def remember(known: dict[K, T], key: K, value: T, max_size: int) -> None:
+    """The oldest of `known` is forgotten where there are too many."""
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > max_size:
+        del known[next(iter(known))]
+
+
 class Readers(Generic[T]):
     """Who has read which prompt, for the latest of them. Whatever continues a prompt belongs there, because its prefix cache
     still has the prompt."""
@@ -50,11 +59,7 @@ class Readers(Generic[T]):
 
     def remember(self, prompts: Iterable[Ids], reader: T) -> None:
         for ids in prompts:
-            key = hash(ids)
-            self._readers.pop(key, None)
-            self._readers[key] = reader
-            if len(self._readers) > _MAX_READERS:
-                del self._readers[next(iter(self._readers))]
+            remember(self._readers, hash(ids), reader, _MAX_READERS)
 
     def find(self, ids: Ids) -> T | None:
         """Who has read the prompt that `ids` continue."""
