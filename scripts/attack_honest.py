@@ -46,6 +46,8 @@ class Observation:
     """What the honest tenants saw while they were watching."""
 
     seconds: list[float] = field(default_factory=list)
+    began: list[float] = field(default_factory=list)
+    """When each of these calls began, by time.monotonic."""
     large_seconds: list[float] = field(default_factory=list)
     health_seconds: list[float] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
@@ -195,7 +197,11 @@ async def _score(
         seen.refused[what + "unanswered"] += 1
         raise
     finally:
-        (seen.large_seconds if large else seen.seconds).append(time.monotonic() - began)
+        if large:
+            seen.large_seconds.append(time.monotonic() - began)
+        else:
+            seen.began.append(began)
+            seen.seconds.append(time.monotonic() - began)
     if answer.status_code != 200:
         seen.refused[f"{what}{answer.status_code}"] += 1
         return

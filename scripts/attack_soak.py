@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,16 @@ _PAUSE_SECONDS = (0.2, 2.0)
 _NICENESS = 15
 _MAX_SLOPE = {"api": 1.0, "engine": 2.0}
 """In MiB per minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One attack of the mixture, by time.monotonic."""
+
+    kind: str
+    began: float
+    ended: float
+
 
 _DOCUMENTS = '"query":"q","documents":'
 _KINDS: list[Callable[[Target, Result], Awaitable[None]]] = [
@@ -58,9 +69,12 @@ async def soak(server: GuardedServer, alone: Observation, minutes: float, seed: 
     """Runs for so many minutes, and judges what the honest tenants and the memory show."""
     result, target = Result(), await server.target()
     counts, began = Counter[str](), time.monotonic()
+    attacks: list[Attack] = []
     async with watching(target, alone.margins) as watch:
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
-        callers = [asyncio.create_task(_caller(target, random.Random(f"{seed} {n}"), counts)) for n in range(_CALLERS)]
+        callers = [
+            asyncio.create_task(_caller(target, random.Random(f"{seed} {n}"), counts, attacks)) for n in range(_CALLERS)
+        ]
         callers.append(asyncio.create_task(_report(server, minutes)))
         await asyncio.wait(callers, timeout=60 * minutes, return_when=asyncio.FIRST_EXCEPTION)
         for task in callers:
@@ -70,24 +84,45 @@ async def soak(server: GuardedServer, alone: Observation, minutes: float, seed: 
         seen = await watch.stop()
     samples = [sample for sample in server.samples if sample.at >= began]
     result.figures = {"minutes": minutes, "seed": seed, "hostile_calls": dict(counts), "honest": seen.figures()}
+    result.figures["slow_beside"] = _slow_beside(seen, attacks)
     _judge(result, seen, alone, samples)
     result.require(not server.killed_for_memory, "killed at 8 GiB")
     return result
 
 
-async def _caller(target: Target, chance: random.Random, counts: Counter[str]) -> None:
+async def _caller(target: Target, chance: random.Random, counts: Counter[str], attacks: list[Attack]) -> None:
     while True:
         kind = chance.choice(_KINDS)
         name = getattr(kind, "func", kind).__name__
         counts[name] += 1
+        began = time.monotonic()
         try:
             async with asyncio.timeout(_CALL_LIMIT):
                 if chance.random() < 0.3:
                     await bodies.varied_budgets(target, Result(), seconds=3, seed=chance.randrange(1 << 30))
+                    attacks.append(Attack("varied_budgets", began, time.monotonic()))
+                    began = time.monotonic()
                 await kind(target, Result())
         except (TimeoutError, OSError):
             counts[f"{name} cut"] += 1
+        attacks.append(Attack(name, began, time.monotonic()))
         await asyncio.sleep(chance.uniform(*_PAUSE_SECONDS))
+
+
+def _slow_beside(seen: Observation, attacks: list[Attack]) -> dict[str, float]:
+    """For each kind of attack: how many times as often it was there beside the slowest hundredth of the honest calls as beside
+    all of them. Far above 1: that kind is why they were slow."""
+    bound, calls = seen.percentile(0.99), list(zip(seen.began, seen.seconds, strict=True))
+    slow = [call for call in calls if call[1] >= bound]
+    figures = {}
+    for kind in sorted({attack.kind for attack in attacks}):
+        times = [(attack.began, attack.ended) for attack in attacks if attack.kind == kind]
+        shares = [
+            sum(any(start < began + spent and began < end for start, end in times) for began, spent in some) / len(some)
+            for some in (slow, calls)
+        ]
+        figures[kind] = round(shares[0] / shares[1], 2) if shares[1] else 0.0
+    return dict(sorted(figures.items(), key=lambda item: -item[1]))
 
 
 async def _report(server: GuardedServer, minutes: float) -> None:

@@ -46,8 +46,7 @@ def start(
 ) -> Server:
     """On a free port; returns when /health says that it is well, and gives up after `patience` seconds."""
     port = free_port()
-    whyrank = Path(sys.executable).parent / "whyrank"
-    command = [str(whyrank), "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+    command = [*(sys.executable, "-m", "whyrank", "serve"), str(folder), "--host", "127.0.0.1", "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, *flags], stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment

@@ -39,7 +39,7 @@ async def test_a_real_engine_writes_scores_and_evidence_to_evaluate(serve: Calla
     assert card.costs.pairs == 12 and card.costs.prompt_tokens > 1000 and card.costs.cached_tokens > 0
     assert not any(card.impossible.values()) and card.failed == 0
     for result in read_results(tmp_path / RESULTS):
-        assert len(result.margins()) == 6
+        assert len(result.reranked()) == 6
 
 
 def test_eval_calibrate_rerank_and_compare_in_turn(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

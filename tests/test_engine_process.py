@@ -13,7 +13,7 @@ import psutil
 
 from conftest import StartServer
 from whyrank.engine_process import EngineErrors
-from whyrank.runtimes.vllm_engine import start_error_text
+from whyrank.runtimes.engine_options import start_error_text
 
 LIBRARY = """
 import asyncio

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
@@ -18,9 +19,11 @@ import bench_eval
 from bench_eval import HashScorer, write_data
 from whyrank.connect import named_options
 from whyrank.errors import DataError, InvalidRequest
+from whyrank.evaluation.compare import compare
 from whyrank.evaluation.data import Collection, open_collection
 from whyrank.evaluation.measures import DEFAULT_MEASURES
 from whyrank.evaluation.presets import HOUSE, load_preset
+from whyrank.evaluation.report import comparison_report, html_report
 from whyrank.evaluation.results import COSTS, RESULTS, Result, Row, read_results
 from whyrank.evaluation.run import (
     EvalRequest,
@@ -194,7 +197,7 @@ def test_the_scorecard_sets_first_stage_reranked_and_oracle_side_by_side(undistu
     lines = [line.split() for line in write_run(undisturbed).read_text().splitlines()]
     assert len(lines) == 1200 and [line[3] for line in lines[:3]] == ["1", "2", "3"]
     result = next(read_results(undisturbed / RESULTS))
-    assert {line[2]: float(line[4]) for line in lines[:20]} == result.margins()
+    assert {line[2]: float(line[4]) for line in lines[:20]} == result.reranked()
 
 
 class Writes:
@@ -226,6 +229,39 @@ async def test_evidence_is_counted_and_failures_are_told(tmp_path: Path) -> None
     }
     assert (card.failed, card.written, card.table[RERANKED]["P@1"]) == (1, 1, 1.0)
     assert next(read_results(tmp_path / RESULTS)).failed == {"b": "engine"}
+
+
+class OrdersLists:
+    """HashScorer's order, without its scores; the last document fails."""
+
+    async def rerank(self, query: str, documents: list[Document], **options: Unpack[RerankOptions]) -> Ranking:
+        assert options.get("method") == "listwise"
+        *rows, last = (await HashScorer().rerank(query, documents)).results
+        ordered = [replace(row, rank=rank, score=None, margin=None) for rank, row in enumerate(rows, 1)]
+        failed = RankedDocument(last.index, last.document, error=DocumentError("engine", "?"))
+        return Ranking((*ordered, failed), Usage(5000, 1000, 50), "hash", "lists@1")
+
+
+async def test_an_order_without_scores_is_measured_and_compared(
+    collection: Collection, undisturbed: Path, tmp_path: Path
+) -> None:
+    request = EvalRequest("hash", top_k=20, options={"method": "listwise"})
+    await evaluate(collection, OrdersLists(), request, tmp_path)
+    card, scored = (make_scorecard(folder, ("nDCG@10", "RR@10")) for folder in (tmp_path, undisturbed))
+    assert card.table[RERANKED] == scored.table[RERANKED] and card.failed == 60
+    assert card.document()["calibration_error"] is None and scored.document()["calibration_error"] > 0
+    assert "calibration error" not in html_report(card)
+    first = [line.split()[2:5] for line in write_run(tmp_path).read_text().splitlines()[:19]]
+    best = next(read_results(undisturbed / RESULTS)).reranked()
+    assert first == [[d, str(n), str(-n)] for n, d in enumerate(sorted(best, key=lambda d: -best[d])[:19], 1)]
+
+    comparison = compare(undisturbed, tmp_path, ("nDCG@10",))
+    assert comparison.kendall == pytest.approx(1) and comparison.overlap == 1
+    assert comparison.document()["figures"]["drift"] is None
+    costs = comparison.costs_a_query()
+    assert costs["a"]["computed_tokens"] == 20 * 33 and costs["b"]["computed_tokens"] == 4050
+    page = comparison_report(comparison)
+    assert "Cost of a query" in page and "4,050" in page and "drift" not in page
 
 
 def beir(folder: Path) -> Path:

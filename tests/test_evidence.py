@@ -36,7 +36,7 @@ from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta
 from whyrank.types import Usage
-from whyrank.wire import ranking_from_dict, ranking_to_dict
+from whyrank.wire.responses import ranking_from_dict, ranking_to_dict
 
 PRISM = builtin_formats()["prism"].continuation
 assert PRISM is not None

@@ -20,7 +20,7 @@ from whyrank.options import Option, check_options, options_of
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import Usage
-from whyrank.wire import options_body
+from whyrank.wire.requests import options_body
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from whyrank.types import (
     Unsupported,
     Usage,
 )
-from whyrank.wire import event_to_dict
+from whyrank.wire.responses import event_to_dict
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")

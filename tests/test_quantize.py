@@ -27,8 +27,8 @@ from whyrank.config import EngineConfig
 from whyrank.prompting.scoring import score_of
 from whyrank.prompting.tokens import EncodedDocument
 from whyrank.quantize import int8_instructions, quantize
+from whyrank.runtimes.engine_options import _cpu_options
 from whyrank.runtimes.reference import Reference
-from whyrank.runtimes.vllm_engine import _cpu_options
 from whyrank.types import Document
 
 TEXTS = [*DOCUMENTS.values()][:6]

@@ -29,7 +29,7 @@ from whyrank.request import RerankRequest
 from whyrank.runtimes.base import Generation
 from whyrank.types import CheckedSentence, Document, Evidence, Grounding, RankedDocument, Usage, Verification
 from whyrank.verifier import start_verifier, threshold_of
-from whyrank.wire import ranking_from_dict, ranking_to_dict
+from whyrank.wire.responses import ranking_from_dict, ranking_to_dict
 
 QUERY = "At what temperature does water boil?"
 DOCUMENT = "Water boils at 100 °C at sea level. The kettle is made of steel."

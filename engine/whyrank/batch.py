@@ -27,7 +27,7 @@ from whyrank.options import options_of
 from whyrank.prompting.identity import file_part
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.wire import ranking_to_dict
+from whyrank.wire.responses import ranking_to_dict
 
 __all__ = [
     "AnswerRows",

@@ -18,7 +18,7 @@ from whyrank.errors import FrameworkMissing, InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import DocumentLike, RankedDocument, TruncationPolicy
-from whyrank.wire import OptionsRequest
+from whyrank.wire.requests import OptionsRequest
 
 __all__ = ["BaseAdapter", "framework", "numbers_of"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +12,21 @@ import typer
 from whyrank.cli import render
 from whyrank.cli.common import AsJson, app, evaluation_reported
 from whyrank.cli.flags import Flags, flags_of
-from whyrank.cli.judged_data import RESULTS_FOLDER, JudgedData, folder_for, rerank_into
+from whyrank.cli.judged_data import (
+    LISTWISE_OPTIONS,
+    RESULTS_FOLDER,
+    JudgedData,
+    folder_for,
+    listwise_options,
+    rerank_into,
+)
 from whyrank.cli.terminal import Terminal, json_text
+from whyrank.errors import InvalidRequest
 from whyrank.evaluation.measures import Measurer
 from whyrank.evaluation.results import RESULTS
 from whyrank.evaluation.run import claimed
 from whyrank.jsonl import write_file
+from whyrank.request import RerankOptions, RerankRequest
 
 if TYPE_CHECKING:
     from whyrank.evaluation.compare import Comparison, Gate
@@ -26,6 +36,7 @@ __all__: list[str] = []
 
 @app.command("compare")
 @flags_of("judged", JudgedData)
+@flags_of("method_of_b", RerankRequest, only=LISTWISE_OPTIONS)
 def compare_command(
     a: Annotated[
         str, typer.Argument(help="A folder of `whyrank eval`, or a model, perhaps with options: M,dtype=float32")
@@ -33,6 +44,7 @@ def compare_command(
     b: Annotated[str, typer.Argument(help="The other one.")],
     *,
     judged: Flags,
+    method_of_b: Flags,
     out: Annotated[Path, typer.Option(help="Where the results of models that are run here go.")] = RESULTS_FOLDER,
     html: Annotated[Path | None, typer.Option("--html", help="Also write the comparison as a page with plots.")] = None,
     fail_if: Annotated[list[str] | None, typer.Option(help='E.g. "delta(nDCG@10) < -0.01"; may be repeated.')] = None,
@@ -46,8 +58,11 @@ def compare_command(
 
     `whyrank compare "MODEL,dtype=float32" "MODEL,dtype=bfloat16" --data house --fail-if "drift_p99 > 0.02"`
 
-    low and high are the 95 % interval of b - a: high below 0 means that b is surely worse. Exit code 1 where a condition
-    holds, or where its figure cannot be computed.
+    `whyrank compare MODEL,prompt=chat MODEL,prompt=chat --method listwise --data house`
+
+    --method and the options of lists are for b; a scores every document by itself. low and high are the 95 % interval of
+    b - a: high below 0 means that b is surely worse. Exit code 1 where a condition holds, or where its figure cannot be
+    computed.
     """
     with evaluation_reported() as stdout:
         from whyrank.evaluation.compare import Gate, compare
@@ -55,8 +70,9 @@ def compare_command(
 
         data = JudgedData(**judged)
         gates = [Gate.parse(text) for text in fail_if or ()]
+        lists = listwise_options(method_of_b)
         names = Measurer(data.measures).names
-        comparison = compare(_results_of(a, data, out), _results_of(b, data, out), names)
+        comparison = compare(_results_of(a, data, out), _results_of(b, data, out, lists), names)
         failed = [gate for gate in gates if gate.fires(comparison)]
         if html is not None:
             write_file(html, [comparison_report(comparison, failed)])
@@ -68,14 +84,17 @@ def compare_command(
         raise typer.Exit(1)
 
 
-def _results_of(side: str, data: JudgedData, parent: Path) -> Path:
+def _results_of(side: str, data: JudgedData, parent: Path, lists: RerankOptions | None = None) -> Path:
     """The folder of an earlier evaluation, or one in `parent` for a model, which is evaluated now."""
     folder = Path(side)
     if not (folder / RESULTS).is_file():
-        collection = data.collection()
-        folder = folder_for(parent, collection, side)
+        collection, request = data.collection(), data.request(side, lists)
+        RerankRequest.of("query", ["document"], **request.options)  # raises before an engine starts
+        folder = folder_for(parent, collection, f"{side}-listwise" if lists else side)
         with claimed(folder, data.fresh):
-            rerank_into(folder, collection, data.request(side), {})
+            rerank_into(folder, collection, request, {})
+    elif lists:
+        raise InvalidRequest(f"--method listwise: {side} is a folder of results: leave it out, or name a model")
     return folder
 
 
@@ -90,7 +109,13 @@ def _show_comparison(console: Terminal, comparison: Comparison, failed: Sequence
     console.print(table)
     console.plain(f"a: {comparison.a.model}")
     console.plain(f"b: {comparison.b.model}")
-    agreement = (f"{name} {value:.4f}" for name, value in comparison.figures().items() if "(" not in name)
+    for side, costs in comparison.costs_a_query().items():
+        console.plain(
+            f"a query of {side}: {costs['seconds']:.3f} s, {costs['prompt_tokens']:,.0f} tokens of prompts, "
+            f"{costs['computed_tokens']:,.0f} computed, {costs['output_tokens']:,.0f} of them written"
+        )
+    figures = {name: value for name, value in comparison.figures().items() if "(" not in name}
+    agreement = (f"{name} {value:.4f}" for name, value in figures.items() if not math.isnan(value))
     console.plain("  ".join(agreement))
     for gate in failed:
         console.plain(gate.describe(comparison), style="red")

@@ -13,7 +13,14 @@ from whyrank.cli import render
 from whyrank.cli.claims import evaluate_claims
 from whyrank.cli.common import AsJson, Model, app, evaluation_reported, kept, reported
 from whyrank.cli.flags import Flags, flags_of
-from whyrank.cli.judged_data import RESULTS_FOLDER, JudgedData, folder_for, rerank_into
+from whyrank.cli.judged_data import (
+    LISTWISE_OPTIONS,
+    RESULTS_FOLDER,
+    JudgedData,
+    folder_for,
+    listwise_options,
+    rerank_into,
+)
 from whyrank.cli.terminal import Terminal, json_text
 from whyrank.config import EngineConfig
 from whyrank.evaluation.data import Collection
@@ -34,13 +41,13 @@ if TYPE_CHECKING:
 __all__ = ["measured", "target_name"]
 
 # The options of a request and of the engine that may change what is measured.
-_OPTIONS = ("instruction", "mode", "evidence_top_n", "evidence_min_score", "evidence_style")
+_EVIDENCE_OPTIONS = ("mode", "evidence_top_n", "evidence_min_score", "evidence_style")
 _IDENTITY = ("prompt", "route", "revision", "max_length", "dtype", "quantization", "calibration")
 
 
 @app.command("eval")
 @flags_of("judged", JudgedData)
-@flags_of("options", RerankRequest, only=_OPTIONS)
+@flags_of("options", RerankRequest, only=("instruction", *_EVIDENCE_OPTIONS, *LISTWISE_OPTIONS))
 @flags_of("engine", EngineConfig)
 def evaluate_command(
     *,
@@ -96,9 +103,10 @@ def target_name(model: str, engine: Flags) -> str:
 
 
 def _rerank_options(options: Flags) -> RerankOptions:
-    """The options that matter in this mode: options of evidence do not affect scores."""
-    names = ["instruction"] if options["mode"] == "score" else options
-    return cast(RerankOptions, {name: options[name] for name in names if options[name] is not None})
+    """The options that matter: those of evidence and of lists do not affect other scores."""
+    names = ["instruction"] if options["mode"] == "score" else ["instruction", *_EVIDENCE_OPTIONS]
+    given = {name: options[name] for name in names if options[name] is not None}
+    return cast(RerankOptions, given) | listwise_options(options)
 
 
 def measured(

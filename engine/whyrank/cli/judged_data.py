@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from whyrank.cli import render
 from whyrank.cli.common import kept, opened
@@ -18,7 +19,9 @@ from whyrank.evaluation.run import EvalRequest, evaluate, is_finished, open_targ
 from whyrank.options import Option
 from whyrank.request import RerankOptions
 
-__all__ = ["RESULTS_FOLDER", "JudgedData", "folder_for", "rerank_into"]
+__all__ = ["LISTWISE_OPTIONS", "RESULTS_FOLDER", "JudgedData", "folder_for", "listwise_options", "rerank_into"]
+
+LISTWISE_OPTIONS = ("method", "listwise_window", "listwise_stride", "listwise_passes")
 
 RESULTS_FOLDER = Path("whyrank-eval")
 
@@ -55,6 +58,12 @@ class JudgedData:
     def request(self, model: str, options: RerankOptions | None = None) -> EvalRequest:
         top_k = self.protocol.top_k if self.top_k is None else self.top_k
         return EvalRequest(model, top_k, self.limit, self.preset, options or RerankOptions())
+
+
+def listwise_options(options: Mapping[str, Any]) -> RerankOptions:
+    """Those that were given, if lists are to be ordered."""
+    given = {name: options[name] for name in LISTWISE_OPTIONS if options[name] is not None}
+    return cast(RerankOptions, given) if options["method"] == "listwise" else RerankOptions()
 
 
 def folder_for(parent: Path, collection: Collection, model: str) -> Path:

@@ -23,7 +23,7 @@ from whyrank.events import Event, Finished, Scored
 from whyrank.process import prepare_process
 from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentLike
-from whyrank.wire import event_to_dict, ranking_to_dict
+from whyrank.wire.responses import event_to_dict, ranking_to_dict
 
 __all__: list[str] = []
 

@@ -3,7 +3,7 @@
 retry.py         when to retry, which replica to use, when to leave one alone (no I/O)
 cache.py         scores of (query, document) pairs seen before (no I/O)
 encode.py        types to JSON for the server
-decode.py        error responses to exceptions; rows are read by wire.py
+decode.py        error responses to exceptions; rows are read by wire/
 transport.py     HTTP requests, with the retry policy applied
 batching.py      combines many calls into few requests
 split.py         splits one call into several requests where it is too large for one

@@ -26,7 +26,7 @@ from whyrank.errors import InvalidRequest, TooLarge
 from whyrank.events import Event
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
-from whyrank.wire import event_from_dict, ranking_from_dict
+from whyrank.wire.responses import event_from_dict, ranking_from_dict
 
 __all__ = ["AsyncClient"]
 

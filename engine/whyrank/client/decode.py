@@ -1,4 +1,4 @@
-"""Decodes a server's response: the result that wire.py reads from it, or the exception that an error response stands for."""
+"""Decodes a server's response: the result that wire/ reads from it, or the exception that an error response stands for."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from whyrank.errors import PermanentError, TooLarge, Unreachable, WhyrankError
 from whyrank.ranking import Ranking, apply_cutoffs, sort_rows
 from whyrank.request import RerankRequest
 from whyrank.types import Document, DocumentError, RankedDocument, Usage
-from whyrank.wire import ranking_from_dict
+from whyrank.wire.responses import ranking_from_dict
 
 __all__ = ["PairScorer"]
 

@@ -29,7 +29,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import EngineDead, FrameworkMissing, InvalidRequest, PermanentError, TooLarge
 from whyrank.ranking import Ranking
 from whyrank.request import RerankOptions, RerankRequest
-from whyrank.wire import ranking_from_dict, ranking_to_dict, to_json
+from whyrank.wire.responses import ranking_from_dict, ranking_to_dict, to_json
 
 if TYPE_CHECKING:
     import pyarrow

@@ -16,6 +16,7 @@ from whyrank.errors import DataError, InvalidRequest
 from whyrank.evaluation.consistency import Impossible, impossible_pairs
 from whyrank.evaluation.measures import Measurer
 from whyrank.evaluation.results import RESULTS, Header, Result, read_header, read_results
+from whyrank.evaluation.scorecard import Costs, read_costs
 from whyrank.evaluation.significance import Difference, Mover, Values, paired_difference, top_movers
 from whyrank.evaluation.trec import trec_order
 
@@ -26,8 +27,8 @@ _DEPTH = 10
 
 @dataclass(frozen=True)
 class Comparison:
-    """Means over queries. kendall: tau-b of the margins, over queries where it is defined; overlap: share of the top 10 that
-    both have in common; drifts: |score of b - score of a| of each document."""
+    """Means over queries. kendall: tau-b of the margins, or ranks, over queries where it is defined; overlap: share of the top
+    10 that both have in common; drifts: |score of b - score of a| of each document that has a score in both."""
 
     a: Header
     b: Header
@@ -43,6 +44,7 @@ class Comparison:
     deltas: Values
     """b - a for each query, in the first measure."""
     drifts: Values
+    costs: tuple[Costs, Costs]
     gained: tuple[Mover, ...]
     lost: tuple[Mover, ...]
     impossible: tuple[Impossible, ...]
@@ -63,6 +65,15 @@ class Comparison:
             values[f"p({name})"] = difference.p
         return values
 
+    def costs_a_query(self) -> dict[str, dict[str, float]]:
+        """For a and b, unless its costs were not kept."""
+        sides = {side: costs for side, costs in zip("ab", self.costs, strict=True) if costs.seconds}
+        names = ("seconds", "prompt_tokens", "computed_tokens", "output_tokens")
+        return {
+            side: {name: round(getattr(costs, name) / self.queries, 6) for name in names}
+            for side, costs in sides.items()
+        }
+
     def document(self) -> dict[str, Any]:
         """For json.dumps, as JSON has no NaN."""
         figures = {name: None if math.isnan(value) else round(value, 9) for name, value in self.figures().items()}
@@ -74,6 +85,7 @@ class Comparison:
             "means": {name: {"a": a, "b": b} for name, (a, b) in self.means.items()},
             "differences": {name: asdict(difference) for name, difference in self.differences.items()},
             "figures": figures,
+            "costs": self.costs_a_query(),
             "impossible": [pair.message for pair in self.impossible],
         }
 
@@ -127,12 +139,12 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
         queries.append(left.query)
         texts.append(left.text)
         is_graded |= left.is_graded
-        margins = left.margins(), right.margins()
-        for side, scores in zip(values, margins, strict=True):
+        orders = left.reranked(), right.reranked()
+        for side, scores in zip(values, orders, strict=True):
             side.extend(measurer.measure(left.judged, scores))
-        overlaps.append(_overlap(*margins))
+        overlaps.append(_overlap(*orders))
+        taus.append(_kendall_of_both(*orders))
         margin_a, margin_b, score_a, score_b = _scored_by_both(left, right).T
-        taus.append(kendall(margin_a, margin_b))
         drifts.extend(np.abs(score_b - score_a))
         margin_drifts.extend(np.abs(margin_b - margin_a))
     first, second = (np.array(side).reshape(-1, len(names)) for side in values)
@@ -152,6 +164,7 @@ def compare(a: Path, b: Path, measures: Sequence[str]) -> Comparison:
         differences={name: paired_difference(first[:, i], second[:, i]) for i, name in enumerate(names)},
         deltas=deltas,
         drifts=drift,
+        costs=(read_costs(a), read_costs(b)),
         gained=gained,
         lost=lost,
         impossible=tuple(pair for row in means for pair in impossible_pairs(row, is_graded)),
@@ -196,6 +209,12 @@ def kendall(a: Values | Sequence[float], b: Values | Sequence[float]) -> float:
     signs_a, signs_b = (np.sign(np.subtract.outer(values, values)) for values in (a, b))
     pairs = math.sqrt(float((signs_a**2).sum()) * float((signs_b**2).sum()))
     return float((signs_a * signs_b).sum()) / pairs if pairs else math.nan
+
+
+def _kendall_of_both(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    """Over the documents that have a place in both orders."""
+    both = [document for document in a if document in b]
+    return kendall([a[document] for document in both], [b[document] for document in both])
 
 
 def _overlap(a: Mapping[str, float], b: Mapping[str, float]) -> float:

@@ -48,6 +48,7 @@ def comparison_report(comparison: Comparison, failed: Sequence[Gate] = ()) -> st
         "compare.html",
         comparison=comparison,
         figures=comparison.figures(),
+        costs=comparison.costs_a_query(),
         measure=measure,
         warnings=[gate.describe(comparison) for gate in failed] + [pair.message for pair in comparison.impossible],
         change_chart=_change_chart(measure, "from a to b", comparison.deltas),

@@ -19,6 +19,7 @@ from whyrank.jsonl import Line, LineFile, cut_half_line, json_line, json_object,
 __all__ = ["COSTS", "RESULTS", "Header", "Result", "Row", "open_results", "queries_done", "read_header", "read_results"]
 
 RESULTS, COSTS = "results.jsonl", "costs.jsonl"
+_ALWAYS = 4  # values that are written of every row
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,14 @@ class Header:
 
 
 class Row(NamedTuple):
-    """One candidate. If it has no margin, it could not be scored: see Result.failed."""
+    """One candidate. It has a margin, or only a rank if the model ordered lists, or neither: see Result.failed."""
 
     document: str
     first_score: float | None
     margin: float | None
     score: float | None
     calibrated_score: float | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,10 @@ class Result:
     def is_graded(self) -> bool:
         return any(grade > 1 for grade in self.judged.values())
 
-    def margins(self) -> dict[str, float]:
-        return {row.document: row.margin for row in self.rows if row.margin is not None}
+    def reranked(self) -> dict[str, float]:
+        """Margins, or negative ranks if the model gave only an order. Candidates that failed are left out."""
+        ranks = {row.document: -float(row.rank) for row in self.rows if row.rank is not None}
+        return ranks or {row.document: row.margin for row in self.rows if row.margin is not None}
 
     def first_stage(self) -> dict[str, float]:
         """Scores of the first stage, or negative ranks if it has only an order."""
@@ -83,9 +87,17 @@ class Result:
 
     def line(self) -> str:
         value: dict[str, Any] = {"query": self.query, "text": self.text}
-        value["rows"] = [row if row.calibrated_score is not None else row[:4] for row in self.rows]
+        value["rows"] = [_short(row) for row in self.rows]
         optional = {"failed": self.failed, "evidence": self.evidence}
         return json_line({**value, "judged": self.judged, **{name: given for name, given in optional.items() if given}})
+
+
+def _short(row: Row) -> tuple[Any, ...]:
+    """Without what few rows have, at the end."""
+    length = len(row)
+    while length > _ALWAYS and row[length - 1] is None:
+        length -= 1
+    return row[:length]
 
 
 def open_results(folder: Path, header: Header) -> tuple[LineFile, set[str]]:

@@ -158,7 +158,14 @@ def _result(topic: Topic, ranking: Ranking) -> Result:
     by_index = {row.index: row for row in ranking.results}
     pairs = [(c, by_index.get(index) or RankedDocument(index, c.document)) for index, c in enumerate(topic.candidates)]
     rows = tuple(
-        Row(candidate.id, candidate.first_score, *map(_nine_digits, (row.margin, row.score, row.calibrated_score)))
+        Row(
+            candidate.id,
+            candidate.first_score,
+            _nine_digits(row.margin),
+            _nine_digits(row.score),
+            _nine_digits(row.calibrated_score),
+            row.rank if row.margin is None and row.error is None else None,
+        )
         for candidate, row in pairs
     )
     failed = {candidate.id: row.error.code for candidate, row in pairs if row.error}
@@ -183,10 +190,10 @@ def write_run(folder: Path) -> Path:
     """Writes the reranked lists for trec_eval. Documents without a score are left out, as their rank is unknown."""
     path = folder / "run.trec"
     lines = (
-        run_line(result.query, document, rank, margins[document], "whyrank")
+        run_line(result.query, document, rank, scores[document], "whyrank")
         for result in read_results(folder / RESULTS)
-        for margins in [result.margins()]
-        for rank, document in enumerate(trec_order(margins), 1)
+        for scores in [result.reranked()]
+        for rank, document in enumerate(trec_order(scores), 1)
     )
     write_file(path, lines)
     return path

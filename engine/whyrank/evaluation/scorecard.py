@@ -18,7 +18,7 @@ from whyrank.evaluation.results import COSTS, RESULTS, Header, Result, read_head
 from whyrank.evaluation.significance import Difference, Mover, Values, paired_difference, top_movers
 from whyrank.jsonl import json_object, numbered_lines
 
-__all__ = ["FIRST", "ORACLE", "RERANKED", "Costs", "Scorecard", "make_scorecard"]
+__all__ = ["FIRST", "ORACLE", "RERANKED", "Costs", "Scorecard", "make_scorecard", "read_costs"]
 
 FIRST, RERANKED, ORACLE = "first stage", "reranked", "oracle ceiling"
 _BINS = 20
@@ -38,6 +38,11 @@ class Costs:
     @property
     def pairs_per_second(self) -> float:
         return self.pairs / self.seconds if self.seconds else 0.0
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the model read and wrote: those of the prompts that the prefix cache did not have, and the answers'."""
+        return self.prompt_tokens - self.cached_tokens + self.output_tokens
 
     @property
     def cached_share(self) -> float:
@@ -94,6 +99,7 @@ class Scorecard:
     def document(self) -> dict[str, Any]:
         """The scorecard for json.dumps."""
         costs = {name: value for name, value in asdict(self.costs).items() if name != "latencies"}
+        bins = self.calibrated or self.raw
         return {
             "data": self.header.data,
             "model": self.header.model,
@@ -107,7 +113,7 @@ class Scorecard:
             "difference": asdict(self.difference) if self.difference else None,
             "impossible": [pair.message for pairs in self.impossible.values() for pair in pairs],
             "evidence": {name: round(value, 6) for name, value in self.evidence.items()},
-            "calibration_error": round((self.calibrated or self.raw).calibration_error(), 6),
+            "calibration_error": round(bins.calibration_error(), 6) if sum(bins.count) else None,
             "costs": {**costs, "pairs_per_second": round(self.costs.pairs_per_second, 3)},
         }
 
@@ -121,7 +127,7 @@ def make_scorecard(folder: Path, measures: Sequence[str]) -> Scorecard:
             f"{folder / RESULTS}: {len(tally.queries)} of {tally.header.topics} queries are done; finish it with whyrank eval"
         )
     tally.measurer.check_judged(tally.highest_grade, folder / RESULTS)
-    return tally.scorecard(_read_costs(folder / COSTS))
+    return tally.scorecard(read_costs(folder))
 
 
 class _Tally:
@@ -137,15 +143,15 @@ class _Tally:
         self.evidence: dict[str, list[float]] = defaultdict(list)
 
     def add(self, result: Result) -> None:
-        margins = result.margins()
+        order = result.reranked()
         self.queries.append(result.query)
         self.texts.append(result.text)
         self.missing += not result.rows
         self.failed += len(result.failed)
         self.highest_grade = max(self.highest_grade, *result.judged.values(), 0)
-        self.unjudged += unjudged_share(result.judged, margins)
+        self.unjudged += unjudged_share(result.judged, order)
         for system, values in self.values.items():
-            scores = margins if system == RERANKED else result.first_stage() if system == FIRST else _best_order(result)
+            scores = order if system == RERANKED else result.first_stage() if system == FIRST else _best_order(result)
             values.extend(self.measurer.measure(result.judged, scores))
         relevance = result.relevance()
         for row in result.rows:
@@ -194,7 +200,8 @@ def _best_order(result: Result) -> dict[str, float]:
     return {document: -float(place) for place, document in enumerate(best)}
 
 
-def _read_costs(path: Path) -> Costs:
+def read_costs(folder: Path) -> Costs:
+    path = folder / COSTS
     sessions: dict[float, float] = {}
     totals = Counter[str]()
     latencies = array.array("d")

@@ -1,6 +1,7 @@
 """Engines behind one small Protocol: prompts as token ids in, label reads out.
 
 base.py      the Protocol
+engine_options.py  vLLM's engine arguments for a plan
 vllm_engine.py   what the two vLLM routes share: start, submit, abort, errors
 ranks.py     which of vLLM's parallel engines reads a slice of prompts, and which one has read a prompt
 generate.py  causal models, label log-probabilities at the answer position

@@ -11,7 +11,7 @@ from typing import Any
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import InvalidRequest
-from whyrank.runtimes.vllm_engine import SHARE_BESIDE_OTHERS
+from whyrank.runtimes.engine_options import SHARE_BESIDE_OTHERS
 
 __all__ = [
     "ENGINE_LOG_FLAGS",

@@ -12,7 +12,7 @@ from whyrank.errors import InvalidRequest, WhyrankError
 from whyrank.ranking import Ranking
 from whyrank.request import RerankRequest
 from whyrank.serving.context import service_of
-from whyrank.wire import ReadingRequest
+from whyrank.wire.requests import ReadingRequest
 
 __all__ = [
     "UnknownModel",

@@ -19,6 +19,7 @@ from whyrank.config import EngineConfig, ServeOptions
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, FrameworkMissing, InvalidRequest
 from whyrank.process import hide_warnings, is_cpu_build, plugins_with_ours, return_memory, set_engine_environment
+from whyrank.runtimes.engine_options import remark_of_quantised
 from whyrank.runtimes.vllm_compat import (
     NO_MEMORY_FOR_CACHE,
     OUT_OF_MEMORY,
@@ -28,7 +29,6 @@ from whyrank.runtimes.vllm_compat import (
     require_device,
     vllm_name,
 )
-from whyrank.runtimes.vllm_engine import remark_of_quantised
 from whyrank.serving.admission import Limits
 from whyrank.serving.flags import (
     ENGINE_LOG_FLAGS,

@@ -22,9 +22,10 @@ from whyrank.pipeline.verifier import Verifier
 from whyrank.runtimes.base import Runtime
 from whyrank.runtimes.classify import ClassifyRuntime
 from whyrank.runtimes.cpu_kernels import LABEL_IDS, PROVIDER, norm_priorities
+from whyrank.runtimes.engine_options import MATCH_UNIT
 from whyrank.runtimes.generate import GenerateRuntime
 from whyrank.runtimes.vllm_compat import api_process, warn_of_versions
-from whyrank.runtimes.vllm_engine import MATCH_UNIT, VllmRuntime
+from whyrank.runtimes.vllm_engine import VllmRuntime
 from whyrank.serving.admission import Limits
 from whyrank.serving.connections import END_SECONDS, end_within, limited_connections
 from whyrank.serving.middleware import ApiKeyMiddleware, endpoints_of

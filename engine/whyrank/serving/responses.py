@@ -11,7 +11,7 @@ from fastapi import Response
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from whyrank.wire import to_json
+from whyrank.wire.responses import to_json
 
 __all__ = ["JsonResponse"]
 

@@ -16,7 +16,8 @@ from whyrank.serving.examples import QUERY, RERANK, TEXTS, examples
 from whyrank.serving.guarded_route import ErrorStyle, new_router
 from whyrank.serving.handlers import rank, warnings_of
 from whyrank.types import RankedDocument
-from whyrank.wire import EvidenceResponse, FieldNames, LenientModel, documents_of
+from whyrank.wire.requests import FieldNames, LenientModel, documents_of
+from whyrank.wire.responses import EvidenceResponse
 
 __all__ = ["CohereMeta", "cohere_meta", "router"]
 

@@ -15,7 +15,8 @@ from whyrank.serving.examples import RERANK, examples
 from whyrank.serving.guarded_route import new_router
 from whyrank.serving.handlers import rank, warnings_of
 from whyrank.serving.native.errors import NATIVE
-from whyrank.wire import EvidenceResponse, Strings
+from whyrank.wire.requests import Strings
+from whyrank.wire.responses import EvidenceResponse
 
 __all__ = ["router"]
 

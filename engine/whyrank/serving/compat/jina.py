@@ -12,7 +12,7 @@ from whyrank.serving.compat import rows
 from whyrank.serving.examples import QUERY, TEXTS, examples
 from whyrank.serving.guarded_route import new_router
 from whyrank.serving.handlers import rank, warnings_of
-from whyrank.wire import EvidenceResponse
+from whyrank.wire.responses import EvidenceResponse
 
 __all__ = ["router"]
 

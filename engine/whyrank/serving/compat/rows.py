@@ -14,7 +14,8 @@ from whyrank.request import RerankRequest
 from whyrank.serving.guarded_route import ErrorStyle
 from whyrank.serving.responses import JsonResponse
 from whyrank.types import RankedDocument, Truncation
-from whyrank.wire import MODEL, Documents, EvidenceResponse, OptionsRequest, Query, documents_of, evidence_to_dict
+from whyrank.wire.requests import MODEL, Documents, OptionsRequest, Query, documents_of
+from whyrank.wire.responses import EvidenceResponse, evidence_to_dict
 
 __all__ = ["DETAIL", "IN_OPENAPI", "DetailError", "DialectRequest", "RowsResponse", "TotalTokens", "cut_warnings"]
 __all__ += ["detail_error", "error_warnings", "evidence_of", "scored", "total_tokens"]

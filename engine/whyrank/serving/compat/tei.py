@@ -18,7 +18,8 @@ from whyrank.serving.examples import QUERY, TEXTS, examples
 from whyrank.serving.guarded_route import ErrorStyle, new_router
 from whyrank.serving.handlers import rank, warnings_of
 from whyrank.serving.responses import JsonResponse
-from whyrank.wire import EvidenceResponse, OptionsRequest, Query, Strings, side_given_up
+from whyrank.wire.requests import OptionsRequest, Query, Strings, side_given_up
+from whyrank.wire.responses import EvidenceResponse
 
 __all__ = ["TEI", "TeiRequest", "TeiRow", "rerank", "router"]
 

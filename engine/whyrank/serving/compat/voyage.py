@@ -15,7 +15,8 @@ from whyrank.serving.context import body_of
 from whyrank.serving.examples import RERANK, examples
 from whyrank.serving.guarded_route import ErrorStyle, new_router
 from whyrank.serving.handlers import rank, warnings_of
-from whyrank.wire import EvidenceResponse, Strings, top_k_options
+from whyrank.wire.requests import Strings, top_k_options
+from whyrank.wire.responses import EvidenceResponse
 
 __all__ = ["VOYAGE", "VoyageResponse", "is_voyages", "router", "voyage_response"]
 

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field
 
 from whyrank.errors import InvalidRequest
 from whyrank.request import RerankRequest
-from whyrank.wire import (
+from whyrank.wire.requests import (
     MODEL,
     Documents,
     FieldNames,

@@ -23,7 +23,7 @@ from whyrank.serving.native.requests import BatchRequest, NativeRequest
 from whyrank.serving.native.stream import EVENT_STREAM, stream_response
 from whyrank.serving.responses import JsonResponse
 from whyrank.types import RankedDocument, Usage
-from whyrank.wire import RankingResponse, RowResponse, UsageResponse, row_to_dict, usage_to_dict
+from whyrank.wire.responses import RankingResponse, RowResponse, UsageResponse, row_to_dict, usage_to_dict
 
 __all__ = ["IN_OPENAPI", "RERANK_MODEL", "TotalUsage", "rerank", "router", "total_usage"]
 

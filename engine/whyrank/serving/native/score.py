@@ -17,7 +17,7 @@ from whyrank.serving.native.requests import ScoreRequest
 from whyrank.serving.native.rerank import TotalUsage, total_usage
 from whyrank.serving.responses import JsonResponse
 from whyrank.types import RankedDocument, Usage
-from whyrank.wire import ScoreKeys, score_to_dict
+from whyrank.wire.responses import ScoreKeys, score_to_dict
 
 __all__ = ["ScoreResponse", "router", "score"]
 

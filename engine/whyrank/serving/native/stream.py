@@ -17,7 +17,7 @@ from whyrank.serving.examples import RERANK, examples
 from whyrank.serving.handlers import check_body, model_of, with_tenant_salt
 from whyrank.serving.native.errors import failed, native_router
 from whyrank.serving.native.requests import NativeRequest
-from whyrank.wire import event_to_dict, to_json
+from whyrank.wire.responses import event_to_dict, to_json
 
 __all__ = ["EVENT_STREAM", "router", "stream_response"]
 
