@@ -87,7 +87,7 @@ ALLOWED = {
     | {"adapters/mteb.py", "adapters/sentence_transformers.py", "dtypes.py", "quantize.py", "torchvision_ops.py"},
     "transformers": {f"{name}.py" for name in ("checkpoint_files", "checkpoints", "retrieval/dense")}
     | {"runtimes/encoder.py", "runtimes/reference.py"},
-    "tokenizers": {"prompting/templates.py", "prompting/tokens.py", "checkpoints.py"},
+    "tokenizers": {"prompting/templates.py", "prompting/tokens.py", "checkpoints.py", "process.py"},
     "pydantic": {
         "adapters/base.py",
         "adapters/mcp.py",

@@ -10,6 +10,7 @@ import sys
 import time
 
 import psutil
+import pytest
 
 from whyrank.process import environment_restored, set_engine_environment
 
@@ -92,3 +93,23 @@ def test_the_environment_is_as_it_was_before() -> None:
         os.environ[name] = "changed"
         assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
     assert dict(os.environ) == before
+
+
+_PRIORITIES = """
+import os, threading
+from whyrank.process import lower_priority_of_tokenizers
+lower_priority_of_tokenizers()
+threads = [int(name) for name in os.listdir("/proc/self/task")]
+print(*sorted({os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}), os.getpriority(os.PRIO_PROCESS, 0))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, a thread has no priority of its own")
+def test_only_the_tokenizers_threads_get_a_lower_priority() -> None:
+    """In a process of its own, as priorities can only be lowered."""
+    environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    done = subprocess.run(
+        [sys.executable, "-c", _PRIORITIES], env=environment, capture_output=True, text=True, timeout=60
+    )
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    assert [*map(int, done.stdout.split())] == [*sorted({normal, min(19, normal + 10)}), normal], done.stderr

@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ __all__ = [
     "has_cuda_compiler",
     "hide_warnings",
     "is_cpu_build",
+    "lower_priority_of_tokenizers",
     "plugins_with_ours",
     "prepare_process",
     "return_memory",
@@ -34,6 +36,28 @@ _KEEP_MEMORY = {"MALLOC_MMAP_MAX_": (-4, 0), "MALLOC_TRIM_THRESHOLD_": (-1, 2**3
 # A server's own process needs the opposite: request bodies of megabytes come and go, each in its own mapping. By default glibc
 # raises that threshold up to 32 MiB, and gives each thread a heap in which such bodies leave holes.
 _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": (-3, 1 << 20), "MALLOC_ARENA_MAX": (-8, 2)}
+
+_MORE_NICENESS = 10
+
+
+def lower_priority_of_tokenizers() -> None:
+    """On a CPU, tokenizers compete with the engine, and a caller's megabytes of text would slow down every step, since a step
+    lasts until the slowest of its threads is done. So they get what the engine leaves. They work in threads of their own, which
+    Rust starts with the first batch and which never hold the interpreter's lock. Call before anything is tokenised."""
+    if sys.platform != "linux":  # elsewhere, a thread has no priority of its own
+        return
+    starter = threading.Thread(target=_start_tokenizers_threads, name="whyrank-tokenizers")
+    starter.start()
+    starter.join()
+
+
+def _start_tokenizers_threads() -> None:
+    from tokenizers import Tokenizer, models
+
+    # Threads inherit the priority of the one that starts them.
+    niceness = os.getpriority(os.PRIO_PROCESS, 0) + _MORE_NICENESS
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+    Tokenizer(models.BPE()).encode_batch(["", ""])
 
 
 def is_cpu_build() -> bool:

@@ -37,6 +37,8 @@ Control = tuple[int, int, int]
 """A control token, and the start and end of its characters in the text."""
 
 _UNBOUND = Bounds()
+# Characters of texts that are encoded at once: two milliseconds, in which other threads wait for the interpreter.
+_SHORT = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,16 +189,22 @@ class PromptEncoder:
             else:
                 others.append(part)
         # A quarter faster than with offsets.
-        for part, encoding in zip(
-            short, self._tokenizer.encode_batch_fast(_texts(short), add_special_tokens=False), strict=True
-        ):
+        for part, encoding in zip(short, self._encode_texts(_texts(short), offsets=False), strict=True):
             ids = encoding.ids
             if self._control.isdisjoint(ids):
                 encoded[part] = self._located_by_frame(part, ids)
             else:
                 others.append(part)
-        encodings = self._tokenizer.encode_batch(_texts(others), add_special_tokens=False)
+        encodings = self._encode_texts(_texts(others), offsets=True)
         return encoded | {part: self._encode_part(part, e) for part, e in zip(others, encodings, strict=True)}
+
+    def _encode_texts(self, texts: Sequence[str], offsets: bool) -> Sequence[Any]:
+        """Short texts in this thread: the tokenizer's own may be busy with another caller's megabytes."""
+        if sum(map(len, texts)) <= _SHORT:
+            return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
+        encodings: Sequence[Any] = encode(texts, add_special_tokens=False)
+        return encodings
 
     def _encode_part(self, part: Run, encoding: Any) -> Encoded:
         ids = encoding.ids

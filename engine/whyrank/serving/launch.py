@@ -18,7 +18,14 @@ from whyrank.checkpoints import Plan, make_plan, make_verifier_plan
 from whyrank.config import EngineConfig, ServeOptions
 from whyrank.engine_process import EngineErrors, first_line
 from whyrank.errors import CheckpointError, EngineDead, FrameworkMissing, InvalidRequest
-from whyrank.process import hide_warnings, is_cpu_build, plugins_with_ours, return_memory, set_engine_environment
+from whyrank.process import (
+    hide_warnings,
+    is_cpu_build,
+    lower_priority_of_tokenizers,
+    plugins_with_ours,
+    return_memory,
+    set_engine_environment,
+)
 from whyrank.runtimes.engine_options import remark_of_quantised
 from whyrank.runtimes.vllm_compat import (
     NO_MEMORY_FOR_CACHE,
@@ -95,6 +102,8 @@ def serve(
         return
     if options.replicas > 1:
         raise InvalidRequest("--replicas: several engines behind one address need --ray, too")
+    if on_cpu:
+        lower_priority_of_tokenizers()
     plan = make_plan(config, positions=parsed.max_model_len)
     make_verifier_plan(plan)  # its faults are told now, too
     start = Start.of(plan, on_cpu, began) if quiet else None
