@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Has a model with random weights write the orders of a thousand lists, and checks that each is an order of all documents.
 
-    scripts/check_listwise.py [--runs 1000] [--format rankzephyr]
+    scripts/check_listwise.py [--runs 1000] [--format rankzephyr] [--words 30]
 
 The last line of stdout is JSON: how many answers were complete, and what they cost.
 """
@@ -39,17 +39,17 @@ def prompt_file(name: str, folder: Path) -> Path:
     return path
 
 
-def requests(runs: int, window: int) -> list[RerankRequest]:
+def requests(runs: int, window: int, words: int) -> list[RerankRequest]:
     rng = random.Random(1)
 
     def text() -> str:
-        return " ".join(rng.choices([*WORDS, "[1]", "[2] > [1]"], k=rng.randint(3, 30)))
+        return " ".join(rng.choices([*WORDS, "[1]", "[2] > [1]"], k=rng.randint(3, words)))
 
     counts = [rng.randint(2, window) for _ in range(runs)]
     return [RerankRequest.of(text(), [text() for _ in range(count)], method="listwise") for count in counts]
 
 
-async def measure(runs: int, name: str) -> dict[str, object]:
+async def measure(runs: int, name: str, words: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint("qwen3", Path(folder) / "tiny")
         config = EngineConfig(str(checkpoint), prompt=str(prompt_file(name, Path(folder))), kv_cache_gib=0.5)
@@ -57,7 +57,7 @@ async def measure(runs: int, name: str) -> dict[str, object]:
         assert listwise is not None, f"{name} orders no lists"
         async with Reranker(config) as reranker:
             began = time.perf_counter()
-            given = requests(runs, listwise.window)
+            given = requests(runs, listwise.window, words)
             rankings = []
             for at in range(0, runs, _AT_ONCE):
                 rankings += await reranker.rerank_many(given[at : at + _AT_ONCE])
@@ -87,9 +87,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--format", default="rankzephyr")
+    parser.add_argument("--words", type=int, default=30, help="of a document, at most")
     args = parser.parse_args()
     prepare_process()
-    print(json.dumps(asyncio.run(measure(args.runs, args.format))))
+    print(json.dumps(asyncio.run(measure(args.runs, args.format, args.words))))
 
 
 if __name__ == "__main__":

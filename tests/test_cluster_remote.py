@@ -12,7 +12,7 @@ from whyrank.cluster.remote import RemoteGenerativeRuntime, Tile, TileAnswers, W
 from whyrank.errors import EngineDead
 from whyrank.prompting.scoring import LabelRead
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Generation, GenerationParams, TextDelta
+from whyrank.runtimes.base import Generation, GenerationParams, TextDelta, TokenRead
 from whyrank.types import DocumentError
 
 
@@ -27,7 +27,13 @@ class Replicas:
     async def read(self, key: str, tile: Tile) -> TileAnswers:
         self._fail()
         self.tiles.append((key, tile))
-        answers = [(place, LabelRead(float(sum(ids)), 0.0, len(ids))) for place, ids in enumerate(tile.prompts)]
+        answers: list[tuple[int, Any]] = [
+            (
+                place,
+                TokenRead(tuple(map(float, tile.tokens))) if tile.tokens else LabelRead(float(sum(ids)), 0.0, len(ids)),
+            )
+            for place, ids in enumerate(tile.prompts)
+        ]
         return TileAnswers(f"r{int(key, 16) % 2}", answers)
 
     async def write(
@@ -86,6 +92,25 @@ def test_equal_tiles_have_equal_keys_and_tenants_have_their_own() -> None:
         same, again, other, of_tenant = (key for key, _ in replicas.tiles)
         assert same == again
         assert len({same, other, of_tenant}) == 3
+
+    asyncio.run(scenario())
+
+
+def test_tokens_of_a_prompt_that_continues_another_are_read_where_that_was() -> None:
+    async def scenario() -> None:
+        replicas = Replicas(lost=1)
+        runtime = RemoteGenerativeRuntime(replicas, {})
+        await runtime.warm_prefix([(1, 2)], (1,), "tenant")
+        for prompts in ([(1, 2), (1, 3)], [(1, 2, 7), (1, 3, 7)], [(1, 3, 7, 8, 9)], [(1, 4)]):
+            reads = [
+                read
+                async for some in runtime.read_tokens(prompts, [5, 6], [0] * len(prompts), "tenant")
+                for read in some
+            ]
+            assert reads == [(place, TokenRead((5.0, 6.0))) for place in range(len(prompts))]
+        first, second, third, other = (key for key, _ in replicas.tiles)
+        assert first == second == third != other
+        assert {(tile.frame, tuple(tile.tokens), tile.salt) for _, tile in replicas.tiles} == {((1,), (5, 6), "tenant")}
 
     asyncio.run(scenario())
 

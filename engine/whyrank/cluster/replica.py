@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from whyrank.canary import canary_row, has_drifted
 from whyrank.checkpoints import make_plan
@@ -15,7 +15,7 @@ from whyrank.config import EngineConfig
 from whyrank.errors import EngineDead, EnginePaused
 from whyrank.process import is_cpu_build, prepare_process
 from whyrank.prompting.tokens import Ids
-from whyrank.runtimes.base import Answer, GenerationParams, GenerativeRuntime, next_engine
+from whyrank.runtimes.base import GenerationParams, GenerativeRuntime, Runtime, TokenRuntime, next_engine
 from whyrank.start import Started, start_checked
 
 __all__ = ["Description", "EngineReplica", "gpus_of"]
@@ -27,6 +27,13 @@ _CANARY_SECONDS = 10.0
 def gpus_of(config: EngineConfig) -> int:
     """What one engine takes."""
     return 0 if is_cpu_build() else config.tensor_parallel_size
+
+
+def _reads(engine: Runtime, tile: Tile) -> AsyncGenerator[Sequence[tuple[int, Any]], None]:
+    if tile.tokens:
+        reader = cast(TokenRuntime, engine)  # the ingress asks nobody else
+        return reader.read_tokens(tile.prompts, tile.tokens, tile.priorities, tile.salt)
+    return engine.read(tile.prompts, tile.priorities, tile.salt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +74,10 @@ class EngineReplica:
             self._messages -= 1
 
     async def read(self, tile: Tile) -> TileAnswers:
-        answers, engine = list[Answer](), next_engine(self._runtime)
+        answers, engine = list[tuple[int, Any]](), next_engine(self._runtime)
         with self._working(sum(map(len, tile.prompts))):
             await engine.warm_prefix(tile.prompts, tile.frame, tile.salt)
-            async with aclosing(engine.read(tile.prompts, tile.priorities, tile.salt)) as batches:
+            async with aclosing(_reads(engine, tile)) as batches:
                 async for some in batches:
                     answers += some
         return TileAnswers(self.name, answers)

@@ -111,7 +111,7 @@ def recipe_findings(plan: Plan, rows: Sequence[RankedDocument], facts: Facts, no
 
 
 def list_parity(plan: Plan, prompts: ListPrompts, rows: Sequence[RankedDocument], facts: Facts) -> list[Finding]:
-    """Of the identifiers' probabilities, where they are read. What a model writes under a grammar has no such reference."""
+    """Of the identifiers' probabilities, where they are read. What a model writes has no such reference."""
     margins = [row.margin for row in rows if row.margin is not None]
     if len(margins) < len(rows):
         return []

@@ -15,19 +15,11 @@ from whyrank.errors import InvalidRequest
 from whyrank.pipeline.deadline import Deadline
 from whyrank.pipeline.scorer import Refusal, bounds_of
 from whyrank.pipeline.turns import CallTurns, Tenant
-from whyrank.prompting.listwise import (
-    ListPrompts,
-    identifier_ids,
-    listwise_of,
-    order_grammar,
-    parse_order,
-    stage_bound,
-    stage_size,
-)
+from whyrank.prompting.listwise import ListPrompts, WrittenOrder, identifier_ids, listwise_of, order_tokens
 from whyrank.prompting.scoring import log_odds, sigmoid
 from whyrank.prompting.tokens import Ids, PromptEncoder
 from whyrank.request import RerankRequest
-from whyrank.runtimes.base import Generation, GenerationParams, GenerativeRuntime, Runtime, TokenRead, TokenRuntime
+from whyrank.runtimes.base import Runtime, TokenRead, TokenRuntime, next_engine
 from whyrank.types import DocumentError, RankedDocument, Usage
 
 if TYPE_CHECKING:
@@ -37,6 +29,9 @@ __all__ = ["ListRanker", "Window", "rounds", "windows"]
 
 Window = tuple[int, int]
 """First place in the order, and the one after the last."""
+
+# For what continues a prompt that has been read: a few tokens, as long as the cache still has the rest.
+_AHEAD = -1
 
 _LATE = DocumentError("deadline", "not ordered before the deadline: give more time or fewer documents")
 
@@ -75,10 +70,34 @@ class _Order:
     logprobs: Sequence[float] = ()
 
 
+class _Reads:
+    """Reads the probabilities of the same tokens behind prompts, and counts what that takes."""
+
+    def __init__(self, runtime: TokenRuntime, tokens: Sequence[int], salt: str | None) -> None:
+        self._runtime, self._tokens, self._salt = runtime, tokens, salt
+        self.usage = Usage()
+
+    async def read(self, prompts: Sequence[Ids], priorities: Sequence[int]) -> list[dict[int, float]]:
+        """For each prompt, the log-probability of each token."""
+        found: dict[int, dict[int, float]] = {}
+        reads = self._runtime.read_tokens(prompts, self._tokens, priorities, self._salt)
+        async with aclosing(reads):
+            async for answers in reads:
+                for at, read in answers:
+                    if not isinstance(read, TokenRead):
+                        raise _Failed(read.message)
+                    if any(map(math.isnan, read.logprobs)):
+                        raise _Failed("the model answered nan: its weights or dtype do not fit")
+                    found[at] = dict(zip(self._tokens, read.logprobs, strict=True))
+                    self.usage += Usage(read.prompt_tokens, read.cached_tokens, 1)
+        return [found[at] for at in range(len(prompts))]
+
+
 class _Readout(Protocol):
     """How the answer to a prompt becomes an order."""
 
-    usage: Usage
+    @property
+    def usage(self) -> Usage: ...
 
     async def orders(self, prompts: Sequence[Ids], counts: Sequence[int]) -> list[_Order]:
         """Of prompts that are read side by side. `counts`: how many documents each has."""
@@ -89,22 +108,19 @@ class _IdentifierReader:
     """Reads the probabilities of all identifiers at the place of the answer's first one."""
 
     def __init__(self, runtime: TokenRuntime, encoder: PromptEncoder, turns: CallTurns, salt: str | None) -> None:
-        self._runtime, self._turns, self._salt = runtime, turns, salt
-        self._tokens = identifier_ids(encoder)
-        self.usage = Usage()
+        self._tokens, self._turns = identifier_ids(encoder), turns
+        self._reads = _Reads(runtime, self._tokens, salt)
+
+    @property
+    def usage(self) -> Usage:
+        return self._reads.usage
 
     async def orders(self, prompts: Sequence[Ids], counts: Sequence[int]) -> list[_Order]:
-        found: dict[int, _Order] = {}
-        priorities = [self._turns.priority_of(len(ids)) for ids in prompts]
-        reads = self._runtime.read_tokens(prompts, self._tokens, priorities, self._salt)
-        async with aclosing(reads):
-            async for answers in reads:
-                for at, read in answers:
-                    if not isinstance(read, TokenRead):
-                        raise _Failed(read.message)
-                    found[at] = _by_probability(read.logprobs[: counts[at]])
-                    self.usage += Usage(read.prompt_tokens, read.cached_tokens, 1)
-        return [found[at] for at in range(len(prompts))]
+        reads = await self._reads.read(prompts, [self._turns.priority_of(len(ids)) for ids in prompts])
+        return [
+            _by_probability([logprobs[token] for token in self._tokens[:count]])
+            for logprobs, count in zip(reads, counts, strict=True)
+        ]
 
 
 def _by_probability(logprobs: Sequence[float]) -> _Order:
@@ -114,49 +130,31 @@ def _by_probability(logprobs: Sequence[float]) -> _Order:
 
 
 class _OrderWriter:
-    """Has the model write the order. A grammar for all of a large window would be too large, so it is written in stages."""
+    """Has the model write the order. Wherever several documents may follow, the most probable token is taken of those that lead
+    to one; whatever has no alternative, such as signs and the last document, is written without asking the model."""
 
-    def __init__(self, runtime: GenerativeRuntime, encoder: PromptEncoder, salt: str | None) -> None:
-        self._runtime, self._encoder, self._salt = runtime, encoder, salt
-        self._listwise = listwise_of(encoder.format)
-        self.usage = Usage()
+    def __init__(self, runtime: TokenRuntime, encoder: PromptEncoder, turns: CallTurns, salt: str | None) -> None:
+        self._runtime, self._tokens, self._turns = runtime, order_tokens(encoder), turns
+        self._reads = _Reads(runtime, self._tokens.choices, salt)
+
+    @property
+    def usage(self) -> Usage:
+        return self._reads.usage
 
     async def orders(self, prompts: Sequence[Ids], counts: Sequence[int]) -> list[_Order]:
-        texts, orders = [*prompts], [list[int]() for _ in prompts]
-        # What is left of an order in the end, one document, follows from the rest.
-        while unfinished := [at for at, count in enumerate(counts) if len(orders[at]) < count - 1]:
-            left = [[place for place in range(counts[at]) if place not in orders[at]] for at in unfinished]
-            begun = [bool(orders[at]) for at in unfinished]
-            written = await self._write([texts[at] for at in unfinished], left, begun)
-            for at, ids, among in zip(unfinished, written, left, strict=True):
-                orders[at] += self._parsed(ids, among)
-                texts[at] += ids
-        ends = [
-            [place for place in range(count) if place not in order] for count, order in zip(counts, orders, strict=True)
-        ]
-        return [_Order(order + end) for order, end in zip(orders, ends, strict=True)]
+        async with self._runtime.room(self, sum(map(len, prompts))):
+            return [_Order(order.places) for order in await self._write(prompts, counts)]
 
-    async def _write(self, prompts: Sequence[Ids], left: Sequence[Sequence[int]], begun: Sequence[bool]) -> list[Ids]:
-        """The next stage of each order, without the token that ends it."""
-        found: dict[int, Ids] = {}
-        grammars = [order_grammar(self._listwise, *window) for window in zip(left, begun, strict=True)]
-        max_tokens = max(stage_bound(self._listwise, len(among)) for among in left)
-        params = GenerationParams(grammars, max_tokens, temperature=0.0, live=False, salt=self._salt)
-        pieces = self._runtime.write(prompts, params)
-        async with aclosing(pieces):
-            async for at, piece in pieces:
-                if isinstance(piece, Generation):
-                    self.usage += piece.usage
-                    control = {*self._encoder.control_tokens(tuple(piece.ids))}
-                    found[at] = tuple(i for i in piece.ids if i not in control)
-        return [found[at] for at in range(len(prompts))]
-
-    def _parsed(self, ids: Ids, left: Sequence[int]) -> list[int]:
-        text = self._encoder.decode(ids)
-        places = parse_order(self._listwise, text)
-        if len(places) != stage_size(len(left)) or not set(places) <= set(left):
-            raise _Failed(f"the engine ended the model's answer early, at {text!r:.60}")
-        return places
+    async def _write(self, prompts: Sequence[Ids], counts: Sequence[int]) -> list[WrittenOrder]:
+        written = [WrittenOrder(self._tokens, count) for count in counts]
+        priorities = [self._turns.priority_of(len(ids)) for ids in prompts]
+        while unfinished := [at for at, order in enumerate(written) if order.options]:
+            longer = [prompts[at] + written[at].ids for at in unfinished]
+            reads = await self._reads.read(longer, [priorities[at] for at in unfinished])
+            for at, logprobs in zip(unfinished, reads, strict=True):
+                written[at].write(max(written[at].options, key=logprobs.__getitem__))
+            priorities = [_AHEAD] * len(prompts)
+        return written
 
 
 class ListRanker:
@@ -170,20 +168,22 @@ class ListRanker:
         refusal: Refusal,
         tenant: Tenant | None,
     ) -> None:
-        self._request, self._runtime, self._encoder = request, runtime, encoder
+        # One engine for the call: it has the prompts in its cache.
+        engine = next_engine(runtime)
+        self._request, self._engine, self._encoder = request, engine, encoder
         self._turns = CallTurns(tenant)
         listwise = listwise_of(encoder.format)
         self._schedule = _schedule(request, listwise)
-        self._readout: _Readout
-        if listwise.readout == "first" and isinstance(runtime, TokenRuntime):
-            self._readout = _IdentifierReader(runtime, encoder, self._turns, request.cache_salt)
-        elif listwise.readout == "permutation" and isinstance(runtime, GenerativeRuntime):
-            self._readout = _OrderWriter(runtime, encoder, request.cache_salt)
-        else:
+        if not isinstance(engine, TokenRuntime):
             raise InvalidRequest(
                 f"method 'listwise': this route only scores, it cannot order lists by prompt '{encoder.format.name}': use "
                 "method 'pointwise', or the generate route"
             )
+        self._readout: _Readout
+        if listwise.readout == "first":
+            self._readout = _IdentifierReader(engine, encoder, self._turns, request.cache_salt)
+        else:
+            self._readout = _OrderWriter(engine, encoder, self._turns, request.cache_salt)
         refusals = [refusal(document) for document in request.documents]
         self._refused = {index: error for index, error in enumerate(refusals) if error is not None}
         self._indexes = [index for index, error in enumerate(refusals) if error is None]
@@ -237,7 +237,7 @@ class ListRanker:
 
     async def _read(self, prompts: ListPrompts, places: Sequence[Sequence[int]]) -> list[_Order]:
         ids = await asyncio.to_thread(lambda: [prompts.encode(each) for each in places])
-        self._warm_usage += await self._runtime.warm_prefix(ids, prompts.shared_prefix(), self._request.cache_salt)
+        self._warm_usage += await self._engine.warm_prefix(ids, prompts.shared_prefix(), self._request.cache_salt)
         return await self._readout.orders(ids, [len(each) for each in places])
 
     def _row(self, prompts: ListPrompts, place: int, rank: int, margin: float | None) -> RankedDocument:

@@ -1,4 +1,4 @@
-"""Prompts of several passages, which the model orders: their ids, and the grammar and the parser of the answer.
+"""Prompts of several passages, which the model orders: their ids, and those of the answer.
 
 Texts are prepared as the public recipes do it: an identifier in brackets, which could pass for a passage's own, becomes one in
 parentheses. Beyond that, the promises of tokens.py hold: text never becomes control, and only texts are cut.
@@ -7,8 +7,10 @@ parentheses. Beyond that, the promises of tokens.py hold: text never becomes con
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from whyrank.errors import CheckpointError, InvalidRequest
@@ -21,22 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ListPrompts",
+    "OrderTokens",
+    "WrittenOrder",
     "answer_bound",
     "identifier_ids",
     "listwise_of",
-    "order_grammar",
-    "parse_order",
+    "order_tokens",
     "prepared",
-    "stage_bound",
-    "stage_size",
 ]
 
 # Fewer tokens of a passage are not worth reading.
 _MIN_PASSAGE = 8
 # Of the room for texts, a query that may be cut gets at most this share.
 _QUERY_SHARE = 0.5
-# A grammar needs a rule for every set of passages that may be left: more are split over several.
-_MAX_RULES = 128
 
 _LOOKALIKES = {
     "letters": re.compile(r"\[(\s*[A-Za-z]+\s*)\]"),
@@ -240,71 +239,97 @@ def identifier_ids(encoder: PromptEncoder) -> tuple[int, ...]:
 
 
 def answer_bound(listwise: Listwise, window: int) -> int:
-    """Tokens of the longest answer."""
+    """Tokens of the longest answer: no token is shorter than a byte."""
     if listwise.readout == "first":
         return 1
-    return window * _longest(listwise) + 1
-
-
-def stage_bound(listwise: Listwise, left: int) -> int:
-    """Tokens of what the next grammar allows, with the end."""
-    return stage_size(left) * _longest(listwise) + 1
-
-
-def _longest(listwise: Listwise) -> int:
-    """Of an identifier with what is around it: no token is shorter than a byte."""
     identifier = max(listwise.all_identifiers, key=len)
-    return len(f"{listwise.between}{listwise.open}{identifier}{listwise.close}".encode())
+    return window * len(f"{listwise.between}{listwise.open}{identifier}{listwise.close}".encode()) + 1
 
 
-def stage_size(left: int) -> int:
-    """How many of `left` passages the next grammar orders. The last one of all follows from the others."""
-    size, rules, more = 0, 0, 1
-    while size < left - 1 and rules + more <= _MAX_RULES:
-        rules, size = rules + more, size + 1
-        more = more * (left - size + 1) // size  # sets of so many passages that may be written already
-    return size
+@dataclass(frozen=True, slots=True)
+class OrderTokens:
+    """How a written order is spelled. `first`: the tokens of each passage's identifier, in its brackets, where it begins the
+    order; `further`: behind another one, with what separates them. `choices`: the tokens at which identifiers differ."""
+
+    first: Sequence[Ids]
+    further: Sequence[Ids]
+    choices: tuple[int, ...]
 
 
-def order_grammar(listwise: Listwise, left: Sequence[int], begun: bool) -> str:
-    """The structural tag, as JSON, for the next `stage_size(len(left))` identifiers: each is one of `left`, and none occurs
-    twice. `begun`: whether others have been written before."""
-    from xgrammar import StructuralTag
-    from xgrammar.structural_tag import GrammarFormat
-
-    return StructuralTag(format=GrammarFormat(grammar=_ebnf(listwise, left, begun))).model_dump_json()
-
-
-def _ebnf(listwise: Listwise, left: Sequence[int], begun: bool) -> str:
-    """A rule for every set of passages that are written: it allows each of the others, and leads on to the rule of both."""
-    names = {place: listwise.open + listwise.all_identifiers[place] + listwise.close for place in left}
-    size, sets, rules = stage_size(len(left)), [frozenset[int]()], list[str]()
-    for length in range(size):
-        following = dict[frozenset[int], None]()
-        for written in sets:
-            options = []
-            for place in left:
-                if place not in written:
-                    option = _quoted((listwise.between if begun or length else "") + names[place])
-                    if length < size - 1:
-                        following[written | {place}] = None
-                        option += f" {_rule(written | {place})}"
-                    options.append(option)
-            rules.append(f"{_rule(written)} ::= {' | '.join(options)}")
-        sets = list(following)
-    return "\n".join(rules)
+@lru_cache(maxsize=4)
+def order_tokens(encoder: PromptEncoder) -> OrderTokens:
+    """For readout "permutation": the tokens that the tokenizer itself has for such texts behind the prompt."""
+    listwise = listwise_of(encoder.format)
+    names = [listwise.open + identifier + listwise.close for identifier in listwise.all_identifiers]
+    prompt = listwise.tail[-1].text
+    first = _continuations(encoder, prompt, names)
+    further = _continuations(encoder, prompt + names[0], [listwise.between + name for name in names])
+    for spellings in (first, further):
+        if any(longer[: len(ids)] == ids for ids, longer in pairwise(sorted(spellings))):
+            raise CheckpointError(
+                f"listwise: this tokenizer has the same tokens for several {listwise.identifiers}: prompt "
+                f"'{encoder.format.name}' does not fit this checkpoint"
+            )
+    return OrderTokens(first, further, tuple(sorted(_choices(first) | _choices(further))))
 
 
-def _rule(written: frozenset[int]) -> str:
-    return "_".join(["after", *map(str, sorted(written))]) if written else "root"
+def _continuations(encoder: PromptEncoder, before: str, texts: Iterable[str]) -> list[Ids]:
+    """The tokens of each text behind another one. A text that would share a token with it is tokenised by itself."""
+    prefix, found = encoder.encode_frame(before), list[Ids]()
+    for text in texts:
+        whole = encoder.encode_frame(before + text)
+        is_apart = whole[: len(prefix)] == prefix
+        found.append(whole[len(prefix) :] if is_apart else encoder.encode_frame(text))
+    return found
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+def _choices(spellings: Iterable[Ids]) -> set[int]:
+    following: dict[Ids, set[int]] = {}
+    for ids in spellings:
+        for at, token in enumerate(ids):
+            following.setdefault(ids[:at], set()).add(token)
+    return {token for tokens in following.values() if len(tokens) > 1 for token in tokens}
 
 
-def parse_order(listwise: Listwise, text: str) -> list[int]:
-    """The passages whose identifiers an answer holds, in its order."""
-    places = {identifier: place for place, identifier in enumerate(listwise.all_identifiers)}
-    pattern = re.escape(listwise.open) + r"(\w+)" + re.escape(listwise.close)
-    return [places[found] for found in re.findall(pattern, text) if found in places]
+class WrittenOrder:
+    """The order of a window's passages while it is written: its `ids`, and the `places` of the passages that are in it. Nothing
+    can follow but a passage that is not in it yet, so it ends when all are."""
+
+    def __init__(self, tokens: OrderTokens, count: int) -> None:
+        self.ids: Ids = ()
+        self.places: list[int] = []
+        self._tokens = tokens
+        # Of each passage that may be the next one: what is still to be written of its identifier.
+        self._rest = {place: tokens.first[place] for place in range(count)}
+        self._left = list(self._rest)
+        self._write_what_is_certain()
+
+    @property
+    def options(self) -> list[int]:
+        """The tokens that may follow, at least two, or none at the end."""
+        return list(dict.fromkeys(ids[0] for ids in self._rest.values()))
+
+    def write(self, token: int) -> None:
+        """One of the options, and all that then has no alternative."""
+        self._append(token)
+        self._write_what_is_certain()
+
+    def _append(self, token: int) -> None:
+        self.ids += (token,)
+        self._rest = {place: ids[1:] for place, ids in self._rest.items() if ids[0] == token}
+
+    def _write_what_is_certain(self) -> None:
+        while self._left:
+            if len(self._rest) == 1:
+                self._end_identifier()
+            elif len(options := self.options) == 1:
+                self._append(options[0])
+            else:
+                return
+
+    def _end_identifier(self) -> None:
+        ((place, ids),) = self._rest.items()
+        self.ids += ids
+        self.places.append(place)
+        self._left.remove(place)
+        self._rest = {other: self._tokens.further[other] for other in self._left}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -137,4 +138,9 @@ class TokenRuntime(Runtime, Protocol):
         self, prompts: Sequence[Ids], tokens: Sequence[int], priorities: Sequence[int], salt: str | None
     ) -> AsyncGenerator[Sequence[tuple[int, TokenRead | DocumentError]], None]:
         """`read` for other tokens than the labels: of each prompt the same ones."""
+        ...
+
+    def room(self, call: object, tokens: int) -> AbstractAsyncContextManager[None]:
+        """Hold room in the prefix cache for prompts of so many tokens that will be continued. `call`: any object, the same for
+        all of one call."""
         ...

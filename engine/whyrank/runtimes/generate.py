@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -15,7 +15,7 @@ from whyrank.prompting.tokens import Ids
 from whyrank.runtimes.base import Generation, GenerationParams, TextDelta, TokenRead
 from whyrank.runtimes.cpu_kernels import LABEL_IDS
 from whyrank.runtimes.fair_semaphore import FairSemaphore
-from whyrank.runtimes.vllm_compat import api_process, vllm_name
+from whyrank.runtimes.vllm_compat import api_process, parallel_engines, vllm_name
 from whyrank.runtimes.vllm_engine import Reading, Refused, VllmRuntime
 from whyrank.types import DocumentError, Usage
 
@@ -29,6 +29,7 @@ class GenerateRuntime(VllmRuntime):
         self._label_ids = plan.encoder.labels.ids if plan.encoder.labels is not None else []
         self.label_params = _label_params(self._label_ids)
         self._places = FairSemaphore(max_concurrent_generations(engine.vllm_config))
+        self._room = FairSemaphore(max_continued_tokens(engine.vllm_config))
 
     @classmethod
     def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
@@ -59,8 +60,9 @@ class GenerateRuntime(VllmRuntime):
 
     def _copy(self, rank: int | None, adapter: Any) -> Self:
         runtime = super()._copy(rank, adapter)
-        if rank != self._rank:  # an engine has its own slots, whatever adapter uses them
+        if rank != self._rank:  # an engine has its own slots and its own cache, whatever adapter uses them
             runtime._places = FairSemaphore(self._places.count)
+            runtime._room = FairSemaphore(self._room.count)
         return runtime
 
     def _label_read(self, output: Any) -> LabelRead | DocumentError:
@@ -80,6 +82,9 @@ class GenerateRuntime(VllmRuntime):
             return TokenRead(tuple(values), len(output.prompt_token_ids), output.num_cached_tokens or 0)
 
         return self._read_all(Reading(_label_params([*tokens]), result), prompts, priorities, salt)
+
+    def room(self, call: object, tokens: int) -> AbstractAsyncContextManager[None]:
+        return self._room.place(call, tokens)
 
     async def write(
         self, prompts: Sequence[Ids], order: GenerationParams
@@ -136,6 +141,16 @@ def max_concurrent_generations(config: Any) -> int:
     _, processes = api_process(config)
     places: int = config.scheduler_config.max_num_seqs // 2 // processes
     return max(1, places)
+
+
+def max_continued_tokens(config: Any) -> int:
+    """Tokens of the prompts that are read again and again, each time with a few tokens more: at most half of an engine's prefix
+    cache. With more, they would push each other out of it, and each read would begin anew. Processes share it, too."""
+    _, processes = api_process(config)
+    cache = config.cache_config
+    blocks = (cache.num_gpu_blocks or 0) // parallel_engines(config)  # vLLM adds up those of all engines
+    tokens: int = blocks * cache.block_size // 2 // processes
+    return max(1, tokens)
 
 
 def _generation_params(order: GenerationParams, grammar: str) -> Any:

@@ -144,7 +144,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 """Arguments that whyrank passes to classes, functions and methods of NAMES."""
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
-    "vllm.config.cache.CacheConfig": ("block_size", "enable_prefix_caching", "prefix_match_unit"),
+    "vllm.config.cache.CacheConfig": ("block_size", "enable_prefix_caching", "num_gpu_blocks", "prefix_match_unit"),
     "vllm.config.kernel.IrOpPriorityConfig": ("fused_add_rms_norm", "rms_norm"),
     "vllm.config.kernel.KernelConfig": ("ir_op_priority",),
     "vllm.config.model.ModelConfig": (
