@@ -19,12 +19,14 @@ from cards import LIST_CARDS
 from chat_templates import GEMMA, LOOP
 from samples import DOCUMENTS, QUERY, tokenise_with
 from whyrank import EngineConfig, Reranker, RerankRequest
+from whyrank.cluster.remote import RemoteGenerativeRuntime, Tile, TileAnswers, WrittenPiece
+from whyrank.cluster.replica import EngineReplica
 from whyrank.errors import CheckpointError, InvalidRequest, PromptFileError
 from whyrank.pipeline.listwise import rounds, windows
 from whyrank.prompting.formats import PromptFormat, builtin_formats, load_format
 from whyrank.prompting.listwise import ListPrompts, WrittenOrder, identifier_ids, order_tokens, prepared
 from whyrank.prompting.tokens import Bounds, Ids, PromptEncoder
-from whyrank.runtimes.base import Answer, TokenRead
+from whyrank.runtimes.base import Answer, GenerationParams, TokenRead
 from whyrank.serving.admission import Limits
 from whyrank.serving.router import routers
 from whyrank.serving.service import Service
@@ -574,7 +576,34 @@ async def test_a_prompt_without_lists_says_what_to_use(serve: Any) -> None:
         await served.reranker.rerank(QUERY, ["a", "b"], method="listwise")
 
 
-# Over HTTP.
+# On engines elsewhere, and over HTTP.
+
+
+class OneReplica:
+    """remote.Replicas without what carries the messages."""
+
+    def __init__(self, replica: EngineReplica) -> None:
+        self.replica = replica
+
+    async def read(self, key: str, tile: Tile) -> TileAnswers:
+        return await self.replica.read(tile)
+
+    def write(self, key: str, prompts: Sequence[Ids], order: GenerationParams) -> AsyncGenerator[WrittenPiece, None]:
+        return self.replica.write(prompts, order)
+
+
+@pytest.mark.parametrize("name", ["first", "rankzephyr"])
+async def test_a_replica_orders_lists(name: str, checkpoint: Any, files: Any) -> None:
+    from whyrank.checkpoints import make_plan
+    from whyrank.start import Started
+
+    plan = make_plan(EngineConfig(str(checkpoint("qwen3")), prompt=files(name)))
+    runtime = Forced(plan.encoder)
+    local = Reranker.from_runtime(runtime, plan.encoder, plan.config)
+    replica = OneReplica(EngineReplica("a", Started(runtime, plan, local, 0.0)))
+    reranker = Reranker.from_runtime(RemoteGenerativeRuntime(replica, {}), plan.encoder, plan.config)
+    ranking = await reranker.rerank(QUERY, [f"note {at}" for at in range(15)], method="listwise")
+    assert [row.index for row in ranking.results] == [*reversed(range(15))]
 
 
 async def test_over_http_an_order_without_scores_comes_back(checkpoint: Any, files: Any) -> None:

@@ -100,7 +100,9 @@ class FailingEngine:
                 _api_process_rank=0,
                 _api_process_count=1,
             ),
-            cache_config=SimpleNamespace(enable_prefix_caching=True, prefix_match_unit=16),
+            cache_config=SimpleNamespace(
+                enable_prefix_caching=True, prefix_match_unit=16, num_gpu_blocks=1000, block_size=16
+            ),
             observability_config=SimpleNamespace(otlp_traces_endpoint=None),
         )
 
