@@ -1,0 +1,204 @@
+"""ONNX Runtime as one of the systems that the benchmarks compare: a Qwen3 checkpoint written as ONNX, and its margins.
+
+The graph has the operations to which ONNX Runtime's own tools fuse an export of such a model (GroupQueryAttention with rotary
+positions, SkipSimplifiedLayerNormalization), as in the exports that are published of Qwen3-Reranker.
+
+    pip install onnx onnxruntime
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bench_common import Work, label_ids
+from bench_systems import Score
+from whyrank.checkpoints import Plan
+
+__all__ = ["onnx_system", "quantize_onnx", "write_onnx"]
+
+_MICROSOFT = "com.microsoft"
+# Of the table of rotary positions: more than a prompt of these benchmarks has.
+_POSITIONS = 8192
+
+
+class _Graph:
+    """Nodes and weights of an ONNX graph, in the order in which they are added. Every value is named after its node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.values: list[Any] = []
+
+    def weight(self, name: str, array: Any) -> str:
+        from onnx import numpy_helper
+
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def add(self, kind: str, *inputs: str, domain: str = "", outputs: tuple[int, ...] = (0,), **attributes: Any) -> Any:
+        """`outputs`: which of the node's outputs are wanted. Returns their names, or the name if it is only one."""
+        from onnx import TensorProto, helper
+
+        name = f"{kind}_{len(self.nodes)}"
+        wanted = [f"{name}.{place}" if place in outputs else "" for place in range(max(outputs) + 1)]
+        self.nodes.append(helper.make_node(kind, [*inputs], wanted, name, domain=domain, **attributes))
+        names = [output for output in wanted if output]
+        # The tool that quantises wants to know the type of each.
+        self.values += [helper.make_tensor_value_info(output, TensorProto.FLOAT, None) for output in names]
+        return names[0] if len(names) == 1 else names
+
+    def multiply(self, value: str, name: str, matrix: Any) -> str:
+        """`matrix`: as the checkpoint has it, a row for each output."""
+        return str(self.add("MatMul", value, self.weight(name, matrix.T.copy())))
+
+
+class _Decoder:
+    """Builds the graph of a Qwen3 decoder from the arrays and the config of its checkpoint."""
+
+    def __init__(self, config: dict[str, Any], arrays: dict[str, Any]) -> None:
+        self._config, self._arrays, self._graph = config, arrays, _Graph()
+        self._epsilon = {"epsilon": config["rms_norm_eps"]}
+
+    def build(self) -> _Graph:
+        import numpy as np
+
+        graph, layers = self._graph, self._config["num_hidden_layers"]
+        self._constants()
+        stream = graph.add("Gather", graph.weight("embeddings", self._arrays["model.embed_tokens.weight"]), "input_ids")
+        normed = self._norm(stream, "model.layers.0.input_layernorm.weight")
+        for layer in range(layers):
+            at = f"model.layers.{layer}"
+            mixed = self._attention(normed, f"{at}.self_attn")
+            normed, stream = self._add_and_norm(stream, mixed, f"{at}.post_attention_layernorm.weight")
+            mixed = self._mlp(normed, f"{at}.mlp")
+            if layer + 1 < layers:
+                normed, stream = self._add_and_norm(stream, mixed, f"model.layers.{layer + 1}.input_layernorm.weight")
+        last = graph.weight("last", np.array(-1))
+        read = graph.add("Gather", graph.add("Add", stream, mixed), last, axis=1)
+        head = self._arrays.get("lm_head.weight", self._arrays["model.embed_tokens.weight"])
+        graph.multiply(self._norm(read, "model.norm.weight"), "lm_head.weight", head)
+        graph.nodes[-1].output[0] = "logits"
+        return graph
+
+    def _constants(self) -> None:
+        import numpy as np
+
+        config, graph = self._config, self._graph
+        size = config["head_dim"]
+        rotary = config.get("rope_parameters") or config
+        frequencies = rotary["rope_theta"] ** (-np.arange(0, size, 2) / size)
+        angles = np.outer(np.arange(_POSITIONS), frequencies)
+        graph.weight("cos", np.cos(angles).astype(np.float32))
+        graph.weight("sin", np.sin(angles).astype(np.float32))
+        for name in ("num_attention_heads", "num_key_value_heads"):
+            # 0: as before. From all heads in one row to a row for each, and back.
+            graph.weight(f"{name}.apart", np.array([0, 0, config[name], size]))
+            graph.weight(f"{name}.together", np.array([0, 0, config[name] * size]))
+
+    def _norm(self, value: str, weight: str) -> str:
+        scale = self._graph.weight(weight, self._arrays[weight])
+        return str(self._graph.add("SimplifiedLayerNormalization", value, scale, axis=-1, **self._epsilon))
+
+    def _add_and_norm(self, stream: str, mixed: str, weight: str) -> tuple[str, str]:
+        """The sum's norm, and the sum."""
+        scale = self._graph.weight(weight, self._arrays[weight])
+        kind, wanted = "SkipSimplifiedLayerNormalization", {"outputs": (0, 3), "domain": _MICROSOFT}
+        normed, total = self._graph.add(kind, stream, mixed, scale, **wanted, **self._epsilon)
+        return normed, total
+
+    def _heads(self, normed: str, at: str, part: str, heads: str) -> str:
+        """Queries or keys: projected, and normed head by head."""
+        name = f"{at}.{part}_proj.weight"
+        flat = self._graph.multiply(normed, name, self._arrays[name])
+        apart = self._norm(self._graph.add("Reshape", flat, f"{heads}.apart"), f"{at}.{part}_norm.weight")
+        return str(self._graph.add("Reshape", apart, f"{heads}.together"))
+
+    def _attention(self, normed: str, at: str) -> str:
+        graph, config = self._graph, self._config
+        queries = self._heads(normed, at, "q", "num_attention_heads")
+        keys = self._heads(normed, at, "k", "num_key_value_heads")
+        values = graph.multiply(normed, f"{at}.v_proj.weight", self._arrays[f"{at}.v_proj.weight"])
+        mixed, _, _ = graph.add(
+            "GroupQueryAttention",
+            *(queries, keys, values, "", "", "last_positions", "length", "cos", "sin"),
+            domain=_MICROSOFT,
+            outputs=(0, 1, 2),
+            num_heads=config["num_attention_heads"],
+            kv_num_heads=config["num_key_value_heads"],
+            do_rotary=1,
+        )
+        return graph.multiply(mixed, f"{at}.o_proj.weight", self._arrays[f"{at}.o_proj.weight"])
+
+    def _mlp(self, normed: str, at: str) -> str:
+        graph = self._graph
+        gate, up = (
+            graph.multiply(normed, name, self._arrays[name])
+            for name in (f"{at}.gate_proj.weight", f"{at}.up_proj.weight")
+        )
+        gated = graph.add("Mul", graph.add("Mul", gate, graph.add("Sigmoid", gate)), up)
+        return graph.multiply(gated, f"{at}.down_proj.weight", self._arrays[f"{at}.down_proj.weight"])
+
+
+def write_onnx(model: Path, out: Path) -> None:
+    """In float32, with the weights in a file beside it. Inputs: prompts as ids, all of one length. Output: the logits after
+    the last id."""
+    import onnx
+    from onnx import TensorProto, helper
+    from safetensors.torch import load_file
+
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    arrays = {name: tensor.float().numpy() for name, tensor in load_file(model / "model.safetensors").items()}
+    graph = _Decoder(config, arrays).build()
+    inputs = [
+        helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["prompts", "tokens"]),
+        helper.make_tensor_value_info("last_positions", TensorProto.INT32, ["prompts"]),
+        helper.make_tensor_value_info("length", TensorProto.INT32, []),
+    ]
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["prompts", config["vocab_size"]])
+    made = helper.make_graph(graph.nodes, "qwen3", inputs, [logits], graph.weights, value_info=graph.values[:-1])
+    versions = [helper.make_opsetid("", 17), helper.make_opsetid(_MICROSOFT, 1)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save_model(
+        helper.make_model(made, opset_imports=versions, ir_version=10),
+        out,
+        save_as_external_data=True,
+        location=f"{out.name}.data",
+    )
+
+
+def quantize_onnx(source: Path, out: Path) -> None:
+    """All matrices in int8, a scale for each output; activations are quantised as they come."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    quantize_dynamic(source, out, op_types_to_quantize=["MatMul"], per_channel=True, use_external_data_format=True)
+
+
+def onnx_system(path: Path, plan: Plan) -> Score:
+    """One prompt at a time: several would have to be padded to one length, and one is enough to keep all cores busy."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    # Its threads shall not spin while others are measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    yes, no = label_ids(plan)
+
+    def read(ids: list[int]) -> float:
+        inputs = {
+            "input_ids": np.array([ids], np.int64),
+            "last_positions": np.array([len(ids) - 1], np.int32),
+            "length": np.array(len(ids), np.int32),
+        }
+        logits = session.run(["logits"], inputs)[0][0]
+        return float(logits[yes] - logits[no])
+
+    def score(work: Work) -> list[float]:
+        return [read(ids) for ids in work.ids]
+
+    return score
