@@ -70,6 +70,7 @@ from bench_systems import (
     cheapest_request,
     cross_encoder_system,
     from_ids,
+    largest_gap,
     load_causal,
     shared_prefix_system,
     start_llm,
@@ -411,13 +412,14 @@ def _figures(name: str, turns: list[Turn], deviation: float) -> dict[str, Any] |
     if not pairs:
         return None
     documents = len(pairs[0][0].margins)
-    gap = max(abs(a - b) for theirs, ours in pairs for a, b in zip(theirs.margins, ours.margins, strict=True))
+    theirs, ours = ([margin for pair in pairs for margin in pair[side].margins] for side in (0, 1))
+    gap = largest_gap(ours, theirs)
     tolerance = _TOLERANCE_8_BITS if name in _8_BITS else _TOLERANCE
     return {
         "calls": len(pairs),
-        "documents_per_second": spread([documents / theirs.seconds for theirs, _ in pairs]),
-        "cpu_ms": spread([1000 * theirs.cpu_seconds / documents for theirs, _ in pairs]),
-        "ratio": spread([theirs.seconds / ours.seconds for theirs, ours in pairs]),
+        "documents_per_second": spread([documents / call.seconds for call, _ in pairs]),
+        "cpu_ms": spread([1000 * call.cpu_seconds / documents for call, _ in pairs]),
+        "ratio": spread([call.seconds / own.seconds for call, own in pairs]),
         "largest_margin_difference": round(gap, 4),
         "agrees": gap <= tolerance * deviation,  # a NaN counts as disagreement
     }

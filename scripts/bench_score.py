@@ -61,6 +61,7 @@ from bench_systems import (
     cross_encoder_system,
     from_ids,
     from_texts,
+    largest_gap,
     load_causal,
     start_llm,
     transformers_system,
@@ -195,11 +196,7 @@ def _speeds(documents: int, seconds: dict[str, list[float]], missing: dict[str, 
 
 def _agreement(margins: dict[str, list[float]], tolerance: float) -> dict[str, Any]:
     ours = margins["whyrank"]
-    gaps = {
-        name: max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-        for name, theirs in margins.items()
-        if name != "whyrank"
-    }
+    gaps = {name: largest_gap(ours, theirs) for name, theirs in margins.items() if name != "whyrank"}
     return {
         "largest_margin_difference": {name: round(gap, 6) for name, gap in gaps.items()},
         "margin_spread": round(statistics.pstdev(ours), 4),

@@ -6,7 +6,8 @@ vLLM is imported inside functions, because whyrank has to set its environment fi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "cross_encoder_system",
     "from_ids",
     "from_texts",
+    "largest_gap",
     "load_causal",
     "shared_prefix_system",
     "start_llm",
@@ -180,3 +182,9 @@ def cross_encoder_system(plan: Plan, dtype: str) -> Score:
         return [float(margin) for margin in margins]
 
     return score
+
+
+def largest_gap(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Between margins of the same documents. NaN if any of them is, which a bare `max` would skip."""
+    gaps = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
+    return max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
