@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bench_common import Work, label_ids
 from bench_systems import Score
@@ -22,20 +22,37 @@ __all__ = ["onnx_system", "quantize_onnx", "write_onnx"]
 _MICROSOFT = "com.microsoft"
 # Of the table of rotary positions: more than a prompt of these benchmarks has.
 _POSITIONS = 8192
+# Of a weight in its file: a page, so that it can be mapped.
+_ALIGNMENT = 4096
 
 
 class _Graph:
-    """Nodes and weights of an ONNX graph, in the order in which they are added. Every value is named after its node."""
+    """Nodes and weights of an ONNX graph, in the order in which they are added. Every value is named after its node. Weights go
+    to a file at once, since models in memory are copied several times."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: BinaryIO, data_name: str) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
         self.values: list[Any] = []
+        self._data, self._data_name = data, data_name
+
+    def constant(self, name: str, *numbers: int) -> str:
+        from onnx import TensorProto, helper
+
+        self.weights.append(helper.make_tensor(name, TensorProto.INT64, [len(numbers)], numbers))
+        return name
 
     def weight(self, name: str, array: Any) -> str:
-        from onnx import numpy_helper
+        from onnx import TensorProto
 
-        self.weights.append(numpy_helper.from_array(array, name))
+        self._data.write(bytes(-self._data.tell() % _ALIGNMENT))
+        offset = self._data.tell()
+        length = self._data.write(array.astype("<f4").tobytes())
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=array.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in {"location": self._data_name, "offset": offset, "length": length}.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self.weights.append(tensor)
         return name
 
     def add(self, kind: str, *inputs: str, domain: str = "", outputs: tuple[int, ...] = (0,), **attributes: Any) -> Any:
@@ -52,22 +69,20 @@ class _Graph:
 
     def multiply(self, value: str, name: str, matrix: Any) -> str:
         """`matrix`: as the checkpoint has it, a row for each output."""
-        return str(self.add("MatMul", value, self.weight(name, matrix.T.copy())))
+        return str(self.add("MatMul", value, self.weight(name, matrix.T)))
 
 
 class _Decoder:
-    """Builds the graph of a Qwen3 decoder from the arrays and the config of its checkpoint."""
+    """Builds the graph of a Qwen3 decoder from the config and the open weights of its checkpoint."""
 
-    def __init__(self, config: dict[str, Any], arrays: dict[str, Any]) -> None:
-        self._config, self._arrays, self._graph = config, arrays, _Graph()
+    def __init__(self, config: dict[str, Any], stored: Any, graph: _Graph) -> None:
+        self._config, self._stored, self._graph = config, stored, graph
         self._epsilon = {"epsilon": config["rms_norm_eps"]}
 
-    def build(self) -> _Graph:
-        import numpy as np
-
-        graph, layers = self._graph, self._config["num_hidden_layers"]
+    def build(self) -> None:
+        graph, layers, embeddings = self._graph, self._config["num_hidden_layers"], "model.embed_tokens.weight"
         self._constants()
-        stream = graph.add("Gather", graph.weight("embeddings", self._arrays["model.embed_tokens.weight"]), "input_ids")
+        stream = graph.add("Gather", graph.weight("embeddings", self._array(embeddings)), "input_ids")
         normed = self._norm(stream, "model.layers.0.input_layernorm.weight")
         for layer in range(layers):
             at = f"model.layers.{layer}"
@@ -76,12 +91,14 @@ class _Decoder:
             mixed = self._mlp(normed, f"{at}.mlp")
             if layer + 1 < layers:
                 normed, stream = self._add_and_norm(stream, mixed, f"model.layers.{layer + 1}.input_layernorm.weight")
-        last = graph.weight("last", np.array(-1))
-        read = graph.add("Gather", graph.add("Add", stream, mixed), last, axis=1)
-        head = self._arrays.get("lm_head.weight", self._arrays["model.embed_tokens.weight"])
-        graph.multiply(self._norm(read, "model.norm.weight"), "lm_head.weight", head)
+        last = graph.add("Gather", graph.add("Add", stream, mixed), graph.constant("last", -1), axis=1)
+        untied = "lm_head.weight" in self._stored.keys()  # noqa: SIM118
+        head = self._array("lm_head.weight" if untied else embeddings)
+        graph.multiply(self._norm(last, "model.norm.weight"), "lm_head.weight", head)
         graph.nodes[-1].output[0] = "logits"
-        return graph
+
+    def _array(self, name: str) -> Any:
+        return self._stored.get_tensor(name).float().numpy()
 
     def _constants(self) -> None:
         import numpy as np
@@ -91,20 +108,20 @@ class _Decoder:
         rotary = config.get("rope_parameters") or config
         frequencies = rotary["rope_theta"] ** (-np.arange(0, size, 2) / size)
         angles = np.outer(np.arange(_POSITIONS), frequencies)
-        graph.weight("cos", np.cos(angles).astype(np.float32))
-        graph.weight("sin", np.sin(angles).astype(np.float32))
+        graph.weight("cos", np.cos(angles))
+        graph.weight("sin", np.sin(angles))
         for name in ("num_attention_heads", "num_key_value_heads"):
             # 0: as before. From all heads in one row to a row for each, and back.
-            graph.weight(f"{name}.apart", np.array([0, 0, config[name], size]))
-            graph.weight(f"{name}.together", np.array([0, 0, config[name] * size]))
+            graph.constant(f"{name}.apart", 0, 0, config[name], size)
+            graph.constant(f"{name}.together", 0, 0, config[name] * size)
 
     def _norm(self, value: str, weight: str) -> str:
-        scale = self._graph.weight(weight, self._arrays[weight])
+        scale = self._graph.weight(weight, self._array(weight))
         return str(self._graph.add("SimplifiedLayerNormalization", value, scale, axis=-1, **self._epsilon))
 
     def _add_and_norm(self, stream: str, mixed: str, weight: str) -> tuple[str, str]:
         """The sum's norm, and the sum."""
-        scale = self._graph.weight(weight, self._arrays[weight])
+        scale = self._graph.weight(weight, self._array(weight))
         kind, wanted = "SkipSimplifiedLayerNormalization", {"outputs": (0, 3), "domain": _MICROSOFT}
         normed, total = self._graph.add(kind, stream, mixed, scale, **wanted, **self._epsilon)
         return normed, total
@@ -112,7 +129,7 @@ class _Decoder:
     def _heads(self, normed: str, at: str, part: str, heads: str) -> str:
         """Queries or keys: projected, and normed head by head."""
         name = f"{at}.{part}_proj.weight"
-        flat = self._graph.multiply(normed, name, self._arrays[name])
+        flat = self._graph.multiply(normed, name, self._array(name))
         apart = self._norm(self._graph.add("Reshape", flat, f"{heads}.apart"), f"{at}.{part}_norm.weight")
         return str(self._graph.add("Reshape", apart, f"{heads}.together"))
 
@@ -120,7 +137,7 @@ class _Decoder:
         graph, config = self._graph, self._config
         queries = self._heads(normed, at, "q", "num_attention_heads")
         keys = self._heads(normed, at, "k", "num_key_value_heads")
-        values = graph.multiply(normed, f"{at}.v_proj.weight", self._arrays[f"{at}.v_proj.weight"])
+        values = graph.multiply(normed, f"{at}.v_proj.weight", self._array(f"{at}.v_proj.weight"))
         mixed, _, _ = graph.add(
             "GroupQueryAttention",
             *(queries, keys, values, "", "", "last_positions", "length", "cos", "sin"),
@@ -130,16 +147,16 @@ class _Decoder:
             kv_num_heads=config["num_key_value_heads"],
             do_rotary=1,
         )
-        return graph.multiply(mixed, f"{at}.o_proj.weight", self._arrays[f"{at}.o_proj.weight"])
+        return graph.multiply(mixed, f"{at}.o_proj.weight", self._array(f"{at}.o_proj.weight"))
 
     def _mlp(self, normed: str, at: str) -> str:
         graph = self._graph
         gate, up = (
-            graph.multiply(normed, name, self._arrays[name])
+            graph.multiply(normed, name, self._array(name))
             for name in (f"{at}.gate_proj.weight", f"{at}.up_proj.weight")
         )
         gated = graph.add("Mul", graph.add("Mul", gate, graph.add("Sigmoid", gate)), up)
-        return graph.multiply(gated, f"{at}.down_proj.weight", self._arrays[f"{at}.down_proj.weight"])
+        return graph.multiply(gated, f"{at}.down_proj.weight", self._array(f"{at}.down_proj.weight"))
 
 
 def write_onnx(model: Path, out: Path) -> None:
@@ -147,26 +164,23 @@ def write_onnx(model: Path, out: Path) -> None:
     the last id."""
     import onnx
     from onnx import TensorProto, helper
-    from safetensors.torch import load_file
+    from safetensors import safe_open
 
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    arrays = {name: tensor.float().numpy() for name, tensor in load_file(model / "model.safetensors").items()}
-    graph = _Decoder(config, arrays).build()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    data = out.with_name(f"{out.name}.data")
+    with data.open("wb") as file, safe_open(model / "model.safetensors", framework="pt") as stored:
+        graph = _Graph(file, data.name)
+        _Decoder(config, stored, graph).build()
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["prompts", "tokens"]),
         helper.make_tensor_value_info("last_positions", TensorProto.INT32, ["prompts"]),
         helper.make_tensor_value_info("length", TensorProto.INT32, []),
     ]
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["prompts", config["vocab_size"]])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["prompts", 1, config["vocab_size"]])
     made = helper.make_graph(graph.nodes, "qwen3", inputs, [logits], graph.weights, value_info=graph.values[:-1])
     versions = [helper.make_opsetid("", 17), helper.make_opsetid(_MICROSOFT, 1)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save_model(
-        helper.make_model(made, opset_imports=versions, ir_version=10),
-        out,
-        save_as_external_data=True,
-        location=f"{out.name}.data",
-    )
+    onnx.save_model(helper.make_model(made, opset_imports=versions, ir_version=10), out)
 
 
 def quantize_onnx(source: Path, out: Path) -> None:
@@ -195,7 +209,7 @@ def onnx_system(path: Path, plan: Plan) -> Score:
             "last_positions": np.array([len(ids) - 1], np.int32),
             "length": np.array(len(ids), np.int32),
         }
-        logits = session.run(["logits"], inputs)[0][0]
+        logits = session.run(["logits"], inputs)[0][0, 0]
         return float(logits[yes] - logits[no])
 
     def score(work: Work) -> list[float]:

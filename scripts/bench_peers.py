@@ -81,7 +81,7 @@ from bench_systems import (
 from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.dtypes import choose_dtype
-from whyrank.process import set_engine_environment
+from whyrank.process import hide_warnings, set_engine_environment
 from whyrank.quantize import quantize
 from whyrank.runtimes import start_runtime
 
@@ -227,6 +227,7 @@ class _Here:
 
 
 def _start(name: str, setup: Setup) -> tuple[int, dict[str, Any]]:
+    hide_warnings()
     _Here.score, facts = _PEERS[name].start(setup, _Here.opened)
     return os.getpid(), facts
 
