@@ -77,7 +77,7 @@ class _Decoder:
 
     def __init__(self, config: dict[str, Any], stored: Any, graph: _Graph) -> None:
         self._config, self._stored, self._graph = config, stored, graph
-        self._epsilon = {"epsilon": config["rms_norm_eps"]}
+        self._epsilon: dict[str, Any] = {"epsilon": config["rms_norm_eps"]}
 
     def build(self) -> None:
         graph, layers, embeddings = self._graph, self._config["num_hidden_layers"], "model.embed_tokens.weight"
@@ -122,8 +122,13 @@ class _Decoder:
     def _add_and_norm(self, stream: str, mixed: str, weight: str) -> tuple[str, str]:
         """The sum's norm, and the sum."""
         scale = self._graph.weight(weight, self._array(weight))
-        kind, wanted = "SkipSimplifiedLayerNormalization", {"outputs": (0, 3), "domain": _MICROSOFT}
-        normed, total = self._graph.add(kind, stream, mixed, scale, **wanted, **self._epsilon)
+        normed, total = self._graph.add(
+            "SkipSimplifiedLayerNormalization",
+            *(stream, mixed, scale),
+            domain=_MICROSOFT,
+            outputs=(0, 3),
+            **self._epsilon,
+        )
         return normed, total
 
     def _heads(self, normed: str, at: str, part: str, heads: str) -> str:

@@ -81,6 +81,7 @@ from bench_systems import (
 from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
 from whyrank.dtypes import choose_dtype
+from whyrank.engine_process import end_with_parent
 from whyrank.process import hide_warnings, set_engine_environment
 from whyrank.quantize import quantize
 from whyrank.runtimes import start_runtime
@@ -307,7 +308,8 @@ class System:
 
 
 def _fresh_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    """It ends with this one, also if this one is killed."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent, initargs=(os.getpid(),))
 
 
 Turn = dict[str, Call]
