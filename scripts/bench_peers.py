@@ -29,8 +29,9 @@ Why the comparison is fair:
   `idle_cores`: of all cores' time, in cores.
 - The frame of the prompts is known to those that keep it; query and documents are new to all.
 - Those that take ids get whyrank's for nothing: vLLM, ONNX Runtime, llama.cpp and the shared prefix.
-- They must agree, or the exit status is 1: margins within half of `margin_spread`, their standard deviation over documents;
-  in 8 bits within three times of it, for with random weights rounding weighs more than with trained ones.
+- They must agree, or the exit status is 1: each margin within one `margin_spread` of whyrank's, which is the standard deviation
+  of its margins, or two in 8 bits. Between unrelated margins the largest difference would be more than three. Random weights give nearly the same margin
+  to all documents, so what bfloat16 rounds away is a large part of the spread; `--shape tiny-qwen3` has a wider one.
 
 EmbedAnything is left out: it opens ONNX files from the hub alone, and runs them with the same ONNX Runtime.
 
@@ -96,7 +97,7 @@ _OURS = "whyrank"
 _BATCH = 32
 _WARM_UP = 4
 # Difference of margins, in standard deviations of whyrank's.
-_TOLERANCE, _TOLERANCE_8_BITS = 0.5, 3.0
+_TOLERANCE, _TOLERANCE_8_BITS = 1.0, 2.0
 _8_BITS = {"whyrank_int8", "onnxruntime_int8", "llama_cpp_q8_0"}
 
 
