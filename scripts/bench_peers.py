@@ -30,8 +30,9 @@ Why the comparison is fair:
 - The frame of the prompts is known to those that keep it; query and documents are new to all.
 - Those that take ids get whyrank's for nothing: vLLM, ONNX Runtime, llama.cpp and the shared prefix.
 - They must agree, or the exit status is 1: each margin within one `margin_spread` of whyrank's, which is the standard deviation
-  of its margins, or two in 8 bits. Between unrelated margins the largest difference would be more than three. Random weights give nearly the same margin
-  to all documents, so what bfloat16 rounds away is a large part of the spread; `--shape tiny-qwen3` has a wider one.
+  of its margins, or two in 8 bits; between unrelated margins the largest difference would be more than three. Random weights
+  give nearly the same margin to all documents, so what bfloat16 rounds away is a large part of the spread; `--shape
+  tiny-qwen3` has a wider one.
 
 EmbedAnything is left out: it opens ONNX files from the hub alone, and runs them with the same ONNX Runtime.
 
