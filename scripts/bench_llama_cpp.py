@@ -6,8 +6,10 @@ CMAKE_ARGS=-DGGML_NATIVE=ON pip install --no-binary llama-cpp-python llama-cpp-p
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ __all__ = ["gguf_names", "llama_cpp_facts", "llama_cpp_system", "write_gguf"]
 
 # More than a prompt of these benchmarks has. llama.cpp splits what it is given into steps of its own size.
 _CONTEXT = 8192
+# Its level in llama.cpp's log.
+_ERROR = 4
 
 
 def gguf_names(names: list[str], layers: int) -> dict[str, str]:
@@ -73,6 +77,11 @@ def _write_config(writer: Any, config: dict[str, Any]) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
 
 
+def _log_errors(level: int, text: bytes, _: Any) -> None:
+    if level == _ERROR:
+        print(text.decode(errors="replace"), end="", file=sys.stderr)
+
+
 class _Context:
     """One sequence. What a prompt begins with is not computed again if the one before began with it, as in a slot of
     llama.cpp's server: so frame and query are computed once for a call, and the frame once for all."""
@@ -81,6 +90,8 @@ class _Context:
         import llama_cpp
 
         self._lib: Any = llama_cpp
+        self._log = llama_cpp.llama_log_callback(_log_errors)  # C keeps only its address
+        llama_cpp.llama_log_set(self._log, ctypes.c_void_p(0))
         threads = len(os.sched_getaffinity(0))
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
         if not model:
