@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Documents per second on a CPU: whyrank and what else could score the same documents with the same weights.
 
-    scripts/bench_peers.py                                          # Qwen3-0.6B's shape, random weights: some GiB for each system
+    scripts/bench_peers.py                                          # Qwen3-0.6B's shape, random weights; many GiB of memory
     scripts/bench_peers.py --pair-tokens 100 300 1000 --repeats 7 | tail -n 1 | python -m json.tool
     scripts/bench_peers.py --shape tiny-qwen3 --documents 4         # a try
 
