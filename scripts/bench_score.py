@@ -52,12 +52,24 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from bench_common import SHAPES, Work, Writer, chat_template, label_ids, machine, on_gpu, write_model
+from bench_common import SHAPES, Work, Writer, machine, on_gpu, write_model
+from bench_systems import (
+    Score,
+    SharingClassify,
+    SharingGenerate,
+    cheapest_request,
+    cross_encoder_system,
+    from_ids,
+    from_texts,
+    largest_gap,
+    load_causal,
+    start_llm,
+    transformers_system,
+    vllm_system,
+    whyrank_system,
+)
 from whyrank import EngineConfig, Reranker
 from whyrank.checkpoints import Plan, make_plan
-from whyrank.process import set_engine_environment
-from whyrank.runtimes.classify import ClassifyRuntime
-from whyrank.runtimes.generate import GenerateRuntime
 
 # The target: whyrank's documents per second divided by theirs.
 _TARGETS = {"vllm_generate": 0.95, "transformers_loop": 2.0, "transformers_batch32": 2.0}
@@ -66,122 +78,6 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5}
 _BATCH = 32
 # A call with few documents ends soon, so it is repeated until each of --repeats has had this many.
 _LEAST_DOCUMENTS = 10
-
-Score = Callable[[Work], list[float]]
-"""A system: returns the margins (log-odds) of the work's documents, in order."""
-
-
-class Sharing:
-    """whyrank's engine as it is, but on a GPU it leaves room for the bare one and for transformers."""
-
-    @classmethod
-    def _options(cls, plan: Plan, on_cpu: bool) -> dict[str, Any]:
-        options: dict[str, Any] = super()._options(plan, on_cpu)  # type: ignore[misc]
-        return options | ({} if on_cpu else {"gpu_memory_utilization": 0.35})
-
-
-class SharingGenerate(Sharing, GenerateRuntime):
-    pass
-
-
-class SharingClassify(Sharing, ClassifyRuntime):
-    pass
-
-
-# The systems. vLLM is imported inside functions, because whyrank has to set its environment first.
-
-
-def _whyrank(reranker: Reranker, runner: asyncio.Runner) -> Score:
-    def score(work: Work) -> list[float]:
-        rows = runner.run(reranker.score(work.query, work.documents))
-        return [float("nan") if row.margin is None else row.margin for row in rows]
-
-    return score
-
-
-def _start_llm(plan: Plan, opened: ExitStack) -> Any:
-    if on_gpu():
-        set_engine_environment(on_cpu=False)  # as whyrank's engine has it: needs no compiler
-    from vllm import LLM
-
-    llm = LLM(**SharingGenerate.engine_options(plan, on_cpu=not on_gpu()))
-    opened.callback(llm.llm_engine.engine_core.shutdown)
-    return llm
-
-
-def _from_ids(salt: str) -> Callable[[Work], list[Any]]:
-    from vllm.inputs import tokens_input
-
-    return lambda work: [tokens_input(ids, cache_salt=salt) for ids in work.ids]
-
-
-def _from_texts(salt: str) -> Callable[[Work], list[Any]]:
-    return lambda work: [{"prompt": text, "cache_salt": salt} for text in work.texts]
-
-
-def _vllm(llm: Any, plan: Plan, prompts: Callable[[Work], list[Any]], **request: Any) -> Score:
-    from vllm import SamplingParams
-
-    yes, no = label_ids(plan)
-    params = SamplingParams(max_tokens=1, logprob_token_ids=[yes, no], watermarking=False, **request)
-
-    def score(work: Work) -> list[float]:
-        outputs = llm.generate(prompts(work), params, use_tqdm=False)
-        reads = [output.outputs[0].logprobs[0] for output in outputs]
-        return [read[yes].logprob - read[no].logprob for read in reads]
-
-    return score
-
-
-def _load_causal(plan: Plan, dtype: str) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(plan.config.model, dtype=getattr(torch, dtype))
-    return model.to("cuda" if on_gpu() else "cpu").eval()
-
-
-def _transformers(model: Any, plan: Plan, batch: int) -> Score:
-    import torch
-    from transformers import AutoTokenizer
-
-    yes, no = label_ids(plan)
-    tokenizer = AutoTokenizer.from_pretrained(plan.config.model, padding_side="left")
-
-    def score(work: Work) -> list[float]:
-        margins: list[float] = []
-        for start in range(0, len(work.texts), batch):
-            texts = work.texts[start : start + batch]
-            inputs = tokenizer(texts, padding=batch > 1, add_special_tokens=False, return_tensors="pt")
-            with torch.inference_mode():
-                logits = model(**inputs.to(model.device), logits_to_keep=1).logits[:, -1]
-            logprobs = logits.float().log_softmax(-1)
-            margins += (logprobs[:, yes] - logprobs[:, no]).tolist()
-        return margins
-
-    return score
-
-
-def _cross_encoder(plan: Plan, dtype: str) -> Score:
-    import torch
-    from sentence_transformers import CrossEncoder
-
-    # LogitScore over "yes" and "no" is its own choice for a causal model; a published checkpoint brings the template with it.
-    model = CrossEncoder(
-        plan.config.model,
-        device="cuda" if on_gpu() else "cpu",
-        local_files_only=True,
-        model_kwargs={"dtype": getattr(torch, dtype)},
-        processor_kwargs={"chat_template": chat_template(plan.format)},
-        activation_fn=torch.nn.Identity(),
-    )
-
-    def score(work: Work) -> list[float]:
-        margins = model.predict([(work.query, text) for text in work.documents], show_progress_bar=False)
-        return [float(margin) for margin in margins]
-
-    return score
-
 
 # Measuring.
 
@@ -205,25 +101,22 @@ class Bench:
         self._dtype = str(runtime.facts()["dtype"])
         self._writer = Writer(plan, args.pair_tokens)
         self.missing: dict[str, str] = {}
-        self._systems = {"whyrank": _whyrank(self._reranker, self._runner)} | self._others(plan, opened)
+        self._systems = {"whyrank": whyrank_system(self._reranker, self._runner)} | self._others(plan, opened)
         warm_up = self._writer.work(_LEAST_DOCUMENTS, "warm-up")
         for score in self._systems.values():
             score(warm_up)
 
     def _others(self, plan: Plan, opened: ExitStack) -> dict[str, Score]:
-        from vllm.sampling_params import RequestOutputKind
-
-        once = RequestOutputKind.FINAL_ONLY
-        cheapest = {"temperature": 0.0, "detokenize": False, "output_kind": once, "skip_clone": True}
-        llm = cache(lambda: _start_llm(plan, opened))
-        causal = cache(lambda: _load_causal(plan, self._dtype))
+        cheapest = cheapest_request()
+        llm = cache(lambda: start_llm(plan, opened))
+        causal = cache(lambda: load_causal(plan, self._dtype))
         starts: dict[str, Callable[[], Score]] = {
-            "vllm_generate": lambda: _vllm(llm(), plan, _from_ids("ids"), **cheapest),
-            "vllm_generate_text": lambda: _vllm(llm(), plan, _from_texts("text"), **cheapest),
-            "vllm_generative_scoring": lambda: _vllm(llm(), plan, _from_ids("scoring"), logprobs=2),
-            "transformers_loop": lambda: _transformers(causal(), plan, batch=1),
-            "transformers_batch32": lambda: _transformers(causal(), plan, batch=_BATCH),
-            "cross_encoder": lambda: _cross_encoder(plan, self._dtype),
+            "vllm_generate": lambda: vllm_system(llm(), plan, from_ids("ids"), **cheapest),
+            "vllm_generate_text": lambda: vllm_system(llm(), plan, from_texts("text"), **cheapest),
+            "vllm_generative_scoring": lambda: vllm_system(llm(), plan, from_ids("scoring"), logprobs=2),
+            "transformers_loop": lambda: transformers_system(causal(), plan, batch=1),
+            "transformers_batch32": lambda: transformers_system(causal(), plan, batch=_BATCH),
+            "cross_encoder": lambda: cross_encoder_system(plan, self._dtype),
         }
         systems = {}
         left_out = set(self.args.without)
@@ -303,11 +196,7 @@ def _speeds(documents: int, seconds: dict[str, list[float]], missing: dict[str, 
 
 def _agreement(margins: dict[str, list[float]], tolerance: float) -> dict[str, Any]:
     ours = margins["whyrank"]
-    gaps = {
-        name: max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-        for name, theirs in margins.items()
-        if name != "whyrank"
-    }
+    gaps = {name: largest_gap(ours, theirs) for name, theirs in margins.items() if name != "whyrank"}
     return {
         "largest_margin_difference": {name: round(gap, 6) for name, gap in gaps.items()},
         "margin_spread": round(statistics.pstdev(ours), 4),
