@@ -398,7 +398,7 @@ def engines_on_one_gpu(checkpoints: Checkpoints) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
         async with Reranker(config_of(CASES[0], checkpoints, kv_cache_gib=10)) as first:
             small = partial(config_of, CASES[0], checkpoints, kv_cache_gib=1)
-            before = await start_error(small(engine_options={"gpu_memory_utilization": 0.92}))
+            before = await start_error(small(gpu_memory_utilization=0.9))
             without = await start_error(config_of(CASES[0], checkpoints))
             async with Reranker(small()) as second:
                 work = call(20, "beside")
