@@ -24,6 +24,7 @@ from vllm import envs
 from vllm.config import set_current_vllm_config
 from vllm.distributed.parallel_state import ensure_model_parallel_initialized, init_distributed_environment
 from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.platforms import current_platform
 from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.outputs import AsyncModelRunnerOutput, LogprobsLists, ModelRunnerOutput
 from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
@@ -84,6 +85,8 @@ class StubWorker(WorkerBase):  # type: ignore[misc]
             init_distributed_environment(1, 0, self.distributed_init_method, 0, "gloo")
             ensure_model_parallel_initialized(1, 1)
         self.device = torch.device("meta")
+        # In a process of its own, a thread hands over what the worker returns, and would first set the GPU.
+        type(current_platform).set_device = staticmethod(lambda device: None)
         self._folder = Path(os.environ["REHEARSAL_FOLDER"])
         self._steps, self._ends = (self._folder / f"steps-{os.getpid()}.jsonl").open("w"), 0.0
         self._is_pooling = self.model_config.runner_type == "pooling"
