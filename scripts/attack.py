@@ -37,7 +37,7 @@ from attack_registry import ATTACKS, Attack
 from attack_soak import soak
 from attack_target import GuardedServer, Result, Target
 
-_QUIET_SECONDS = 60
+_QUIET_SECONDS = 120
 _MAX_GAP_SECONDS = 0.1
 _MAX_P99_FACTOR = 5
 _MAX_GROWTH = 1 << 30
