@@ -40,6 +40,17 @@ class OnVllm(FakeRuntime):
         return {"dtype": "float32"}
 
 
+class OnTwoEngines(OnVllm):
+    """Of parallel engines, vLLM adds up the blocks."""
+
+    @property
+    def engines(self) -> list[OnTwoEngines]:
+        return [self, self]
+
+    def choose(self) -> OnTwoEngines:
+        return self
+
+
 async def ready(
     runtime: FakeRuntime, plan: Plan, *keys: str, url: str | None = "http://localhost:8000"
 ) -> uvicorn.Config:
@@ -71,6 +82,12 @@ async def test_who_starts_a_server_reads_what_it_serves_and_where(
         "API docs: http://localhost:8000/docs",
         "ready in 7 s",
     ]
+
+
+async def test_the_prefix_cache_of_each_of_several_engines(plan: MakePlan, capsys: pytest.CaptureFixture[str]) -> None:
+    served = plan()
+    await ready(OnTwoEngines(served, kv_cache_memory_bytes=1 << 29, num_gpu_blocks=2 * 2048), served)
+    assert "prefix cache: 0.50 GiB for 65,536 tokens in each of 2 engines\n" in capsys.readouterr().err
 
 
 async def test_labels_that_the_engines_answers_chose_are_told(

@@ -94,7 +94,8 @@ def _prefix_cache(runtime: Runtime) -> str:
     size = f"{cache.kv_cache_memory_bytes / (1 << 30):.2f} GiB for " if cache.kv_cache_memory_bytes else ""
     engines = len(engines_of(runtime))
     each = f" in each of {engines} engines" if engines > 1 else ""
-    return f"{size}{(cache.num_gpu_blocks or 0) * cache.block_size:,} tokens{each}"
+    blocks = (cache.num_gpu_blocks or 0) // engines  # vLLM adds up those of all engines
+    return f"{size}{blocks * cache.block_size:,} tokens{each}"
 
 
 def server_url(host: str | None, port: int, tls: bool = False) -> str:
