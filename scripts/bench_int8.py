@@ -60,7 +60,7 @@ async def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     sources = {"float32": (model, "float32"), "bfloat16": (model, "bfloat16"), "int8": (str(out), "auto")}
     async with AsyncExitStack() as opened:
         configs = {
-            name: EngineConfig(source, prompt=args.prompt, dtype=dtype, kv_cache_gib=0.5)  # type: ignore[arg-type]
+            name: EngineConfig(source, prompt=args.prompt, dtype=dtype, kv_cache_gib=0.5, max_length=args.max_length)  # type: ignore[arg-type]
             for name, (source, dtype) in sources.items()
         }
         systems = {name: await MeasuredEngine.start(config, opened) for name, config in configs.items()}
@@ -115,8 +115,12 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, help="in place of a model: random weights of this shape")
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--documents", type=int, default=16, help="with --shape: in a call")
+    parser.add_argument(
+        "--max-length", type=int, help="of a prompt: a large model's cache must hold one; default: 1536 with --shape"
+    )
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    args.max_length = args.max_length or (1536 if args.shape else None)
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     with tempfile.TemporaryDirectory() as scratch:
         result = asyncio.run(measure(args, Path(scratch)))

@@ -125,8 +125,8 @@ async def measure(url: str, model: Path, options: argparse.Namespace) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEMO, help="small enough for one core")
-    parser.add_argument("--loads", type=float, nargs="+", default=[0.2, 0.4, 0.6], help="shares of the engines' time")
-    parser.add_argument("--calls", type=int, default=400, help="at each load")
+    parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.6], help="shares of the engines' time")
+    parser.add_argument("--calls", type=int, default=150, help="at each load")
     options = parser.parse_args()
     model = Path(EngineConfig(options.model).source)
     with on_ray(model) as url:
