@@ -107,8 +107,9 @@ def _show_comparison(console: Terminal, comparison: Comparison, failed: Sequence
         interval = f"{difference.low:+.4f} to {difference.high:+.4f}"
         table.add_row(name, *means, f"{difference.mean:+.4f}", interval, f"{difference.p:.4f}")
     console.print(table)
-    console.plain(f"a: {comparison.a.model}")
-    console.plain(f"b: {comparison.b.model}")
+    for side, header in (("a", comparison.a), ("b", comparison.b)):
+        method = f", {header.options['method']}" if "method" in header.options else ""
+        console.plain(f"{side}: {header.model}{method}")
     for side, costs in comparison.costs_a_query().items():
         console.plain(
             f"a query of {side}: {costs['seconds']:.3f} s, {costs['prompt_tokens']:,.0f} tokens of prompts, "
