@@ -23,6 +23,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -101,9 +102,7 @@ def cpu_seconds() -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for process in psutil.process_iter(["cmdline", "cpu_times"]):
         line, times = " ".join(process.info["cmdline"] or ()), process.info["cpu_times"]
-        kind = (
-            "caller" if process.pid == psutil.Process().pid else next((k for mark, k in _KINDS if mark in line), None)
-        )
+        kind = "caller" if process.pid == os.getpid() else next((k for mark, k in _KINDS if mark in line), None)
         if kind is not None and times is not None:
             spent[kind] += times.user + times.system
     return spent

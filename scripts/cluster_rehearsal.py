@@ -23,7 +23,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_common import machine
+from server_process import free_port
 from whyrank import AsyncClient, Reranker
 from whyrank.client import RetryPolicy
 from whyrank.config import DEMO
@@ -209,9 +209,7 @@ def main() -> None:
     options = parser.parse_args()
     calls = calls_of(options.calls, options.documents)
     expected = asyncio.run(expected_scores(calls))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     rehearsal = Rehearsal(port)
     try:
         results = [done.summary() for done in rounds(rehearsal, f"http://127.0.0.1:{port}", options, calls, expected)]

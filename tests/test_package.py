@@ -111,7 +111,7 @@ ALLOWED = {
         )
     },
     "rich": {f"cli/{name}.py" for name in ("claims", "common", "evaluate", "render", "terminal")},
-    "xgrammar": {"prompting/evidence.py", "prompting/listwise.py"},
+    "xgrammar": {"prompting/evidence.py"},
 }
 
 

@@ -89,7 +89,6 @@ def _results_of(side: str, data: JudgedData, parent: Path, lists: RerankOptions 
     folder = Path(side)
     if not (folder / RESULTS).is_file():
         collection, request = data.collection(), data.request(side, lists)
-        RerankRequest.of("query", ["document"], **request.options)  # raises before an engine starts
         folder = folder_for(parent, collection, f"{side}-listwise" if lists else side)
         with claimed(folder, data.fresh):
             rerank_into(folder, collection, request, {})

@@ -122,7 +122,6 @@ def measured(
     from whyrank.evaluation.scorecard import make_scorecard
 
     Measurer(measures).check_judged(collection.highest_grade, collection.judgements)
-    RerankRequest.of("query", ["document"], **request.options)
     prepare_process()
     with claimed(folder, fresh):
         rerank_into(folder, collection, request, engine)

@@ -20,7 +20,7 @@ from whyrank.evaluation.trec import run_line, trec_order
 from whyrank.fan_out import map_ordered
 from whyrank.jsonl import LineFile, SameModel, json_line, naming, write_file
 from whyrank.ranking import Ranking
-from whyrank.request import RerankOptions
+from whyrank.request import RerankOptions, RerankRequest
 from whyrank.types import Document, RankedDocument, Usage
 
 __all__ = [
@@ -72,6 +72,7 @@ class EvalRequest:
         for name in ("top_k", "limit"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InvalidRequest(f"{name} is {value}: give a whole number of at least 1")
+        RerankRequest.of("query", ["document"], **self.options)  # raises before an engine starts
 
     def header(self, data: Collection) -> Header:
         topics, model = len(data.topic_ids[: self.limit]), masked(self.model)

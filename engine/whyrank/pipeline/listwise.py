@@ -96,8 +96,7 @@ class _Reads:
 class _Readout(Protocol):
     """How the answer to a prompt becomes an order."""
 
-    @property
-    def usage(self) -> Usage: ...
+    reads: _Reads
 
     async def orders(self, prompts: Sequence[Ids], counts: Sequence[int]) -> list[_Order]:
         """Of prompts that are read side by side. `counts`: how many documents each has."""
@@ -109,14 +108,10 @@ class _IdentifierReader:
 
     def __init__(self, runtime: TokenRuntime, encoder: PromptEncoder, turns: CallTurns, salt: str | None) -> None:
         self._tokens, self._turns = identifier_ids(encoder), turns
-        self._reads = _Reads(runtime, self._tokens, salt)
-
-    @property
-    def usage(self) -> Usage:
-        return self._reads.usage
+        self.reads = _Reads(runtime, self._tokens, salt)
 
     async def orders(self, prompts: Sequence[Ids], counts: Sequence[int]) -> list[_Order]:
-        reads = await self._reads.read(prompts, [self._turns.priority_of(len(ids)) for ids in prompts])
+        reads = await self.reads.read(prompts, [self._turns.priority_of(len(ids)) for ids in prompts])
         return [
             _by_probability([logprobs[token] for token in self._tokens[:count]])
             for logprobs, count in zip(reads, counts, strict=True)
@@ -135,11 +130,7 @@ class _OrderWriter:
 
     def __init__(self, runtime: TokenRuntime, encoder: PromptEncoder, turns: CallTurns, salt: str | None) -> None:
         self._runtime, self._tokens, self._turns = runtime, order_tokens(encoder), turns
-        self._reads = _Reads(runtime, self._tokens.choices, salt)
-
-    @property
-    def usage(self) -> Usage:
-        return self._reads.usage
+        self.reads = _Reads(runtime, self._tokens.choices, salt)
 
     async def orders(self, prompts: Sequence[Ids], counts: Sequence[int]) -> list[_Order]:
         async with self._runtime.room(self, sum(map(len, prompts))):
@@ -150,7 +141,7 @@ class _OrderWriter:
         priorities = [self._turns.priority_of(len(ids)) for ids in prompts]
         while unfinished := [at for at, order in enumerate(written) if order.options]:
             longer = [prompts[at] + written[at].ids for at in unfinished]
-            reads = await self._reads.read(longer, [priorities[at] for at in unfinished])
+            reads = await self.reads.read(longer, [priorities[at] for at in unfinished])
             for at, logprobs in zip(unfinished, reads, strict=True):
                 written[at].write(max(written[at].options, key=logprobs.__getitem__))
             priorities = [_AHEAD] * len(prompts)
@@ -191,7 +182,7 @@ class ListRanker:
 
     @property
     def usage(self) -> Usage:
-        return self._readout.usage + self._warm_usage
+        return self._readout.reads.usage + self._warm_usage
 
     async def rank(self, deadline: Deadline) -> list[RankedDocument]:
         """A row for every document, best first; those in error come last."""

@@ -27,6 +27,7 @@ from whyrank.runtimes.vllm_compat import (
 )
 
 __all__ = [
+    "DECIDE_CAPTURE_SIZES",
     "MATCH_UNIT",
     "SHARE_BESIDE_OTHERS",
     "common_options",
@@ -46,7 +47,7 @@ _BLOCK, _CACHED_TOKENS = 32, 1 << 16
 # padded to the next size; most steps of a reranker are larger than the largest and need none.
 _CAPTURE_SIZES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 384, 512]
 # Engine arguments with which a user decides on those sizes in another way; vLLM refuses both together.
-_DECIDE_CAPTURE_SIZES = {"compilation_config", "max_cudagraph_capture_size"}
+DECIDE_CAPTURE_SIZES = {"compilation_config", "max_cudagraph_capture_size"}
 # The only size of heads that FlashInfer's kernel for linear attention takes.
 _FLASHINFER_HEAD_SIZES = frozenset([128])
 # vLLM's or torch's errors about memory, and our settings that help.
@@ -93,7 +94,7 @@ def with_users_options(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> di
     options = {**ours}
     if "ir_op_priority" in theirs.get("kernel_config", {}):
         options.pop("ir_op_priority", None)  # vLLM takes it in one of the two places
-    if _DECIDE_CAPTURE_SIZES & theirs.keys():
+    if DECIDE_CAPTURE_SIZES & theirs.keys():
         options.pop("cudagraph_capture_sizes", None)
     overrides = {**ours.get("hf_overrides", {}), **theirs.get("hf_overrides", {})}
     return {**options, **theirs, **({"hf_overrides": overrides} if overrides else {})}

@@ -11,7 +11,7 @@ from typing import Any
 
 from whyrank.checkpoints import Plan
 from whyrank.errors import InvalidRequest
-from whyrank.runtimes.engine_options import SHARE_BESIDE_OTHERS
+from whyrank.runtimes.engine_options import DECIDE_CAPTURE_SIZES, SHARE_BESIDE_OTHERS
 
 __all__ = [
     "ENGINE_LOG_FLAGS",
@@ -31,7 +31,7 @@ _SCALES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 1 << 10, "M": 1 << 20, "G": 
 ENGINE_LOG_FLAGS = {"log-level", "log-config-file", "logging-config", "enable-log-requests"}
 _ACCESS_LOG_FLAGS = {"uvicorn-log-level", "disable-uvicorn-access-log", "disable-access-log-for-endpoints"}
 # With one of these, or -cc, the user decides for which batches CUDA graphs are made; vLLM refuses our list beside it.
-_DECIDE_CAPTURE_SIZES = {"compilation-config", "max-cudagraph-capture-size"}
+_CAPTURE_SIZE_FLAGS = {name.replace("_", "-") for name in DECIDE_CAPTURE_SIZES}
 # On a CPU, with several API keys: half as long steps, so that a tenant's short calls wait less for what others have sent.
 _TENANTS_STEPS = {"max_num_batched_tokens": 512, "long_prefill_token_threshold": 256}
 # vLLM's parser takes beginnings of names, too.
@@ -129,7 +129,7 @@ def vllm_command(plan: Plan, flags: Sequence[str], on_cpu: bool, quiet: bool = F
         options.pop("ir_op_priority", None)  # vLLM may find it there, and takes it in one place only
     if not on_cpu and "kv-cache-memory-bytes" in given:
         options.setdefault("gpu_memory_utilization", SHARE_BESIDE_OTHERS)
-    if given & _DECIDE_CAPTURE_SIZES or any(flag.startswith("-cc") for flag in flags):
+    if given & _CAPTURE_SIZE_FLAGS or any(flag.startswith("-cc") for flag in flags):
         options.pop("cudagraph_capture_sizes", None)
     if "long_prefill_token_threshold" in options and len(prompt_flags([*from_file, *flags]).api_key) > 1:
         options |= {name: min(tokens, plan.max_model_len) for name, tokens in _TENANTS_STEPS.items()}
